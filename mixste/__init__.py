@@ -1,0 +1,5 @@
+"""MixSTE (CVPR 2022) as a study that anyone can run again."""
+
+from mixste.model import MixSTE
+
+__all__ = ["MixSTE"]
