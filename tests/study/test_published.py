@@ -111,6 +111,10 @@ def test_averages_that_rounding_does_not_explain():
     assert (off.loc[(off["method"] == "Ours") & (off["table"] == 2), "frames"] == 243).all()
 
 
+def squeeze(text: str) -> str:
+    return text.replace(" ", "")
+
+
 def test_every_row_is_a_line_of_the_paper(paper_text):
     """What each printed row says and its numbers, digit for digit and in order, stand in one line of the text."""
     with Path(mixste.study.__file__).with_name("published.csv").open(newline="") as file:
@@ -131,7 +135,3 @@ def test_every_row_is_a_line_of_the_paper(paper_text):
             line.startswith(method) and line.endswith(values) and all(squeeze(word) in squeeze(line) for word in words)
             for line in lines
         ), (table, method, *words, values)
-
-
-def squeeze(text: str) -> str:
-    return text.replace(" ", "")
