@@ -122,7 +122,9 @@ class MixSTE(nn.Module):
         attention_scale: str = "head",
         embedding_norm: bool = False,
     ):
+        options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.options = options  # what a checkpoint needs to build it again
         for name, value in (("frames", frames), ("joints", joints), ("dim", dim), ("depth", depth), ("heads", heads)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}")

@@ -112,3 +112,11 @@ mpi_inf_3dhp = Skeleton(
 )
 
 SKELETONS = {skeleton.name: skeleton for skeleton in (human36m, humaneva15, mpi_inf_3dhp)}
+
+
+def of_joints(joints: int) -> Skeleton:
+    """The layout meant by a joint count alone: human36m for 17, humaneva15 for 15; ValueError for any other."""
+    for skeleton in (human36m, humaneva15):
+        if len(skeleton.joints) == joints:
+            return skeleton
+    raise ValueError(f"expected 17 joints (human36m) or 15 (humaneva15), found {joints}")

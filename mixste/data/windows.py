@@ -12,28 +12,42 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mixste.camera import normalize_screen
-from mixste.data import Clip
+from mixste.data import Clip, DataError
 from mixste.skeleton import Skeleton
 
 
-def training_windows(length: int, frames: int, interval: int | None = None) -> Int[np.ndarray, "windows frames"]:
-    """Training windows of a clip of `length` frames.
+def training_starts(length: int, frames: int, interval: int | None = None) -> Int[np.ndarray, "windows"]:
+    """First frames of the training windows of a clip of `length` frames; negative ones lie in the edge padding.
 
-    By default the authors' (FACTS 19): ceil(length / frames) consecutive windows, centred on the clip, the
-    overhang at both ends edge-padded. With `interval` (Table 4's "interval = 1"): one window each `interval`
-    frames, as many as fit inside the clip, or the single centred one where none fits.
+    By default the authors' (FACTS 19): ceil(length / frames) consecutive windows, centred on the clip. With
+    `interval` (Table 4's "interval = 1"): one window each `interval` frames, as many as fit inside the clip, or the
+    single centred one where none fits.
     """
     _check(length, frames)
     if interval is not None and length >= frames:
-        starts = np.arange(0, length - frames + 1, interval)
-    else:
-        count = -(-length // frames)
-        starts = np.arange(count) * frames - (count * frames - length) // 2
-    return np.clip(starts[:, None] + np.arange(frames), 0, length - 1)
+        return np.arange(0, length - frames + 1, interval)
+    count = -(-length // frames)
+    return np.arange(count) * frames - (count * frames - length) // 2
+
+
+def sliding_starts(length: int, frames: int) -> Int[np.ndarray, "length"]:
+    """First frames of the windows centred on every frame: what seq2frame methods read (Eq. 2's δ = (T − 1) / 2)."""
+    _check(length, frames)
+    return np.arange(length) - (frames - 1) // 2
+
+
+def training_windows(length: int, frames: int, interval: int | None = None) -> Int[np.ndarray, "windows frames"]:
+    """Frame indices of the windows of `training_starts`, edges replicated."""
+    return _windows(training_starts(length, frames, interval), length, frames)
+
+
+def sliding_windows(length: int, frames: int) -> Int[np.ndarray, "length frames"]:
+    """Frame indices of the windows of `sliding_starts`, edges replicated."""
+    return _windows(sliding_starts(length, frames), length, frames)
 
 
 def evaluation_windows(length: int, frames: int) -> Int[np.ndarray, "windows frames"]:
-    """Test windows of a clip, the authors' (FACTS 20).
+    """Frame indices of the test windows of a clip, the authors' (FACTS 20).
 
     Consecutive windows from the first frame on; the last one is moved back to end at the last frame, so that
     frames it shares with the one before occur twice. A clip shorter than one window is edge-padded at its end.
@@ -41,13 +55,11 @@ def evaluation_windows(length: int, frames: int) -> Int[np.ndarray, "windows fra
     _check(length, frames)
     starts = np.arange(0, length, frames)
     starts[-1] = max(0, min(starts[-1], length - frames))
+    return _windows(starts, length, frames)
+
+
+def _windows(starts: Int[np.ndarray, "windows"], length: int, frames: int) -> Int[np.ndarray, "windows frames"]:
     return np.clip(starts[:, None] + np.arange(frames), 0, length - 1)
-
-
-def sliding_windows(length: int, frames: int) -> Int[np.ndarray, "length frames"]:
-    """One window centred on every frame, edge-padded: what seq2frame methods read (Eq. 2's δ = (T − 1) / 2)."""
-    _check(length, frames)
-    return np.clip(np.arange(length)[:, None] + np.arange(frames) - (frames - 1) // 2, 0, length - 1)
 
 
 def _check(length: int, frames: int) -> None:
@@ -60,20 +72,36 @@ class Frames:
     """All frames of some clips on one device, so that a batch of windows is one index gather.
 
     keypoints: (all frames, joints, 2) screen-normalised. poses: (all frames, joints, 3) metres, root-relative.
-    starts: first frame of each clip.
+    starts, lengths: first frame and number of frames of each clip. With `paths`, what it takes to film a pose again:
+    roots, (all frames, 3) metres in camera axes; intrinsics, (clips, 9) pixels; resolutions, (clips, 2) pixels.
     """
 
     keypoints: Float[Tensor, "all joints 2"]
     poses: Float[Tensor, "all joints 3"]
     starts: list[int]
+    lengths: list[int]
+    roots: Float[Tensor, "all 3"] | None = None
+    intrinsics: Float[Tensor, "clips 9"] | None = None
+    resolutions: Float[Tensor, "clips 2"] | None = None
 
     @classmethod
-    def of(cls, clips: list[Clip], skeleton: Skeleton, device="cpu") -> "Frames":
-        keypoints = [normalize_screen(clip.keypoints, *clip.resolution) for clip in clips]
-        poses = [clip.poses - clip.poses[:, [skeleton.root]] for clip in clips]
-        starts = np.cumsum([0] + [len(clip) for clip in clips[:-1]])
+    def of(cls, clips: list[Clip], skeleton: Skeleton, device="cpu", paths: bool = False) -> "Frames":
+        """Raises DataError if `paths` are asked of clips whose cameras are unknown."""
 
-        def on_device(arrays):
-            return torch.from_numpy(np.concatenate(arrays).astype(np.float32)).to(device)
+        def on_device(array):
+            return torch.from_numpy(np.asarray(array, dtype=np.float32)).to(device)
 
-        return cls(on_device(keypoints), on_device(poses), starts.tolist())
+        keypoints = np.concatenate([normalize_screen(clip.keypoints, *clip.resolution) for clip in clips])
+        poses = np.concatenate([clip.poses for clip in clips])
+        roots = poses[:, skeleton.root]
+        lengths = [len(clip) for clip in clips]
+        starts = np.cumsum([0, *lengths[:-1]]).tolist()
+        frames = cls(on_device(keypoints), on_device(poses - roots[:, None]), starts, lengths)
+        if paths:
+            unknown = next((clip.name for clip in clips if clip.intrinsics is None), None)
+            if unknown is not None:
+                raise DataError(f"clip {unknown}: bodies can only be resized where the camera is known, found none")
+            frames.roots = on_device(roots)
+            frames.intrinsics = on_device([clip.intrinsics for clip in clips])
+            frames.resolutions = on_device([clip.resolution for clip in clips])
+        return frames

@@ -1,0 +1,108 @@
+"""Lifting clips of any length with a network that sees T frames at a time."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mixste.baselines import PoseFormer, VideoPose3D
+from mixste.data.windows import evaluation_windows, sliding_windows
+from mixste.skeleton import Skeleton, of_joints
+
+BATCH_FRAMES = 16 * 243  # that a network reads at a time: bounds the memory, and keeps a GPU busy
+
+
+def reading(model: nn.Module, length: int) -> tuple[Int[np.ndarray, "windows read"], Int[np.ndarray, "windows lifted"]]:
+    """How a network goes through a clip of `length` frames: the frames it reads, and those it lifts, by window.
+
+    MixSTE (seq2seq) lifts all it reads, in the authors' evaluation windows. PoseFormer (seq2frame) slides one frame
+    at a time and lifts the central one. VideoPose3D, a convolution, reads the whole edge-padded clip at once.
+    """
+    if isinstance(model, VideoPose3D):
+        half = (model.frames - 1) // 2
+        read = np.clip(np.arange(-half, length + half), 0, length - 1)
+        return read[None], np.arange(length)[None]
+    if isinstance(model, PoseFormer):
+        return sliding_windows(length, model.frames), np.arange(length)[:, None]
+    windows = evaluation_windows(length, model.frames)
+    return windows, windows
+
+
+def mirrored(points: Float[Tensor, "*batch joints axes"], skeleton: Skeleton) -> Float[Tensor, "*batch joints axes"]:
+    """The mirror image: x reversed, left and right joints swapped. Keypoints must be screen-normalised."""
+    points = points[..., torch.as_tensor(skeleton.mirror, device=points.device), :]
+    return torch.cat([-points[..., :1], points[..., 1:]], dim=-1)
+
+
+@torch.no_grad()
+def lift(
+    model: nn.Module,
+    keypoints: Float[Tensor, "all joints 2"],
+    clips: list[tuple[int, int]],
+    skeleton: Skeleton,
+    flip: bool = True,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> list[tuple[Int[np.ndarray, "lifted"], Float[Tensor, "lifted joints 3"]]]:
+    """Lift many clips in full batches.
+
+    keypoints: the frames of all clips in a row, screen-normalised, on the model's device; clips: (start, length) of
+    each. Returns for each clip the lifted frames' indices, counted from its start, in the order of its windows (with
+    repetitions where windows overlap or are padded), and their poses in metres. flip averages with the un-mirrored
+    lifting of the mirrored keypoints (FACTS 21). progress is told the number of frames as they are read.
+    """
+    readings = [reading(model, length) for _, length in clips]
+    starts = [start for start, _ in clips]
+    by_width: dict[int, list[tuple[int, np.ndarray]]] = {}
+    for clip, (read, _) in enumerate(readings):
+        by_width.setdefault(read.shape[1], []).append((clip, read + starts[clip]))
+
+    poses: list[Tensor | None] = [None] * len(clips)
+    training = model.training
+    model.eval()
+    try:
+        for width, group in by_width.items():
+            windows = torch.from_numpy(np.concatenate([read for _, read in group])).to(keypoints.device)
+            lifted = []
+            for batch in windows.split(max(1, BATCH_FRAMES // width)):
+                seen = keypoints[batch]  # (batch, frames, joints, 2)
+                out = model(seen)
+                if flip:
+                    out = (out + mirrored(model(mirrored(seen, skeleton)), skeleton)) / 2
+                lifted.append(out.float())
+                progress(batch.numel())
+            parts = torch.cat(lifted).split([len(read) for _, read in group])
+            for (clip, _), part in zip(group, parts, strict=True):
+                poses[clip] = part.flatten(0, 1)
+    finally:
+        model.train(training)
+    return [(lifted.reshape(-1), pose) for (_, lifted), pose in zip(readings, poses, strict=True)]
+
+
+def first_of_each(indices: Int[np.ndarray, "lifted"]) -> Int[np.ndarray, "frames"]:
+    """Where each frame was lifted first: picks every frame once, in order, from the windows of `lift`."""
+    return np.unique(indices, return_index=True)[1]
+
+
+def predict(model: nn.Module, keypoints, flip: bool = True, skeleton: Skeleton | None = None):
+    """Lift one clip of any length.
+
+    keypoints: (frames, joints, 2), screen-normalised (`mixste.camera.normalize_screen`), array or tensor. Returns
+    (frames, joints, 3) in metres, camera axes, root-relative, of the same kind. A clip that is not a multiple of T is
+    read in consecutive windows, the last moved back to end with it; a shorter one is padded with its last frame.
+    skeleton tells left from right for `flip` (default: by the number of joints). Raises ValueError for another shape,
+    an empty clip, or NaN.
+    """
+    device = next(model.parameters()).device
+    points = torch.as_tensor(keypoints, dtype=torch.float32, device=device)
+    if points.ndim != 3 or points.shape[1:] != (model.joints, 2) or len(points) == 0:
+        raise ValueError(
+            f"keypoints must be (frames, {model.joints}, 2) with at least one frame, found {tuple(points.shape)}"
+        )
+    if not points.isfinite().all():
+        frame = int((~points.isfinite()).flatten(1).any(dim=1).nonzero()[0])
+        raise ValueError(f"keypoints must be finite, found NaN or infinity in frame {frame}")
+    [(indices, poses)] = lift(model, points, [(0, len(points))], skeleton or of_joints(model.joints), flip)
+    poses = poses[torch.from_numpy(first_of_each(indices)).to(device)]
+    return poses if isinstance(keypoints, Tensor) else poses.cpu().numpy()

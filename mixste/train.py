@@ -1,0 +1,285 @@
+"""Training: the recipes of the paper and of the authors' code, and the loop that follows them.
+
+All frames live on the device of the run; a batch is one index gather, so that no worker processes feed it. On CUDA
+the network runs in bfloat16 where autocast finds it safe; on the CPU in float32, and the result depends on the seed
+alone: a run that was killed and resumed ends with the same bits as one that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mixste import losses
+from mixste.baselines import PoseFormer, VideoPose3D
+from mixste.data import Clip, DataError
+from mixste.data.augment import project_screen, resize_bodies
+from mixste.data.windows import Frames, sliding_starts, training_starts
+from mixste.files import replacing
+from mixste.predict import mirrored
+from mixste.skeleton import Skeleton
+
+SAVE_SECONDS = 60.0  # between checkpoints to resume from
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. Defaults: the authors' code. Numbers in brackets are rows of FACTS §1.
+
+    loss: terms and coefficients of Eq. 9 (3). squared: Eq. 10 as printed (1). weights: W, "authors" or "paper" (2).
+    scaled_gradient: the gradient times the loss's own value, their `loss.backward(loss)` (6).
+    optimizer, weight_decay, learning_rate (7, 8). schedule: "epochs" multiplies the rate by 0.99 after each epoch (8),
+    "cosine" rises over the first twentieth and falls to zero, for trainings of another length than theirs.
+    batch_frames: poses supervised a step (10). dropout, drop_path (11). attention_scale, embedding_norm (12, 13).
+    interval: frames between the starts of training windows, T if None (19). mirror: each window also mirrored (19).
+    body_shapes: each window's person resized at random, bone by bone (not in the paper).
+    """
+
+    loss: tuple[tuple[str, float], ...] = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 2.0))
+    squared: bool = False
+    weights: str = "authors"
+    scaled_gradient: bool = True
+    optimizer: str = "adamw"
+    weight_decay: float = 0.1
+    learning_rate: float = 4e-5
+    schedule: str = "epochs"
+    batch_frames: int = 1024
+    dropout: float = 0.0
+    drop_path: float = 0.1
+    attention_scale: str = "head"
+    embedding_norm: bool = False
+    interval: int | None = None
+    mirror: bool = True
+    body_shapes: bool = False
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("weights", ("authors", "paper")),
+            ("optimizer", ("adamw", "adam")),
+            ("schedule", ("epochs", "cosine")),
+            ("attention_scale", ("head", "model")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}")
+        for name in ("batch_frames", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
+
+
+AUTHORS = Recipe()
+# Where the paper's text is silent, it takes the authors' value. The batch of 1024 stays theirs, counted in frames: read
+# as windows of 243 frames it is a cost of its own, which notebook 13 counts.
+PAPER = replace(
+    AUTHORS,
+    squared=True,
+    weights="paper",
+    scaled_gradient=False,
+    optimizer="adam",
+    weight_decay=0.0,
+    dropout=0.1,
+    drop_path=0.0,
+    attention_scale="model",
+    embedding_norm=True,
+)
+RECIPES = {"authors": AUTHORS, "paper": PAPER}
+
+
+class Batches:
+    """The endless stream of training batches: every window once an epoch, plain and mirrored, in seeded order.
+
+    Batches are always full; one may hold the end of an epoch and the start of the next. The order depends on the seed
+    and the epoch alone, so that a training can be taken up at any step.
+    """
+
+    def __init__(self, model: nn.Module, clips: list[Clip], skeleton: Skeleton, recipe: Recipe, seed: int, device):
+        if not clips:
+            raise DataError("expected at least one training clip, found none")
+        self.skeleton, self.seed, self.body_shapes = skeleton, seed, recipe.body_shapes
+        self.seq2frame = isinstance(model, PoseFormer | VideoPose3D)
+        self.frames = Frames.of(clips, skeleton, device, paths=recipe.body_shapes)
+        self.poses_per_window = 1 if self.seq2frame else model.frames
+        self.size = max(1, recipe.batch_frames // self.poses_per_window)
+
+        spans = []
+        for clip, (first, length) in enumerate(zip(self.frames.starts, self.frames.lengths, strict=True)):
+            if self.seq2frame:
+                starts = sliding_starts(length, model.frames)
+            else:
+                starts = training_starts(length, model.frames, recipe.interval)
+            span = np.stack(np.broadcast_arrays(starts + first, first, first + length - 1, clip), axis=1)
+            spans += [np.pad(span, ((0, 0), (0, 1)), constant_values=flip) for flip in range(1 + recipe.mirror)]
+        # (windows, 5): first frame, the clip's first and last frame, clip, mirrored or not
+        self.windows = torch.from_numpy(np.concatenate(spans)).to(device)
+        self.offsets = torch.arange(model.frames, device=device)
+
+    def __len__(self) -> int:
+        """Windows in an epoch."""
+        return len(self.windows)
+
+    def order(self, epoch: int) -> Int[Tensor, "windows"]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
+        return torch.randperm(len(self), generator=generator)
+
+    def chosen(self, step: int) -> Int[Tensor, "batch"]:
+        """The windows of one step."""
+        first, last = step * self.size, (step + 1) * self.size
+        parts = []
+        while first < last:
+            epoch, start = divmod(first, len(self))
+            if getattr(self, "_epoch", None) != epoch:
+                self._epoch, self._order = epoch, self.order(epoch)
+            parts.append(self._order[start : start + last - first])
+            first += len(parts[-1])
+        return torch.cat(parts)
+
+    def __getitem__(
+        self, step: int
+    ) -> tuple[Float[Tensor, "batch frames joints 2"], Float[Tensor, "batch supervised joints 3"]]:
+        """Keypoints and target poses of one step."""
+        windows = self.windows[self.chosen(step).to(self.windows.device)]
+        first, low, high, clip, flip = windows.unbind(1)
+        index = (first[:, None] + self.offsets).clamp(low[:, None], high[:, None])  # (batch, frames)
+        keypoints, poses = self.frames.keypoints[index], self.frames.poses[index]
+        if self.body_shapes:
+            keypoints, poses = self.resized(step, index, clip, keypoints, poses)
+        flip = flip.bool()[:, None, None, None]
+        keypoints = torch.where(flip, mirrored(keypoints, self.skeleton), keypoints)
+        poses = torch.where(flip, mirrored(poses, self.skeleton), poses)
+        if self.seq2frame:
+            centre = (len(self.offsets) - 1) // 2
+            poses = poses[:, centre : centre + 1]
+        return keypoints, poses
+
+    def resized(self, step: int, index, clip, keypoints, poses) -> tuple[Tensor, Tensor]:
+        """The windows with other bodies: poses rebuilt and filmed again, the detector's errors kept."""
+        frames = self.frames
+        generator = torch.Generator(index.device).manual_seed(seed_of(self.seed, step, 1))
+        path = frames.roots[index][:, :, None]  # (batch, frames, 1, 3)
+        intrinsics, resolution = frames.intrinsics[clip], frames.resolutions[clip]
+        errors = keypoints - project_screen(poses + path, intrinsics, resolution)
+        bodies = resize_bodies(poses + path, self.skeleton, generator)
+        root = bodies[:, :, [self.skeleton.root]]
+        return project_screen(bodies, intrinsics, resolution) + errors, bodies - root
+
+
+def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer]
+    return kind(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int, epoch: int) -> float:
+    if recipe.schedule == "epochs":
+        return recipe.learning_rate * 0.99**epoch
+    rise = max(1, steps // 20)
+    if step < rise:
+        return recipe.learning_rate * (step + 1) / rise
+    return recipe.learning_rate * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
+
+
+def loss_of(recipe: Recipe, skeleton: Skeleton) -> Callable[[Tensor, Tensor], Tensor]:
+    """(pred, target) -> scalar, Eq. 9 by the recipe."""
+    weights, terms = skeleton.weights(recipe.weights), dict(recipe.loss)
+    return lambda pred, target: losses.total_loss(pred, target, terms, weights, recipe.squared)
+
+
+def train(
+    model: nn.Module,
+    clips: list[Clip],
+    skeleton: Skeleton,
+    recipe: Recipe,
+    poses: int,
+    seed: int,
+    folder: Path | None = None,
+    points: int = 20,
+    at_point: Callable[[nn.Module, dict], None] | None = None,
+    title: str = "training",
+) -> list[dict]:
+    """Train in place until `poses` poses have been supervised; returns the learning curve.
+
+    The curve has `points` rows: step, poses, epoch, learning_rate, and loss, the mean since the row before.
+    at_point(model, row) is called at each and may add to the row. With a folder, the state is kept there every
+    minute and taken up again from there. Raises FloatingPointError if the loss is no longer finite.
+    """
+    device = next(model.parameters()).device
+    batches = Batches(model, clips, skeleton, recipe, seed, device)
+    optimizer = optimizer_of(model, recipe)
+    loss_function = loss_of(recipe, skeleton)
+    poses_per_step = batches.size * batches.poses_per_window
+    steps = max(1, math.ceil(poses / poses_per_step))
+    rows_at = {math.ceil(steps * (point + 1) / points) for point in range(points)}
+
+    state = folder / "state.pt" if folder else None
+    first, history, total, counted = 0, [], torch.zeros((), device=device), 0
+    torch.manual_seed(seed)  # of dropout and stochastic depth
+    if state and state.exists():
+        first, history, total, counted = _take_up(state, model, optimizer, device)
+    saved = time.monotonic()
+    model.train()
+    with tqdm(total=steps, initial=first, desc=title, unit="step", disable=None, leave=False) as bar:
+        for step in range(first, steps):
+            epoch = step * batches.size // len(batches)
+            rate = learning_rate(recipe, step, steps, epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            keypoints, target = batches[step]
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss = loss_function(model(keypoints), target)
+            optimizer.zero_grad()
+            loss.backward(loss.detach() if recipe.scaled_gradient else None)
+            optimizer.step()
+            total, counted = total + loss.detach(), counted + 1
+            bar.update()
+            if step + 1 in rows_at:
+                row = {"step": step + 1, "poses": (step + 1) * poses_per_step, "epoch": epoch}
+                row |= {"learning_rate": rate, "loss": float(total) / counted}
+                if not math.isfinite(row["loss"]):
+                    raise FloatingPointError(f"{title}: the loss is {row['loss']} at step {step + 1} of {steps}")
+                bar.set_postfix_str(f"loss {row['loss']:.4f}, {(bar.format_dict['rate'] or 0) * poses_per_step:,.0f} poses/s")
+                if at_point:
+                    at_point(model, row)
+                    model.train()
+                history.append(row)
+                total, counted = torch.zeros((), device=device), 0
+            if state and time.monotonic() - saved > SAVE_SECONDS:
+                _keep(state, model, optimizer, step + 1, history, total, counted)
+                saved = time.monotonic()
+    return history
+
+
+def _keep(path: Path, model, optimizer, step: int, history: list[dict], total: Tensor, counted: int) -> None:
+    rng = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if total.is_cuda else [])]
+    with replacing(path) as temporary:
+        torch.save(
+            {
+                "step": step,
+                "history": history,
+                "total": total,
+                "counted": counted,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "rng": rng,
+            },
+            temporary,
+        )
+
+
+def _take_up(path: Path, model, optimizer, device) -> tuple[int, list[dict], Tensor, int]:
+    state = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"][0].cpu())
+    if len(state["rng"]) > 1:
+        torch.cuda.set_rng_state(state["rng"][1].cpu())
+    return state["step"], state["history"], state["total"], state["counted"]
+
+
+def seed_of(*key: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
