@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixste.data import Clip, windows
+from mixste.data import Clip, DataError, windows
 from mixste.skeleton import human36m
 
 LENGTHS, WINDOWS = st.integers(1, 600), st.integers(1, 260)
@@ -53,9 +53,12 @@ def test_one_clip_by_hand():
     ],
 )
 def test_starts_by_hand(frames, length, training, test):
+    assert windows.training_starts(length, frames).tolist() == list(training)
     assert windows.training_windows(length, frames).tolist() == [window(start, frames, length) for start in training]
     assert windows.evaluation_windows(length, frames).tolist() == [window(start, frames, length) for start in test]
-    centred = [window(frame - frames // 2, frames, length) for frame in range(length)]
+    first = -(frames // 2)
+    assert windows.sliding_starts(length, frames).tolist() == list(range(first, first + length))
+    centred = [window(first + frame, frames, length) for frame in range(length)]
     assert windows.sliding_windows(length, frames).tolist() == centred
 
 
@@ -117,14 +120,14 @@ def test_nothing_to_window_is_refused(make, length, frames):
         make(length, frames)
 
 
-def test_frames_of_all_clips_lie_end_to_end():
-    def clip(length, subject):
-        pixels = np.full((length, 17, 2), [500.0, 250.0])
-        poses = np.arange(length * 17 * 3, dtype=np.float64).reshape(length, 17, 3)
-        return Clip(subject, "Walking", "0", 50.0, (1000, 500), pixels, poses)
+def clip(length: int, subject: str, intrinsics=None) -> Clip:
+    pixels = np.full((length, 17, 2), [500.0, 250.0])
+    poses = np.arange(length * 17 * 3, dtype=np.float64).reshape(length, 17, 3)
+    return Clip(subject, "Walking", "0", 50.0, (1000, 500), pixels, poses, intrinsics=intrinsics)
 
-    clips = [clip(4, "S1"), clip(1, "S5"), clip(3, "S6")]
-    frames = windows.Frames.of(clips, human36m)
+
+def test_frames_of_all_clips_lie_end_to_end():
+    frames = windows.Frames.of([clip(4, "S1"), clip(1, "S5"), clip(3, "S6")], human36m)
     assert (frames.starts, frames.lengths) == ([0, 4, 5], [4, 1, 3])
     assert frames.keypoints.shape == (8, 17, 2)
     assert frames.keypoints.abs().max() == 0  # the middle of the screen
@@ -132,3 +135,14 @@ def test_frames_of_all_clips_lie_end_to_end():
     # Joint 16 is 16 · 3 numbers after the hip, wherever the person stands.
     assert frames.poses[:, 0].abs().max() == 0
     assert (frames.poses[:, 16] == 48).all()
+    assert frames.roots is None
+
+
+def test_frames_keep_paths_only_where_cameras_are_known():
+    intrinsics = np.arange(9.0)
+    frames = windows.Frames.of([clip(1, "S1", intrinsics), clip(2, "S5", -intrinsics)], human36m, paths=True)
+    assert frames.roots.tolist() == [[0, 1, 2], [0, 1, 2], [51, 52, 53]]
+    assert frames.intrinsics.tolist() == [intrinsics.tolist(), (-intrinsics).tolist()]
+    assert frames.resolutions.tolist() == [[1000, 500]] * 2
+    with pytest.raises(DataError, match="clip S5/Walking/0: .* where the camera is known"):
+        windows.Frames.of([clip(1, "S1", intrinsics), clip(2, "S5")], human36m, paths=True)
