@@ -1,0 +1,110 @@
+"""The peers of Tables 1–4 and Figure 3, as their authors define them: VideoPose3D and PoseFormer.
+
+Both are seq2frame: from `frames` frames (the receptive field, T) they lift the central one. Keypoints are
+screen-normalised, poses metres in camera axes, root-relative. Modules are named as in the published checkpoints.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixste.model import BLOCK_EPS, Block
+
+
+class VideoPose3D(nn.Module):
+    """Dilated temporal convolutions (Pavllo et al., CVPR 2019): 16.95 M parameters at 243 frames.
+
+    A convolution over 3 frames, then residual blocks, each over 3 times as many frames as all before it:
+    log₃(frames) convolutions. frames = 1 is their single-frame model, three layers of width 1 in place of 3.
+    forward lifts every frame whose whole receptive field is there:
+    (batch, n, joints, 2) -> (batch, n − frames + 1, joints, 3). Raises ValueError if n < frames.
+    """
+
+    def __init__(self, frames: int = 243, joints: int = 17, channels: int = 1024, dropout: float = 0.25):
+        super().__init__()
+        layers = round(math.log(max(frames, 1), 3))
+        if 3**layers != frames:
+            raise ValueError(f"VideoPose3D's frames must be a power of 3 (1, 3, 9, 27, 81, 243, …), found {frames}")
+        width, layers = (3, layers) if frames > 1 else (1, 3)
+        self.frames, self.joints, self.dropout = frames, joints, dropout
+
+        def conv(inputs, width, dilation=1):
+            return nn.Conv1d(inputs, channels, width, dilation=dilation, bias=False)
+
+        self.expand_conv, self.expand_bn = conv(2 * joints, width), nn.BatchNorm1d(channels)
+        self.layers_conv, self.layers_bn = nn.ModuleList(), nn.ModuleList()
+        for layer in range(1, layers):
+            self.layers_conv += [conv(channels, width, dilation=width**layer), conv(channels, 1)]
+            self.layers_bn += [nn.BatchNorm1d(channels), nn.BatchNorm1d(channels)]
+        self.shrink = nn.Conv1d(channels, 3 * joints, 1)
+
+    def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Float[Tensor, "batch lifted joints 3"]:
+        if keypoints.shape[1] < self.frames or keypoints.shape[2:] != (self.joints, 2):
+            raise ValueError(
+                f"keypoints must be (batch, at least {self.frames}, {self.joints}, 2), found {tuple(keypoints.shape)}"
+            )
+        x = keypoints.flatten(2).transpose(1, 2)  # (batch, joints · 2, frames)
+        x = self.activate(self.expand_conv(x), self.expand_bn)
+        for block in range(0, len(self.layers_conv), 2):
+            y = x
+            for layer in (block, block + 1):  # a wide convolution, then a pointwise one
+                y = self.activate(self.layers_conv[layer](y), self.layers_bn[layer])
+            edge = (x.shape[-1] - y.shape[-1]) // 2  # frames the unpadded convolution loses at either end
+            x = x[..., edge : edge + y.shape[-1]] + y
+        return self.shrink(x).transpose(1, 2).unflatten(2, (self.joints, 3))
+
+    def activate(self, x: Float[Tensor, "batch channels frames"], norm: nn.BatchNorm1d) -> Tensor:
+        return F.dropout(F.relu(norm(x)), self.dropout, self.training)
+
+
+class PoseFormer(nn.Module):
+    """Spatial transformer, then temporal transformer (Zheng et al., ICCV 2021): 9.60 M parameters at 81 frames.
+
+    Attention over the joints of each frame, joint_dim wide; then over frames, all joints of a frame being one token of
+    width joints · joint_dim; then a learned mean over frames. drop_path rises linearly from 0 over each `depth`.
+    forward: (batch, frames, joints, 2) -> (batch, 1, joints, 3), the central frame. Raises ValueError for any other
+    number of frames or joints.
+    """
+
+    def __init__(
+        self,
+        frames: int = 81,
+        joints: int = 17,
+        joint_dim: int = 32,
+        depth: int = 4,
+        heads: int = 8,
+        mlp_ratio: float = 2.0,
+        drop_path: float = 0.1,
+    ):
+        super().__init__()
+        self.frames, self.joints = frames, joints
+        width = joints * joint_dim
+
+        def blocks(dim):
+            rates = [drop_path * layer / max(1, depth - 1) for layer in range(depth)]
+            return nn.ModuleList(Block(dim, heads, mlp_ratio, drop_path=rate) for rate in rates)
+
+        self.Spatial_patch_to_embedding = nn.Linear(2, joint_dim)
+        self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, joints, joint_dim))
+        self.Spatial_blocks, self.Spatial_norm = blocks(joint_dim), nn.LayerNorm(joint_dim, eps=BLOCK_EPS)
+        self.Temporal_pos_embed = nn.Parameter(torch.zeros(1, frames, width))
+        self.blocks, self.Temporal_norm = blocks(width), nn.LayerNorm(width, eps=BLOCK_EPS)
+        self.weighted_mean = nn.Conv1d(frames, 1, 1)
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3 * joints))
+
+    def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Float[Tensor, "batch 1 joints 3"]:
+        expected = (self.frames, self.joints, 2)
+        if keypoints.shape[1:] != expected:
+            raise ValueError(
+                f"keypoints must be (batch, {', '.join(map(str, expected))}), found {tuple(keypoints.shape)}"
+            )
+        x = self.Spatial_patch_to_embedding(keypoints) + self.Spatial_pos_embed
+        for block in self.Spatial_blocks:
+            x = block(x)
+        x = self.Spatial_norm(x).flatten(2) + self.Temporal_pos_embed  # (batch, frames, joints · joint_dim)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.weighted_mean(self.Temporal_norm(x))).unflatten(2, (self.joints, 3))

@@ -1,0 +1,123 @@
+"""Training losses: Section 3.3 of the paper, as its authors' code computes them, and the rows of Table 6.
+
+Poses are metres. Each loss is a scalar in single precision at least, whatever the poses' own precision, and its
+gradient is finite where prediction and target agree. A window of one frame has no motion: its temporal terms are 0.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Poses = Float[Tensor, "*batch frames joints 3"]
+Weights = Float[Tensor, "joints"] | Sequence[float]  # W, one weight a joint: `Skeleton.weights(recipe)`
+Scalar = Float[Tensor, ""]
+
+
+def mpjpe_loss(pred: Poses, target: Poses) -> Scalar:
+    """Mean per-joint position error: the distance of each joint from its target, averaged."""
+    pred, target = _pair(pred, target)
+    return _mean(_norm(pred - target))
+
+
+def weighted_mpjpe(pred: Poses, target: Poses, weights: Weights, squared: bool = False) -> Scalar:
+    """WMPJPE: the distance of each joint from its target times the joint's weight, averaged.
+
+    squared: take the squared distance, as Eq. 10 prints it; the authors' code takes the distance itself.
+    """
+    pred, target = _pair(pred, target)
+    error = pred - target
+    distance = error.square().sum(-1) if squared else _norm(error)
+    return _mean(_like(weights, pred) * distance)
+
+
+def temporal_consistency(pred: Poses, weights: Weights) -> Scalar:
+    """TCLoss of Hossain and Little (ECCV 2018) as the authors' code has it: W · (pred[t + 1] − pred[t])², averaged
+    over coordinates too. It knows no target: it asks for small steps.
+    """
+    pred = _precise(pred)
+    return _mean(_like(weights, pred)[:, None] * _velocity(pred).square())
+
+
+def velocity_loss(pred: Poses, target: Poses) -> Scalar:
+    """MPJVE as a loss: the length of the difference between predicted and true velocity, averaged."""
+    pred, target = _pair(pred, target)
+    return _mean(_norm(_velocity(pred - target)))
+
+
+def motion_loss(pred: Poses, target: Poses, intervals: Sequence[int] = (8, 12, 16, 24)) -> Scalar:
+    """Motion loss of Wang et al. (ECCV 2020): L1 distance of pairwise motion encodings pose[t] × pose[t + τ].
+
+    The cross product of a joint's places in frames t and t + τ, averaged over coordinates, joints and frames and then
+    over the intervals τ that fit into the window; 0 where none does.
+    """
+    pred, target = _pair(pred, target)
+
+    def encode(poses: Tensor, interval: int) -> Tensor:
+        return torch.linalg.cross(poses[..., :-interval, :, :], poses[..., interval:, :, :])
+
+    distances = [_mean((encode(pred, interval) - encode(target, interval)).abs()) for interval in intervals]
+    # An interval that does not fit has no pair of frames and adds 0.
+    return sum(distances) / max(1, sum(interval < pred.shape[-3] for interval in intervals))
+
+
+# Table 6 by the names it prints, as `total_loss` takes it. The paper gives no coefficients: those of T-Loss (TC and
+# MPJVE) are the authors' code's, used in the rows of its parts too, and the motion loss's is 1.
+TABLE_6 = {
+    "MPJPE Loss": {"mpjpe": 1.0},
+    "WMPJPE Loss": {"wmpjpe": 1.0},
+    "WMPJPE Loss + Motion Loss": {"wmpjpe": 1.0, "motion": 1.0},
+    "WMPJPE Loss + TCLoss": {"wmpjpe": 1.0, "tc": 0.5},
+    "WMPJPE Loss + MPJVE Loss": {"wmpjpe": 1.0, "mpjve": 2.0},
+    "WMPJPE Loss + T-Loss": {"wmpjpe": 1.0, "tc": 0.5, "mpjve": 2.0},
+}
+
+
+def total_loss(
+    pred: Poses, target: Poses, terms: Mapping[str, float], weights: Weights, squared: bool = False
+) -> Scalar:
+    """Eq. 9: the sum of `terms`, a coefficient by name: "mpjpe", "wmpjpe", "tc", "mpjve", "motion".
+
+    weights and squared are the recipe's, for the terms that use them. Raises ValueError for any other name, or none.
+    """
+    losses = {
+        "mpjpe": lambda: mpjpe_loss(pred, target),
+        "wmpjpe": lambda: weighted_mpjpe(pred, target, weights, squared),
+        "tc": lambda: temporal_consistency(pred, weights),
+        "mpjve": lambda: velocity_loss(pred, target),
+        "motion": lambda: motion_loss(pred, target),
+    }
+    if not terms or not terms.keys() <= losses.keys():
+        raise ValueError(f"loss terms must be some of {', '.join(losses)}, found {', '.join(terms) or 'none'}")
+    return sum(coefficient * losses[name]() for name, coefficient in terms.items())
+
+
+def _precise(poses: Tensor) -> Tensor:
+    # Near 1 m, numbers of bfloat16 lie 4 mm apart: more than the differences that training is to tell apart.
+    return poses.to(torch.promote_types(poses.dtype, torch.float32))
+
+
+def _pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    if pred.shape != target.shape:  # would broadcast without a word
+        raise ValueError(f"pred and target must have one shape, found {tuple(pred.shape)} and {tuple(target.shape)}")
+    return _precise(pred), _precise(target)
+
+
+def _like(weights: Weights, poses: Tensor) -> Tensor:
+    weights = torch.as_tensor(weights, dtype=poses.dtype, device=poses.device)
+    if weights.shape != poses.shape[-2:-1]:
+        raise ValueError(f"weights must be ({poses.shape[-2]},), one a joint, found {tuple(weights.shape)}")
+    return weights
+
+
+def _velocity(poses: Tensor) -> Tensor:
+    return poses[..., 1:, :, :] - poses[..., :-1, :, :]
+
+
+def _norm(vectors: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(vectors, dim=-1)  # its gradient at 0 is 0, where sqrt's would be NaN
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.sum() / max(1, values.numel())  # 0 of nothing, where mean() says NaN
