@@ -1,0 +1,78 @@
+"""HumanEva-I (Sigal et al. 2010) with 15 joints, from VideoPose3D's archives (FACTS §2)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mixste.camera import world_to_camera
+from mixste.data import Clip, PoseDataset
+from mixste.data.licensed import Keypoints, expect, folder_of, missing, nested
+from mixste.skeleton import humaneva15
+
+SUBJECTS, SPLITS = ("S1", "S2", "S3"), ("Train", "Validate")
+ACTIONS = {"Walking": "Walk", "Jog": "Jog"}  # those of Table 4
+POSES, KEYPOINTS = "data_3d_humaneva15.npz", "data_2d_humaneva15"
+
+
+def load(root=None, keypoints: str = "gt") -> PoseDataset:
+    """Walk and Jog of S1–S3 at 60 Hz from three cameras; the official validation part is the test set.
+
+    root: folder with data_3d_humaneva15.npz and data_2d_humaneva15_<keypoints>.npz. Recordings come in chunks; a chunk
+    is cut further at frames where a pose or a keypoint is not a number. Raises DataError for what is missing or of
+    another form.
+    """
+    folder = folder_of("humaneva", root)
+    path = folder / POSES
+    if not path.exists():
+        raise missing(folder, f"{POSES} and {KEYPOINTS}_<detector>.npz")
+    world = nested(path, "positions_3d")
+    seen = Keypoints(folder, KEYPOINTS, keypoints)
+    published = json.loads((Path(__file__).parent / "humaneva_cameras.json").read_text())
+
+    def clips(split: str) -> list[Clip]:
+        found = []
+        for subject in SUBJECTS:
+            person = f"{split}/{subject}"
+            for name, poses in world.get(person, {}).items():
+                action, _, take = name.partition(" ")
+                if action not in ACTIONS:
+                    continue
+                poses = expect(poses, (15, 3), f"{path}, {person} {name}")
+                views = seen.of(person, name, cameras=3, joints=15, frames=len(poses))
+                for camera, pose, pixels in zip(
+                    published["camera_order"], published["extrinsics"][subject], views, strict=True
+                ):
+                    local = world_to_camera(poses, pose["orientation"], np.array(pose["translation"]) / 1000)
+                    for part, frames in enumerate(_finite_runs(local, pixels)):
+                        found.append(
+                            Clip(
+                                subject=subject,
+                                action=ACTIONS[action],
+                                take=f"{split} {take}" + (f" part {part}" if part else ""),
+                                camera=camera,
+                                fps=60.0,
+                                resolution=tuple(published["resolution"]),
+                                keypoints=pixels[frames],
+                                poses=local[frames],
+                            )
+                        )
+        return found
+
+    return PoseDataset(
+        name="humaneva",
+        title="HumanEva-I",
+        skeleton=humaneva15,
+        train=clips("Train"),
+        test=clips("Validate"),
+        licence="HumanEva licence: research use only, not to be passed on",
+        comparable=True,
+        keypoints=keypoints,
+    )
+
+
+def _finite_runs(*arrays: np.ndarray) -> list[slice]:
+    """The longest stretches of frames in which every number of every array is finite."""
+    finite = np.logical_and.reduce([np.isfinite(array).all(axis=(1, 2)) for array in arrays])
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], finite, [False]])))
+    return [slice(start, stop) for start, stop in edges.reshape(-1, 2)]

@@ -1,0 +1,136 @@
+"""MPI-INF-3DHP (Mehta et al. 2017), from the field's two archives or the original annotations (FACTS §2)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mixste.data import Clip, DataError, PoseDataset
+from mixste.data.licensed import cut, expect, folder_of, kind, missing, nested
+from mixste.data.pickles import read_npz
+from mixste.skeleton import mpi_inf_3dhp
+
+CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # of fourteen; the others hang from the ceiling
+JOINTS = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)  # of the 28 in annot.mat
+SQUARE, WIDE = (2048, 2048), (1920, 1080)
+OUTDOORS = ("TS5", "TS6")  # the wide ones
+FAST = ("S1 Seq2", "S3 Seq1", "S3 Seq2", "S5 Seq1", "S5 Seq2")  # recorded at 50 Hz, all others at 25
+TRAIN, TEST = "data_train_3dhp.npz", "data_test_3dhp.npz"
+
+
+def load(root=None, keypoints: str = "gt") -> PoseDataset:
+    """S1–S8 from eight cameras for training, TS1–TS6 for testing; universal poses (`univ_annot3`), 17 joints.
+
+    root: folder with data_train_3dhp.npz and data_test_3dhp.npz, or with S*/Seq*/annot.mat and TS*/annot_data.mat.
+    keypoints: "gt", the annotated ones; there are no others. All clips have the action "all", so that averages count
+    frames alike, as the published evaluation does. Raises DataError for what is missing or of another form.
+    """
+    if keypoints != "gt":
+        raise DataError(f'MPI-INF-3DHP comes with annotated keypoints only: expected "gt", found {keypoints!r}')
+    folder = folder_of("mpi_inf_3dhp", root)
+    archived = (folder / TRAIN).exists() or (folder / TEST).exists()
+    train, test = (_archived_train, _archived_test) if archived else (_original_train, _original_test)
+    return PoseDataset(
+        name="mpi_inf_3dhp",
+        title="MPI-INF-3DHP",
+        skeleton=mpi_inf_3dhp,
+        train=list(train(folder)),
+        test=list(test(folder)),
+        licence="MPI-INF-3DHP licence: non-commercial research only, not to be passed on",
+        comparable=True,
+        keypoints=keypoints,
+    )
+
+
+def _archived_train(folder: Path) -> Iterator[Clip]:
+    path = folder / TRAIN
+    if not path.exists():
+        raise missing(folder, TRAIN)
+    sequences = read_npz(path, "data")
+    if not isinstance(sequences, dict):
+        raise DataError(f"{path}: expected data to be a dictionary of sequences, found {kind(sequences)}")
+    for name, sequence in sequences.items():
+        subject, _, take = str(name).partition(" ")
+        match sequence:
+            case [dict(views), (int() | float() | np.number()) as fps]:
+                pass
+            case _:
+                raise DataError(f"{path}, {name}: expected [cameras, frames per second], found {kind(sequence)}")
+        for camera, view in views.items():
+            where = f"{path}, {name} camera {camera}"
+            yield _clip(view, where, subject=subject, take=take, camera=str(camera), fps=float(fps))
+
+
+def _archived_test(folder: Path) -> Iterator[Clip]:
+    path = folder / TEST
+    if not path.exists():
+        raise missing(folder, TEST)
+    for subject, view in nested(path, "data").items():
+        yield _clip(view, f"{path}, {subject}", subject=str(subject))
+
+
+def _clip(view: dict, where: str, subject: str, take: str = "", camera: str = "", fps: float = 25.0) -> Clip:
+    """view: {data_2d: pixels, data_3d: millimetres, valid: the frames that count; all without it}."""
+    if not isinstance(view, dict) or not {"data_2d", "data_3d"} <= view.keys():
+        raise DataError(f"{where}: expected a dictionary with data_2d and data_3d, found {kind(view)}")
+    poses = expect(view["data_3d"], (17, 3), f"{where}, data_3d") / 1000
+    keypoints = cut(expect(view["data_2d"], (17, 2), f"{where}, data_2d"), len(poses), where)
+    valid = None
+    if "valid" in view:
+        valid = expect(np.asarray(view["valid"]).reshape(-1), (), f"{where}, valid") != 0
+    return Clip(
+        subject=subject,
+        action="all",
+        take=take,
+        camera=camera,
+        fps=fps,
+        resolution=WIDE if subject in OUTDOORS else SQUARE,
+        keypoints=keypoints,
+        poses=poses,
+        valid=valid,
+    )
+
+
+def _original_train(folder: Path) -> Iterator[Clip]:
+    from scipy.io import loadmat
+
+    files = sorted(folder.glob("S[1-8]/Seq[12]/annot.mat"))
+    if not files:
+        raise missing(folder, f"{TRAIN} or S*/Seq*/annot.mat")
+    for path in files:
+        subject, take = path.parts[-3:-1]
+        try:
+            held = loadmat(path, variable_names=["annot2", "univ_annot3"])
+            views = [
+                {
+                    "data_2d": np.asarray(held["annot2"][camera, 0]).reshape(-1, 28, 2)[:, JOINTS],
+                    "data_3d": np.asarray(held["univ_annot3"][camera, 0]).reshape(-1, 28, 3)[:, JOINTS],
+                }
+                for camera in CAMERAS
+            ]
+        except Exception as error:
+            raise DataError(f"{path}: expected annot2 and univ_annot3 of 14 cameras, found {error}") from None
+        for camera, view in zip(CAMERAS, views, strict=True):
+            fps = 50.0 if f"{subject} {take}" in FAST else 25.0
+            yield _clip(view, f"{path}, camera {camera}", subject=subject, take=take, camera=str(camera), fps=fps)
+
+
+def _original_test(folder: Path) -> Iterator[Clip]:
+    files = sorted([*folder.glob("TS[1-6]/annot_data.mat"), *folder.glob("*/TS[1-6]/annot_data.mat")])
+    if not files:
+        raise missing(folder, f"{TEST} or TS*/annot_data.mat")
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(f"{files[0]}: reading it needs h5py: pip install 'mixste[mpi_inf_3dhp]'") from None
+    for path in files:
+        try:
+            with h5py.File(path) as file:
+                view = {
+                    "data_2d": file["annot2"][:, 0],
+                    "data_3d": file["univ_annot3"][:, 0],
+                    "valid": file["valid_frame"][:].reshape(-1),
+                }
+        except Exception as error:
+            raise DataError(f"{path}: expected annot2, univ_annot3 and valid_frame, found {error}") from None
+        yield _clip(view, str(path), subject=path.parts[-2])

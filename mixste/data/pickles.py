@@ -1,0 +1,203 @@
+"""Pickled archives, read without unpickling them.
+
+The field's .npz files hold Python dictionaries pickled inside object arrays, and NumPy reads those only by running
+whatever program the pickle is. Here the pickle is read as data, by a small machine that knows the instructions which
+build containers, numbers, strings and NumPy arrays. It calls nothing that the file names and refuses all else.
+"""
+
+import math
+import pickletools
+import re
+import zipfile
+from enum import Enum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mixste.data import DataError
+
+MAX_BYTES = 4 << 30  # that an entry may unpack to; the largest published one takes 0.7 GiB
+MAX_OBJECTS = 1_000_000  # entries in the object arrays of one file
+
+Known = Enum("Known", "RECONSTRUCT SCALAR NDARRAY DTYPE ENCODE BYTES")
+NAMES = {
+    "numpy.core.multiarray _reconstruct": Known.RECONSTRUCT,
+    "numpy._core.multiarray _reconstruct": Known.RECONSTRUCT,
+    "numpy.core.multiarray scalar": Known.SCALAR,
+    "numpy._core.multiarray scalar": Known.SCALAR,
+    "numpy ndarray": Known.NDARRAY,
+    "numpy dtype": Known.DTYPE,
+    "_codecs encode": Known.ENCODE,  # how protocol 2 writes bytes,
+    "__builtin__ bytes": Known.BYTES,  # and empty ones
+}
+
+
+def read_npz(path, key: str) -> Any:
+    """The object pickled under `key` of an .npz file: dicts, lists, tuples, numbers, strings and NumPy arrays.
+
+    Numeric arrays come read-only. Raises DataError for a file that is none, a key it lacks, an entry that would unpack
+    to more than MAX_BYTES, and anything but plain data.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if f"{key}.npy" not in archive.namelist():
+                held = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:10])
+                raise DataError(f"no entry of that name among its entries: {held or 'none'}")
+            entry = archive.getinfo(f"{key}.npy")
+            if entry.file_size > MAX_BYTES:
+                raise DataError(f"{entry.file_size} bytes when unpacked; at most {MAX_BYTES} are read")
+            with archive.open(entry) as file:
+                _expect_object_array(file)
+                value = read_pickle(file)
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected an .npz file, found no such file") from None
+    except Exception as error:  # whatever zipfile, its decompressors and pickletools make of bytes that are not theirs
+        raise DataError(f"{path}: expected plain data pickled under {key!r}, found {_said(error)}") from None
+    return value.item() if isinstance(value, np.ndarray) and value.shape == () else value
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+
+
+def _expect_object_array(file: BinaryIO) -> None:
+    """Move past the .npy header; raise DataError unless it announces pickled objects."""
+    magic = file.read(8)
+    width = {1: 2, 2: 4, 3: 4}.get(magic[6]) if len(magic) == 8 and magic[:6] == b"\x93NUMPY" else None
+    if width is None:
+        raise DataError("no NumPy array")
+    header = file.read(min(10_000, int.from_bytes(file.read(width), "little")))
+    if not re.search(rb"'descr': *'\|O", header):
+        raise DataError(f"another kind of array ({header[:80].decode('latin1').strip()})")
+
+
+class _Pending:
+    """An array or dtype between the instruction that makes it and the one that fills it."""
+
+    def __init__(self, dtype: np.dtype | None = None):
+        self.dtype = dtype
+        self.memo: list[int] = []  # places to be told the finished object
+
+
+def read_pickle(file: BinaryIO) -> Any:
+    """The plain data that a pickle (protocols 2–4) describes; DataError for any other instruction or name."""
+    stack: list = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+    objects = 0
+
+    def since_mark() -> list:
+        mark = marks.pop()
+        items = stack[mark:]
+        del stack[mark:]
+        return items
+
+    def top(kind: type):
+        if not isinstance(stack[-1], kind):
+            raise DataError(f"an instruction for a {kind.__name__} given a {type(stack[-1]).__name__}")
+        return stack[-1]
+
+    def put(entries: dict, items: list) -> None:
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, (str, int)):  # hashing nested tuples can exhaust the stack
+                raise DataError(f"a dictionary key that is a {type(key).__name__}")
+            entries[key] = value
+
+    for instruction, argument, position in pickletools.genops(file):
+        match instruction.name:
+            case "PROTO" | "FRAME":
+                pass
+            case "STOP":
+                return stack.pop()
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[instruction.name])
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+                stack.append(argument)
+            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8" | "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
+                stack.append(argument)
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                stack.append({"EMPTY_DICT": {}, "EMPTY_LIST": [], "EMPTY_TUPLE": ()}[instruction.name])
+            case "MARK":
+                marks.append(len(stack))
+            case "TUPLE":
+                stack.append(tuple(since_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(instruction.name[-1])
+                stack[-count:] = [tuple(stack[-count:])]
+            case "APPEND":
+                value = stack.pop()
+                top(list).append(value)
+            case "APPENDS":
+                values = since_mark()
+                top(list).extend(values)
+            case "SETITEM":
+                pair = [stack.pop(-2), stack.pop()]
+                put(top(dict), pair)
+            case "SETITEMS":
+                pairs = since_mark()
+                put(top(dict), pairs)
+            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                place = len(memo) if argument is None else argument
+                memo[place] = stack[-1]
+                if isinstance(stack[-1], _Pending):
+                    stack[-1].memo.append(place)
+            case "BINGET" | "LONG_BINGET":
+                if isinstance(memo[argument], _Pending):
+                    raise DataError(f"an array used before it is filled, at byte {position}")
+                stack.append(memo[argument])
+            case "GLOBAL" | "STACK_GLOBAL":
+                name = argument if argument is not None else f"{stack.pop(-2)} {stack.pop()}"
+                if name not in NAMES:
+                    raise DataError(f"the name {name.replace(' ', '.')!r}, which plain data has no use for")
+                stack.append(NAMES[name])
+            case "REDUCE":
+                arguments = stack.pop()
+                stack.append(_made(stack.pop(), arguments))
+            case "BUILD":
+                state = stack.pop()
+                pending = stack.pop()
+                value = _filled(pending, state)
+                if isinstance(value, np.ndarray) and value.dtype.hasobject:
+                    objects += value.size
+                    if objects > MAX_OBJECTS:
+                        raise DataError(f"object arrays of more than {MAX_OBJECTS} entries")
+                for place in pending.memo:
+                    memo[place] = value
+                stack.append(value)
+            case name:
+                raise DataError(f"the pickle instruction {name}, which plain data has no use for, at byte {position}")
+    raise DataError("a pickle that does not end")
+
+
+def _made(what: Any, arguments: tuple) -> Any:
+    """What a pickle's call of one of NAMES stands for."""
+    match what, arguments:
+        case Known.RECONSTRUCT, (Known.NDARRAY, _, _):
+            return _Pending()
+        case Known.DTYPE, (str(code), *_) if re.fullmatch(r"b1|[iu][1248]|f[248]|O[48]?|[SU][1-9]\d{0,3}", code):
+            return _Pending(np.dtype(code.rstrip("48") if code[0] == "O" else code))
+        case Known.SCALAR, (np.dtype() as dtype, bytes(data)) if not dtype.hasobject and len(data) == dtype.itemsize:
+            return np.frombuffer(data, dtype)[0]
+        case Known.ENCODE, (str(text), "latin1"):
+            return text.encode("latin1")
+        case Known.BYTES, ():
+            return b""
+    raise DataError(f"a call that plain data has no use for ({str(what)[:40]})")
+
+
+def _filled(pending: Any, state: Any) -> np.ndarray | np.dtype:
+    match pending, state:
+        case _Pending(dtype=np.dtype() as dtype), (_, "<" | ">" | "|" | "=" as order, None, None, None, *_):
+            return dtype if order == "|" else dtype.newbyteorder(order)
+        case _Pending(dtype=None), (_, tuple(shape), np.dtype() as dtype, bool(fortran), (bytes() | list()) as data):
+            count = math.prod(shape)
+            if isinstance(data, bytes) and not dtype.hasobject and len(data) == count * dtype.itemsize:
+                return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+            if isinstance(data, list) and dtype.hasobject and len(data) == count:
+                array = np.empty(count, dtype=object)
+                for place, value in enumerate(data):
+                    array[place] = value
+                return array.reshape(shape, order="F" if fortran else "C")
+    raise DataError("an array or dtype whose state does not fit it")
