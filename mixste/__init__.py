@@ -3,3 +3,4 @@
 from mixste.model import MixSTE
 
 __all__ = ["MixSTE"]
+__version__ = "0.1.0"

@@ -41,25 +41,23 @@ def _rotation(orientation) -> Rotation:
     return Rotation.from_quat(quaternion, scalar_first=True)
 
 
-def _floating(points) -> np.ndarray:
+def _floating(points, axes: int) -> np.ndarray:
     points = np.asarray(points)
+    if points.shape[-1:] != (axes,):
+        raise ValueError(f"points must end in {axes} coordinates, found shape {points.shape}")
     return points if np.issubdtype(points.dtype, np.floating) else points.astype(np.float64)
 
 
-def world_to_camera(
-    points: Float[np.ndarray, "*shape 3"], orientation, translation
-) -> Float[np.ndarray, "*shape 3"]:
+def world_to_camera(points: Float[np.ndarray, "*shape 3"], orientation, translation) -> Float[np.ndarray, "*shape 3"]:
     """R⁻¹ (points − translation), with R the camera-to-world rotation `orientation` (w, x, y, z)."""
-    points = _floating(points)
+    points = _floating(points, 3)
     moved = (points - np.asarray(translation)).reshape(-1, 3)
     return _rotation(orientation).apply(moved, inverse=True).reshape(points.shape).astype(points.dtype)
 
 
-def camera_to_world(
-    points: Float[np.ndarray, "*shape 3"], orientation, translation
-) -> Float[np.ndarray, "*shape 3"]:
+def camera_to_world(points: Float[np.ndarray, "*shape 3"], orientation, translation) -> Float[np.ndarray, "*shape 3"]:
     """R points + translation: undoes `world_to_camera`."""
-    points = _floating(points)
+    points = _floating(points, 3)
     turned = _rotation(orientation).apply(points.reshape(-1, 3)).reshape(points.shape)
     return (turned + np.asarray(translation)).astype(points.dtype)
 
@@ -75,7 +73,7 @@ def project(points: Float[np.ndarray, "*shape 3"], intrinsics) -> Float[np.ndarr
     if intrinsics.shape != (9,):
         raise ValueError(f"intrinsics must hold 9 numbers (f, f, c, c, k, k, k, p, p), found {intrinsics.shape}")
     focal, center, radial, tangential = np.split(intrinsics, [2, 4, 7])
-    points = _floating(points)
+    points = _floating(points, 3)
     # The clip keeps joints beside or behind the camera from flying off to where the polynomial has no meaning.
     flat = np.clip(points[..., :2] / points[..., 2:], -1, 1)
     r2 = np.sum(flat**2, axis=-1, keepdims=True)
@@ -88,7 +86,5 @@ def normalize_screen(
     points: Float[np.ndarray, "*shape 2"], width: float, height: float
 ) -> Float[np.ndarray, "*shape 2"]:
     """Pixels to screen units: the width spans [−1, 1] and the height keeps its proportion to it."""
-    points = _floating(points)
-    if points.shape[-1] != 2:
-        raise ValueError(f"keypoints must end in 2 coordinates, found shape {points.shape}")
+    points = _floating(points, 2)
     return (points / width * 2 - np.array([1, height / width])).astype(points.dtype)

@@ -40,7 +40,9 @@ def load_checkpoint(path) -> nn.Module:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: expected a checkpoint, found no such file") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: expected safetensors weights, found a file that cannot be read ({error})") from None
+        raise CheckpointError(
+            f"{path}: expected safetensors weights, found a file that cannot be read ({error})"
+        ) from None
     try:
         model = MODELS[metadata["model"]](**json.loads(metadata["options"]))
         model.load_state_dict(weights)

@@ -87,7 +87,7 @@ class Block(nn.Module):
         if not self.training or self.drop_path == 0.0:
             return x
         keep = 1.0 - self.drop_path
-        return x * x.new_empty(x.shape[:-2] + (1, 1)).bernoulli_(keep).div_(keep)
+        return x * x.new_empty((*x.shape[:-2], 1, 1)).bernoulli_(keep).div_(keep)
 
 
 class MixSTE(nn.Module):
@@ -149,7 +149,9 @@ class MixSTE(nn.Module):
     def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Float[Tensor, "batch frames joints 3"]:
         expected = (self.frames, self.joints, 2)
         if keypoints.shape[1:] != expected:
-            raise ValueError(f"keypoints must be (batch, {', '.join(map(str, expected))}), found {tuple(keypoints.shape)}")
+            raise ValueError(
+                f"keypoints must be (batch, {', '.join(map(str, expected))}), found {tuple(keypoints.shape)}"
+            )
 
         x = self.embedding_norm(self.embed(keypoints) + self.joint_position)
         x = F.dropout(x, self.dropout, self.training)
@@ -162,7 +164,9 @@ class MixSTE(nn.Module):
             for loop in range(len(self.temporal_blocks)):
                 x = self.temporal(x, loop)
         x = x if self.separate_joints else x.flatten(2)
-        return self.head(self.head_norm(x)).view(*keypoints.shape[:3], 3)
+        # bfloat16 would round a metre to 4 mm: the last step keeps the weights' own precision.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.head(self.head_norm(x.to(self.head.weight.dtype))).view(*keypoints.shape[:3], 3)
 
     def spatial(self, x: Float[Tensor, "batch frames joints dim"], loop: int) -> Tensor:
         """One spatial block: attention over the joints of each frame. One norm serves all loops."""

@@ -79,7 +79,7 @@ human36m = Skeleton(
     left=(4, 5, 6, 11, 12, 13),
     right=(1, 2, 3, 14, 15, 16),
     groups=(_T, _T, _M, _E, _T, _M, _E, _T, _T, _H, _H, _T, _M, _E, _T, _M, _E),
-    authors_weights=(1, 1, 2.5, 2.5, 1, 2.5, 2.5, 1, 1, 1, 1.5, 1.5, 4, 4, 1.5, 4, 4),
+    authors_weights=(1.0, 1.0, 2.5, 2.5, 1.0, 2.5, 2.5, 1.0, 1.0, 1.0, 1.5, 1.5, 4.0, 4.0, 1.5, 4.0, 4.0),
 )
 
 # VideoPose3D's 15-joint HumanEva layout.
@@ -93,7 +93,7 @@ humaneva15 = Skeleton(
     left=(2, 3, 4, 8, 9, 10),
     right=(5, 6, 7, 11, 12, 13),
     groups=(_T, _T, _T, _M, _E, _T, _M, _E, _T, _M, _E, _T, _M, _E, _H),
-    authors_weights=(1, 1, 2.5, 2.5, 1, 2.5, 2.5, 1, 1.5, 1.5, 4, 4, 1.5, 4, 4),
+    authors_weights=(1.0, 1.0, 2.5, 2.5, 1.0, 2.5, 2.5, 1.0, 1.5, 1.5, 4.0, 4.0, 1.5, 4.0, 4.0),
 )
 
 # The 17 joints of the `annot3` / `univ_annot3` evaluation; the root is the pelvis, joint 14.
@@ -108,7 +108,7 @@ mpi_inf_3dhp = Skeleton(
     right=(2, 3, 4, 8, 9, 10),
     groups=(_H, _H, _T, _M, _E, _T, _M, _E, _T, _M, _E, _T, _M, _E, _T, _T, _H),
     # The authors published no code for this data set: their Human3.6M values, joint by joint.
-    authors_weights=(1.5, 1, 1.5, 4, 4, 1.5, 4, 4, 1, 2.5, 2.5, 1, 2.5, 2.5, 1, 1, 1.5),
+    authors_weights=(1.5, 1.0, 1.5, 4.0, 4.0, 1.5, 4.0, 4.0, 1.0, 2.5, 2.5, 1.0, 2.5, 2.5, 1.0, 1.0, 1.5),
 )
 
 SKELETONS = {skeleton.name: skeleton for skeleton in (human36m, humaneva15, mpi_inf_3dhp)}

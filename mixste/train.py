@@ -241,7 +241,9 @@ def train(
                 row |= {"learning_rate": rate, "loss": float(total) / counted}
                 if not math.isfinite(row["loss"]):
                     raise FloatingPointError(f"{title}: the loss is {row['loss']} at step {step + 1} of {steps}")
-                bar.set_postfix_str(f"loss {row['loss']:.4f}, {(bar.format_dict['rate'] or 0) * poses_per_step:,.0f} poses/s")
+                bar.set_postfix_str(
+                    f"loss {row['loss']:.4f}, {(bar.format_dict['rate'] or 0) * poses_per_step:,.0f} poses/s"
+                )
                 if at_point:
                     at_point(model, row)
                     model.train()

@@ -1,6 +1,7 @@
 """Data sources. Each returns the same thing: a PoseDataset of Clips."""
 
 import hashlib
+import importlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -138,16 +139,18 @@ def load(name: str, root=None, keypoints: str = "gt", **options) -> PoseDataset:
     or a detector: "cpn" or "openpose" as simulated on the sources that have no images, or the <detector> of a
     data_2d_*_<detector>.npz file. Raises DataError, in one sentence, for whatever is missing or wrong.
     """
-    from mixste.data import human36m, humaneva, mpi_inf_3dhp, open_mocap, synthetic
+    if name not in SOURCES:
+        raise DataError(f"unknown data source {name!r}: expected one of {', '.join(SOURCES)}")
+    module, function = SOURCES[name]
+    return getattr(importlib.import_module(module), function)(root=root, keypoints=keypoints, **options)
 
-    sources = {
-        "synthetic": synthetic.load,
-        "open-subjects": open_mocap.load_subjects,
-        "open-styles": open_mocap.load_styles,
-        "human36m": human36m.load,
-        "humaneva": humaneva.load,
-        "mpi_inf_3dhp": mpi_inf_3dhp.load,
-    }
-    if name not in sources:
-        raise DataError(f"unknown data source {name!r}: expected one of {', '.join(sources)}")
-    return sources[name](root=root, keypoints=keypoints, **options)
+
+# Imported when asked for: nobody who trains on one source waits for the libraries of another.
+SOURCES = {
+    "synthetic": ("mixste.data.synthetic", "load"),
+    "open-subjects": ("mixste.data.open_mocap", "load_subjects"),
+    "open-styles": ("mixste.data.open_mocap", "load_styles"),
+    "human36m": ("mixste.data.human36m", "load"),
+    "humaneva": ("mixste.data.humaneva", "load"),
+    "mpi_inf_3dhp": ("mixste.data.mpi_inf_3dhp", "load"),
+}

@@ -173,17 +173,17 @@ class Detector:
     stretch: float
 
 
-# OpenPose and MediaPipe match errors measured on real footage (12 limb joints, % of the height: median 1.92 and 2.41,
-# 95th percentile 4.07 and 23.4, autocorrelation 0.19 and 0.82, offset 1.74 and 4.42). A CPN fine-tuned on the
-# data set is finer: 60 % of OpenPose's size by choice.
+# OpenPose and MediaPipe were fitted, on the synthetic source, to errors measured on real footage (12 limb joints, % of
+# the height: median 1.92 and 2.41, 95th percentile 4.07 and 23.4, autocorrelation 0.19 and 0.82 around an offset of
+# 1.74 and 4.42). A CPN fine-tuned on the data set is finer: 60 % of OpenPose's size, by choice.
 DETECTORS = {
-    "cpn": Detector(offset=0.8, jitter=0.3, correlation=0.3, blur=0.5, swaps=0.001, misses=0.002, stretch=6),
-    "openpose": Detector(offset=1.3, jitter=0.5, correlation=0.15, blur=0.5, swaps=0.002, misses=0.003, stretch=4),
-    "mediapipe": Detector(offset=1.5, jitter=0.7, correlation=0.8, blur=0.5, swaps=0.15, misses=0.01, stretch=25),
+    "cpn": Detector(offset=0.83, jitter=0.5, correlation=0.05, blur=0.25, swaps=0.0003, misses=0.001, stretch=3),
+    "openpose": Detector(offset=1.38, jitter=0.85, correlation=0.05, blur=0.25, swaps=0.0005, misses=0.002, stretch=3),
+    "mediapipe": Detector(offset=1.3, jitter=0.7, correlation=0.8, blur=0.25, swaps=0.44, misses=0.01, stretch=6),
 }
 
 # Errors grow with the distance from the trunk: wrists and ankles err more than shoulders and hips.
-REACH = np.array([0.7, 0.8, 1.0, 1.3, 0.8, 1.0, 1.3, 0.7, 0.7, 0.7, 0.8, 0.8, 1.0, 1.3, 0.8, 1.0, 1.3])
+REACH = np.array([0.8, 0.9, 1.0, 1.1, 0.9, 1.0, 1.1, 0.8, 0.8, 0.8, 0.9, 0.9, 1.0, 1.2, 0.9, 1.0, 1.2])
 
 
 def pixel_height(
@@ -214,15 +214,13 @@ def detect(
     percent = pixel_height(keypoints, poses)[:, None, None] / 100  # (frames, 1, 1) pixels
 
     seen = keypoints.astype(np.float64)
-    for start, stop in _stretches(frames, kind.swaps, kind.stretch, rng):
-        # A detector confuses the legs, the arms, or the front and back of the whole person.
-        among = [[1, 2, 3, 4, 5, 6], [11, 12, 13, 14, 15, 16], list(range(17))][rng.integers(3)]
+    for start, stop, _ in _stretches((frames, 1), kind.swaps, kind.stretch, rng):
+        # A detector takes the front of a person for the back, or confuses the legs alone.
+        among = [1, 2, 3, 4, 5, 6] if rng.random() < 0.25 else list(range(17))
         seen[start:stop, among] = keypoints[start:stop, human36m.mirror[among]]
-
-    for joint in range(17):
-        for start, stop in _stretches(frames, kind.misses, kind.stretch, rng):
-            hold = start > 0 and rng.random() < 0.5
-            seen[start:stop, joint] = seen[start - 1, joint] if hold else seen[start:stop, human36m.mirror[joint]]
+    for start, stop, joint in _stretches((frames, 17), kind.misses, kind.stretch, rng):
+        hold = start > 0 and rng.random() < 0.5
+        seen[start:stop, joint] = seen[start - 1, joint] if hold else seen[start:stop, human36m.mirror[joint]]
 
     moved = np.linalg.norm(np.diff(keypoints, axis=0, prepend=keypoints[:1]), axis=-1, keepdims=True) / percent
     # Student's t with 4 degrees of freedom has heavy tails and variance 2.
@@ -233,10 +231,10 @@ def detect(
     return (seen + REACH[:, None] * error * percent).astype(keypoints.dtype)
 
 
-def _stretches(frames: int, share: float, length: float, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """(start, stop) of random stretches that cover about `share` of the frames, `length` frames each on average."""
-    starts = np.flatnonzero(rng.random(frames) < share / length)
-    return [(start, start + rng.geometric(1 / length)) for start in starts.tolist()]
+def _stretches(shape, share: float, length: float, rng: np.random.Generator) -> list[tuple[int, int, int]]:
+    """(start, stop, column) of random stretches of frames, `length` long on average, that come to about `share`."""
+    starts = np.argwhere(rng.random(shape) < share / length)
+    return [(start, start + rng.geometric(1 / length), column) for start, column in starts.tolist()]
 
 
 # --- layouts ---------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ def training_starts(length: int, frames: int, interval: int | None = None) -> In
     single centred one where none fits.
     """
     _check(length, frames)
+    if interval is not None and interval < 1:
+        raise ValueError(f"interval must be at least 1, found {interval}")
     if interval is not None and length >= frames:
         return np.arange(0, length - frames + 1, interval)
     count = -(-length // frames)

@@ -1,0 +1,119 @@
+"""The command line. Each command calls one function that a notebook could call."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Look at data sources, and fetch the open ones.")
+app.add_typer(data_app, name="data")
+
+Source = Annotated[
+    str, typer.Argument(help="synthetic, open-subjects, open-styles, human36m, humaneva or mpi_inf_3dhp")
+]
+Root = Annotated[Path | None, typer.Option(help="Folder or archive with the data (default: MIXSTE_DATA).")]
+Keypoints = Annotated[str, typer.Option(help='"gt", or the name of a detector.')]
+ProfileName = Annotated[str, typer.Option(help="Scale of the study.")]
+
+
+@data_app.command("show")
+def show_data(source: Source, root: Root = None, keypoints: Keypoints = "gt") -> None:
+    """Count what a source holds: clips and frames by subject."""
+    import pandas as pd
+
+    from mixste.data import load
+
+    dataset = load(source, root, keypoints)
+    rows = [
+        (clip.subject, len(clip), split)
+        for split in ("train", "validation", "test")
+        for clip in getattr(dataset, split)
+    ]
+    table = pd.DataFrame(rows, columns=["subject", "frames", "split"])
+    print(f"{dataset.title} ({dataset.licence})")
+    print(
+        table.groupby(["split", "subject"], sort=False)["frames"]
+        .agg(["size", "sum"])
+        .set_axis(["clips", "frames"], axis=1)
+    )
+
+
+@data_app.command("fetch")
+def fetch_data(
+    what: Annotated[str, typer.Argument(help='"open": the open motion capture.')], to: Path | None = None
+) -> None:
+    """Bring the open motion capture's pinned commits with git."""
+    from mixste.data import DataError, open_mocap
+
+    if what != "open":
+        raise DataError(f'only "open" can be fetched, found {what!r}; the licensed sets come from their owners')
+    print(open_mocap.fetch(to) if to else open_mocap.fetch())
+
+
+@app.command()
+def train(
+    profile: ProfileName = "smoke",
+    table: Annotated[list[str] | None, typer.Option(help="Only the runs of this table; may be given again.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
+) -> None:
+    """Train the runs of the study that are not in the store yet."""
+    from mixste.study import report, runs
+    from mixste.study.plan import PLAN, distinct
+
+    unknown = set(table or ()) - set(PLAN)
+    if unknown:
+        raise ValueError(f"table must be one of {', '.join(PLAN)}, found {', '.join(sorted(unknown))}")
+    wanted = distinct(report.profile_of(profile), tuple(table or PLAN))
+    runs.make_all(wanted, jobs, title=f"training, profile {profile}")
+    print(f"{len(wanted)} runs in {runs.store()}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Option(help="Weights: ours or the authors'.")],
+    source: Annotated[str, typer.Option(help="Data source.")] = "synthetic",
+    root: Root = None,
+    keypoints: Keypoints = "gt",
+    protocol: Annotated[str, typer.Option(help='"authors" or "exact".')] = "authors",
+) -> None:
+    """Errors of a checkpoint on a source's test clips, by action."""
+    from tqdm import tqdm
+
+    from mixste import evaluate as ev
+    from mixste.checkpoints import load_checkpoint
+    from mixste.data import load
+
+    model = load_checkpoint(checkpoint)
+    dataset = load(source, root, keypoints)
+    with tqdm(desc="testing", unit="frame", unit_scale=True, disable=None) as bar:
+        table = ev.evaluate(model, dataset.test, protocol, skeleton=dataset.skeleton, progress=bar.update)
+    wide = ev.by_action(table).pivot(index="action", columns="metric", values="value").loc[dataset.select().actions]
+    wide.loc["Avg."] = ev.average(table)
+    print(f"{dataset.title}, keypoints {keypoints}, protocol {protocol}")
+    print(wide.round(1).to_string())
+
+
+@app.command()
+def reproduce(
+    profile: ProfileName = "smoke",
+    notebook: Annotated[list[str] | None, typer.Option(help="Only this one, by number; may be given again.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
+) -> None:
+    """Train what is missing, then execute the notebooks: every table and figure of the study."""
+    from mixste.study.notebooks import reproduce
+
+    reproduce(profile, notebook or [], jobs)
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one sentence, not in a traceback."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:  # DataError, CheckpointError and RunError are among them
+        print(f"mixste: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("mixste: stopped; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,291 @@
+"""The plan of the study, as data: which runs stand behind each row of each table, at each scale.
+
+A `Profile` is a scale: the data, the sizes that stand for the paper's, the length of training and the seeds. `PLAN`
+has one function a table; each gives the rows, and a row names its runs and the numbers that the paper prints for it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+
+from mixste.losses import TABLE_6
+from mixste.study.published import published
+from mixste.study.runs import Data, Run
+from mixste.train import AUTHORS, PAPER, Recipe
+
+# Human3.6M's 1,559,752 training frames, each also mirrored, in the authors' 120 epochs.
+PAPER_POSES = 120 * 2 * 1_559_752
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A scale of the study.
+
+    data: the main source. detectors: whose keypoints stand for CPN's and HRNet's. comparable: whether the paper's
+    numbers measure the same thing. humaneva, dhp: sources of Tables 4 and 3. frames, dims, depths: what stands for the
+    paper's T, d_m and d_l. heads, channels, joint_dim: widths of attention heads' number, VideoPose3D and the
+    non-separated models. poses: length of training. recipe: how this profile departs from the authors' recipe.
+    """
+
+    name: str
+    title: str
+    data: Data
+    detectors: tuple[str, str]
+    humaneva: Data
+    dhp: Data
+    frames: dict[int, int]
+    dims: dict[int, int]
+    depths: dict[int, int]
+    heads: int
+    channels: int
+    joint_dim: int
+    poses: int
+    seeds: tuple[int, ...]
+    departure: dict[str, object] = field(default_factory=dict)
+    comparable: bool = False
+
+    def recipe(self, base: Recipe = AUTHORS, **changes) -> Recipe:
+        return replace(base, **{**self.departure, **changes})
+
+    def mixste(
+        self, frames=243, keypoints=None, *, dim=512, depth=8, data=None, recipe=None, options=None
+    ) -> tuple[Run, ...]:
+        """MixSTE's runs, one a seed. frames, dim and depth are the paper's figures; options are the network's own."""
+        sizes = {"dim": self.dims[dim], "depth": self.depths[depth], "heads": self.heads}
+        return self.seeded("mixste", frames, sizes | (options or {}), recipe or self.recipe(), keypoints, data)
+
+    def peer(self, model: str, frames: int, keypoints=None, data=None, start=None) -> tuple[Run, ...]:
+        """VideoPose3D's or PoseFormer's runs, trained on the plain MPJPE as their authors do."""
+        options = {"channels": self.channels}
+        if model == "poseformer":
+            options = {"joint_dim": self.joint_dim, "depth": max(1, self.depths[8] // 2), "heads": self.heads}
+        recipe = self.recipe(loss=(("mpjpe", 1.0),), scaled_gradient=False)
+        return self.seeded(model, frames, options, recipe, keypoints, data, start)
+
+    def seeded(self, model, frames, options, recipe, keypoints, data, start=None) -> tuple[Run, ...]:
+        data = data or replace(self.data, keypoints=keypoints or self.detectors[0])
+        options = tuple(sorted(options.items()))
+        return tuple(
+            Run(data, self.frames[frames], self.poses, seed, model, options, recipe, begun)
+            for seed, begun in zip(self.seeds, start or [None] * len(self.seeds), strict=True)
+        )
+
+    def full(self) -> tuple[Run, ...]:
+        """The paper's model, T = 243, by the authors' recipe, on the first detector: a row of Tables 1, 5, 6 and 7."""
+        return tuple(replace(run, test_curve=True) for run in self.mixste())
+
+
+def _smoke(name: str, title: str, source: str, data: Data, humaneva: Data, dhp: Data, poses: int) -> Profile:
+    """The study small enough for two CPU cores: T / 9, d_m / 16, depth 3 for 8."""
+    return Profile(
+        name=name,
+        title=title,
+        data=data,
+        detectors=("cpn", "openpose"),
+        humaneva=humaneva,
+        dhp=dhp,
+        frames={1: 1, 27: 3, 43: 5, 81: 9, 128: 15, 243: 27, 300: 33},
+        dims={64: 8, 128: 16, 256: 24, 512: 32, 640: 40},
+        depths={4: 1, 6: 2, 8: 3, 10: 4},
+        heads=4,
+        channels=64,
+        joint_dim=8,
+        poses=poses,
+        seeds=(0,),
+        departure={"learning_rate": 1.5e-3, "schedule": "cosine", "batch_frames": 128},
+    )
+
+
+_HUMANEVA = {"rig": "humaneva", "skeleton": "humaneva15", "split": "takes"}
+_DHP = {"rig": "mpi_inf_3dhp", "skeleton": "mpi_inf_3dhp"}
+
+PROFILES = {
+    "smoke": _smoke(
+        "smoke",
+        "synthetic people, small models: shows that the study runs, not what the paper found",
+        "synthetic",
+        data=Data("synthetic", test_cameras=1),
+        humaneva=Data("synthetic", "cpn", **_HUMANEVA, subjects=("S1", "S5", "S6"), actions=("Walking", "WalkDog")),
+        dhp=Data("synthetic", **_DHP, test_cameras=1),
+        poses=40_000,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: its label, the runs behind it (one a seed), and the paper's numbers for it.
+
+    printed: of `published`, the rows that belong to it; None where the paper has none. against: label of the row it
+    is compared with, clip by clip. note: what stands for what.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    printed: pd.DataFrame | None = None
+    against: str = ""
+    note: str = ""
+
+
+def _printed(table: int, **where) -> pd.DataFrame:
+    """The rows of a published table with these values; at least one."""
+    numbers = published(table)
+    for column, value in where.items():
+        numbers = numbers[numbers[column] == value]
+    if numbers.empty:
+        raise ValueError(f"Table {table} prints no row with {where}")
+    return numbers
+
+
+def table1(p: Profile) -> list[Row]:
+    """Per-action errors from detected keypoints."""
+    first, second = p.detectors
+    ours = {"method": "Ours", "keypoints": "CPN"}
+    return [
+        Row(f"VideoPose3D, {first}, T=243", p.peer("videopose3d", 243), _printed(1, method="Pavllo et al.")),
+        Row(f"PoseFormer, {first}, T=81", p.peer("poseformer", 81), _printed(1, method="Zheng et al.")),
+        Row(f"MixSTE, {first}, T=81", p.mixste(81), _printed(1, **ours, frames=81), f"PoseFormer, {first}, T=81"),
+        Row(f"MixSTE, {first}, T=243", p.full(), _printed(1, **ours, frames=243), f"MixSTE, {first}, T=81"),
+        Row(
+            f"MixSTE, {second}, T=243",
+            p.mixste(keypoints=second),
+            _printed(1, method="Ours", keypoints="HRNet"),
+            f"MixSTE, {first}, T=243",
+            note=f"{second} stands for HRNet, whose keypoints were never released",
+        ),
+    ]
+
+
+def table2(p: Profile) -> list[Row]:
+    """Per-action errors from ground-truth keypoints."""
+    return [
+        Row("PoseFormer, GT, T=81", p.peer("poseformer", 81, "gt"), _printed(2, method="Zheng et al.")),
+        Row("MixSTE, GT, T=81", p.mixste(81, "gt"), _printed(2, method="Ours", frames=81), "PoseFormer, GT, T=81"),
+        Row("MixSTE, GT, T=243", p.mixste(243, "gt"), _printed(2, method="Ours", frames=243), "MixSTE, GT, T=81"),
+    ]
+
+
+def table3(p: Profile) -> list[Row]:
+    """MPI-INF-3DHP: PCK, AUC and MPJPE from ground-truth keypoints."""
+    return [
+        Row("MixSTE, T=1", p.mixste(1, data=p.dhp), _printed(3, method="Ours", frames=1)),
+        Row("MixSTE, T=27", p.mixste(27, data=p.dhp), _printed(3, method="Ours", frames=27), "MixSTE, T=1"),
+    ]
+
+
+def table4(p: Profile) -> list[Row]:
+    """HumanEva: from scratch, with windows at every frame, and fine-tuned from the main source.
+
+    The peers' pretraining uses the 15 joints from the start; MixSTE's is the study's full model, moved to 15 joints and
+    another T by `mixste.checkpoints.transfer`.
+    """
+    fifteen = replace(p.data, keypoints=p.detectors[0], skeleton="humaneva15")
+    rows = []
+    for label, model, frames, method in (
+        ("VideoPose3D, T=81", "videopose3d", 81, "Pavllo et al."),
+        ("PoseFormer, T=43", "poseformer", 43, "Zheng et al."),
+    ):
+        begun = p.peer(model, frames, data=fifteen)
+        rows.append(Row(label, p.peer(model, frames, data=p.humaneva), _printed(4, method=method, detail="")))
+        tuned = p.peer(model, frames, data=p.humaneva, start=begun)
+        rows.append(Row(f"{label}, fine-tuned", tuned, _printed(4, method=method, detail="fine-tuned"), label))
+    ours = p.mixste(43, data=p.humaneva)
+    every = p.mixste(43, data=p.humaneva, recipe=p.recipe(interval=1))
+    tuned = tuple(replace(run, start=full) for run, full in zip(ours, p.full(), strict=True))
+    label = "MixSTE, T=43"
+    return [
+        *rows,
+        Row(label, ours, _printed(4, method="Ours", detail="")),
+        Row(f"{label}, interval = 1", every, _printed(4, method="Ours", detail="interval = 1"), label),
+        Row(f"{label}, fine-tuned", tuned, _printed(4, method="Ours", detail="fine-tuned"), label),
+    ]
+
+
+def table5(p: Profile) -> list[Row]:
+    """Components. Without joint separation a joint is joint_dim wide, as in PoseFormer (a temporal token joints times
+    that); with it, dim."""
+    plain = p.recipe(loss=(("mpjpe", 1.0),))
+    details = published(5)["detail"].unique()
+    narrow = {"separate_joints": False, "dim": p.joint_dim}
+    runs = [
+        p.mixste(recipe=plain, options=narrow | {"alternating": False}),
+        p.mixste(recipe=plain, options=narrow),
+        p.mixste(recipe=plain),
+        p.full(),
+    ]
+    labels = ["seq2seq baseline", "+ alternating", "+ joint separation", "+ our loss"]
+    return [
+        Row(label, row, _printed(5, detail=detail), against)
+        for label, row, detail, against in zip(labels, runs, details, ["", *labels[:-1]], strict=True)
+    ]
+
+
+def table6(p: Profile) -> list[Row]:
+    """Losses."""
+    rows = []
+    details = published(6)["detail"].unique()
+    for (name, terms), detail in zip(TABLE_6.items(), details, strict=True):
+        runs = p.full() if name == "WMPJPE + T-Loss" else p.mixste(recipe=p.recipe(loss=tuple(terms.items())))
+        rows.append(Row(name, runs, _printed(6, detail=detail), "" if name == "MPJPE" else "MPJPE"))
+    return rows
+
+
+def table7(p: Profile) -> list[Row]:
+    """Depth, dimension and input length."""
+    rows = []
+    for (depth, dim, frames), printed in published(7).groupby(["depth", "dim", "frames"], sort=False):
+        full = (depth, dim, frames) == (8, 512, 243)
+        runs = p.full() if full else p.mixste(frames, dim=dim, depth=depth)
+        rows.append(Row(f"depth {depth}, dim {dim}, T {frames}", runs, printed))
+    return rows
+
+
+def paper_vs_code(p: Profile) -> list[Row]:
+    """One difference between the paper's text and the authors' code at a time, then all of them (notebook 13)."""
+    a = AUTHORS
+    base = "authors' recipe"
+    half = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 1.0))
+    switched = {
+        "1: squared norm": {"squared": PAPER.squared},
+        "2: weights by group": {"weights": PAPER.weights},
+        "3: coefficients 0.5, 1.0": {"loss": half},
+        "6: plain gradient": {"scaled_gradient": PAPER.scaled_gradient},
+        "7: Adam": {"optimizer": PAPER.optimizer, "weight_decay": PAPER.weight_decay},
+        "10: batch of 1024 windows": {"batch_frames": p.departure.get("batch_frames", a.batch_frames) * p.frames[243]},
+        "11: dropout": {"dropout": PAPER.dropout, "drop_path": PAPER.drop_path},
+        "12: attention scale": {"attention_scale": PAPER.attention_scale},
+        "13: embedding norm": {"embedding_norm": PAPER.embedding_norm},
+        "19: no mirrored windows": {"mirror": False},
+    }
+    rows = [Row(base, p.full())]
+    rows += [Row(label, p.mixste(recipe=p.recipe(**change)), against=base) for label, change in switched.items()]
+    return [*rows, Row("paper's recipe", p.mixste(recipe=p.recipe(PAPER)), against=base)]
+
+
+PLAN: dict[str, Callable[[Profile], list[Row]]] = {
+    "table1": table1,
+    "table2": table2,
+    "table3": table3,
+    "table4": table4,
+    "table5": table5,
+    "table6": table6,
+    "table7": table7,
+    "paper_vs_code": paper_vs_code,
+}
+
+
+def distinct(profile: Profile, tables=tuple(PLAN)) -> list[Run]:
+    """Every run that these tables need, once, in an order in which a run comes after the one it starts from."""
+    found: dict[Run, None] = {}
+
+    def add(run: Run) -> None:
+        if run.start is not None:
+            add(run.start)
+        found.setdefault(run)
+
+    for table in tables:
+        for row in PLAN[table](profile):
+            for run in row.runs:
+                add(run)
+    return list(found)

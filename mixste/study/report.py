@@ -1,0 +1,277 @@
+"""From runs to tidy tables: values with intervals, beside what the paper prints."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixste import metrics
+from mixste.files import replacing
+from mixste.study import runs
+from mixste.study.plan import PROFILES, Profile, Row, distinct
+
+# One value a row. `against` names the row that `value` is the difference to (row − against), and is empty for the value
+# itself. low, high: 95 % bootstrap interval over takes (the views of one take averaged first). seed_spread: standard
+# deviation over seeds. printed: the paper's number, wherever it has one, comparable or not.
+COLUMNS = {
+    "table": str,
+    "row": str,
+    "against": str,
+    "column": str,
+    "metric": str,
+    "unit": str,
+    "value": float,
+    "low": float,
+    "high": float,
+    "seeds": int,
+    "seed_spread": float,
+    "protocol": str,
+    "profile": str,
+    "source": str,
+    "comparable": bool,
+    "runs": str,
+    "printed": float,
+    "note": str,
+}
+UNITS = ("mm", "mm/frame", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
+
+
+def profile_of(name: str) -> Profile:
+    """The profile of this name; ValueError lists those there are."""
+    if name not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, found {name!r}")
+    return PROFILES[name]
+
+
+def by_clip(row: Row, protocol: str = "authors") -> pd.DataFrame:
+    """Errors of a row's runs, one row a seed, clip and metric."""
+    tables = [runs.make(run, row.label).clips.assign(seed=run.seed) for run in row.runs]
+    table = pd.concat(tables)
+    return table[table["protocol"] == protocol]
+
+
+def measure(
+    rows: list[Row],
+    profile: Profile,
+    table: str,
+    metrics_shown: tuple[str, ...] = ("MPJPE",),
+    column: Callable[[pd.DataFrame], pd.Series] = lambda clips: clips["action"],
+    averages_only: bool = False,
+    protocol: str = "authors",
+) -> pd.DataFrame:
+    """The tidy table of some rows, by `column` (a name for each clip) and on average ("Avg.", the mean of columns).
+
+    Runs that are not in the store are trained.
+    """
+    clips = {row.label: by_clip(row, protocol) for row in rows}
+    out = []
+    for row in rows:
+        for metric in metrics_shown:
+            own = _takes(clips[row.label], metric, column)
+            out += _values(own, row, metric, averages_only)
+            if row.against:
+                other = _takes(clips[row.against], metric, column).reindex(own.index)
+                out += _differences(own, other, row, metric, averages_only)
+    about = {
+        "table": table,
+        "protocol": protocol,
+        "profile": profile.name,
+        "source": profile.data.source,
+        "comparable": profile.comparable,
+    }
+    return pd.DataFrame(out).assign(**about)[list(COLUMNS)]
+
+
+def _takes(clips: pd.DataFrame, metric: str, column) -> pd.DataFrame:
+    """Of one metric: rows (column, subject, take), a value for each seed, and the take's frames."""
+    clips = clips[clips["metric"] == metric]
+    clips = clips.assign(column=column(clips), total=clips["value"] * clips["frames"])
+    sums = clips.groupby(["column", "subject", "action", "take", "seed"], sort=False)[["total", "frames"]].sum()
+    value = (sums["total"] / sums["frames"]).unstack("seed")
+    return value.assign(frames=sums["frames"].unstack("seed").iloc[:, 0])
+
+
+def _columns(takes: pd.DataFrame, averages_only: bool):
+    """(name, its takes, their weights): each column with its frames as weights, then the mean of the columns."""
+    if not averages_only:
+        for name, group in takes.groupby(level="column", sort=False):
+            yield name, group, group["frames"]
+    yield "Avg.", takes, takes["frames"] / takes.groupby(level="column")["frames"].transform("sum")
+
+
+def _values(takes: pd.DataFrame, row: Row, metric: str, averages_only: bool) -> list[dict]:
+    out = []
+    unit = runs.evaluate.UNITS[metric]
+    for name, group, weights in _columns(takes, averages_only):
+        values = group.drop(columns="frames")
+        out.append(
+            {
+                **_about(row, name, metric, unit, ""),
+                **_interval(values.mean(axis=1), weights),
+                "seeds": values.shape[1],
+                "seed_spread": _spread(values, weights),
+                "printed": _printed(row, metric, name),
+            }
+        )
+    return out
+
+
+def _differences(own, other, row: Row, metric: str, averages_only: bool) -> list[dict]:
+    out = []
+    unit = runs.evaluate.UNITS[metric]
+    for name, group, weights in _columns(own, averages_only):
+        a, b = group.drop(columns="frames"), other.loc[group.index].drop(columns="frames")
+        out.append(
+            {
+                **_about(row, name, metric, unit, row.against),
+                **_interval(a.mean(axis=1) - b.mean(axis=1), weights),
+                "seeds": a.shape[1],
+                "seed_spread": _spread(a - b, weights),
+                "printed": np.nan,
+            }
+        )
+    return out
+
+
+def _about(row: Row, column: str, metric: str, unit: str, against: str) -> dict:
+    ids = " ".join(run.id for run in row.runs)
+    return {
+        "row": row.label,
+        "against": against,
+        "column": column,
+        "metric": metric,
+        "unit": unit,
+        "runs": ids,
+        "note": row.note,
+    }
+
+
+def _interval(values: pd.Series, weights: pd.Series) -> dict[str, float]:
+    if len(values) < 2:
+        return {"value": float(values.iloc[0]), "low": np.nan, "high": np.nan}
+    value, low, high = metrics.bootstrap_interval(values.to_numpy(), weights.to_numpy(), seed=0)
+    return {"value": value, "low": low, "high": high}
+
+
+def _spread(values: pd.DataFrame, weights: pd.Series) -> float:
+    """Standard deviation over seeds of the weighted mean."""
+    means = (values.mul(weights, axis=0)).sum() / weights.sum()
+    return float(means.std(ddof=1)) if len(means) > 1 else np.nan
+
+
+def _printed(row: Row, metric: str, column: str) -> float:
+    if row.printed is None:
+        return np.nan
+    found = row.printed[(row.printed["metric"] == metric) & (row.printed["column"] == column)]["value"]
+    return float(found.iloc[0]) if len(found) else np.nan
+
+
+def tidy(values: list[dict], profile: Profile, table: str) -> pd.DataFrame:
+    """A tidy table from values that no run's clips give (counts, timings): missing columns get their empty value."""
+    empty = {str: "", float: np.nan, int: 0, bool: False}
+    about = {"table": table, "profile": profile.name, "source": profile.data.source, "comparable": profile.comparable}
+    rows = [{name: empty[kind] for name, kind in COLUMNS.items()} | about | value for value in values]
+    return pd.DataFrame(rows)[list(COLUMNS)]
+
+
+def validate(table: pd.DataFrame) -> None:
+    """Raise ValueError unless the table keeps to the schema of `COLUMNS`."""
+    if list(table.columns) != list(COLUMNS):
+        raise ValueError(f"columns must be {list(COLUMNS)}, found {list(table.columns)}")
+    if table.empty:
+        raise ValueError("expected at least one value, found none")
+    if not np.isfinite(table["value"]).all():
+        raise ValueError(f"values must be finite, found {table[~np.isfinite(table['value'])].iloc[0].to_dict()}")
+    unknown = set(table["unit"]) - set(UNITS)
+    if unknown:
+        raise ValueError(f"units must be among {UNITS}, found {unknown}")
+    keys = ["row", "against", "column", "metric", "protocol"]
+    if table.duplicated(keys).any():
+        raise ValueError(f"one value a row: found twice {table[table.duplicated(keys)].iloc[0][keys].to_dict()}")
+    for name in ("table", "profile", "source"):
+        if table[name].nunique() != 1 or not table[name].iloc[0]:
+            raise ValueError(f"{name} must be one and the same in a table, found {sorted(set(table[name]))}")
+    between = table.dropna(subset=["low", "high"])
+    if ((between["low"] > between["value"] + 1e-6) | (between["high"] < between["value"] - 1e-6)).any():
+        raise ValueError("an interval must hold its value")
+
+
+def save(table: pd.DataFrame, name: str) -> None:
+    """Check the table, write it to results/<profile>/<name>.csv, and say where it went."""
+    validate(table)
+    profile = table["profile"].iloc[0]
+    path = runs.ROOT / "results" / profile / f"{name}.csv"
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.4f")
+    print(f"results/{profile}/{name}.csv: {len(table)} values")
+
+
+def read(profile: str, name: str) -> pd.DataFrame:
+    """A table written by `save`."""
+    path = runs.ROOT / "results" / profile / f"{name}.csv"
+    floats = [name for name, kind in COLUMNS.items() if kind is float]
+    return pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=dict.fromkeys(floats, ""))
+
+
+def beside(table: pd.DataFrame, metric: str = "MPJPE", columns: list[str] | None = None) -> pd.DataFrame:
+    """One metric as the paper lays it out: rows down, columns across, each row followed by the paper's printed one."""
+    table = table[(table["metric"] == metric) & (table["against"] == "")]
+    columns = columns or list(dict.fromkeys(table["column"]))
+    out = []
+    for row, group in table.groupby("row", sort=False):
+        group = group.set_index("column").reindex(columns)
+        out.append(pd.Series(group["value"].map(_one), name=(row, group["profile"].dropna().iloc[0])))
+        if group["printed"].notna().any():
+            out.append(pd.Series(group["printed"].map(_one), name=(row, "paper")))
+    frame = pd.DataFrame(out)
+    frame.index = pd.MultiIndex.from_tuples(frame.index, names=[metric, ""])
+    return frame.rename(columns=short)
+
+
+def _one(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.1f}"
+
+
+def short(action: str) -> str:
+    """The paper's column heads: "Directions" → "Dir."."""
+    heads = {"Directions": "Dir.", "Discussion": "Disc.", "Eating": "Eat", "Greeting": "Greet", "Phoning": "Phone"}
+    heads |= {"Posing": "Pose", "Purchases": "Pur.", "Sitting": "Sit", "SittingDown": "SitD.", "Smoking": "Smoke"}
+    heads |= {"Waiting": "Wait", "WalkDog": "WalkD.", "Walking": "Walk", "WalkTogether": "WalkT."}
+    return heads.get(action, action)
+
+
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Averages with their intervals and what the paper prints, one line a row; differences to the row compared with."""
+    own = table[(table["column"] == "Avg.") & (table["against"] == "")]
+    diff = table[(table["column"] == "Avg.") & (table["against"] != "")].set_index(["row", "metric"])
+    lines = []
+    for value in own.itertuples():
+        line = {
+            "row": value.row,
+            "metric": value.metric,
+            "value": f"{value.value:.1f} [{value.low:.1f}, {value.high:.1f}]",
+        }
+        if (value.row, value.metric) in diff.index:
+            d = diff.loc[(value.row, value.metric)]
+            line |= {"difference": f"{d['value']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]", "to": d["against"]}
+        line |= {"paper": _one(value.printed)}
+        lines.append(line)
+    return pd.DataFrame(lines).fillna("").set_index(["row", "metric"])
+
+
+def numbers_in(text: str) -> list[str]:
+    """Decimal numbers in a printed table, as printed."""
+    return re.findall(r"(?<![\w.])[-+]?\d+\.\d+(?![\w.])", text)
+
+
+def tables_of(profile: str) -> list[Path]:
+    return sorted((runs.ROOT / "results" / profile).glob("*.csv"))
+
+
+def ready(tables: tuple[str, ...], profile: Profile) -> str:
+    """Train whatever these tables lack; says in one line how many runs stand behind them."""
+    wanted = distinct(profile, tables)
+    runs.make_all(wanted, title=", ".join(tables))
+    return f"{len(wanted)} runs ready"

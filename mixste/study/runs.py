@@ -1,0 +1,347 @@
+"""The store of runs: each distinct training of the study happens once, and is found again by what it was.
+
+`runs/<id>/` holds spec.json, history.csv (the learning curve), clips.csv (errors by clip, both protocols), errors.npz
+(every joint in every test frame), weights.safetensors, environment.json and manifest.json with the hash of each. A run
+is made in `runs/<id>.part/`, under a lock, and renamed when whole: what is half-made is never read, and taken up again.
+"""
+
+import ast
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+import mixste
+from mixste import checkpoints, data, evaluate, skeleton
+from mixste.data import PoseDataset
+from mixste.files import replacing
+from mixste.train import AUTHORS, Recipe, seed_of, train
+
+PACKAGE = Path(mixste.__file__).parent
+ROOT = Path(os.environ.get("MIXSTE_STUDY", PACKAGE.parent))  # holds runs/, results/ and figures/
+
+# Code that a run's outcome depends on, besides what made its data, which has a fingerprint of its own.
+CODE = (
+    *("model", "baselines", "losses", "metrics", "train", "predict", "evaluate", "skeleton", "camera"),
+    *("data/windows", "data/augment"),
+)
+SYNTHETIC_CODE = ("skeleton", "camera", "data/virtual", "data/synthetic")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads: the arguments of `mixste.data.load`, and a choice of clips.
+
+    subjects, actions: only these (empty: all). split: "published" for the source's own; "takes" trains and tests on
+    the same people, as HumanEva does, the last take of each action being the test. test_cameras: test on the clips of
+    the first so many cameras (0: all), where every view would cost more than it tells.
+    """
+
+    source: str
+    keypoints: str = "gt"
+    rig: str | None = None
+    skeleton: str | None = None
+    subjects: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    split: str = "published"
+    test_cameras: int = 0
+
+    def load(self) -> PoseDataset:
+        return _load(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that this reads; the synthetic source is what its code makes, and need not be made to be known."""
+        if self.source != "synthetic":
+            return self.load().fingerprint
+        return hashlib.sha256(f"{self} {code_fingerprint(SYNTHETIC_CODE)}".encode()).hexdigest()[:16]
+
+    @property
+    def layout(self) -> skeleton.Skeleton:
+        return skeleton.SKELETONS[self.skeleton] if self.skeleton else self.load().skeleton
+
+
+@functools.lru_cache(maxsize=4)
+def _load(wanted: Data) -> PoseDataset:
+    options = {name: getattr(wanted, name) for name in ("rig", "skeleton") if getattr(wanted, name)}
+    dataset = data.load(wanted.source, keypoints=wanted.keypoints, **options)
+    dataset = dataset.select(wanted.subjects or None, wanted.actions or None)
+    if wanted.split == "takes":
+        dataset = by_takes(dataset)
+    if wanted.test_cameras:
+        cameras = sorted({clip.camera for clip in dataset.test})[: wanted.test_cameras]
+        dataset = replace(dataset, test=[clip for clip in dataset.test if clip.camera in cameras])
+    return dataset
+
+
+def by_takes(dataset: PoseDataset) -> PoseDataset:
+    """The same clips, split so that the last take of each person's action is the test and the others train."""
+    last = {(clip.subject, clip.action): clip.take for clip in dataset.clips}
+    tests = [clip.take == last[clip.subject, clip.action] for clip in dataset.clips]
+    chosen = {True: [], False: []}
+    for clip, test in zip(dataset.clips, tests, strict=True):
+        chosen[test].append(clip)
+    return replace(dataset, train=chosen[False], validation=[], test=chosen[True])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and its evaluation, complete: whatever changes the outcome is in here, in the data, or in `CODE`.
+
+    options: of the network, besides frames and what the recipe sets. poses: length of training, in poses supervised.
+    start: the run whose last weights this one begins with (fine-tuning). test_curve: evaluate on the test clips along
+    the way and keep the best weights beside the last, which is how the authors chose theirs (FACTS 25).
+    """
+
+    data: Data
+    frames: int
+    poses: int
+    seed: int
+    model: str = "mixste"
+    options: tuple[tuple[str, int | float | bool], ...] = ()
+    recipe: Recipe = AUTHORS
+    start: "Run | None" = None
+    test_curve: bool = False
+
+    @property
+    def id(self) -> str:
+        return _id(self)
+
+    def build(self) -> torch.nn.Module:
+        """The untrained network, from the seed; or the trained one of `start`, made to fit."""
+        if self.start is not None:
+            begun = make(self.start).model()
+            if self.model == "mixste":
+                begun = checkpoints.transfer(begun, self.frames, self.start.data.layout, self.data.layout)
+            return begun.train()
+        options = {"frames": self.frames, "joints": len(self.data.layout.joints), **dict(self.options)}
+        if self.model == "mixste":
+            for name in ("dropout", "drop_path", "attention_scale", "embedding_norm"):
+                options[name] = getattr(self.recipe, name)
+        torch.manual_seed(seed_of(self.seed, 2))
+        return checkpoints.MODELS[self.model](**options)
+
+
+@functools.lru_cache(maxsize=4096)
+def _id(run: Run) -> str:
+    parts = [_spec(run), run.data.fingerprint, code_fingerprint(CODE), run.start.id if run.start else ""]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _spec(run: Run) -> str:
+    return json.dumps(asdict(run), indent=1, sort_keys=True)
+
+
+@functools.cache
+def code_fingerprint(modules: tuple[str, ...]) -> str:
+    """Hash of what the code of some modules does: comments, docstrings and formatting do not count."""
+    digest = hashlib.sha256()
+    for name in modules:
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if (
+                isinstance(body, list)
+                and body
+                and isinstance(body[0], ast.Expr)
+                and isinstance(body[0].value, ast.Constant)
+            ):
+                body[0].value.value = ""
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+class RunError(RuntimeError):
+    """A run that cannot be read; the message says which, and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A whole run in the store. Every file is checked against its hash as it is read; RunError if it differs."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    def file(self, name: str) -> Path:
+        path, manifest = self.path / name, _manifest(self.path)
+        if manifest is None or _hash(path) != manifest["files"].get(name):
+            raise RunError(f"run {self.id}: {name} is not what was written; delete {self.path} to have it made again")
+        return path
+
+    @property
+    def history(self) -> pd.DataFrame:
+        return pd.read_csv(self.file("history.csv"))
+
+    @property
+    def clips(self) -> pd.DataFrame:
+        """The table of `mixste.evaluate.evaluate`, with a column protocol."""
+        return pd.read_csv(self.file("clips.csv"), dtype={"take": str}, keep_default_na=False)
+
+    @property
+    def joint_errors(self) -> np.ndarray:
+        """Millimetres, (test frames, joints), each frame once."""
+        with np.load(self.file("errors.npz"), allow_pickle=False) as arrays:
+            return arrays["joint"].astype(np.float32)
+
+    @property
+    def environment(self) -> dict:
+        return json.loads(self.file("environment.json").read_text())
+
+    def model(self, which: str = "weights") -> torch.nn.Module:
+        """The trained network: "weights" at the end, or "best" on the test clips where the run kept it."""
+        return checkpoints.load_checkpoint(self.file(f"{which}.safetensors"))
+
+
+def store() -> Path:
+    return Path(os.environ.get("MIXSTE_RUNS", ROOT / "runs"))
+
+
+def is_whole(path: Path) -> bool:
+    """All files are there, in the size they were written."""
+    manifest = _manifest(path)
+    return manifest is not None and all(
+        (path / name).is_file() and (path / name).stat().st_size == size for name, size in manifest["sizes"].items()
+    )
+
+
+def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line: None) -> Finished:
+    """The finished run: found in the store, or trained now, or finished by another process while this one waits."""
+    path = store() / run.id
+    if is_whole(path):
+        return Finished(path)
+    with _locked(path, report):
+        if not is_whole(path):
+            if path.exists():
+                report(f"run {run.id} is damaged and will be made again")
+                shutil.rmtree(path)
+            _make(run, path, title or run.id)
+    return Finished(path)
+
+
+def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") -> list[Finished]:
+    """`make` for many runs, `jobs` at a time (default: one for each CPU core, or one on a GPU)."""
+    missing = [run for run in wanted if not is_whole(store() / run.id)]
+    jobs = min(len(missing), jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1))
+    with tqdm(total=len(missing), desc=title, unit="run", disable=None if missing else True) as bar:
+        if jobs > 1:
+            with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+                for done in as_completed([pool.submit(make, run) for run in missing]):
+                    done.result()
+                    bar.update()
+        else:
+            for run in missing:
+                make(run, title)
+                bar.update()
+    return [make(run) for run in wanted]
+
+
+def _make(run: Run, path: Path, title: str) -> None:
+    part = path.with_suffix(".part")
+    part.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        # Sums depend on how many threads share them. One gives the same digits on any number of cores; several runs
+        # at a time make use of those.
+        torch.set_num_threads(1)
+    began = time.monotonic()
+    dataset = run.data.load()
+    model = run.build().to(device)
+    best = {"MPJPE": np.inf}
+
+    def at_point(model, row):
+        row["test_mpjpe"] = evaluate.average(evaluate.evaluate(model, dataset.test, skeleton=dataset.skeleton))["MPJPE"]
+        if row["test_mpjpe"] < best["MPJPE"]:
+            best["MPJPE"] = row["test_mpjpe"]
+            checkpoints.save_checkpoint(model, part / "best.safetensors")
+
+    history = train(
+        *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, part),
+        points=5 if run.test_curve else 20,
+        at_point=at_point if run.test_curve else None,
+        title=title,
+    )
+    trained = time.monotonic()
+
+    with tqdm(desc=f"{title}: testing", unit="frame", unit_scale=True, disable=None, leave=False) as bar:
+        lifted = evaluate.lift_clips(model, dataset.test, dataset.skeleton, progress=bar.update)
+    tables = [
+        evaluate.score(lifted, dataset.test, protocol, dataset.skeleton).assign(protocol=protocol)
+        for protocol in ("authors", "exact")
+    ]
+    joint = evaluate.joint_errors(lifted, dataset.test, dataset.skeleton)
+
+    (part / "spec.json").write_text(_spec(run))
+    pd.DataFrame(history).to_csv(part / "history.csv", index=False)
+    pd.concat(tables).round({"value": 4}).to_csv(part / "clips.csv", index=False)
+    np.savez_compressed(part / "errors.npz", joint=joint.astype(np.float16))  # to 1/16 mm at 100 mm
+    checkpoints.save_checkpoint(model, part / "weights.safetensors")
+    about = environment() | {"training_seconds": trained - began, "testing_seconds": time.monotonic() - trained}
+    (part / "environment.json").write_text(json.dumps(about, indent=1))
+    (part / "state.pt").unlink(missing_ok=True)
+    files = sorted(file for file in part.iterdir() if file.is_file() and not file.name.startswith("."))
+    manifest = {
+        "files": {file.name: _hash(file) for file in files},
+        "sizes": {file.name: file.stat().st_size for file in files},
+    }
+    with replacing(part / "manifest.json") as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1))
+    os.replace(part, path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """One process at a time; the system frees the lock of a process that dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(f"run {path.name} is being made by another process: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _manifest(path: Path) -> dict | None:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        return manifest if manifest.keys() == {"files", "sizes"} else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _hash(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def environment() -> dict[str, str]:
+    """What may change digits or speed."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "device": device,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "threads": str(torch.get_num_threads()),
+        "mixste": mixste.__version__,
+    }
