@@ -1,0 +1,109 @@
+"""Augmentation of poses on the device of the run: other bodies, other cameras, and the keypoints they give.
+
+Poses are metres in camera axes (x right, y down, z forward) with the root's path kept.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mixste.skeleton import Skeleton
+
+
+def _uniform(like: Tensor, generator: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
+    drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
+    return low + (high - low) * drawn.to(like.device)
+
+
+def _factors(like: Tensor, generator: torch.Generator, bounds: tuple[float, float], *shape: int) -> Tensor:
+    """Log-uniform, so that halving is as likely as doubling."""
+    return _uniform(like, generator, math.log(bounds[0]), math.log(bounds[1]), *shape).exp()
+
+
+def resize_bodies(
+    poses: Float[Tensor, "batch frames joints 3"],
+    skeleton: Skeleton,
+    generator: torch.Generator,
+    bone: tuple[float, float] = (0.85, 1.18),
+    body: tuple[float, float] = (0.9, 1.1),
+) -> Float[Tensor, "batch frames joints 3"]:
+    """The same motions on other bodies, one body a window.
+
+    Every bone is scaled by a random factor within `bone`, the same for left and right, and all of them by one within
+    `body`; directions stay, and the pose is rebuilt from the root outwards. The root stays around where it was, and
+    travels as much further as the body is larger.
+    """
+    batch, _, joints, _ = poses.shape
+    pair = torch.as_tensor(skeleton.mirror, device=poses.device).minimum(torch.arange(joints, device=poses.device))
+    size = _factors(poses, generator, body, batch, 1, 1)
+    scale = size * _factors(poses, generator, bone, batch, 1, joints)[..., pair]  # (batch, 1, joints)
+
+    root = poses[:, :, skeleton.root]
+    centre = root.mean(dim=1, keepdim=True)
+    resized = {skeleton.root: centre + size * (root - centre)}
+    for joint in skeleton.top_down[1:]:
+        parent = skeleton.parents[joint]
+        resized[joint] = resized[parent] + scale[..., joint, None] * (poses[:, :, joint] - poses[:, :, parent])
+    return torch.stack([resized[joint] for joint in range(joints)], dim=2)
+
+
+def _rotations(vectors: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3 3"]:
+    """Rotation matrices of rotation vectors, by Rodrigues' formula."""
+    angle = vectors.norm(dim=-1)[:, None, None]
+    x, y, z = (vectors / angle.squeeze(-1).clamp_min(1e-12)).unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    return (
+        torch.eye(3, device=vectors.device, dtype=vectors.dtype)
+        + angle.sin() * cross
+        + (1 - angle.cos()) * cross @ cross
+    )
+
+
+def turn_cameras(
+    poses: Float[Tensor, "batch frames joints 3"],
+    generator: torch.Generator,
+    yaw: float = math.pi,
+    tilt: float = 0.1,
+    distance: tuple[float, float] = (0.85, 1.25),
+    down: float = 0.22,
+    nearest: float = 1.5,
+) -> Float[Tensor, "batch frames joints 3"]:
+    """The same motions from another side, one camera a window.
+
+    Body and path turn about the vertical through the middle of the path by up to ±`yaw` radians, the middle moves to
+    `distance` times its depth along its ray, and the camera rotates about its own centre by about `tilt` radians.
+    The vertical is taken to be that of a camera that looks `down` by so many radians, Human3.6M's on average. The
+    camera then retreats until every joint is `nearest` metres before it.
+    """
+    batch = len(poses)
+    vertical = poses.new_tensor([0.0, math.cos(down), math.sin(down)])
+    turn = _rotations(_uniform(poses, generator, -yaw, yaw, batch, 1) * vertical)
+    view = _rotations(_uniform(poses, generator, -tilt, tilt, batch, 3))
+    centre = poses.mean(dim=(1, 2), keepdim=True)
+    away = centre * _factors(poses, generator, distance, batch, 1, 1, 1)
+    turned = torch.einsum("bij,bfkj->bfki", turn, poses - centre) + away
+    turned = torch.einsum("bij,bfkj->bfki", view, turned)
+    retreat = (nearest - turned[..., 2].amin(dim=(1, 2))).clamp_min(0)
+    return turned + retreat[:, None, None, None] * poses.new_tensor([0.0, 0.0, 1.0])
+
+
+def project_screen(
+    poses: Float[Tensor, "batch frames joints 3"],
+    intrinsics: Float[Tensor, "batch 9"],
+    resolution: Float[Tensor, "batch 2"],
+) -> Float[Tensor, "batch frames joints 2"]:
+    """Screen-normalised keypoints: `camera.normalize_screen(camera.project(…))` on tensors, a camera a window.
+
+    intrinsics: (fx, fy, cx, cy, k1, k2, k3, p1, p2) in pixels. resolution: width, height in pixels.
+    """
+    focal, center, radial, tangential = intrinsics[:, None, None].split([2, 2, 3, 2], dim=-1)
+    flat = (poses[..., :2] / poses[..., 2:]).clamp(-1, 1)
+    r2 = flat.square().sum(dim=-1, keepdim=True)
+    powers = torch.cat([r2, r2**2, r2**3], dim=-1)
+    scale = 1 + (radial * powers).sum(dim=-1, keepdim=True) + (tangential * flat).sum(dim=-1, keepdim=True)
+    pixels = focal * (flat * scale + tangential * r2) + center
+    width, height = resolution[:, None, None].split(1, dim=-1)
+    return 2 * pixels / width - torch.cat([torch.ones_like(width), height / width], dim=-1)
