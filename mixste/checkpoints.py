@@ -1,17 +1,49 @@
-"""Weights on disk: our own as safetensors, which cannot hold code."""
+"""Weights on disk: ours as safetensors, and the .bin files that the authors of the three networks published.
+
+No file can run code: safetensors hold nothing but numbers, and .bin files pass through PyTorch's reader of weights
+alone. Every key counts: one that is missing, surplus or of another shape is an error that names it.
+"""
 
 import json
+import re
+import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.files import replacing
 from mixste.model import MixSTE
+from mixste.skeleton import Skeleton
 
 MODELS = {"mixste": MixSTE, "videopose3d": VideoPose3D, "poseformer": PoseFormer}
+
+# The authors' names of MixSTE's parts. Those of the peers are the same here and there.
+AUTHORS = {
+    "embed": "Spatial_patch_to_embedding",
+    "joint_position": "Spatial_pos_embed",  # (1, joints, dim) there, (joints, dim) here
+    "frame_position": "Temporal_pos_embed",  # likewise
+    "spatial_blocks": "STEblocks",
+    "temporal_blocks": "TTEblocks",
+    "spatial_norm": "Spatial_norm",
+    "temporal_norm": "Temporal_norm",
+    "head_norm": "head.0",
+    "head": "head.1",
+}
+SAME_JOINT = {"Hip": "Pelvis", "LFoot": "LAnkle", "RFoot": "RAnkle"}  # Human3.6M's names of HumanEva's
+HEADS = 8  # in all published transformers; the one size that no shape tells
+
+# What a NumPy RandomState is pickled as, by old and new versions. Their checkpoints hold the shuffle's.
+RANDOM_STATE = (
+    *("numpy.random.__RandomState_ctor", "numpy.random._pickle.__randomstate_ctor"),
+    *("numpy.random._pickle.__bit_generator_ctor", "numpy.random._mt19937.MT19937"),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *("numpy.ndarray", "numpy.dtype"),
+)
 
 
 class CheckpointError(ValueError):
@@ -28,24 +60,192 @@ def save_checkpoint(model: nn.Module, path) -> None:
 
 
 def load_checkpoint(path) -> nn.Module:
-    """The network of a checkpoint, in eval mode, on the CPU.
+    """The network of a checkpoint, in eval mode, on the CPU: MixSTE, VideoPose3D or PoseFormer.
 
+    path: our .safetensors, or a .bin as the authors of one of them publish it, whose sizes are read off the shapes.
     Raises CheckpointError, in one sentence, for anything that is not one, whole.
     """
     path = Path(path)
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+        with open(path, "rb") as file:
+            ours = file.read(9)[8:] == b"{"  # safetensors: the header's length, then JSON
+        return (_load_ours(path) if ours else _load_authors(path)).eval()
     except FileNotFoundError:
         raise CheckpointError(f"{path}: expected a checkpoint, found no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: expected safetensors weights, found a file that cannot be read ({error})"
-        ) from None
-    try:
-        model = MODELS[metadata["model"]](**json.loads(metadata["options"]))
-        model.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: expected weights with their model and options, found {error}") from None
-    return model.eval()
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))  # the rest of PyTorch's advice is to trust the file
+        found = f"the name {named[1]}" if named else "another kind of file"
+        raise CheckpointError(f"{path}: expected weights and nothing else, found {found}") from None
+    except Exception as error:  # whatever the libraries make of bytes that are not theirs
+        found = (
+            f"a file that cannot be read ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        )
+        raise CheckpointError(f"{path}: expected a checkpoint, found {found}") from None
+
+
+def export_authors(model: nn.Module, path) -> None:
+    """Write the weights as the authors' scripts read them, so that theirs can evaluate ours.
+
+    Keys are prefixed `module.`, since they load into a DataParallel network. Optimiser and random state are None: their
+    scripts then start new ones. Raises CheckpointError for a variant that the authors' network has no switch for.
+    """
+    if isinstance(model, MixSTE):
+        switches = {"alternating": True, "separate_joints": True, "attention_scale": "head", "embedding_norm": False}
+        for name, theirs in (switches | {"heads": HEADS}).items():
+            found = model.options[name]
+            if found != theirs:
+                raise CheckpointError(f"{path}: expected {name} = {theirs}, as in the authors' network, found {found}")
+    weights = {f"module.{key}": value.float().cpu() for key, value in _under_their_names(model).items()}
+    with replacing(path) as temporary:
+        torch.save({"epoch": 0, "lr": 0.0, "random_state": None, "optimizer": None, "model_pos": weights}, temporary)
+
+
+def transfer(model: MixSTE, frames: int, source: Skeleton, target: Skeleton) -> MixSTE:
+    """A copy of the network that reads `frames` frames of another layout, for fine-tuning (Table 4, FACTS 28).
+
+    Only the two position embeddings depend on joints and frames. A joint takes the row of the joint of the same name in
+    the source. Of the frames' rows the central ones are kept: they are one frame apart, as the frames of the new clips
+    are. Resampling all rows to fewer would keep the window's ends, but show the temporal blocks neighbours that are
+    marked as several frames apart and have moved by one. Raises ValueError for more frames than the network has, a
+    joint that the source lacks, or a network without joint separation, whose every width depends on the joints.
+    """
+    known = [SAME_JOINT.get(name, name) for name in source.joints]
+    wanted = [SAME_JOINT.get(name, name) for name in target.joints]
+    lacking = [name for name in wanted if name not in known]
+    if lacking:
+        raise ValueError(
+            f"each joint of {target.name} must be one of {source.name}, found others: {', '.join(lacking)}"
+        )
+    if frames > model.frames:
+        raise ValueError(f"frames must be at most the network's {model.frames}, found {frames}")
+    if not model.separate_joints:
+        raise ValueError("only a network with one sequence a joint can change its joints, found one without")
+    first = (model.frames - frames) // 2
+    weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    weights["joint_position"] = weights["joint_position"][[known.index(name) for name in wanted]]
+    weights["frame_position"] = weights["frame_position"][first : first + frames].clone()
+    with torch.device("meta"):  # without drawing weights that would be thrown away
+        moved = MixSTE(**model.options | {"frames": frames, "joints": len(target.joints)})
+    moved.load_state_dict(weights, assign=True)
+    return moved
+
+
+def _load_ours(path: Path) -> nn.Module:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+    if metadata.get("model") not in MODELS or "options" not in metadata:
+        raise CheckpointError(f"expected the model's name and options beside its weights, found {metadata}")
+    return _built(metadata["model"], json.loads(metadata["options"]), weights, lambda model: model.state_dict())
+
+
+def _load_authors(path: Path) -> nn.Module:
+    weights = _read_authors(path)
+
+    def size(key: str, axis: int) -> int:
+        if key not in weights:
+            raise CheckpointError(f"expected weights with {key}, found none")
+        if weights[key].ndim <= axis:
+            raise CheckpointError(f"expected {key} to have {axis + 1} axes or more, found {tuple(weights[key].shape)}")
+        return weights[key].shape[axis]
+
+    def count(part: str) -> int:
+        return len({key.split(".")[1] for key in weights if key.startswith(f"{part}.")})
+
+    def transformer(blocks: str) -> dict:
+        dim = size("Spatial_patch_to_embedding.weight", 0)
+        return {
+            "frames": size("Temporal_pos_embed", 1),
+            "joints": size("Spatial_pos_embed", 1),
+            "depth": count(blocks),
+            "heads": HEADS,
+            "mlp_ratio": size(f"{blocks}.0.mlp.fc1.weight", 0) / dim,
+            "dim" if blocks == "STEblocks" else "joint_dim": dim,
+        }
+
+    if count("STEblocks"):
+        name, options = "mixste", transformer("STEblocks")
+    elif count("Spatial_blocks"):
+        name, options = "poseformer", transformer("Spatial_blocks")
+    elif count("expand_conv"):
+        frames = size("expand_conv.weight", 2) ** (count("layers_conv") // 2 + 1)
+        joints, channels = size("expand_conv.weight", 1) // 2, size("expand_conv.weight", 0)
+        name, options = "videopose3d", {"frames": frames, "joints": joints, "channels": channels}
+    else:
+        found = ", ".join(list(weights)[:5]) or "none"
+        raise CheckpointError(f"expected the weights of MixSTE, PoseFormer or VideoPose3D, found {found}")
+    return _built(name, options, weights, _under_their_names)
+
+
+def _read_authors(path: Path) -> dict[str, Tensor]:
+    """The weights of a .bin file, the prefix `module.` of a DataParallel network taken off."""
+    if zipfile.is_zipfile(path):  # torch.save stores without compression: nothing may unpack to more than the file
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise CheckpointError("expected an archive without compression, found one that unpacks to more")
+    ignored = [(_Ignored, name) for name in RANDOM_STATE]
+    with torch.serialization.safe_globals(ignored):
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(held, dict) or not isinstance(held.get("model_pos"), dict):
+        found = ", ".join(map(str, list(held)[:5])) if isinstance(held, dict) else f"a {type(held).__name__}"
+        raise CheckpointError(f"expected a dictionary with the weights under model_pos, found {found or 'none'}")
+    weights = {str(key).removeprefix("module."): value for key, value in held["model_pos"].items()}
+    if len(weights) < len(held["model_pos"]):
+        raise CheckpointError("expected each key once, found some with and without the prefix module.")
+    for key, value in weights.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+            raise CheckpointError(f"expected {key} to be a dense tensor, found {type(value).__name__}")
+        if value.nbytes > value.untyped_storage().nbytes():  # a view that repeats what little it has
+            raise CheckpointError(f"expected {key} to be stored whole, found a view of shape {tuple(value.shape)}")
+    return weights
+
+
+class _Ignored:
+    """Stands where a NumPy random state is pickled: takes anything, keeps nothing, calls nothing."""
+
+    def __new__(cls, *args):
+        return super().__new__(cls)
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def _under_their_names(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict with the authors' names and shapes, in the same order."""
+    renamed = {}
+    for key, value in model.state_dict().items():
+        part, dot, rest = key.partition(".")
+        if isinstance(model, MixSTE):
+            key, value = AUTHORS[part] + dot + rest, value[None] if part.endswith("_position") else value
+        renamed[key] = value
+    return renamed
+
+
+def _built(name: str, options: dict, weights: dict[str, Tensor], naming) -> nn.Module:
+    """The network with these weights, all of them and no other; naming(model) is its state dict in the file's terms."""
+    if options.get("depth", 0) > len(weights):
+        raise CheckpointError(f"expected weights of {options['depth']} blocks, found {len(weights)} tensors")
+    with torch.device("meta"):  # no memory, until the shapes are known to fit
+        model = MODELS[name](**options)
+    expected = naming(model)
+    problems = [f"{key} missing" for key in expected if key not in weights]
+    problems += [f"{key} surplus" for key in weights if key not in expected]
+    problems += [
+        f"{key} of shape {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(f"expected the weights of {name} {options}, found {'; '.join(problems[:5])}{more}")
+    state = {
+        key: weights[theirs].reshape(value.shape).to(value.dtype)
+        for (key, value), theirs in zip(model.state_dict().items(), expected, strict=True)
+    }
+    model.load_state_dict(state, assign=True)
+    return model
