@@ -1,0 +1,89 @@
+"""How fast the network is, against a reference written as the authors' code is: plain, eager, single precision."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixste.model import BLOCK_EPS, MixSTE
+
+
+class Reference(nn.Module):
+    """The same network as MixSTE with nothing fused: einsum attention, a new layout for each block.
+
+    Takes MixSTE's weights by the same names, so that `reference(model)` computes what the model does.
+    """
+
+    def __init__(self, frames: int, joints: int, dim: int, depth: int, heads: int, mlp_ratio: float, drop_path: float):
+        super().__init__()
+
+        def blocks():
+            rates = [drop_path * loop / max(1, depth - 1) for loop in range(depth)]
+            return nn.ModuleList(ReferenceBlock(dim, heads, mlp_ratio, rate) for rate in rates)
+
+        self.embed = nn.Linear(2, dim)
+        self.joint_position = nn.Parameter(torch.zeros(joints, dim))
+        self.frame_position = nn.Parameter(torch.zeros(frames, dim))
+        self.spatial_blocks, self.spatial_norm = blocks(), nn.LayerNorm(dim, eps=BLOCK_EPS)
+        self.temporal_blocks, self.temporal_norm = blocks(), nn.LayerNorm(dim, eps=BLOCK_EPS)
+        self.head_norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, 3)
+
+    def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Float[Tensor, "batch frames joints 3"]:
+        batch, frames, joints, _ = keypoints.shape
+        x = self.embed(keypoints.reshape(batch * frames, joints, 2)) + self.joint_position
+        for loop, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks, strict=True)):
+            x = self.spatial_norm(spatial(x))
+            x = x.reshape(batch, frames, joints, -1).transpose(1, 2).reshape(batch * joints, frames, -1)
+            if loop == 0:
+                x = x + self.frame_position
+            x = self.temporal_norm(temporal(x))
+            x = x.reshape(batch, joints, frames, -1).transpose(1, 2).reshape(batch * frames, joints, -1)
+        return self.head(self.head_norm(x)).reshape(batch, frames, joints, 3)
+
+
+class ReferenceBlock(nn.Module):
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float):
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(dim, eps=BLOCK_EPS), ReferenceAttention(dim, heads)
+        self.norm2, self.mlp = nn.LayerNorm(dim, eps=BLOCK_EPS), ReferenceMLP(dim, int(dim * mlp_ratio))
+        self.drop_path = drop_path
+
+    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        x = x + self.dropped(self.attn(self.norm1(x)))
+        return x + self.dropped(self.mlp(self.norm2(x)))
+
+    def dropped(self, x: Tensor) -> Tensor:
+        if self.drop_path == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.drop_path
+        return x.div(keep) * (keep + torch.rand(len(x), 1, 1, dtype=x.dtype, device=x.device)).floor()
+
+
+class ReferenceAttention(nn.Module):
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads, self.scale = heads, (dim // heads) ** -0.5
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = (torch.einsum("bhqd,bhkd->bhqk", q, k) * self.scale).softmax(-1)
+        return self.proj(torch.einsum("bhqk,bhkd->bqhd", weights, v).reshape(x.shape))
+
+
+class ReferenceMLP(nn.Module):
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+def reference(model: MixSTE) -> Reference:
+    """The reference with a copy of the model's weights, on its device."""
+    names = ("frames", "joints", "dim", "depth", "heads", "mlp_ratio", "drop_path")
+    twin = Reference(**{name: model.options[name] for name in names}).to(next(model.parameters()))
+    twin.load_state_dict(model.state_dict())
+    return twin.train(model.training)

@@ -1,0 +1,108 @@
+"""The fast paths against the network they stand in for, in double precision where they allow it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mixste import MixSTE, fast
+
+VARIANTS = {
+    "the paper's": {},
+    "spatial blocks first": {"alternating": False},
+    "joints together": {"separate_joints": False},
+    "joints together, spatial first": {"alternating": False, "separate_joints": False},
+    "embedding norm, scale by width": {"embedding_norm": True, "attention_scale": "model"},
+}
+
+
+def network(**options):
+    """Random weights throughout: zero position embeddings and unit norms would hide mistakes."""
+    torch.manual_seed(0)
+    model = MixSTE(**{"frames": 6, "joints": 5, "dim": 16, "depth": 2, "heads": 4} | options).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return model
+
+
+def outcome(network, forward, keypoints):
+    """Output and gradients of a random projection of it."""
+    network.zero_grad()
+    torch.manual_seed(1)
+    out = forward(keypoints)
+    (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+    return [out.detach(), *(parameter.grad for parameter in network.parameters())]
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_forward_and_gradients_equal_the_models(options):
+    model = network(drop_path=0.5, **options).train()
+    assert fast.covers(model)
+    keypoints = torch.randn(3, 6, 5, 2, dtype=torch.float64)
+    for fast_one, model_one in zip(
+        outcome(model, lambda x: fast.forward(model, x), keypoints), outcome(model, model, keypoints), strict=True
+    ):
+        torch.testing.assert_close(fast_one, model_one, rtol=1e-11, atol=1e-11)
+
+
+def test_dropout_is_left_to_the_model():
+    model = network(dropout=0.5)
+    assert not fast.covers(model.train())
+    assert fast.covers(model.eval())
+    model.train()
+    keypoints = torch.randn(2, 6, 5, 2, dtype=torch.float64)
+    torch.manual_seed(0)
+    expected = model(keypoints)
+    torch.manual_seed(0)
+    assert torch.equal(fast.forward(model, keypoints), expected)
+
+
+def test_a_wrong_shape_is_refused_as_the_model_refuses_it():
+    with pytest.raises(ValueError, match=r"keypoints must be \(batch, 6, 5, 2\), found \(2, 7, 5, 2\)"):
+        fast.forward(network(), torch.randn(2, 7, 5, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(1, 4), (17, 4), (27, 3), (40, 4), (17, 64)])
+def test_attention_is_the_softmax_average(tokens, width):
+    """Small heads take one way, the others another; both must be Eq. 3."""
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 3, tokens, 3 * 2 * width, dtype=torch.float64)
+    q, k, v = qkv.unflatten(-1, (3, 2, width)).unbind(-3)
+    weights = torch.einsum("btihd,btjhd->bthij", q, k).mul(0.3).softmax(-1)
+    expected = torch.einsum("bthij,btjhd->btihd", weights, v).flatten(-2)
+    torch.testing.assert_close(fast.attend(qkv, 2, 0.3), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_small_attentions_gradient_is_the_difference_quotient():
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 5, 24, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: fast.SmallAttention.apply(x, 2, 0.7), (qkv,))
+
+
+@pytest.mark.parametrize("size", [30.0, 300.0, 3e4])
+def test_large_scores_neither_overflow_nor_vanish(size):
+    """Single precision holds 2^127: scores beyond are shifted first, and equal those of PyTorch."""
+    torch.manual_seed(0)
+    qkv = torch.randn(3, 17, 24) * size**0.5
+    results = []
+    for attend in (fast.SmallAttention.apply, by_pytorch):
+        x = qkv.clone().requires_grad_()
+        out = attend(x, 2, 1.0)
+        out.sum().backward()
+        results.append((out.detach(), x.grad))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.isfinite().all()
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * size)
+
+
+def by_pytorch(qkv, heads, scale):
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
+
+
+def test_nan_stays_nan():
+    qkv = torch.randn(2, 5, 24)
+    qkv[1, 2, 3] = torch.nan
+    out = fast.attend(qkv, 2, 1.0)
+    assert out[0].isfinite().all()
+    assert out[1].isnan().any()
