@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mixste import losses
+from mixste import fast, losses
 from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.data import Clip, DataError
 from mixste.data.augment import project_screen, resize_bodies
@@ -230,7 +230,7 @@ def train(
                 group["lr"] = rate
             keypoints, target = batches[step]
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss = loss_function(model(keypoints), target)
+                loss = loss_function(fast.forward(model, keypoints), target)
             optimizer.zero_grad()
             loss.backward(loss.detach() if recipe.scaled_gradient else None)
             optimizer.step()
