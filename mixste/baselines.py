@@ -24,7 +24,9 @@ class VideoPose3D(nn.Module):
     """
 
     def __init__(self, frames: int = 243, joints: int = 17, channels: int = 1024, dropout: float = 0.25):
+        options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.options = options
         layers = round(math.log(max(frames, 1), 3))
         if 3**layers != frames:
             raise ValueError(f"VideoPose3D's frames must be a power of 3 (1, 3, 9, 27, 81, 243, …), found {frames}")
@@ -79,7 +81,9 @@ class PoseFormer(nn.Module):
         mlp_ratio: float = 2.0,
         drop_path: float = 0.1,
     ):
+        options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.options = options
         self.frames, self.joints = frames, joints
         width = joints * joint_dim
 

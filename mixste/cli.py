@@ -100,11 +100,12 @@ def reproduce(
     profile: ProfileName = "smoke",
     notebook: Annotated[list[str] | None, typer.Option(help="Only this one, by number; may be given again.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
+    in_place: Annotated[bool, typer.Option(help="Keep the outputs in the notebooks themselves (smoke).")] = False,
 ) -> None:
     """Train what is missing, then execute the notebooks: every table and figure of the study."""
     from mixste.study.notebooks import reproduce
 
-    reproduce(profile, notebook or [], jobs)
+    reproduce(profile, notebook or [], jobs, in_place)
 
 
 def main() -> None:

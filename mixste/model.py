@@ -165,7 +165,7 @@ class MixSTE(nn.Module):
                 x = self.temporal(x, loop)
         x = x if self.separate_joints else x.flatten(2)
         # bfloat16 would round a metre to 4 mm: the last step keeps the weights' own precision.
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cuda", enabled=False):
             return self.head(self.head_norm(x.to(self.head.weight.dtype))).view(*keypoints.shape[:3], 3)
 
     def spatial(self, x: Float[Tensor, "batch frames joints dim"], loop: int) -> Tensor:

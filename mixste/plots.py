@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -12,9 +13,11 @@ from matplotlib.figure import Figure
 from mixste.files import replacing
 from mixste.skeleton import Skeleton
 from mixste.study.plan import Profile
+from mixste.study.report import short
 from mixste.study.runs import ROOT
 
 SIDES = {"left": "#c44e52", "right": "#4c72b0", "middle": "#444444"}
+METHODS = {"VideoPose3D": "#8c8c8c", "PoseFormer": "#e08214", "MixSTE": "#0b7a75"}
 
 # Seen from the side, the camera's axes turn into the page's: x right, y up.
 VIEWS = {"front": ((0, 1), (1, -1)), "side": ((2, 1), (1, -1)), "top": ((0, 2), (1, 1))}
@@ -56,3 +59,68 @@ def show(figure: Figure) -> None:
     """Show a figure in a notebook, once."""
     plt.show()
     plt.close(figure)
+
+
+def by_column(table: pd.DataFrame, metric: str, rows: list[str]) -> Figure:
+    """One metric of a tidy table: columns across, a point with its interval for each row."""
+    table = table[(table["metric"] == metric) & (table["against"] == "")]
+    columns = list(dict.fromkeys(table["column"]))
+    figure, axes = plt.subplots(figsize=(11, 4), layout="constrained")
+    for place, (row, color) in enumerate(zip(rows, sns.color_palette(n_colors=len(rows)), strict=True)):
+        own = table[table["row"] == row].set_index("column").reindex(columns)
+        x = np.arange(len(columns)) + (place - (len(rows) - 1) / 2) * 0.8 / len(rows)
+        axes.vlines(x, own["low"], own["high"], color=color, alpha=0.5)
+        axes.plot(x, own["value"], "o", color=color, markersize=4, label=row)
+    axes.set_xticks(range(len(columns)), [short(column) for column in columns], rotation=35, ha="right")
+    axes.set(ylabel=f"{metric}, {table['unit'].iloc[0]}", xlim=(-0.6, len(columns) - 0.4))
+    axes.grid(axis="x", visible=False)
+    axes.legend(fontsize="small", ncols=2)
+    return figure
+
+
+def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
+    """Averages of a tidy table with their intervals, a panel a metric; what the paper prints as an open diamond."""
+    table = table[(table["column"] == "Avg.") & (table["against"] == "")]
+    labels = list(dict.fromkeys(table["row"]))
+    size = (3 + 3 * len(metrics), 1 + 0.4 * len(labels))
+    figure, grid = plt.subplots(1, len(metrics), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for axes, metric in zip(grid.flat, metrics, strict=True):
+        own = table[table["metric"] == metric].set_index("row").reindex(labels)
+        y = np.arange(len(labels))
+        axes.hlines(y, own["low"], own["high"], color=SIDES["right"])
+        axes.plot(own["value"], y, "o", color=SIDES["right"])
+        axes.plot(own["printed"], y, "D", color="0.6", markerfacecolor="none", markersize=5)
+        axes.set_xlabel(f"{metric}, {own['unit'].iloc[0]}")
+        axes.set_yticks(y, labels)
+    grid[0, 0].invert_yaxis()
+    return figure
+
+
+def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
+    """Paired differences of a tidy table with their intervals, a line a row; an interval across zero is pale."""
+    own = table[(table["metric"] == metric) & (table["against"] != "") & (table["column"] == "Avg.")]
+    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.36 * len(own)), layout="constrained")
+    _whiskers(axes, own)
+    axes.set_xlabel(f"{metric} {label}, {own['unit'].iloc[0]}")
+    return figure
+
+
+def verdicts(table: pd.DataFrame) -> Figure:
+    """Claims of notebook 14: ours with its interval, and the paper's number as a diamond; each in its own unit."""
+    figure, axes = plt.subplots(figsize=(10, 0.6 + 0.3 * len(table)), layout="constrained")
+    _whiskers(axes, table)
+    axes.plot(
+        table["printed"], range(len(table)), "D", color="0.6", markerfacecolor="none", markersize=5, label="paper"
+    )
+    axes.set(xscale="symlog", xlabel="difference, in the claim's unit (ours ● with interval, paper ◇)")
+    return figure
+
+
+def _whiskers(axes: Axes, own: pd.DataFrame) -> None:
+    crosses = (own["low"] <= 0) & (own["high"] >= 0)
+    for y, (value, low, high, pale) in enumerate(zip(own["value"], own["low"], own["high"], crosses, strict=True)):
+        axes.plot([low, high], [y, y], color=SIDES["right"], alpha=0.35 if pale else 1)
+        axes.plot(value, y, "o", color=SIDES["right"], alpha=0.35 if pale else 1)
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(own)), own["row"])
+    axes.invert_yaxis()

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from mixste import fast, losses
 from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.data import Clip, DataError
-from mixste.data.augment import project_screen, resize_bodies
+from mixste.data.augment import project_screen, resize_bodies, turn_cameras
 from mixste.data.windows import Frames, sliding_starts, training_starts
 from mixste.files import replacing
 from mixste.predict import mirrored
@@ -39,7 +39,8 @@ class Recipe:
     "cosine" rises over the first twentieth and falls to zero, for trainings of another length than theirs.
     batch_frames: poses supervised a step (10). dropout, drop_path (11). attention_scale, embedding_norm (12, 13).
     interval: frames between the starts of training windows, T if None (19). mirror: each window also mirrored (19).
-    body_shapes: each window's person resized at random, bone by bone (not in the paper).
+    body_shapes: each window's person resized at random, bone by bone; new_cameras: and seen from elsewhere (neither is
+    in the paper).
     """
 
     loss: tuple[tuple[str, float], ...] = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 2.0))
@@ -58,6 +59,7 @@ class Recipe:
     interval: int | None = None
     mirror: bool = True
     body_shapes: bool = False
+    new_cameras: bool = False
 
     def __post_init__(self):
         for name, allowed in (
@@ -101,9 +103,10 @@ class Batches:
     def __init__(self, model: nn.Module, clips: list[Clip], skeleton: Skeleton, recipe: Recipe, seed: int, device):
         if not clips:
             raise DataError("expected at least one training clip, found none")
-        self.skeleton, self.seed, self.body_shapes = skeleton, seed, recipe.body_shapes
+        self.skeleton, self.seed, self.recipe = skeleton, seed, recipe
         self.seq2frame = isinstance(model, PoseFormer | VideoPose3D)
-        self.frames = Frames.of(clips, skeleton, device, paths=recipe.body_shapes)
+        self.augmented = recipe.body_shapes or recipe.new_cameras
+        self.frames = Frames.of(clips, skeleton, device, paths=self.augmented)
         self.poses_per_window = 1 if self.seq2frame else model.frames
         self.size = max(1, recipe.batch_frames // self.poses_per_window)
 
@@ -147,8 +150,8 @@ class Batches:
         first, low, high, clip, flip = windows.unbind(1)
         index = (first[:, None] + self.offsets).clamp(low[:, None], high[:, None])  # (batch, frames)
         keypoints, poses = self.frames.keypoints[index], self.frames.poses[index]
-        if self.body_shapes:
-            keypoints, poses = self.resized(step, index, clip, keypoints, poses)
+        if self.augmented:
+            keypoints, poses = self.filmed_again(step, index, clip, keypoints, poses)
         flip = flip.bool()[:, None, None, None]
         keypoints = torch.where(flip, mirrored(keypoints, self.skeleton), keypoints)
         poses = torch.where(flip, mirrored(poses, self.skeleton), poses)
@@ -157,16 +160,19 @@ class Batches:
             poses = poses[:, centre : centre + 1]
         return keypoints, poses
 
-    def resized(self, step: int, index, clip, keypoints, poses) -> tuple[Tensor, Tensor]:
-        """The windows with other bodies: poses rebuilt and filmed again, the detector's errors kept."""
+    def filmed_again(self, step: int, index, clip, keypoints, poses) -> tuple[Tensor, Tensor]:
+        """The windows with other bodies or from other sides: poses rebuilt and projected, the detector's errors kept."""
         frames = self.frames
         generator = torch.Generator(index.device).manual_seed(seed_of(self.seed, step, 1))
-        path = frames.roots[index][:, :, None]  # (batch, frames, 1, 3)
         intrinsics, resolution = frames.intrinsics[clip], frames.resolutions[clip]
-        errors = keypoints - project_screen(poses + path, intrinsics, resolution)
-        bodies = resize_bodies(poses + path, self.skeleton, generator)
-        root = bodies[:, :, [self.skeleton.root]]
-        return project_screen(bodies, intrinsics, resolution) + errors, bodies - root
+        poses = poses + frames.roots[index][:, :, None]
+        errors = keypoints - project_screen(poses, intrinsics, resolution)
+        if self.recipe.body_shapes:
+            poses = resize_bodies(poses, self.skeleton, generator)
+        if self.recipe.new_cameras:
+            poses = turn_cameras(poses, generator)
+        root = poses[:, :, [self.skeleton.root]]
+        return project_screen(poses, intrinsics, resolution) + errors, poses - root
 
 
 def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -108,7 +108,7 @@ PROFILES = {
         data=Data("synthetic", test_cameras=1),
         humaneva=Data("synthetic", "cpn", **_HUMANEVA, subjects=("S1", "S5", "S6"), actions=("Walking", "WalkDog")),
         dhp=Data("synthetic", **_DHP, test_cameras=1),
-        poses=40_000,
+        poses=1_500,
     ),
 }
 

@@ -27,9 +27,10 @@ import torch
 from tqdm import tqdm
 
 import mixste
-from mixste import checkpoints, data, evaluate, skeleton
+from mixste import checkpoints, data, evaluate
 from mixste.data import PoseDataset
 from mixste.files import replacing
+from mixste.skeleton import SKELETONS, Skeleton
 from mixste.train import AUTHORS, Recipe, seed_of, train
 
 PACKAGE = Path(mixste.__file__).parent
@@ -38,7 +39,7 @@ ROOT = Path(os.environ.get("MIXSTE_STUDY", PACKAGE.parent))  # holds runs/, resu
 # Code that a run's outcome depends on, besides what made its data, which has a fingerprint of its own.
 CODE = (
     *("model", "baselines", "losses", "metrics", "train", "predict", "evaluate", "skeleton", "camera"),
-    *("data/windows", "data/augment"),
+    *("fast", "data/windows", "data/augment"),
 )
 SYNTHETIC_CODE = ("skeleton", "camera", "data/virtual", "data/synthetic")
 
@@ -72,8 +73,8 @@ class Data:
         return hashlib.sha256(f"{self} {code_fingerprint(SYNTHETIC_CODE)}".encode()).hexdigest()[:16]
 
     @property
-    def layout(self) -> skeleton.Skeleton:
-        return skeleton.SKELETONS[self.skeleton] if self.skeleton else self.load().skeleton
+    def layout(self) -> Skeleton:
+        return SKELETONS[self.skeleton] if self.skeleton else self.load().skeleton
 
 
 @functools.lru_cache(maxsize=4)

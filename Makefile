@@ -1,0 +1,30 @@
+# The two commands of the README, and what developers need besides. Every step does only what is missing.
+PYTHON ?= python3
+PROFILE ?= smoke
+BIN := .venv/bin
+
+.PHONY: reproduce test freeze clean
+
+# Set everything up and run the study: trains what the store lacks, executes the notebooks that are out of date.
+reproduce: .venv/.installed
+	$(BIN)/mixste reproduce --profile $(PROFILE)
+
+# Lint, then the package's tests, then every notebook against its stored output.
+test: .venv/.installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mixste train --profile smoke
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest --nbval -n 2 --dist loadfile notebooks
+
+# Execute the notebooks in profile smoke and keep their outputs in the repository.
+freeze: .venv/.installed
+	$(BIN)/mixste reproduce --profile smoke --in-place
+	$(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.papermill metadata.language_info cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,human36m]"
+	touch $@
+
+clean:
+	rm -rf .venv runs .cache .pytest_cache .hypothesis .ruff_cache

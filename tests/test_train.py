@@ -1,0 +1,165 @@
+"""Training: batches hold what the recipes say, and a killed run ends with the same bits as one that was not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mixste import MixSTE
+from mixste import train as training
+from mixste.baselines import PoseFormer
+from mixste.camera import normalize_screen
+from mixste.data import Clip, DataError
+from mixste.skeleton import human36m
+from mixste.train import AUTHORS, PAPER, Batches, learning_rate, train
+
+
+def clip(frames: int, seed: int = 0, still: bool = False) -> Clip:
+    rng = np.random.default_rng(seed)
+    poses = rng.normal(0, 0.3, (frames, 17, 3)).astype(np.float32) + np.float32([0, 0, 5])
+    if still:
+        poses[:, human36m.root] = [0, 0, 5]
+    intrinsics = np.array([1100.0, 1100, 500, 500, 0, 0, 0, 0, 0])
+    keypoints = (poses[..., :2] / poses[..., 2:] * 1100 + 500).astype(np.float32)
+    return Clip("S1", "Walking", f"camera{seed}", 50, (1000, 1002), keypoints, poses, intrinsics=intrinsics)
+
+
+def small(**options) -> MixSTE:
+    torch.manual_seed(1)
+    return MixSTE(9, 17, 8, 1, 2, drop_path=0.1, **options)
+
+
+def test_an_epoch_holds_every_window_once_plain_and_mirrored():
+    clips = [clip(20, 0), clip(5, 1)]
+    recipe = replace(AUTHORS, batch_frames=9)
+    batches = Batches(small(), clips, human36m, recipe, 0, "cpu")
+    assert len(batches) == 2 * (3 + 1)
+    seen = torch.cat([batches.chosen(step) for step in range(8)])
+    assert sorted(seen.tolist()) == list(range(8))
+
+    keypoints, poses = zip(*(batches[step] for step in range(8)), strict=True)
+    # By hand: 20 frames in three windows of nine overhang by 7, 3 before and 4 after.
+    first = np.clip(np.arange(9) - 3, 0, 19)
+    screen = normalize_screen(clips[0].keypoints, 1000, 1002)[first]
+    assert any(np.allclose(window[0], screen) for window in keypoints)
+    mirror = screen[:, human36m.mirror] * [-1, 1]
+    assert any(np.allclose(window[0], mirror, atol=1e-6) for window in keypoints)
+    assert all(np.allclose(window[:, :, 0], 0) for window in poses), "poses are relative to the root"
+
+
+def test_batches_are_full_and_cross_epochs():
+    batches = Batches(small(), [clip(20)], human36m, replace(AUTHORS, batch_frames=36, mirror=False), 3, "cpu")
+    assert (len(batches), batches.size) == (3, 4)
+    seen = torch.cat([batches.chosen(step) for step in range(3)])
+    assert [sorted(seen[i : i + 3].tolist()) for i in (0, 3, 6, 9)] == [[0, 1, 2]] * 4
+
+
+def test_seq2frame_sees_the_window_around_the_frame_it_lifts():
+    one = clip(4)
+    model = PoseFormer(3, 17, 8, 1, 2)
+    batches = Batches(model, [one], human36m, replace(AUTHORS, batch_frames=4, mirror=False), 0, "cpu")
+    keypoints, poses = batches[0]
+    assert keypoints.shape == (4, 3, 17, 2)
+    assert poses.shape == (4, 1, 17, 3)
+    relative = one.poses - one.poses[:, :1]
+    screen = normalize_screen(one.keypoints, *one.resolution)
+    for window, pose in zip(keypoints, poses, strict=True):
+        frame = int(np.abs(relative - pose[0].numpy()).sum((1, 2)).argmin())
+        expected = screen[np.clip([frame - 1, frame, frame + 1], 0, 3)]
+        np.testing.assert_allclose(window, expected, atol=1e-6)
+
+
+def test_resized_bodies_are_filmed_by_the_same_camera():
+    one = clip(9, still=True)
+    recipe = replace(AUTHORS, batch_frames=9, mirror=False, body_shapes=True)
+    batches = Batches(small(), [one], human36m, recipe, 0, "cpu")
+    keypoints, poses = batches[0]
+    again, _ = batches[0]
+    assert torch.equal(keypoints, again), "the same step draws the same body"
+    relative = one.poses - one.poses[:, :1]
+    shank, before = poses[0, :, 6] - poses[0, :, 5], relative[:, 6] - relative[:, 5]
+    ratio = float(shank[0].norm() / np.linalg.norm(before[0]))
+    assert abs(ratio - 1) > 1e-3
+    np.testing.assert_allclose(shank, ratio * before, atol=1e-5)
+    # A root that does not travel stays where it was, and is seen there.
+    np.testing.assert_allclose(keypoints[0, :, 0], normalize_screen(one.keypoints[:, 0], *one.resolution), atol=1e-4)
+
+
+def test_learning_rates():
+    assert learning_rate(AUTHORS, 0, 100, 0) == 4e-5
+    assert learning_rate(AUTHORS, 0, 100, 120) == pytest.approx(4e-5 * 0.99**120)
+    cosine = replace(AUTHORS, schedule="cosine", learning_rate=1.0)
+    rates = [learning_rate(cosine, step, 100, 0) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == rates[5] == 1.0
+    assert rates[-1] < 1e-3
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+
+
+def run(folder, model=None, poses=900, **options):
+    model = model or small()
+    recipe = replace(AUTHORS, batch_frames=18, learning_rate=1e-3)
+    curve = train(model, [clip(50, 0), clip(31, 1)], human36m, recipe, poses, 0, folder, points=5, **options)
+    return model.state_dict(), curve
+
+
+def test_the_seed_decides_every_bit():
+    (one, curve), (two, same) = run(None), run(None)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert curve == same
+    assert curve[-1]["loss"] < curve[0]["loss"]
+
+
+@pytest.mark.parametrize("kill_at", [1, 7, 23, 49])
+def test_a_killed_training_resumes_to_the_same_bits(tmp_path, monkeypatch, kill_at):
+    whole, curve = run(None)
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)  # keep the state at each step
+
+    class Killed(Exception):
+        pass
+
+    steps = Batches.__getitem__
+
+    def dying(self, step):
+        if step == kill_at:
+            raise Killed
+        return steps(self, step)
+
+    monkeypatch.setattr(Batches, "__getitem__", dying)
+    with pytest.raises(Killed):
+        run(tmp_path)
+    monkeypatch.setattr(Batches, "__getitem__", steps)
+    resumed, again = run(tmp_path)
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert again == curve
+
+
+def test_the_gradient_is_scaled_by_the_loss():
+    """loss.backward(loss) minimises half the squared loss: the first gradient is the plain one times the loss."""
+    gradients = {}
+    for scaled in (True, False):
+        model = small()
+        recipe = replace(AUTHORS, batch_frames=18, scaled_gradient=scaled, learning_rate=1e-12)
+        [row] = train(model, [clip(50)], human36m, recipe, 18, 0, points=1)
+        gradients[scaled] = model.head.weight.grad
+    torch.testing.assert_close(gradients[True], gradients[False] * row["loss"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    with pytest.raises(FloatingPointError, match="step"):
+        train(small(), [clip(50)], human36m, replace(AUTHORS, batch_frames=18, learning_rate=1e30), 900, 0)
+
+
+def test_no_clips():
+    with pytest.raises(DataError, match="at least one training clip"):
+        train(small(), [], human36m, AUTHORS, 100, 0)
+
+
+def test_recipes_hold_the_rows_of_notebook_13():
+    assert AUTHORS.loss == (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 2.0))
+    assert (AUTHORS.optimizer, AUTHORS.weight_decay, AUTHORS.drop_path, AUTHORS.dropout) == ("adamw", 0.1, 0.1, 0.0)
+    assert (PAPER.optimizer, PAPER.dropout, PAPER.drop_path) == ("adam", 0.1, 0.0)
+    assert (PAPER.squared, PAPER.attention_scale, PAPER.embedding_norm) == (True, "model", True)
+    with pytest.raises(ValueError, match="optimizer must be one of"):
+        replace(AUTHORS, optimizer="sgd")
