@@ -1,0 +1,142 @@
+"""From a detector's files to 3D poses to take along: one clip, or a folder of them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from torch import nn
+from tqdm import tqdm
+
+from mixste.camera import normalize_screen
+from mixste.data import DataError
+from mixste.detections import Detections, fill_gaps, follow, to_human36m
+from mixste.formats import is_frame, read
+from mixste.outputs import WRITERS, Lifted
+from mixste.predict import predict
+from mixste.skeleton import human36m
+from mixste.viewer import view
+
+OUTPUTS = {**WRITERS, "html": lambda lifted, path: view(lifted).save(path)}
+
+SHORT_GAP = 0.5  # seconds that a point may be unseen before a straight line is no good guess
+FPS = 30.0  # of files that do not say
+
+# How tall people are on the screens that networks learn from, the least, the most and the median clip of the synthetic
+# source under Human3.6M's cameras: from the highest to the lowest joint in units of `normalize_screen` (the image is 2
+# wide).
+USUAL, MEDIAN = (0.27, 0.95), 0.64
+
+
+def lift_clip(
+    detections: Detections, model: nn.Module, *, fps: float | None = None, person: int = 0, flip: bool = True
+) -> Lifted:
+    """Lift one person of a clip.
+
+    Gaps of up to half a second are filled along straight lines, point by point, before the points become human36m's
+    joints; longer ones after, which the notes say. fps: over what the file says. person: 0 for the most prominent.
+    A person much larger or smaller on the screen than in training is lifted as if the image had been cropped or
+    extended around them. DataError if there is no such person, or a joint is seen in no frame.
+    """
+    if model.joints != 17:
+        raise DataError(f"expected a model that lifts human36m's 17 joints, found one of {model.joints}")
+    notes = []
+    if fps is None and detections.fps is None:
+        notes.append(f"frames a second are not in the file: taken as {FPS:g}")
+    fps = fps or detections.fps or FPS
+    points, people = follow(detections, person)
+    if people > 1:
+        notes.append(f"lifted person {person} of {people}, counted from 0 by size and time in view")
+
+    seen = np.isfinite(to_human36m(points, detections.names)[..., 0])  # (frames, 17)
+    limit = round(SHORT_GAP * fps)
+    joints = to_human36m(fill_gaps(points, limit), detections.names)
+    never = [
+        name for name, found in zip(human36m.joints, np.isfinite(joints).any(axis=(0, 2)), strict=True) if not found
+    ]
+    if never:
+        raise DataError(f"{detections.name}: expected to see every joint in some frame, never found {', '.join(never)}")
+    guessed = np.flatnonzero(np.isnan(joints).any(axis=(1, 2)))
+    if len(guessed):
+        notes.append(
+            f"in {len(guessed)} of {len(joints)} frames, the first {guessed[0]}, the last {guessed[-1]}, a joint was "
+            f"out of sight for more than {SHORT_GAP:g} s: do not trust them"
+        )
+    joints = fill_gaps(joints)
+    screen, note = _framed(joints, detections.resolution)
+    notes += [note] if note else []
+    poses = predict(model, screen.astype(np.float32), flip)
+    poses = poses - poses[:, [human36m.root]]
+    return Lifted(detections.name, fps, detections.resolution, joints, poses, ~seen, tuple(notes))
+
+
+def _framed(
+    joints: Float[np.ndarray, "frames 17 2"], resolution: tuple[int, int]
+) -> tuple[Float[np.ndarray, "frames 17 2"], str]:
+    """Joints in screen units, and a note if they had to be seen through another frame than the image's."""
+    tall = float(np.median(np.ptp(joints[..., 1], axis=1)))  # pixels
+    share = 2 * tall / resolution[0]
+    if USUAL[0] <= share <= USUAL[1] or tall == 0:
+        return normalize_screen(joints, *resolution), ""
+    side = 2 * tall / MEDIAN
+    corner = np.median(joints, axis=(0, 1)) - side / 2
+    return normalize_screen(joints - corner, side, side), (
+        f"the person is {share / 2:.2f} image widths tall, {USUAL[0] / 2:g} to {USUAL[1] / 2:g} in training: lifted as "
+        f"if filmed {side:.0f} pixels wide and centred"
+    )
+
+
+def clips_in(source) -> list[Path]:
+    """The clips of a file or folder: itself, or what a folder holds of .json, .npz, .csv and folders of frames."""
+    source = Path(source)
+    if not source.is_dir() or _is_clip(source):
+        return [source]
+    clips = [path for path in sorted(source.iterdir()) if path.suffix in (".json", ".npz", ".csv") or _is_clip(path)]
+    if not clips:
+        raise DataError(f"{source}: expected keypoints in .json, .npz, .csv or folders of frames, found none")
+    return clips
+
+
+def _is_clip(folder: Path) -> bool:
+    first = min(folder.glob("*.json"), default=None) if folder.is_dir() else None
+    return first is not None and is_frame(first)
+
+
+def lift(
+    source,
+    out,
+    model: nn.Module,
+    *,
+    format: str = "auto",
+    layout: str | None = None,
+    resolution: tuple[int, int] | None = None,
+    fps: float | None = None,
+    person: int = 0,
+    flip: bool = True,
+    outputs: Sequence[str] = ("npz", "csv", "json", "bvh", "html"),
+) -> Iterator[Lifted | DataError]:
+    """Lift every clip of a file or folder and write each, as soon as it is lifted, as out/NAME.npz and so on.
+
+    format, layout, resolution: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of npz, csv, json,
+    bvh, gif and html. A clip that cannot be read gives its DataError in place of what was lifted, and the others go on.
+    Raises DataError at once where nothing can be lifted, or an output is unknown.
+    """
+    unknown = [kind for kind in outputs if kind not in OUTPUTS]
+    if unknown:
+        raise DataError(f"unknown output {unknown[0]!r}: expected some of {', '.join(OUTPUTS)}")
+    clips = clips_in(source)
+
+    def run() -> Iterator[Lifted | DataError]:
+        stems = [clip.stem for clip in clips]
+        for clip in tqdm(clips, "lifting", unit="clip"):
+            try:
+                lifted = lift_clip(read(clip, format, layout, resolution), model, fps=fps, person=person, flip=flip)
+            except DataError as error:
+                yield error
+                continue
+            name = clip.stem if stems.count(clip.stem) == 1 else clip.name
+            for kind in outputs:
+                OUTPUTS[kind](lifted, Path(out) / f"{name}.{kind}")
+            yield lifted
+
+    return run()

@@ -1,0 +1,234 @@
+"""What lifting a clip gives, and the files it is taken along in: .npz, .csv, .json, .bvh and .gif."""
+
+import json
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from PIL import Image, ImageDraw
+from scipy.spatial.transform import Rotation
+
+from mixste.data import DataError
+from mixste.files import replacing
+from mixste.skeleton import human36m
+
+
+@dataclass(frozen=True, eq=False)
+class Lifted:
+    """A clip of one person, lifted.
+
+    keypoints: what the network read, pixels. poses: metres in camera axes (x right, y down, z forward), relative to
+    the hip. filled: which keypoints were not seen but made up in a gap. notes: sentences on what to be careful about.
+    """
+
+    name: str
+    fps: float
+    resolution: tuple[int, int]
+    keypoints: Float[np.ndarray, "frames 17 2"]
+    poses: Float[np.ndarray, "frames 17 3"]
+    filled: Bool[np.ndarray, "frames 17"]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path) -> "Lifted":
+        """The clip of a file that `write_npz` wrote; DataError for any other."""
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(
+                    name=path.stem,
+                    fps=float(file["fps"]),
+                    resolution=tuple(file["resolution"].tolist()),
+                    keypoints=file["keypoints"],
+                    poses=file["poses"],
+                    filled=file["filled"],
+                    notes=tuple(file["notes"].tolist()),
+                )
+        except FileNotFoundError:
+            raise DataError(f"{path}: expected a lifted clip, found no such file") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: expected the .npz of a lifted clip, found something else ({error})") from None
+
+
+def write_npz(lifted: Lifted, path) -> None:
+    """Every array, as `Lifted.read` takes it and NumPy shows it."""
+    with replacing(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            poses=lifted.poses.astype(np.float32),
+            keypoints=lifted.keypoints.astype(np.float32),
+            filled=lifted.filled,
+            fps=lifted.fps,
+            resolution=np.array(lifted.resolution),
+            joints=np.array(human36m.joints),
+            notes=np.array(lifted.notes, dtype=np.str_),
+        )
+
+
+def write_csv(lifted: Lifted, path) -> None:
+    """One row a frame: frame, seconds, then x, y and z of every joint in metres."""
+    names = [f"{joint}_{axis}" for joint in human36m.joints for axis in "xyz"]
+    table = pd.DataFrame(lifted.poses.reshape(len(lifted.poses), -1), columns=names)
+    table.insert(0, "seconds", np.arange(len(table)) / lifted.fps)
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index_label="frame", float_format="%.5f", lineterminator="\n")
+
+
+def write_json(lifted: Lifted, path) -> None:
+    """The same for programs that read no NumPy: metres, pixels, and which joint is whose child."""
+    content = {
+        "name": lifted.name,
+        "fps": lifted.fps,
+        "resolution": lifted.resolution,
+        "joints": human36m.joints,
+        "parents": human36m.parents,
+        "poses": np.round(lifted.poses.astype(np.float64), 5).tolist(),
+        "keypoints": np.round(lifted.keypoints.astype(np.float64), 2).tolist(),
+        "filled": lifted.filled.tolist(),
+        "notes": lifted.notes,
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+
+
+# --- BVH -------------------------------------------------------------------------------------------------------
+
+# Camera axes to BVH's: y up, and z towards the camera.
+UPRIGHT = np.array([1, -1, -1])
+# The pose at rest is a T, facing +z: where each joint lies from its parent.
+_DOWN, _UP, _LEFT, _RIGHT = (0, -1, 0), (0, 1, 0), (1, 0, 0), (-1, 0, 0)
+AT_REST = np.array(
+    [(0, 0, 0), _RIGHT, _DOWN, _DOWN, _LEFT, _DOWN, _DOWN, _UP, _UP, _UP, _UP, *[_LEFT] * 3, *[_RIGHT] * 3], dtype=float
+)
+TIPS = {3: (0, 0, 0.15), 6: (0, 0, 0.15), 10: (0, 0.05, 0), 13: (0.1, 0, 0), 16: (-0.1, 0, 0)}  # end sites, metres
+
+
+def write_bvh(lifted: Lifted, path) -> None:
+    """A skeleton with joint rotations, for Blender and other animation programs; lengths are metres.
+
+    Bones keep their median length over the clip and every one points where the pose's does. For that, a joint with
+    several children (hip, thorax) gets a joint without length for each of them. The hip stays above the origin, the
+    lowest foot of the clip on the floor: where the person goes is not lifted.
+    """
+    poses = lifted.poses.astype(np.float64) * UPRIGHT
+    names, parents, frames = human36m.joints, human36m.parents, len(poses)
+    bones = poses - poses[:, [max(0, parent) for parent in parents]]  # (frames, 17, 3), each from its parent
+    offsets = AT_REST * np.median(np.linalg.norm(bones, axis=-1), axis=0)[:, None]
+
+    # The joints of the file: by name, their parent, offset and turn in the world.
+    joints = {"": ("", np.zeros(3), Rotation.identity(frames))}
+    for joint in human36m.top_down:
+        below = [child for child, parent in enumerate(parents) if parent == joint]
+        above = names[parents[joint]] if joint else ""
+        above = f"{above}To{names[joint]}" if f"{above}To{names[joint]}" in joints else above
+        turn = joints[above][2]
+        if len(below) == 1:
+            turn = _swing(turn, AT_REST[below[0]], bones[:, below[0]])
+        elif below:
+            turn = _turn(offsets[below], bones[:, below])
+        joints[names[joint]] = (above, offsets[joint], turn)
+        for child in below if len(below) > 1 else ():
+            own = _swing(turn, AT_REST[child], bones[:, child])
+            joints[f"{names[joint]}To{names[child]}"] = (names[joint], np.zeros(3), own)
+
+    text, values = ["HIERARCHY"], [np.tile([0, -poses[..., 1].min(), 0], (frames, 1))]
+
+    def write(name: str, depth: int) -> None:
+        parent, offset, turn = joints[name]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # gimbal lock: any of the equal triples will do
+            local = (joints[parent][2].inv() * turn).as_euler("ZXY", degrees=True)
+        values.append(np.unwrap(local, period=360, axis=0))
+        channels = (
+            "3 Zrotation Xrotation Yrotation"
+            if parent
+            else ("6 Xposition Yposition Zposition Zrotation Xrotation Yrotation")
+        )
+        inside = [f"OFFSET {_numbers(offset)}", f"CHANNELS {channels}"]
+        lines(f"{'JOINT' if parent else 'ROOT'} {name}", inside, depth)
+        below = [child for child, (above, *_) in joints.items() if child and above == name]
+        for child in below:
+            write(child, depth + 1)
+        if not below:
+            lines("End Site", [f"OFFSET {_numbers(TIPS[names.index(name)])}"], depth + 1)
+            text.append("\t" * (depth + 1) + "}")
+        text.append("\t" * depth + "}")
+
+    def lines(head: str, inside: list[str], depth: int) -> None:
+        pad = "\t" * depth
+        text.extend([pad + head, pad + "{", *(f"{pad}\t{line}" for line in inside)])
+
+    write(names[human36m.root], 0)
+    text += ["MOTION", f"Frames: {frames}", f"Frame Time: {1 / lifted.fps:.8f}"]
+    text += [_numbers(row) for row in np.concatenate(values, axis=1)]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def _turn(rest: Float[np.ndarray, "vectors 3"], now: Float[np.ndarray, "frames vectors 3"]) -> Rotation:
+    """The turn of each frame that brings the vectors at rest nearest to those now (Kabsch)."""
+    u, _, vt = np.linalg.svd(np.einsum("va,fvb->fab", rest, now))
+    u[..., 2] *= np.linalg.det(u @ vt)[:, None]  # never a reflection
+    return Rotation.from_matrix((u @ vt).swapaxes(1, 2))
+
+
+def _swing(before: Rotation, rest: Float[np.ndarray, "3"], now: Float[np.ndarray, "frames 3"]) -> Rotation:
+    """`before`, then the shortest turn that makes the direction at rest point along `now`."""
+    old = before.apply(np.tile(rest, (len(now), 1)))
+    axis, dot = np.cross(old, now), np.sum(old * now, axis=-1)
+    size = np.linalg.norm(axis, axis=-1)
+    # Where both lie in one line any axis across will do; a bone without length does not turn.
+    across = np.cross(old, np.eye(3)[np.argmin(np.abs(old), axis=-1)])
+    axis = np.where(size[:, None] > 1e-12, axis, across)
+    angle = np.arctan2(size, dot)
+    return Rotation.from_rotvec(axis / np.linalg.norm(axis, axis=-1, keepdims=True) * angle[:, None]) * before
+
+
+def _numbers(values) -> str:
+    return " ".join(f"{value:.5f}" for value in values)
+
+
+# --- GIF -------------------------------------------------------------------------------------------------------
+
+SIDES = ("#444444", "#d1495b", "#1f6fb4")  # middle, left, right, as in the viewer
+SMOOTH = 3  # pictures are drawn this much larger and scaled down
+
+
+def write_gif(lifted: Lifted, path, height: int = 240) -> None:
+    """A moving picture: the keypoints in the image plane, and the pose seen half from the side. At most 25 frames/s."""
+    every = max(1, round(lifted.fps / 25))
+    size = height * SMOOTH
+    scale = 0.96 * size / max(lifted.resolution)
+    corner = (size - np.array(lifted.resolution) * scale) / 2
+    pixels = lifted.keypoints[::every] * scale + corner
+    turned = Rotation.from_euler("yx", [0.5, 0.15]).apply(lifted.poses[::every].reshape(-1, 3)).reshape(-1, 17, 3)
+    reach = max(1e-6, float(np.linalg.norm(lifted.poses, axis=-1).max()))
+    bodies = turned[..., :2] * 0.47 * size / reach + size / 2 + [size, 0]
+    sides = np.zeros(17, dtype=int)
+    sides[list(human36m.left)], sides[list(human36m.right)] = 1, 2
+
+    pictures = []
+    for points in zip(pixels, bodies, strict=True):
+        picture = Image.new("RGB", (2 * size, size), "white")
+        pen = ImageDraw.Draw(picture)
+        pen.rectangle([*corner, *(corner + np.array(lifted.resolution) * scale)], fill="#f4f4f4")
+        for body in points:
+            for parent, child in human36m.bones:
+                ends = [tuple(body[parent].tolist()), tuple(body[child].tolist())]
+                pen.line(ends, fill=SIDES[sides[child]], width=3 * SMOOTH)
+            for joint, side in zip(body.tolist(), sides, strict=True):
+                pen.circle(joint, 2 * SMOOTH, fill=SIDES[side])
+        pictures.append(picture.reduce(SMOOTH))
+    palette = pictures[0].quantize(32)  # it has every colour that the others have
+    pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    with replacing(path) as temporary:
+        pictures[0].save(
+            temporary, "GIF", save_all=True, append_images=pictures[1:], duration=1000 * every / lifted.fps, loop=0
+        )
+
+
+WRITERS = {"npz": write_npz, "csv": write_csv, "json": write_json, "bvh": write_bvh, "gif": write_gif}
