@@ -58,7 +58,7 @@ class Person:
         rng = random_of(seed, "person", subject)
         return cls(
             stature=STATURES[subject],
-            segments={name: length * rng.normal(1, 0.05) for name, length in SEGMENTS.items()},
+            segments={name: length * rng.uniform(0.92, 1.08) for name, length in SEGMENTS.items()},
             main=int(rng.random() < 0.8),
             tempo=rng.uniform(0.85, 1.2),
             vigour=rng.uniform(0.75, 1.25),
@@ -73,7 +73,7 @@ class Person:
 PLACES = {
     "rest": (0.01, 0.125, -0.350, 0.0),
     "mouth": (0.11, 0.01, 0.045, 0.1),
-    "ear": (0.03, 0.075, 0.065, 0.3),
+    "ear": (0.07, 0.080, 0.075, 0.3),
     "eyes": (0.17, 0.03, 0.070, 0.2),
     "chest": (0.16, 0.06, -0.110, 0.1),
     "talk": (0.19, 0.12, -0.100, 0.1),
@@ -178,7 +178,7 @@ class Motion:
         stride = 0.42 + 0.42 * np.abs(speed) * self.vigour**0.3  # longer steps when faster
         self.phase = self.phase + np.cumsum(np.abs(speed) / stride) / FPS
 
-    def step(self, forward: float, left: float, turn: float, start: float) -> float:
+    def step(self, start: float, forward: float, turn: float, left: float = 0.0) -> float:
         """A few steps to a new place and heading, from `start` on. Returns when they end."""
         steps = max(1, round(np.hypot(forward, left) / 0.3 + abs(turn) / 0.8))
         stop = start + 0.7 * steps / self.tempo
@@ -190,8 +190,8 @@ class Motion:
         self.phase = self.phase + steps / 2 * done
         return stop
 
-    def sit(self, start: float, stop: float) -> np.ndarray:
-        """On a chair from `start` to `stop`, hands in the lap; the trunk swings forward on the way down and up.
+    def sit(self, start: float = -9.0, stop: float = np.inf) -> np.ndarray:
+        """On a chair from `start` to `stop` seconds, hands in the lap; the trunk swings forward on the way down and up.
 
         Returns how far (frames,) the person is seated.
         """
@@ -246,7 +246,7 @@ def directions(m: Motion) -> None:
             m.beat(hand, [0.01, 0.05, 0.02], 0.8, weight)
         m.turn((aside if hand == 0 else -aside) * m.rng.uniform(0.5, 1.0), weight)
         if m.rng.random() < 0.3:
-            m.step(m.rng.uniform(-0.1, 0.3), 0, m.rng.uniform(-0.8, 0.8), start)
+            m.step(start, m.rng.uniform(-0.1, 0.3), m.rng.uniform(-0.8, 0.8))
 
 
 def discussion(m: Motion) -> None:
@@ -259,11 +259,11 @@ def discussion(m: Motion) -> None:
         m.turn(m.rng.uniform(-0.6, 0.6), weight)
         m.head[:, 1] += 0.12 * weight * np.sin(2 * np.pi * 1.2 * m.t)  # nods
         if m.rng.random() < 0.2:
-            m.step(m.rng.uniform(-0.2, 0.2), 0, m.rng.uniform(-0.6, 0.6), start)
+            m.step(start, m.rng.uniform(-0.2, 0.2), m.rng.uniform(-0.6, 0.6))
 
 
 def eating(m: Motion) -> None:
-    m.sit(-5, m.end + 5)
+    m.sit()
     m.put(1 - m.main, m.rng.choice(["bowl", "table"]), m.always)
     m.put(m.main, "table", m.always)
     m.trunk[:, 1] += m.rng.uniform(0.0, 0.25)
@@ -275,7 +275,7 @@ def eating(m: Motion) -> None:
 
 
 def greeting(m: Motion) -> None:
-    start = m.step(m.rng.uniform(0.2, 0.9), 0, m.rng.uniform(-0.8, 0.8), m.rng.uniform(-0.5, 0.4))
+    start = m.step(m.rng.uniform(-0.5, 0.4), m.rng.uniform(0.2, 0.9), m.rng.uniform(-0.8, 0.8))
     while start < m.end:
         stop = start + m.rng.uniform(1.6, 2.8) / m.tempo
         weight = m.during(start, stop, ramp=0.55)
@@ -293,13 +293,13 @@ def greeting(m: Motion) -> None:
             m.bow(0.15, weight)
         start = stop
         if m.rng.random() < 0.4:
-            start = m.step(m.rng.uniform(-0.3, 0.5), 0, m.rng.uniform(-1.2, 1.2), start)
+            start = m.step(start, m.rng.uniform(-0.3, 0.5), m.rng.uniform(-1.2, 1.2))
 
 
 def phoning(m: Motion) -> None:
     where = m.rng.choice(["stand", "pace", "chair"])
     if where == "chair":
-        m.sit(-5, m.end + 5)
+        m.sit()
     elif where == "pace":
         m.stroll(0.3, m.rng.choice([-1, 1]) * m.rng.uniform(0.3, 0.7))
     m.sway(0.01)
@@ -324,7 +324,7 @@ def photo(m: Motion) -> None:
         m.trunk[:, 2] += m.rng.uniform(-0.25, 0.25) * weight
         m.head[:, 1] -= lean * weight
         if m.rng.random() < 0.7:
-            m.step(m.rng.uniform(-0.3, 0.3), m.rng.uniform(-0.3, 0.3), m.rng.uniform(-0.5, 0.5), stop - 0.6)
+            m.step(stop - 0.6, m.rng.uniform(-0.3, 0.3), m.rng.uniform(-0.5, 0.5), m.rng.uniform(-0.3, 0.3))
 
 
 def posing(m: Motion) -> None:
@@ -341,11 +341,11 @@ def posing(m: Motion) -> None:
         m.squat(m.rng.uniform(0, 0.06), weight)
         m.turn(m.rng.uniform(-0.9, 0.9), weight)
         if m.rng.random() < 0.5:
-            m.step(m.rng.uniform(-0.1, 0.1), m.rng.uniform(-0.15, 0.15), m.rng.uniform(-1.5, 1.5), stop - 0.5)
+            m.step(stop - 0.5, m.rng.uniform(-0.1, 0.1), m.rng.uniform(-1.5, 1.5), m.rng.uniform(-0.15, 0.15))
 
 
 def purchases(m: Motion) -> None:
-    start = m.step(m.rng.uniform(0.3, 0.8), 0, m.rng.uniform(-0.8, 0.8), m.rng.uniform(-0.3, 0.4))
+    start = m.step(m.rng.uniform(-0.3, 0.4), m.rng.uniform(0.3, 0.8), m.rng.uniform(-0.8, 0.8))
     m.put(1 - m.main, (0.08, 0.15, -0.24, 0.2), m.always)  # carries a basket
     while start < m.end:
         if m.rng.random() < 0.55:
@@ -357,7 +357,7 @@ def purchases(m: Motion) -> None:
         stop = start + 1.2 / m.tempo
         m.put(m.main, "chest", m.during(start - 0.5, stop, ramp=0.5))
         m.head[:, 1] += 0.3 * m.during(start - 0.5, stop)
-        start = m.step(m.rng.uniform(0.2, 0.8), 0, m.rng.uniform(-1.5, 1.5), stop)
+        start = m.step(stop, m.rng.uniform(0.2, 0.8), m.rng.uniform(-1.5, 1.5))
 
 
 def sitting(m: Motion) -> None:
@@ -371,7 +371,7 @@ def sitting(m: Motion) -> None:
             m.put(hand, place, weight, spread=0.02)
         m.trunk += weight[:, None] * m.rng.normal(0, [0.15, 0.2, 0.08])
         m.turn(m.rng.uniform(-0.6, 0.6), weight)
-        leg, kind = m.rng.integers(2), m.rng.choice(["forward", "crossed", "back", "still"])
+        leg, kind = int(m.rng.integers(2)), m.rng.choice(["forward", "crossed", "back", "still"])
         if kind == "crossed":  # one ankle comes to rest on the other side, knee over knee
             m.feet[:, leg] += weight[:, None] * [0.08, -0.14, 0.10]
             m.knees[:, leg] -= 0.5 * weight
@@ -394,14 +394,14 @@ def sitting_down(m: Motion) -> None:
         m.put(hand, {"tailor": "lap", "long": "lap", "knees up": "knee"}[kind], weight)
     for start, stop in m.spans(2.0, 3.5):
         moving = m.during(start, stop) * weight
-        m.put(m.rng.integers(2), m.rng.choice(["talk", "mouth", "crossed", "knee"]), moving)
+        m.put(int(m.rng.integers(2)), m.rng.choice(["talk", "mouth", "crossed", "knee"]), moving)
         m.trunk += moving[:, None] * m.rng.normal(0, [0.2, 0.15, 0.1])
         m.turn(m.rng.uniform(-0.7, 0.7), moving)
 
 
 def smoking(m: Motion) -> None:
     if m.rng.random() < 0.4:
-        m.sit(-5, m.end + 5)
+        m.sit()
     else:
         m.sway(0.015)
         m.put(1 - m.main, m.rng.choice(["pocket", "hip", "crossed"]), m.always)
@@ -422,9 +422,9 @@ def waiting(m: Motion) -> None:
             if kind != "watch" or hand == 1 - m.main:
                 m.put(hand, kind, weight)
         m.head[:, 1] += (0.45 if kind == "watch" else 0) * weight
-        m.turn(0 if kind == "watch" else m.rng.uniform(-1.1, 1.1), weight)
+        m.turn(0.0 if kind == "watch" else m.rng.uniform(-1.1, 1.1), weight)
         if m.rng.random() < 0.5:
-            m.step(m.rng.uniform(-0.2, 0.3), m.rng.uniform(-0.1, 0.1), m.rng.uniform(-1, 1), stop - 0.8)
+            m.step(stop - 0.8, m.rng.uniform(-0.2, 0.3), m.rng.uniform(-1, 1), m.rng.uniform(-0.1, 0.1))
 
 
 def _walk(m: Motion, speed: float) -> None:
@@ -447,7 +447,7 @@ def walking(m: Motion) -> None:
 
 def walk_together(m: Motion) -> None:
     _walk(m, 0.62)
-    side = m.rng.integers(2)  # where the companion walks
+    side = int(m.rng.integers(2))  # where the companion walks
     for start, stop in m.spans(1.5, 3.0):
         weight = m.during(start, stop)
         m.turn(m.rng.uniform(0.4, 1.2) * (1 if side == 0 else -1), weight)
@@ -567,6 +567,7 @@ def pose(m: Motion) -> Float[np.ndarray, "frames 17 3"]:
         place = hands[:, side, :3] * mirror
         plumb = m.plumb[:, [side]]
         goal = joints[:, 8] + (1 - plumb) * chest.apply(place) + plumb * upright.apply(place)
+        goal[:, 2] = 0.03 + 0.02 * np.logaddexp(0, (goal[:, 2] - 0.03) / 0.02)  # hands stay above the floor
         # Elbows point back while the arm hangs and forward when it is raised, always down and outward.
         lift = hands[:, side, 3]
         elbow = np.column_stack([0.1 + 1.8 * hands[:, side, 2], (0.45 + lift) * outward, lift - 1])

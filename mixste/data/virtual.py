@@ -76,7 +76,8 @@ FRAMED = 0.95  # share of the half image that a motion may reach into
 
 def random_of(*key) -> np.random.Generator:
     """A generator that depends on the key alone, so that no order of calls changes what it gives."""
-    return np.random.default_rng(list(hashlib.sha256("/".join(map(str, key)).encode()).digest()))
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 
 def _set_up(camera: Camera, rng: np.random.Generator) -> Camera:
@@ -99,7 +100,7 @@ def _back_off(poses: Float[np.ndarray, "frames joints 3"], camera: Camera) -> fl
 
 
 def film(
-    world: Float[np.ndarray, "frames 17 3"],
+    world: Float[np.ndarray, "frames joints 3"],
     *,
     subject: str,
     action: str,
@@ -111,19 +112,20 @@ def film(
 ) -> list[Clip]:
     """The motion seen by every camera of a rig: one Clip a camera.
 
-    world: metres, Z up, human36m order. The middle of its path is moved horizontally over the rig's centre, heights
-    stay. Cameras stand where the rig says, a little different for each subject, or further back along their optical
-    axis where the motion would leave the image. keypoints: "gt" for the exact projection, or a detector of
-    `detect`. The result depends on the arguments alone. Raises DataError for an unknown rig or detector, or a
+    world: metres, Z up, the 17 joints of human36m. The middle of its path is moved horizontally over the rig's
+    centre, heights stay. Cameras stand where the rig says, a little different for each subject, or further back along
+    their optical axis where the motion would leave the image. keypoints: "gt" for the exact projection, or a detector
+    of `detect`. The result depends on the arguments alone. Raises DataError for an unknown rig or detector, or a
     motion of the wrong shape.
     """
     if rig not in RIGS:
         raise DataError(f"unknown camera rig {rig!r}: expected one of {', '.join(RIGS)}")
     world = np.asarray(world, dtype=np.float64)
-    if world.ndim != 3 or world.shape[1:] != (17, 3) or not np.isfinite(world).all():
-        raise DataError(
-            f"{subject} {action} {take}: a motion must be finite and (frames, 17, 3), found shape {world.shape}"
-        )
+    if world.ndim != 3 or world.shape[1:] != (17, 3) or len(world) == 0:
+        raise DataError(f"{subject} {action} {take}: a motion must be (frames, 17, 3), found {world.shape}")
+    if not np.isfinite(world).all():
+        frame = int(np.argwhere(~np.isfinite(world))[0, 0])
+        raise DataError(f"{subject} {action} {take}: a motion must be finite, found NaN or infinity in frame {frame}")
     path = world[:, human36m.root, :2]
     world = world - np.array([*(path.min(axis=0) + path.max(axis=0)) / 2, 0])
 
@@ -160,8 +162,8 @@ class Detector:
 
     offset: constant displacement of each joint in a clip (the detector's idea of the joint is not the label's).
     jitter, correlation: size of what moves around it, and its lag-1 autocorrelation. blur: growth of the jitter per
-    % of the height moved in a frame. swaps, misses: share of frames in which left and right are exchanged, and of
-    joints that are lost. stretch: mean length of such a stretch, frames.
+    % of the height moved in a frame. swaps: rate at which left and right are exchanged; as stretches overlap, the share
+    of frames is 1 − exp(−swaps). misses: the same for joints that are lost. stretch: mean length of both, frames.
     """
 
     offset: float
@@ -177,9 +179,11 @@ class Detector:
 # the height: median 1.92 and 2.41, 95th percentile 4.07 and 23.4, autocorrelation 0.19 and 0.82 around an offset of
 # 1.74 and 4.42). A CPN fine-tuned on the data set is finer: 60 % of OpenPose's size, by choice.
 DETECTORS = {
-    "cpn": Detector(offset=0.83, jitter=0.5, correlation=0.05, blur=0.25, swaps=0.0003, misses=0.001, stretch=3),
-    "openpose": Detector(offset=1.38, jitter=0.85, correlation=0.05, blur=0.25, swaps=0.0005, misses=0.002, stretch=3),
-    "mediapipe": Detector(offset=1.3, jitter=0.7, correlation=0.8, blur=0.25, swaps=0.44, misses=0.01, stretch=6),
+    "cpn": Detector(offset=0.83, jitter=0.5, correlation=0.12, blur=0.25, swaps=0.0003, misses=0.001, stretch=3.0),
+    "openpose": Detector(
+        offset=1.38, jitter=0.85, correlation=0.12, blur=0.25, swaps=0.0004, misses=0.002, stretch=3.0
+    ),
+    "mediapipe": Detector(offset=1.3, jitter=0.7, correlation=0.8, blur=0.25, swaps=0.40, misses=0.01, stretch=6.0),
 }
 
 # Errors grow with the distance from the trunk: wrists and ankles err more than shoulders and hips.
@@ -223,8 +227,7 @@ def detect(
         seen[start:stop, joint] = seen[start - 1, joint] if hold else seen[start:stop, human36m.mirror[joint]]
 
     moved = np.linalg.norm(np.diff(keypoints, axis=0, prepend=keypoints[:1]), axis=-1, keepdims=True) / percent
-    # Student's t with 4 degrees of freedom has heavy tails and variance 2.
-    noise = rng.standard_t(4, size=(frames, 17, 2)) / np.sqrt(2)
+    noise = rng.laplace(size=(frames, 17, 2)) / np.sqrt(2)  # heavy-tailed, of variance 1
     noise = lfilter([np.sqrt(1 - kind.correlation**2)], [1, -kind.correlation], noise, axis=0)
     offset = kind.offset * rng.standard_normal((17, 2))
     error = offset + kind.jitter * (1 + kind.blur * moved) * noise
@@ -232,7 +235,7 @@ def detect(
 
 
 def _stretches(shape, share: float, length: float, rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """(start, stop, column) of random stretches of frames, `length` long on average, that come to about `share`."""
+    """(start, stop, column) of random stretches of frames, `length` long on average, that sum up to `share`."""
     starts = np.argwhere(rng.random(shape) < share / length)
     return [(start, start + rng.geometric(1 / length), column) for start, column in starts.tolist()]
 

@@ -136,11 +136,13 @@ def test_bad_input_says_what_was_expected(walk):
         shoot(walk, rig="moon")
     with pytest.raises(DataError, match=r"'yolo'.*cpn, openpose, mediapipe"):
         shoot(walk, keypoints="yolo")
-    with pytest.raises(DataError, match=r"S1 Walking 1.*\(frames, 17, 3\).*\(387, 16, 3\)"):
+    with pytest.raises(DataError, match=r"S1 Walking 1.*\(frames, 17, 3\).*\(\d+, 16, 3\)"):
         shoot(walk[:, :16])
+    with pytest.raises(DataError, match=r"\(0, 17, 3\)"):
+        shoot(walk[:0])
     broken = walk.copy()
     broken[5, 3, 1] = np.nan
-    with pytest.raises(DataError, match="finite"):
+    with pytest.raises(DataError, match=r"finite.*frame 5"):
         shoot(broken)
 
 
@@ -247,7 +249,7 @@ def test_noise_has_the_autocorrelation_asked_for(walk, plain):
 
 
 def test_swaps_exchange_left_and_right_for_stretches(filmed, plain):
-    error_of = plain(swaps=0.3, stretch=10)
+    error_of = plain(swaps=0.3, stretch=10.0)
     legs, followed = [], []
     for clip in filmed:
         seen = clip.keypoints + error_of(clip)
@@ -263,7 +265,7 @@ def test_swaps_exchange_left_and_right_for_stretches(filmed, plain):
 
 def test_misses_report_an_old_or_the_mirrored_place(walk, plain):
     clip = shoot(walk)[0]
-    seen = clip.keypoints + plain(misses=0.05, stretch=8)(clip)
+    seen = clip.keypoints + plain(misses=0.05, stretch=8.0)(clip)
     wrong = np.argwhere(np.abs(seen - clip.keypoints).max(axis=-1) > 1e-3)
     assert 0.01 < len(wrong) / (len(walk) * 17) < 0.06
     told = []
@@ -289,11 +291,11 @@ def test_layouts_keep_left_and_right_and_the_root(name, walk):
 
 @pytest.mark.parametrize("name", SKELETONS)
 def test_layouts_take_the_joints_of_the_same_name(name):
-    labels = np.array(human36m.joints)[None, :, None]
+    index = np.arange(17.0)[None, :, None]
     borrowed = {"Pelvis": "Hip", "LAnkle": "LFoot", "RAnkle": "RFoot", "HeadTop": "Head", "Neck": "Thorax"}
-    own = dict(zip(SKELETONS[name].joints, relayout(labels, SKELETONS[name])[0, :, 0].tolist(), strict=True))
+    taken = [human36m.joints[int(i)] for i in relayout(index, SKELETONS[name])[0, :, 0]]
     if name == "mpi_inf_3dhp":
         borrowed["Head"] = "Neck"
     if name == "human36m":
         borrowed = {}
-    assert own == {joint: borrowed.get(joint, joint) for joint in SKELETONS[name].joints}
+    assert taken == [borrowed.get(joint, joint) for joint in SKELETONS[name].joints]
