@@ -79,10 +79,8 @@ def load_checkpoint(path) -> nn.Module:
         found = f"the name {named[1]}" if named else "another kind of file"
         raise CheckpointError(f"{path}: expected weights and nothing else, found {found}") from None
     except Exception as error:  # whatever the libraries make of bytes that are not theirs
-        found = (
-            f"a file that cannot be read ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        )
-        raise CheckpointError(f"{path}: expected a checkpoint, found {found}") from None
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{path}: expected a checkpoint, found a file that cannot be read ({reason})") from None
 
 
 def export_authors(model: nn.Module, path) -> None:
@@ -99,7 +97,7 @@ def export_authors(model: nn.Module, path) -> None:
                 raise CheckpointError(f"{path}: expected {name} = {theirs}, as in the authors' network, found {found}")
     weights = {f"module.{key}": value.float().cpu() for key, value in _under_their_names(model).items()}
     with replacing(path) as temporary:
-        torch.save({"epoch": 0, "lr": 0.0, "random_state": None, "optimizer": None, "model_pos": weights}, temporary)
+        torch.save({"epoch": 0, "lr": 4e-5, "random_state": None, "optimizer": None, "model_pos": weights}, temporary)
 
 
 def transfer(model: MixSTE, frames: int, source: Skeleton, target: Skeleton) -> MixSTE:
@@ -115,12 +113,10 @@ def transfer(model: MixSTE, frames: int, source: Skeleton, target: Skeleton) -> 
     wanted = [SAME_JOINT.get(name, name) for name in target.joints]
     lacking = [name for name in wanted if name not in known]
     if lacking:
-        raise ValueError(
-            f"each joint of {target.name} must be one of {source.name}, found others: {', '.join(lacking)}"
-        )
+        raise ValueError(f"{target.name} must have the joints of {source.name} or fewer, found {', '.join(lacking)}")
     if frames > model.frames:
         raise ValueError(f"frames must be at most the network's {model.frames}, found {frames}")
-    if not model.separate_joints:
+    if wanted != known and not model.separate_joints:
         raise ValueError("only a network with one sequence a joint can change its joints, found one without")
     first = (model.frames - frames) // 2
     weights = {key: value.detach().clone() for key, value in model.state_dict().items()}

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from mixste.camera import Camera, project, world_to_camera
-from mixste.data import Clip, DataError, PoseDataset
+from mixste.data import Clip, PoseDataset
+from mixste.data.foreign import read_foreign
 from mixste.data.licensed import Keypoints, detectors, expect, folder_of, missing, nested
 from mixste.skeleton import human36m
 
@@ -88,27 +89,13 @@ def positions(folder: Path) -> dict[str, dict[str, Float[np.ndarray, "frames 17 
     if not files:
         raise missing(folder, f"{POSES} or S*/MyPoseFeatures/D3_Positions/*.cdf")
     found: dict[str, dict] = {}
-    for path in files:
-        subject, name = path.parts[-4], path.stem
-        action = name.split(" ")[0]
+    for path, [pose] in zip(files, read_foreign("cdf", files), strict=True):
+        subject, (action, *take) = path.parts[-4], path.stem.split(" ")
         if subject in TRAIN + TEST:
-            found.setdefault(subject, {})[name.replace(action, RENAMED.get(action, action))] = read_cdf(path)[:, KEPT]
+            pose = expect(pose.reshape(-1, *pose.shape[-1:]), (96,), f"{path}, Pose") / 1000
+            name = " ".join([RENAMED.get(action, action), *take])
+            found.setdefault(subject, {})[name] = pose.reshape(-1, 32, 3)[:, KEPT]
     return found
-
-
-def read_cdf(path: Path) -> Float[np.ndarray, "frames 32 3"]:
-    """The variable Pose of an original file, in metres."""
-    try:
-        import cdflib
-    except ImportError:
-        raise DataError(f"{path}: reading .cdf files needs cdflib: pip install 'mixste[human36m]'") from None
-    try:
-        pose = np.asarray(cdflib.CDF(path).varget("Pose"))
-    except Exception as error:
-        raise DataError(f"{path}: expected a CDF file with the variable Pose, found {error}") from None
-    if pose.dtype.kind != "f" or pose.shape[-1:] != (96,):
-        raise DataError(f"{path}: expected Pose to be (frames, 96), found {pose.dtype} of shape {pose.shape}")
-    return (pose.reshape(-1, 32, 3) / 1000).astype(np.float32)
 
 
 def _filmed(subject: str, name: str, poses: Float[np.ndarray, "frames 17 3"], seen: Keypoints | None) -> list[Clip]:

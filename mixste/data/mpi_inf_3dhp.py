@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from mixste.data import Clip, DataError, PoseDataset
+from mixste.data.foreign import CAMERAS, read_foreign
 from mixste.data.licensed import cut, expect, folder_of, kind, missing, nested
 from mixste.data.pickles import read_npz
 from mixste.skeleton import mpi_inf_3dhp
 
-CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # of fourteen; the others hang from the ceiling
 JOINTS = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)  # of the 28 in annot.mat
 SQUARE, WIDE = (2048, 2048), (1920, 1080)
 OUTDOORS = ("TS5", "TS6")  # the wide ones
@@ -92,45 +92,30 @@ def _clip(view: dict, where: str, subject: str, take: str = "", camera: str = ""
 
 
 def _original_train(folder: Path) -> Iterator[Clip]:
-    from scipy.io import loadmat
-
     files = sorted(folder.glob("S[1-8]/Seq[12]/annot.mat"))
     if not files:
         raise missing(folder, f"{TRAIN} or S*/Seq*/annot.mat")
-    for path in files:
+    for path, arrays in zip(files, read_foreign("annot", files), strict=True):
         subject, take = path.parts[-3:-1]
-        try:
-            held = loadmat(path, variable_names=["annot2", "univ_annot3"])
-            views = [
-                {
-                    "data_2d": np.asarray(held["annot2"][camera, 0]).reshape(-1, 28, 2)[:, JOINTS],
-                    "data_3d": np.asarray(held["univ_annot3"][camera, 0]).reshape(-1, 28, 3)[:, JOINTS],
-                }
-                for camera in CAMERAS
-            ]
-        except Exception as error:
-            raise DataError(f"{path}: expected annot2 and univ_annot3 of 14 cameras, found {error}") from None
-        for camera, view in zip(CAMERAS, views, strict=True):
+        for camera, keypoints, poses in zip(CAMERAS, arrays[::2], arrays[1::2], strict=True):
+            where = f"{path}, camera {camera}"
+            view = {
+                "data_2d": expect(keypoints, (56,), where).reshape(-1, 28, 2)[:, JOINTS],
+                "data_3d": expect(poses, (84,), where).reshape(-1, 28, 3)[:, JOINTS],
+            }
             fps = 50.0 if f"{subject} {take}" in FAST else 25.0
-            yield _clip(view, f"{path}, camera {camera}", subject=subject, take=take, camera=str(camera), fps=fps)
+            yield _clip(view, where, subject=subject, take=take, camera=str(camera), fps=fps)
 
 
 def _original_test(folder: Path) -> Iterator[Clip]:
     files = sorted([*folder.glob("TS[1-6]/annot_data.mat"), *folder.glob("*/TS[1-6]/annot_data.mat")])
     if not files:
         raise missing(folder, f"{TEST} or TS*/annot_data.mat")
-    try:
-        import h5py
-    except ImportError:
-        raise DataError(f"{files[0]}: reading it needs h5py: pip install 'mixste[mpi_inf_3dhp]'") from None
-    for path in files:
-        try:
-            with h5py.File(path) as file:
-                view = {
-                    "data_2d": file["annot2"][:, 0],
-                    "data_3d": file["univ_annot3"][:, 0],
-                    "valid": file["valid_frame"][:].reshape(-1),
-                }
-        except Exception as error:
-            raise DataError(f"{path}: expected annot2, univ_annot3 and valid_frame, found {error}") from None
+    for path, (keypoints, poses, valid) in zip(files, read_foreign("annot_data", files), strict=True):
+        # (frames, people, joints, axes), always of one person
+        view = {
+            "data_2d": expect(keypoints, (1, 17, 2), f"{path}, annot2")[:, 0],
+            "data_3d": expect(poses, (1, 17, 3), f"{path}, univ_annot3")[:, 0],
+            "valid": valid,
+        }
         yield _clip(view, str(path), subject=path.parts[-2])

@@ -51,6 +51,7 @@ def read_npz(path, key: str) -> Any:
             with archive.open(entry) as file:
                 _expect_object_array(file)
                 value = read_pickle(file)
+                _weigh(value)
     except FileNotFoundError:
         raise DataError(f"{path}: expected an .npz file, found no such file") from None
     except Exception as error:  # whatever zipfile, its decompressors and pickletools make of bytes that are not theirs
@@ -59,7 +60,8 @@ def read_npz(path, key: str) -> Any:
 
 
 def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+    said = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+    return " ".join(said.split())[:300]  # it may quote the file
 
 
 def _expect_object_array(file: BinaryIO) -> None:
@@ -71,6 +73,24 @@ def _expect_object_array(file: BinaryIO) -> None:
     header = file.read(min(10_000, int.from_bytes(file.read(width), "little")))
     if not re.search(rb"'descr': *'\|O", header):
         raise DataError(f"another kind of array ({header[:80].decode('latin1').strip()})")
+
+
+def _weigh(value: Any) -> None:
+    """DataError if the value, written out in full, is more than a reader can hold.
+
+    A pickle may name one array or list in a thousand places, and lists inside themselves.
+    """
+    todo, objects, size = [value], 1, 0
+    while todo:
+        item = todo.pop()
+        if isinstance(item, np.ndarray):
+            size += item.nbytes
+        held = item.values() if isinstance(item, dict) else item if isinstance(item, (list, tuple)) else ()
+        held = item.flat if isinstance(item, np.ndarray) and item.dtype.hasobject else held
+        objects += len(held)
+        if size > MAX_BYTES or objects > MAX_OBJECTS:
+            raise DataError(f"more than {MAX_BYTES} bytes or {MAX_OBJECTS} objects")
+        todo.extend(held)
 
 
 class _Pending:
