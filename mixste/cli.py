@@ -84,6 +84,7 @@ def evaluate(
     from mixste import evaluate as ev
     from mixste.checkpoints import load_checkpoint
     from mixste.data import load
+    from mixste.study.published import published
 
     model = load_checkpoint(checkpoint)
     dataset = load(source, root, keypoints)
@@ -91,6 +92,12 @@ def evaluate(
         table = ev.evaluate(model, dataset.test, protocol, skeleton=dataset.skeleton, progress=bar.update)
     wide = ev.by_action(table).pivot(index="action", columns="metric", values="value").loc[dataset.select().actions]
     wide.loc["Avg."] = ev.average(table)
+    if dataset.name == "human36m":
+        printed = published(2 if keypoints == "gt" else 1).query("method == 'Ours' and frames == @model.frames")
+        paper = printed[printed["keypoints"].isin(["GT", "CPN"])].pivot(
+            index="column", columns="metric", values="value"
+        )
+        wide = wide.join(paper.add_suffix(", paper"))
     print(f"{dataset.title}, keypoints {keypoints}, protocol {protocol}")
     print(wide.round(1).to_string())
 

@@ -30,6 +30,9 @@ def style() -> None:
 
 def save_figure(figure: Figure, name: str, profile: Profile) -> None:
     """Write figures/<profile>/<name>.png, with the profile and its data named in the picture, and say so."""
+    if (engine := figure.get_layout_engine()) is not None:
+        strip = 0.2 / figure.get_figheight()  # inches below the figure, for the text
+        engine.set(rect=(0, strip, 1, 1 - strip))
     figure.text(0.995, 0.005, f"{profile.name}: {profile.title}", ha="right", va="bottom", fontsize=7, color="#666666")
     path = Path(ROOT) / "figures" / profile.name / f"{name}.png"
     with replacing(path) as temporary:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mixste.study import runs
 from mixste.study.plan import distinct
-from mixste.study.report import profile_of
+from mixste.study.report import page, profile_of
 
 NOTEBOOKS = runs.ROOT / "notebooks"
 
@@ -37,6 +37,7 @@ def reproduce(profile: str, only: list[str] = (), jobs: int | None = None, in_pl
         print(f"{label} …", end="", flush=True)
         execute(path, profile, in_place)
         print(f" {time.monotonic() - began:.0f} s", flush=True)
+    page()
     print(f"tables: results/{profile}/   figures: figures/{profile}/   notebooks: {_copies(profile)}/")
 
 

@@ -1,6 +1,5 @@
 """From runs to tidy tables: values with intervals, beside what the paper prints."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +49,11 @@ def by_clip(row: Row, protocol: str = "authors") -> pd.DataFrame:
     tables = [runs.make(run, row.label).clips.assign(seed=run.seed) for run in row.runs]
     table = pd.concat(tables)
     return table[table["protocol"] == protocol]
+
+
+def together(clips: pd.DataFrame) -> pd.Series:
+    """A `column` for `measure` that tells no actions apart: averages over frames alone, as MPI-INF-3DHP has it."""
+    return pd.Series("all", index=clips.index)
 
 
 def measure(
@@ -261,9 +265,42 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines).fillna("").set_index(["row", "metric"])
 
 
-def numbers_in(text: str) -> list[str]:
-    """Decimal numbers in a printed table, as printed."""
-    return re.findall(r"(?<![\w.])[-+]?\d+\.\d+(?![\w.])", text)
+def page() -> str:
+    """results/README.md: the averages of every table there is, profile by profile, beside the paper's numbers."""
+    lines = [
+        "# Results",
+        "",
+        "Written by `mixste reproduce` from the tables in the folders beside it. Each number is an average with its",
+        "95 % bootstrap interval over takes; differences are paired, take by take. Only profile `paper` measures what",
+        "the paper measures. Elsewhere the column *paper* is there to compare shapes, not heights.",
+    ]
+    for name, profile in PROFILES.items():
+        tables = tables_of(name)
+        if not tables:
+            continue
+        lines += ["", f"## Profile `{name}`: {profile.title}"]
+        for path in tables:
+            table = read(name, path.stem)
+            table = table[
+                (table["column"] == "Avg.") & table["metric"].isin(runs.evaluate.UNITS) & (table["runs"] != "")
+            ]
+            if len(table):
+                lines += [
+                    "",
+                    f"### [{path.stem}]({name}/{path.name})",
+                    "",
+                    markdown(with_intervals(table).reset_index()),
+                ]
+    text = "\n".join(lines) + "\n"
+    with replacing(runs.ROOT / "results" / "README.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return text
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
 
 
 def tables_of(profile: str) -> list[Path]:

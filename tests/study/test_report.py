@@ -1,0 +1,118 @@
+"""Tables: means, intervals and differences against what is worked out by hand; one schema for every CSV."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mixste.study import report, runs
+from mixste.study.plan import PROFILES, Row
+
+SMOKE = PROFILES["smoke"]
+
+
+@dataclass(frozen=True)
+class Fake:
+    """A run whose clips are known."""
+
+    id: str
+    seed: int
+    values: tuple[float, ...]
+
+    @property
+    def clips(self) -> pd.DataFrame:
+        takes = [("walk", "1", "a"), ("walk", "1", "b"), ("walk", "2", "a"), ("sit", "1", "a"), ("sit", "2", "a")]
+        frames = [100, 100, 200, 50, 150]
+        rows = [
+            {
+                "subject": "S9",
+                "action": action,
+                "take": take,
+                "camera": camera,
+                "frames": n,
+                "metric": "MPJPE",
+                "value": v,
+            }
+            for (action, take, camera), n, v in zip(takes, frames, self.values, strict=True)
+        ]
+        return pd.DataFrame(rows).assign(protocol="authors", unit="mm")
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch):
+    monkeypatch.setattr(runs, "make", lambda run, *args: run)
+
+
+def test_values_intervals_and_differences():
+    ours = Row("ours", (Fake("a", 0, (10, 20, 40, 60, 80)), Fake("b", 1, (14, 24, 44, 64, 84))), against="base")
+    base = Row("base", (Fake("c", 0, (20, 30, 50, 70, 90)), Fake("d", 1, (20, 30, 50, 70, 90))))
+    table = report.measure([base, ours], SMOKE, "test")
+    report.validate(table)
+    own = table[(table["row"] == "ours") & (table["against"] == "")].set_index("column")
+    # Views are averaged first: walk is (17 · 200 + 42 · 200) / 400; sit (62 · 50 + 82 · 150) / 200.
+    assert own["value"].to_dict() == pytest.approx({"walk": 29.5, "sit": 77.0, "Avg.": 53.25})
+    assert own["seed_spread"].tolist() == pytest.approx([np.std([0, 4], ddof=1)] * 3)
+    assert own.loc["walk", ["low", "high"]].tolist() == pytest.approx([17, 42]), "of two takes, the extremes"
+    difference = table[table["against"] == "base"].set_index("column")
+    assert difference["value"].to_dict() == pytest.approx({"walk": -8.0, "sit": -8.0, "Avg.": -8.0})
+    assert difference.loc["Avg.", ["low", "high"]].tolist() == pytest.approx([-8, -8]), "paired: takes differ alike"
+    assert set(own["runs"]) == {"a b"}
+
+
+def test_averages_only_and_one_group():
+    row = Row("ours", (Fake("a", 0, (10, 10, 10, 90, 90)),))
+    actions = report.measure([row], SMOKE, "test", averages_only=True)
+    assert actions["value"].tolist() == [50.0], "actions count alike"
+    together = report.measure([row], SMOKE, "test", column=report.together, averages_only=True)
+    assert together["value"].tolist() == pytest.approx([(400 * 10 + 200 * 90) / 600]), "frames count alike"
+
+
+def good() -> pd.DataFrame:
+    return report.tidy([{"row": "a", "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 1.0}], SMOKE, "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="unit"), "columns must be"),
+        (lambda t: t.iloc[:0], "at least one value"),
+        (lambda t: t.assign(value=np.nan), "must be finite"),
+        (lambda t: t.assign(unit="inch"), "units must be among"),
+        (lambda t: pd.concat([t, t]), "found twice"),
+        (lambda t: t.assign(source=""), "source must be"),
+        (lambda t: t.assign(low=2.0, high=3.0), "must hold its value"),
+    ],
+)
+def test_the_schema_refuses(change, message):
+    report.validate(good())
+    with pytest.raises(ValueError, match=message):
+        report.validate(change(good()))
+
+
+def test_save_and_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    report.save(good(), "table")
+    assert capsys.readouterr().out == "results/smoke/table.csv: 1 values\n"
+    pd.testing.assert_frame_equal(report.read("smoke", "table"), good())
+    with pytest.raises(ValueError, match="finite"):
+        report.save(good().assign(value=np.inf), "other")
+    assert [path.name for path in (tmp_path / "results" / "smoke").iterdir()] == ["table.csv"]
+
+
+def test_unknown_profile():
+    with pytest.raises(ValueError, match="profile must be one of smoke"):
+        report.profile_of("huge")
+
+
+COMMITTED = sorted((runs.ROOT / "results").glob("*/*.csv"))
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in COMMITTED if p.parent.name in PROFILES], ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
+def test_every_table_keeps_to_the_schema(path):
+    table = report.read(path.parent.name, path.stem)
+    report.validate(table)
+    assert table["profile"].unique().tolist() == [path.parent.name]
+    assert table["comparable"].unique().tolist() == [path.parent.name == "paper"]
