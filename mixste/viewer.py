@@ -131,6 +131,7 @@ def view_attention(model: MixSTE, clip: Clip | Lifted, start: int = 0, cells: in
 
     skeleton = of_joints(model.joints)
     poses = predict(model, points, flip=False)
+    poses = poses - poses[:, [skeleton.root]]
     content = {
         **_scene([("lifted", poses)], (clip.keypoints[window], clip.resolution), skeleton, clip.fps, first=start),
         "curves": [],
