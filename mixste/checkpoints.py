@@ -165,8 +165,8 @@ def _load_authors(path: Path) -> nn.Module:
         name, options = "mixste", transformer("STEblocks")
     elif count("Spatial_blocks"):
         name, options = "poseformer", transformer("Spatial_blocks")
-    elif count("expand_conv"):
-        frames = size("expand_conv.weight", 2) ** (count("layers_conv") // 2 + 1)
+    elif count("shrink"):
+        frames = size("expand_conv.weight", 2) ** ((count("layers_conv") + 1) // 2 + 1)  # two convolutions a block
         joints, channels = size("expand_conv.weight", 1) // 2, size("expand_conv.weight", 0)
         name, options = "videopose3d", {"frames": frames, "joints": joints, "channels": channels}
     else:

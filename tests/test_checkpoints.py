@@ -1,0 +1,508 @@
+import json
+import math
+import os
+import pickle
+import random
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mixste.baselines import PoseFormer, VideoPose3D
+from mixste.checkpoints import CheckpointError, export_authors, load_checkpoint, save_checkpoint, transfer
+from mixste.model import MixSTE
+from mixste.skeleton import human36m, humaneva15, mpi_inf_3dhp
+
+sys.path.append(str(Path(__file__).parent / "data"))
+from licensed import mutations
+
+FRAMES, JOINTS, DIM, DEPTH = 9, 17, 16, 3
+
+
+def block(name: str, dim: int) -> dict[str, tuple]:
+    return {
+        f"{name}.norm1": (dim,),
+        f"{name}.attn.qkv": (3 * dim, dim),
+        f"{name}.attn.proj": (dim, dim),
+        f"{name}.norm2": (dim,),
+        f"{name}.mlp.fc1": (2 * dim, dim),
+        f"{name}.mlp.fc2": (dim, 2 * dim),
+    }
+
+
+def mixste_file(frames=FRAMES, joints=JOINTS, dim=DIM, depth=DEPTH) -> dict[str, torch.Tensor]:
+    """The weights of FACTS §2, by the names and shapes given there."""
+    shapes = {"Spatial_patch_to_embedding": (dim, 2), "Spatial_norm": (dim,), "Temporal_norm": (dim,)}
+    for i in range(depth):
+        shapes |= block(f"STEblocks.{i}", dim) | block(f"TTEblocks.{i}", dim)
+    shapes |= {"head.0": (dim,), "head.1": (3, dim)}
+    positions = {"Spatial_pos_embed": (1, joints, dim), "Temporal_pos_embed": (1, frames, dim)}
+    return filled(shapes) | {name: torch.randn(shape) for name, shape in positions.items()}
+
+
+def poseformer_file(frames=FRAMES, joints=JOINTS, dim=DIM, depth=DEPTH) -> dict[str, torch.Tensor]:
+    width = joints * dim
+    shapes = {"Spatial_patch_to_embedding": (dim, 2), "Spatial_norm": (dim,), "Temporal_norm": (width,)}
+    for i in range(depth):
+        shapes |= block(f"Spatial_blocks.{i}", dim) | block(f"blocks.{i}", width)
+    shapes |= {"head.0": (width,), "head.1": (3 * joints, width)}
+    weights = filled(shapes) | {"Spatial_pos_embed": torch.randn(1, joints, dim)}
+    weights["Temporal_pos_embed"] = torch.randn(1, frames, width)
+    return weights | {"weighted_mean.weight": torch.randn(1, frames, 1), "weighted_mean.bias": torch.randn(1)}
+
+
+def videopose3d_file(layers=2, joints=JOINTS, channels=DIM) -> dict[str, torch.Tensor]:
+    weights = {"expand_conv.weight": torch.randn(channels, 2 * joints, 3)}
+    norms = ["expand_bn"]
+    for i in range(layers - 1):
+        weights[f"layers_conv.{2 * i}.weight"] = torch.randn(channels, channels, 3)
+        weights[f"layers_conv.{2 * i + 1}.weight"] = torch.randn(channels, channels, 1)
+        norms += [f"layers_bn.{2 * i}", f"layers_bn.{2 * i + 1}"]
+    for name in norms:
+        weights |= {f"{name}.{part}": torch.randn(channels) for part in ("weight", "bias", "running_mean")}
+        weights |= {f"{name}.running_var": torch.rand(channels) + 0.5, f"{name}.num_batches_tracked": torch.tensor(7)}
+    return weights | {"shrink.weight": torch.randn(3 * joints, channels, 1), "shrink.bias": torch.randn(3 * joints)}
+
+
+def filled(shapes: dict[str, tuple]) -> dict[str, torch.Tensor]:
+    weights = {f"{name}.weight": torch.randn(shape) / math.sqrt(shape[-1]) for name, shape in shapes.items()}
+    return weights | {f"{name}.bias": torch.randn(shape[0]) for name, shape in shapes.items()}
+
+
+FILES = {MixSTE: mixste_file, PoseFormer: poseformer_file, VideoPose3D: videopose3d_file}
+ALL = pytest.mark.parametrize("kind", FILES, ids=lambda kind: kind.__name__)
+
+
+def write(path, weights, prefix="module.", legacy=False, **changes) -> Path:
+    """What the authors' training scripts save."""
+    content = {
+        "epoch": 120,
+        "lr": 1.2e-5,
+        "random_state": np.random.RandomState(1234),
+        "optimizer": {"state": {0: {"step": 3, "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-5}]},
+        "model_pos": {prefix + key: value for key, value in weights.items()},
+    }
+    torch.save(content | changes, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+def linear(weights, name, x):
+    return x @ weights[f"{name}.weight"].double().T + weights[f"{name}.bias"].double()
+
+
+def norm(weights, name, x, eps):
+    x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + eps).sqrt()
+    return x * weights[f"{name}.weight"].double() + weights[f"{name}.bias"].double()
+
+
+def apply_block(weights, name, x):
+    """One sequence of tokens at a time, one head at a time: (tokens, dim)."""
+    qkv = linear(weights, f"{name}.attn.qkv", norm(weights, f"{name}.norm1", x, 1e-6))
+    dim = x.shape[-1]
+    heads = []
+    for head in range(8):
+        q, k, v = (qkv[:, part * dim + head * dim // 8 : part * dim + (head + 1) * dim // 8] for part in range(3))
+        heads.append(torch.softmax(q @ k.T / math.sqrt(dim / 8), dim=-1) @ v)
+    x = x + linear(weights, f"{name}.attn.proj", torch.cat(heads, dim=-1))
+    hidden = linear(weights, f"{name}.mlp.fc1", norm(weights, f"{name}.norm2", x, 1e-6))
+    return x + linear(weights, f"{name}.mlp.fc2", 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2))))
+
+
+def mixste_by_hand(weights, keypoints, depth=DEPTH):
+    """The network of FACTS §1, rows 12–17, in float64 from the authors' names: (frames, joints, 2) → (…, 3)."""
+    x = linear(weights, "Spatial_patch_to_embedding", keypoints.double()) + weights["Spatial_pos_embed"][0].double()
+    for i in range(depth):
+        x = torch.stack([apply_block(weights, f"STEblocks.{i}", x[frame]) for frame in range(len(x))])
+        x = norm(weights, "Spatial_norm", x, 1e-6)
+        if i == 0:
+            x = x + weights["Temporal_pos_embed"][0].double()[:, None]
+        x = torch.stack([apply_block(weights, f"TTEblocks.{i}", x[:, joint]) for joint in range(x.shape[1])], dim=1)
+        x = norm(weights, "Temporal_norm", x, 1e-6)
+    return linear(weights, "head.1", norm(weights, "head.0", x, 1e-5))
+
+
+def test_the_authors_network_computes_what_its_weights_say(tmp_path):
+    weights = mixste_file()
+    model = load_checkpoint(write(tmp_path / "a.bin", weights))
+    keypoints = torch.rand(1, FRAMES, JOINTS, 2) * 2 - 1
+    assert not model.training
+    expected = mixste_by_hand(weights, keypoints[0])
+    torch.testing.assert_close(model(keypoints)[0].double(), expected, atol=1e-5, rtol=1e-4)
+
+
+@ALL
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_published_files(kind, prefix, legacy, tmp_path):
+    """In the old and the new format of torch.save, with and without DataParallel's prefix."""
+    weights = FILES[kind]()
+    model = load_checkpoint(write(tmp_path / "a.bin", weights, prefix, legacy))
+    assert type(model) is kind
+    numbers = sorted(tuple(value.flatten().tolist()) for value in model.state_dict().values())
+    assert numbers == sorted(tuple(value.flatten().tolist()) for value in weights.values())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    for name, buffer in model.named_buffers():
+        assert buffer.dtype == (torch.int64 if name.endswith("num_batches_tracked") else torch.float32)
+
+
+@pytest.mark.parametrize("sizes", [(5, 15, 24, 2), (1, 3, 8, 1)])
+def test_sizes_are_read_off(sizes):
+    for kind, width in ((MixSTE, "dim"), (PoseFormer, "joint_dim")):
+        options = load(FILES[kind](*sizes)).options
+        assert tuple(options[name] for name in ("frames", "joints", width, "depth")) == sizes
+        assert (options["heads"], options["mlp_ratio"]) == (8, 2)
+
+
+def test_sizes_of_convolutions():
+    model = load(videopose3d_file(layers=4, joints=15, channels=5))
+    assert (model.frames, model.joints, model.options["channels"]) == (81, 15, 5)
+    assert load(VideoPose3D(1, channels=4).state_dict()).frames == 1
+
+
+def load(weights):
+    path = Path(os.environ["TMPDIR"]) / "a.bin"
+    return load_checkpoint(write(path, weights))
+
+
+@pytest.fixture(autouse=True)
+def _scratch(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"])
+def test_random_states_of_numpy_1_and_2(core, tmp_path):
+    path = write(tmp_path / "a.bin", mixste_file(), legacy=True, lr=np.float64(1e-5))
+    data = path.read_bytes()
+    assert b"numpy._core" in data
+    path.write_bytes(data.replace(b"numpy._core", core))
+    assert isinstance(load_checkpoint(path), MixSTE)
+
+
+class OldRandomState:
+    """As NumPy before 1.17 pickled it."""
+
+    def __reduce__(self):
+        return getattr(np.random, "__RandomState_ctor"), (), ("MT19937", np.arange(624, dtype=np.uint32), 3, 0, 0.0)
+
+
+def test_random_states_before_numpy_1_17(tmp_path):
+    path = write(tmp_path / "a.bin", mixste_file(), random_state=OldRandomState())
+    assert isinstance(load_checkpoint(path), MixSTE)
+
+
+def test_half_precision_becomes_single(tmp_path):
+    weights = {key: value.half() for key, value in mixste_file().items()}
+    assert {value.dtype for value in load(weights).state_dict().values()} == {torch.float32}
+
+
+# --- every key counts ------------------------------------------------------------------------------------------
+
+
+SMALL = {
+    MixSTE: lambda: mixste_file(3, 5, 8, 1),
+    PoseFormer: lambda: poseformer_file(3, 5, 8, 1),
+    VideoPose3D: lambda: videopose3d_file(2, 5, 8),
+}
+
+
+@ALL
+def test_each_missing_key_is_named(kind):
+    weights = SMALL[kind]()
+    for key in weights:
+        with pytest.raises(CheckpointError, match=rf"\b{key}\b"):
+            load({other: value for other, value in weights.items() if other != key})
+
+
+@ALL
+def test_each_misshapen_key_is_refused(kind):
+    weights = SMALL[kind]()
+    for key in weights:
+        for other in (weights[key][..., None], weights[key][..., :-1] if weights[key].ndim else torch.ones(2)):
+            with pytest.raises(CheckpointError, match="expected"):
+                load(weights | {key: other})
+    with pytest.raises(CheckpointError, match=r"head\.0\.bias of shape \(3,\) instead of \(\d+,\)"):
+        load(mixste_file() | {"head.0.bias": torch.ones(3)})
+
+
+@ALL
+def test_surplus_keys_are_named(kind):
+    for key in ("extra.weight", "head.2.weight", "STEblocks.7.norm1.weight", "layers_conv.9.weight", ""):
+        with pytest.raises(CheckpointError, match=r"surplus|missing"):
+            load(SMALL[kind]() | {key: torch.ones(1)})
+
+
+def test_a_whole_part_missing():
+    with pytest.raises(CheckpointError, match=r"STEblocks\.1\.norm1\.weight missing.* and \d+ more"):
+        load({key: value for key, value in mixste_file().items() if not key.startswith("STEblocks.1.")})
+    with pytest.raises(CheckpointError, match=r"with Temporal_pos_embed, found none"):
+        load({key: value for key, value in mixste_file().items() if key != "Temporal_pos_embed"})
+
+
+def test_other_networks(tmp_path):
+    with pytest.raises(CheckpointError, match=r"MixSTE, PoseFormer or VideoPose3D, found conv1\.weight"):
+        load({"conv1.weight": torch.ones(3)})
+    with pytest.raises(CheckpointError, match="found none"):
+        load({})
+    for value in (1, "x", None, [torch.ones(1)], torch.ones(2).to_sparse(), torch.ones(2, device="meta")):
+        with pytest.raises(CheckpointError, match=r"head\.0\.bias"):
+            load(mixste_file() | {"head.0.bias": value})
+    with pytest.raises(CheckpointError, match="stored whole"):
+        load(mixste_file() | {"Spatial_pos_embed": torch.zeros(1, 1, DIM).expand(1, 10**12, DIM)})
+    twice = mixste_file() | {"module.head.0.bias": torch.ones(DIM)}
+    path = write(tmp_path / "a.bin", twice, prefix="")
+    with pytest.raises(CheckpointError, match="with and without"):
+        load_checkpoint(path)
+
+
+def load_raw(content) -> None:
+    path = Path(os.environ["TMPDIR"]) / "a.bin"
+    torch.save(content, path)
+    load_checkpoint(path)
+
+
+def test_other_content(tmp_path):
+    with pytest.raises(CheckpointError, match="model_pos, found a list"):
+        load_raw([1, 2])
+    with pytest.raises(CheckpointError, match="model_pos, found epoch, state_dict"):
+        load_raw({"epoch": 1, "state_dict": {}})
+    with pytest.raises(CheckpointError, match="model_pos, found model_pos"):
+        load_raw({"model_pos": [torch.ones(1)]})
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_checkpoint(tmp_path / "none.bin")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(tmp_path)
+    endless = struct.pack("<Q", 2**62) + b"{}"
+    for content in (b"", b"\x80", b"text", b"PK\x03\x04" + bytes(100), bytes(8) + b"{", endless):
+        (tmp_path / "b.bin").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"b\.bin: expected") as caught:
+            load_checkpoint(tmp_path / "b.bin")
+        assert "\n" not in str(caught.value)
+
+
+# --- safety ----------------------------------------------------------------------------------------------------
+
+
+class Runs:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("place", ["epoch", "random_state", "optimizer", "model_pos", "lr"])
+def test_nothing_runs(place, legacy, tmp_path):
+    marker = tmp_path / "ran"
+    for attack in (
+        Runs(os.system, f"touch {marker}"),
+        Runs(eval, f"open({str(marker)!r}, 'w')"),
+        Runs(open, str(marker), "w"),
+        Runs(np.load, str(marker)),
+        Runs(np.random.seed, 0),
+        random.Random(0),
+        os.system,
+    ):
+        for content in (attack, {"key": attack}):
+            path = write(tmp_path / "a.bin", mixste_file(), legacy=legacy, **{place: content})
+            with pytest.raises(CheckpointError, match="expected weights and nothing else, found the name"):
+                load_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_the_attacks_would_run(tmp_path):
+    """The control: PyTorch, told to trust the file, does as it says."""
+    path = write(tmp_path / "a.bin", mixste_file(), lr=Runs(os.system, f"touch {tmp_path / 'ran'}"))
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "ran").exists()
+
+
+def test_what_stands_for_a_random_state_stays_harmless(tmp_path):
+    """The names of a RandomState are let in, but call nothing of NumPy: not even a terabyte of an array."""
+    path = write(tmp_path / "a.bin", mixste_file(), random_state=Runs(np.ndarray, (2**40,), "f8"))
+    assert isinstance(load_checkpoint(path), MixSTE)
+    path = write(tmp_path / "a.bin", mixste_file() | {"head.0.bias": np.ones(DIM)})
+    with pytest.raises(CheckpointError, match=r"head\.0\.bias to be a dense tensor"):
+        load_checkpoint(path)
+    with pytest.raises(pickle.UnpicklingError):  # nor are they let in for others
+        torch.load(path, weights_only=True)
+
+
+def test_bombs(tmp_path):
+    write(tmp_path / "a.bin", mixste_file() | {"head.0.bias": torch.zeros(10_000_000)})
+    with zipfile.ZipFile(tmp_path / "a.bin") as large, zipfile.ZipFile(tmp_path / "b.bin", "w") as small:
+        for name in large.namelist():
+            small.writestr(name, large.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match="without compression"):
+        load_checkpoint(tmp_path / "b.bin")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"depth": 10**9},
+        {"dim": 8 * 10**9},
+        {"frames": 10**15},
+        {"joints": 10**15},
+        {"heads": 0},
+        {"depth": "x"},
+        {"a": 1},
+    ],
+)
+def test_options_that_would_take_all_the_memory(options, tmp_path):
+    about = {"model": "mixste", "options": json.dumps({"frames": 3, "dim": 8, "depth": 1} | options)}
+    save_file(MixSTE(3, dim=8, depth=1).state_dict(), tmp_path / "c.safetensors", about)
+    with pytest.raises(CheckpointError, match=r"c\.safetensors: expected"):
+        load_checkpoint(tmp_path / "c.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "ours"])
+def test_mutated_files(kind, tmp_path):
+    """900 damaged checkpoints: each is read, or refused in a sentence."""
+    path = tmp_path / "a.bin"
+    if kind == "ours":
+        save_checkpoint(MixSTE(3, dim=8, depth=1), path)
+    else:
+        write(path, mixste_file(frames=3, dim=8, depth=1), legacy=kind == "legacy")
+    sentences = []
+    for damaged in mutations(path, 300):
+        path.write_bytes(damaged)
+        try:
+            load_checkpoint(path)
+        except CheckpointError as error:
+            sentences.append(str(error))
+    assert len(sentences) > 50
+    assert all(sentence.startswith(f"{path}: expected") and "\n" not in sentence for sentence in sentences)
+
+
+# --- our own files ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: MixSTE(5, 15, 24, 2, 4, 1.5, 0.1, 0.2),
+        lambda: MixSTE(5, 17, 8, 1, alternating=False, attention_scale="model", embedding_norm=True),
+        lambda: MixSTE(5, 3, 8, 1, separate_joints=False),
+        lambda: VideoPose3D(9, 15, 8),
+        lambda: PoseFormer(9, 17, 8, 2),
+        lambda: PoseFormer(3, 17, 8, 1, heads=2, mlp_ratio=1.0, drop_path=0.0),
+    ],
+)
+def test_round_trip(model, tmp_path):
+    model = model()
+    save_checkpoint(model.to(torch.bfloat16), tmp_path / "a.safetensors")
+    again = load_checkpoint(tmp_path / "a.safetensors")
+    assert type(again) is type(model)
+    assert not again.training
+    assert again.options == model.options
+    for key, value in again.state_dict().items():
+        assert value.dtype == (torch.int64 if key.endswith("num_batches_tracked") else torch.float32)
+        torch.testing.assert_close(value, model.state_dict()[key].to(value.dtype), atol=0, rtol=0)
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.safetensors"]
+
+
+def test_our_files_key_by_key(tmp_path):
+    model, path = MixSTE(3, dim=8, depth=1), tmp_path / "a.safetensors"
+    about = {"model": "mixste", "options": json.dumps(model.options)}
+    weights = model.state_dict()
+    for changed, message in (
+        ({key: value for key, value in weights.items() if key != "head.bias"}, r"head\.bias missing"),
+        (weights | {"more": torch.ones(1)}, r"more surplus"),
+        (weights | {"head.bias": torch.ones(4)}, r"head\.bias of shape \(4,\) instead of \(3,\)"),
+    ):
+        save_file(changed, path, about)
+        with pytest.raises(CheckpointError, match=message):
+            load_checkpoint(path)
+    others = [{}, {"model": "resnet", "options": "{}"}, {"model": "mixste"}]
+    for other in (*others, about | {"options": "[1]"}, about | {"options": "{"}):
+        save_file(weights, path, other)
+        with pytest.raises(CheckpointError, match=r"a\.safetensors: expected"):
+            load_checkpoint(path)
+
+
+# --- the way back ----------------------------------------------------------------------------------------------
+
+
+@ALL
+def test_export(kind, tmp_path):
+    """What their script reads: the keys of their network inside DataParallel, and nothing that has to be trusted."""
+    theirs = FILES[kind]()
+    model = load(theirs)
+    export_authors(model, tmp_path / "out.bin")
+    held = torch.load(tmp_path / "out.bin", weights_only=True)
+    assert held.keys() == {"epoch", "lr", "random_state", "optimizer", "model_pos"}
+    assert held["model_pos"].keys() == {f"module.{key}" for key in theirs}
+    for key, value in theirs.items():
+        torch.testing.assert_close(held["model_pos"][f"module.{key}"].to(value.dtype), value, atol=0, rtol=0)
+    again = load_checkpoint(tmp_path / "out.bin")
+    assert again.options.keys() == model.options.keys()
+    assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("heads", 4),
+        ("alternating", False),
+        ("separate_joints", False),
+        ("attention_scale", "model"),
+        ("embedding_norm", True),
+    ],
+)
+def test_export_of_variants_is_refused(option, value, tmp_path):
+    with pytest.raises(CheckpointError, match=f"expected {option} = .*, found {value}"):
+        export_authors(MixSTE(3, dim=8, depth=1, **{option: value}), tmp_path / "out.bin")
+    assert not list(tmp_path.iterdir())
+
+
+# --- to other joints and frames --------------------------------------------------------------------------------
+
+
+def test_transfer_of_table_4():
+    """17 → 15 joints, each by its name; 243 → 43 frames, the central ones."""
+    model = MixSTE(243, 17, 8, 1, drop_path=0.1)
+    with torch.no_grad():
+        model.joint_position.copy_(torch.arange(17.0)[:, None].expand(17, 8))
+        model.frame_position.copy_(torch.arange(243.0)[:, None].expand(243, 8))
+    moved = transfer(model, 43, human36m, humaneva15)
+    assert moved.options == model.options | {"frames": 43, "joints": 15}
+    assert moved.joint_position[:, 0].tolist() == [0, 8, 11, 12, 13, 14, 15, 16, 4, 5, 6, 1, 2, 3, 10]
+    assert moved.frame_position[:, 0].tolist() == list(range(100, 143))  # the middle one, 121, stays in the middle
+    for (key, value), (_, before) in zip(moved.state_dict().items(), model.state_dict().items(), strict=True):
+        if not key.endswith("_position"):
+            assert torch.equal(value, before)
+            assert value.data_ptr() != before.data_ptr()
+    assert moved(torch.zeros(1, 43, 15, 2)).shape == (1, 43, 15, 3)
+    assert all(parameter.requires_grad for parameter in moved.parameters())
+
+
+def test_transfer_to_the_same_layout_changes_nothing():
+    model = MixSTE(5, 17, 8, 2).eval()
+    keypoints = torch.rand(2, 5, 17, 2)
+    assert torch.equal(transfer(model, 5, human36m, human36m).eval()(keypoints), model(keypoints))
+
+
+@pytest.mark.parametrize(("frames", "kept"), [(1, [2]), (3, [1, 2, 3]), (4, [0, 1, 2, 3]), (5, [0, 1, 2, 3, 4])])
+def test_transfer_keeps_the_middle(frames, kept):
+    model = MixSTE(5, 15, 8, 1)
+    with torch.no_grad():
+        model.frame_position.copy_(torch.arange(5.0)[:, None].expand(5, 8))
+    assert transfer(model, frames, humaneva15, humaneva15).frame_position[:, 0].tolist() == kept
+
+
+def test_transfer_that_cannot_be():
+    with pytest.raises(ValueError, match="frames must be at most the network's 5, found 6"):
+        transfer(MixSTE(5, 17, 8, 1), 6, human36m, humaneva15)
+    with pytest.raises(ValueError, match="Spine"):
+        transfer(MixSTE(5, 15, 8, 1), 5, humaneva15, human36m)
+    with pytest.raises(ValueError, match="HeadTop"):
+        transfer(MixSTE(5, 17, 8, 1), 5, human36m, mpi_inf_3dhp)
+    with pytest.raises(ValueError, match="one sequence a joint"):
+        transfer(MixSTE(5, 17, 8, 1, separate_joints=False), 5, human36m, humaneva15)
