@@ -145,7 +145,7 @@ def read_asf(text: str, file: str = "asf") -> Acclaim:
         if not allowed.issuperset(names) or not least <= len(names) == len(set(names)):
             raise channels.error(f"{'all' if least else 'some'} of {' '.join(sorted(allowed))}, each once")
         # SciPy's small letters are turns about axes that stay: "xyz" is Rz Ry Rx.
-        axes = Rotation.from_euler(turns, np.array(angles) * radians)
+        axes = Rotation.from_euler(turns, [angles["xyz".index(axis)] * radians for axis in turns])
         bones[bone] = Bone(parent, offset * metres, axes, turns, names)
     return Acclaim(bones, metres, radians)
 
@@ -158,7 +158,7 @@ def _radians(line: Line) -> float:
     return math.radians(1) if unit == "deg" else 1.0
 
 
-def read_amc(text: str, skeleton: Acclaim, file: str = "amc") -> dict[str, Float[np.ndarray, "frames channels"]]:
+def read_amc(text: str, skeleton: Acclaim, file: str = "amc") -> dict[str, Float[np.ndarray, "frames _channels"]]:
     """The motion in the text of an .amc file: the channels of each bone that moves, metres and radians.
 
     file: its name. Raises DataError, with the file's name and line, for a bone that the skeleton lacks, a wrong number
@@ -198,7 +198,7 @@ def read_amc(text: str, skeleton: Acclaim, file: str = "amc") -> dict[str, Float
 
 
 def joints(
-    skeleton: Acclaim, motion: dict[str, Float[np.ndarray, "frames channels"]], names: tuple[str, ...] = HUMAN36M
+    skeleton: Acclaim, motion: dict[str, Float[np.ndarray, "frames _channels"]], names: tuple[str, ...] = HUMAN36M
 ) -> Float[np.ndarray, "frames joints 3"]:
     """Forward kinematics: where the far ends of the named bones are, metres, in the file's axes (Y up).
 

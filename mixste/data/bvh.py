@@ -53,7 +53,8 @@ def read_bvh(text: str, file: str = "bvh") -> Motion:
     """
     rows = lines(text, file)
     joints = _hierarchy(rows, file)
-    counts, times = next(rows, Line(file, 0, [])), next(rows, Line(file, 0, []))
+    end = Line(file, text.count("\n"), ["end", "of", "file"])
+    counts, times = next(rows, end), next(rows, end)
     if counts.words[:1] != ["Frames:"]:
         raise counts.error("a line such as 'Frames: 90' under MOTION")
     if times.words[:2] != ["Frame", "Time:"]:
@@ -84,16 +85,14 @@ def _hierarchy(rows: Iterator[Line], file: str) -> dict[str, Joint]:
             stack.append(opening)
         elif keyword == "}" and len(stack) > 1:
             stack.pop()
-        elif keyword == "OFFSET" and len(stack) > 1:
-            if stack[-1]:
-                joints[stack[-1]] = Joint(stack[-2], np.array(line.numbers(3)))
-        elif keyword == "CHANNELS" and stack[-1] in joints:
+        elif keyword == "OFFSET" and len(stack) > 1 and not stack[-1]:
+            pass  # where an end site is matters to nobody here
+        elif keyword == "OFFSET" and len(stack) > 1 and stack[-1] not in joints and (stack[-2] in joints or not joints):
+            joints[stack[-1]] = Joint(stack[-2], np.array(line.numbers(3)))
+        elif keyword == "CHANNELS" and stack[-1] in joints and not joints[stack[-1]].channels:
             channels = tuple(rest[1:])
-            if (
-                rest[:1] != [str(len(channels))]
-                or not CHANNELS.issuperset(channels)
-                or len(set(channels)) < len(channels)
-            ):
+            unique = len(set(channels)) == len(channels)
+            if rest[:1] != [str(len(channels))] or not unique or not CHANNELS.issuperset(channels):
                 raise line.error("a number of channels and their names, such as 1 Zrotation")
             joints[stack[-1]] = replace(joints[stack[-1]], channels=channels, column=width)
             width += len(channels)
