@@ -1,0 +1,49 @@
+"""Errors frame by frame, for the figures: the paper's three methods on the same test frames."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mixste import metrics
+from mixste.study import runs
+from mixste.study.plan import Profile
+from mixste.study.runs import Finished
+
+
+def compared(profile: Profile) -> dict[str, list[Finished]]:
+    """The methods of Figures 3, 4 and 6, one finished run a seed: runs of Table 1, from one detector's keypoints.
+
+    Each keeps the T it was published with. Runs that are not in the store are trained.
+    """
+    methods = {
+        "VideoPose3D": profile.peer("videopose3d", 243),
+        "PoseFormer": profile.peer("poseformer", 81),
+        "MixSTE": profile.full(),
+    }
+    runs.make_all([run for seeds in methods.values() for run in seeds], title="methods compared")
+    return {name: [runs.make(run) for run in seeds] for name, seeds in methods.items()}
+
+
+def joint_errors(finished: list[Finished]) -> Float[np.ndarray, "seeds frames joints"]:
+    """Millimetres, each valid test frame once, clips in a row."""
+    return np.stack([run.joint_errors for run in finished])
+
+
+def take_of_frames(finished: list[Finished]) -> Int[np.ndarray, "frames"]:
+    """The number of the take that each frame of `joint_errors` shows; the views of one take share it."""
+    clips = finished[0].clips.query("protocol == 'exact' and metric == 'MPJPE'")
+    takes = clips.groupby(["subject", "action", "take"], sort=False).ngroup()
+    return np.repeat(takes.to_numpy(), clips["frames"])
+
+
+def average(values: Float[np.ndarray, "seeds frames"], takes: Int[np.ndarray, "frames"]) -> dict[str, float]:
+    """Mean over frames and seeds as a tidy table holds it: value, low, high (95 %, over takes), seeds, seed_spread."""
+    frames = np.bincount(takes)
+    means = np.bincount(takes, values.mean(axis=0)) / frames
+    value, low, high = metrics.bootstrap_interval(means, frames, seed=0)
+    spread = values.mean(axis=1).std(ddof=1) if len(values) > 1 else np.nan
+    return {"value": value, "low": low, "high": high, "seeds": len(values), "seed_spread": float(spread)}
+
+
+def about(name: str, methods: dict[str, list[Finished]], against: str = "") -> dict[str, str]:
+    """The columns of a tidy table that say whose value it is; against: the method that it is the difference to."""
+    return {"row": name, "against": against, "runs": " ".join(run.id for run in methods[name]), "protocol": "exact"}
