@@ -221,6 +221,7 @@ stage.setPointerCapture = time.setPointerCapture = () => {};  // wants a real po
 """
 
 
+@pytest.mark.slow
 @browser
 def test_a_reader_turns_zooms_seeks_and_overlays(tmp_path):
     clip = a_clip(101)
@@ -280,6 +281,7 @@ found.paused = state.frame - frame;
     assert (found["played"], found["slowly"], found["paused"]) == (5, 7, 7)  # 101 ms at 50 Hz, then 100 ms at 25 Hz
 
 
+@pytest.mark.slow
 @browser
 def test_exported_notebooks_show_both_viewers(tmp_path):
     model = MixSTE(frames=9, dim=8, depth=3, heads=2)
