@@ -95,7 +95,7 @@ class Detections:
 
     name: str
     names: tuple[str, ...]
-    people: list[Float[np.ndarray, "people points 3"]]
+    people: list[Float[np.ndarray, "_ points 3"]]
     resolution: tuple[int, int]
     fps: float | None = None
     ids: list[list[str]] | None = None

@@ -85,7 +85,7 @@ def _is_body25b(people: Float[np.ndarray, "people 25 3"]) -> bool:
     for one in people[people[:, 0, 2] > 0]:
         size = np.linalg.norm(np.ptp(one[one[:, 2] > 0, :2], axis=0))
         far += [np.linalg.norm(point[:2] - one[0, :2]) > 0.3 * size for point in one[[15, 16]] if point[2] > 0]
-    return bool(far) and np.mean(far) > 0.5
+    return bool(np.mean(far) > 0.5) if far else False
 
 
 def is_frame(path: Path) -> bool:

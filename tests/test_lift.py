@@ -1,0 +1,178 @@
+"""From files to files, with a small network whose answers are compared with `predict`."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mixste.camera import normalize_screen
+from mixste.data import DataError
+from mixste.detections import LAYOUTS, Detections
+from mixste.lift import OUTPUTS, clips_in, lift, lift_clip
+from mixste.model import MixSTE
+from mixste.outputs import Lifted
+from mixste.predict import predict
+from mixste.skeleton import human36m
+
+# A person of human36m, 400 pixels tall: usual in an image 1000 wide.
+STANDING = np.array(
+    [
+        *[(500, 500), (475, 500), (472, 600), (470, 700), (525, 500), (528, 600), (530, 700)],
+        *[(500, 440), (500, 380), (500, 345), (500, 300), (540, 385), (560, 440), (570, 500)],
+        *[(460, 385), (440, 440), (430, 500)],
+    ],
+    dtype=float,
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> MixSTE:
+    torch.manual_seed(0)
+    model = MixSTE(frames=9, dim=16, depth=1, heads=2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def moving(frames=20) -> np.ndarray:
+    sway = 30 * np.sin(np.arange(frames) / 3)[:, None, None] * np.array([1, 0.2])
+    return STANDING + sway
+
+
+def detections(points, resolution=(1000, 1000), fps=50.0, names=human36m.joints, **options) -> Detections:
+    seen = np.isfinite(points).all(axis=-1, keepdims=True)
+    people = np.concatenate([np.where(seen, points, 0), seen], axis=-1)
+    return Detections("clip", names, list(people[:, None]), resolution, fps, ids=[["0"]] * len(points), **options)
+
+
+def test_a_clip_is_lifted_as_predict_does_and_root_relative(model):
+    lifted = lift_clip(detections(moving()), model)
+    expected = predict(model, normalize_screen(moving(), 1000, 1000))
+    np.testing.assert_allclose(lifted.poses, expected - expected[:, :1], atol=1e-6)
+    np.testing.assert_allclose(lifted.keypoints, moving())
+    assert (lifted.fps, lifted.resolution, lifted.notes, lifted.filled.any()) == (50.0, (1000, 1000), (), False)
+
+
+def test_gaps_are_filled_marked_and_long_ones_told(model):
+    points = moving(100)
+    points[10:14, 13] = np.nan
+    lifted = lift_clip(detections(points), model)
+    assert np.argwhere(lifted.filled).tolist() == [[frame, 13] for frame in range(10, 14)]
+    step = (points[14, 13] - points[9, 13]) / 5
+    np.testing.assert_allclose(lifted.keypoints[11, 13], points[9, 13] + 2 * step)
+    assert lifted.notes == ()
+
+    points[40:66] = np.nan  # 26 frames at 50 Hz are more than half a second
+    lifted = lift_clip(detections(points), model)
+    assert np.isfinite(lifted.poses).all()
+    [note] = lifted.notes
+    assert note.startswith("in 26 of 100 frames, the first 40, the last 65,")
+
+
+def test_joints_never_seen_are_named(model):
+    points = moving()
+    points[:, [3, 6]] = np.nan
+    with pytest.raises(DataError, match="clip: expected to see every joint in some frame, never found RFoot, LFoot"):
+        lift_clip(detections(points), model)
+
+
+def test_unknown_rates_and_other_people_are_told(model):
+    pair = detections(moving(), fps=None)
+    two = [np.concatenate([frame, frame * [0.9, 0.9, 1]]) for frame in pair.people]
+    lifted = lift_clip(Detections("pair", pair.names, two, pair.resolution), model)
+    assert lifted.fps == 30
+    assert len(lifted.notes) == 2
+    assert "taken as 30" in lifted.notes[0]
+    assert lifted.notes[1].startswith("lifted person 0 of 2")
+    second = lift_clip(Detections("pair", pair.names, two, pair.resolution), model, fps=60, person=1)
+    np.testing.assert_allclose(second.keypoints, moving() * 0.9)
+    assert second.fps == 60
+
+
+@pytest.mark.parametrize("factor", [0.3, 3.0])
+def test_people_of_unusual_size_are_seen_through_another_frame(model, factor):
+    far = lift_clip(detections(moving() * factor), model)
+    [note] = far.notes
+    assert "in training" in note
+    # What is filmed does not depend on where it lies in the image, nor on the image's size.
+    moved = lift_clip(detections(moving() * factor + [90, -40], resolution=(round(4000 * factor), 50)), model)
+    np.testing.assert_allclose(moved.poses, far.poses, atol=1e-5)
+    # 400 pixels tall, as if filmed 0.64 / 2 image widths tall and with the middle joint in the middle.
+    side = 400 / 0.32
+    middle = np.median(moving(), axis=(0, 1))
+    expected = predict(model, normalize_screen(moving() - middle + side / 2, side, side))
+    np.testing.assert_allclose(far.poses, expected - expected[:, :1], atol=1e-5)
+    np.testing.assert_allclose(far.keypoints, moving() * factor)
+
+
+def test_models_of_other_joints_are_refused():
+    with pytest.raises(DataError, match="17 joints, found one of 15"):
+        lift_clip(detections(moving()), MixSTE(frames=3, joints=15, dim=8, depth=1, heads=1))
+
+
+# --- folders ---------------------------------------------------------------------------------------------------
+
+
+def write_clips(folder):
+    """Three clips and a broken one: COCO-style results, arrays, an OpenPose folder."""
+    folder.mkdir()
+    coco = np.random.default_rng(0).normal(500, 80, (12, 17, 2))
+    results = [{"image_id": k, "keypoints": np.c_[frame, np.ones(17)].ravel().tolist()} for k, frame in enumerate(coco)]
+    (folder / "a_coco.json").write_text(json.dumps(results))
+    (folder / "b_broken.json").write_text("{")
+    np.savez(folder / "c_array.npz", keypoints=moving(), joints=human36m.joints, fps=25)
+    (folder / "d_openpose").mkdir()
+    body = np.random.default_rng(1).normal(500, 80, (len(LAYOUTS["body25"]), 2))
+    for k in range(5):
+        people = [{"pose_keypoints_2d": np.c_[body + k, np.ones(25)].ravel().tolist()}]
+        (folder / "d_openpose" / f"f_{k:012}_keypoints.json").write_text(json.dumps({"people": people}))
+    (folder / "notes.txt").write_text("not a clip")
+    return folder
+
+
+def test_folders_are_lifted_clip_by_clip_as_they_come(model, tmp_path):
+    source = write_clips(tmp_path / "in")
+    assert [path.name for path in clips_in(source)] == ["a_coco.json", "b_broken.json", "c_array.npz", "d_openpose"]
+    assert clips_in(source / "d_openpose") == [source / "d_openpose"]
+    out = tmp_path / "out"
+    run = lift(source, out, model, resolution=(1000, 1000), outputs=tuple(OUTPUTS))
+    first = next(run)
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        f"a_coco.{kind}" for kind in OUTPUTS
+    )  # written already
+    assert len(first.poses) == 12
+    broken, array, openpose = run
+    assert isinstance(broken, DataError)
+    assert "b_broken.json: expected JSON" in str(broken)
+    assert (array.name, array.fps, len(array.poses)) == ("c_array", 25.0, 20)
+    assert (openpose.name, len(openpose.poses)) == ("d_openpose", 5)
+    assert len(list(out.iterdir())) == 3 * len(OUTPUTS)
+    np.testing.assert_allclose(Lifted.read(out / "c_array.npz").poses, array.poses, atol=1e-6)
+    assert "c_array" in (out / "c_array.html").read_text(encoding="utf-8")
+
+
+def test_what_was_lifted_can_be_lifted_again(model, tmp_path):
+    write_clips(tmp_path / "in")
+    [first] = lift(tmp_path / "in" / "c_array.npz", tmp_path / "out", model, resolution=(1000, 1000), outputs=["npz"])
+    [again] = lift(tmp_path / "out" / "c_array.npz", tmp_path / "twice", model, outputs=["npz"])
+    np.testing.assert_allclose(again.poses, first.poses, atol=1e-4)
+
+
+def test_clips_of_one_name_do_not_overwrite_each_other(model, tmp_path):
+    np.savez(tmp_path / "a.npz", keypoints=moving(), joints=human36m.joints, resolution=(1000, 1000))
+    table = [f"{name}_{axis}" for name in human36m.joints for axis in "xy"]
+    rows = "\n".join(",".join(map(str, frame.ravel())) for frame in moving())
+    (tmp_path / "a.csv").write_text(",".join(table) + "\n" + rows)
+    list(lift(tmp_path, tmp_path / "out", model, resolution=(1000, 1000), outputs=["json"]))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.csv.json", "a.npz.json"]
+
+
+def test_nothing_to_lift_is_said_at_once(model, tmp_path):
+    with pytest.raises(DataError, match=r"expected keypoints in .* found none"):
+        lift(tmp_path, tmp_path / "out", model)
+    with pytest.raises(DataError, match="unknown output 'fbx': expected some of npz, csv"):
+        lift(tmp_path, tmp_path / "out", model, outputs=["fbx"])
+    [error] = lift(tmp_path / "nowhere.json", tmp_path / "out", model)
+    assert "no such file" in str(error)
