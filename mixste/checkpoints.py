@@ -1,14 +1,14 @@
 """Weights on disk: ours as safetensors, and the .bin files that the authors of the three networks published.
 
-No file can run code: safetensors hold nothing but numbers, and .bin files pass through PyTorch's reader of weights
-alone. Every key counts: one that is missing, surplus or of another shape is an error that names it.
+No file can run code: safetensors hold nothing but numbers, and the pickles inside .bin files are read as data
+(`mixste.data.pickles`). Every key counts: one that is missing, surplus or of another shape is an error that names it.
 """
 
 import json
-import re
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import BinaryIO
 
 import torch
 from safetensors import safe_open
@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mixste.baselines import PoseFormer, VideoPose3D
+from mixste.data import DataError
+from mixste.data.pickles import Name, Pending, read_pickle
 from mixste.files import replacing
 from mixste.model import MixSTE
 from mixste.skeleton import Skeleton
@@ -36,14 +38,6 @@ AUTHORS = {
 }
 SAME_JOINT = {"Hip": "Pelvis", "LFoot": "LAnkle", "RFoot": "RAnkle"}  # Human3.6M's names of HumanEva's
 HEADS = 8  # in all published transformers; the one size that no shape tells
-
-# What a NumPy RandomState is pickled as, by old and new versions. Their checkpoints hold the shuffle's.
-RANDOM_STATE = (
-    *("numpy.random.__RandomState_ctor", "numpy.random._pickle.__randomstate_ctor"),
-    *("numpy.random._pickle.__bit_generator_ctor", "numpy.random._mt19937.MT19937"),
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *("numpy.ndarray", "numpy.dtype"),
-)
 
 
 class CheckpointError(ValueError):
@@ -74,12 +68,10 @@ def load_checkpoint(path) -> nn.Module:
         raise CheckpointError(f"{path}: expected a checkpoint, found no such file") from None
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    except UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))  # the rest of PyTorch's advice is to trust the file
-        found = f"the name {named[1]}" if named else "another kind of file"
-        raise CheckpointError(f"{path}: expected weights and nothing else, found {found}") from None
+    except DataError as error:
+        raise CheckpointError(f"{path}: expected weights and nothing else, found {error}") from None
     except Exception as error:  # whatever the libraries make of bytes that are not theirs
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise CheckpointError(f"{path}: expected a checkpoint, found a file that cannot be read ({reason})") from None
 
 
@@ -177,38 +169,115 @@ def _load_authors(path: Path) -> nn.Module:
 
 def _read_authors(path: Path) -> dict[str, Tensor]:
     """The weights of a .bin file, the prefix `module.` of a DataParallel network taken off."""
-    if zipfile.is_zipfile(path):  # torch.save stores without compression: nothing may unpack to more than the file
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise CheckpointError("expected an archive without compression, found one that unpacks to more")
-    ignored = [(_Ignored, name) for name in RANDOM_STATE]
-    with torch.serialization.safe_globals(ignored):
-        held = torch.load(path, map_location="cpu", weights_only=True)
+    with open(path, "rb") as file:
+        held, storages = _read_archive(file) if zipfile.is_zipfile(file) else _read_stream(file)
     if not isinstance(held, dict) or not isinstance(held.get("model_pos"), dict):
         found = ", ".join(map(str, list(held)[:5])) if isinstance(held, dict) else f"a {type(held).__name__}"
         raise CheckpointError(f"expected a dictionary with the weights under model_pos, found {found or 'none'}")
-    weights = {str(key).removeprefix("module."): value for key, value in held["model_pos"].items()}
-    if len(weights) < len(held["model_pos"]):
-        raise CheckpointError("expected each key once, found some with and without the prefix module.")
-    for key, value in weights.items():
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-            raise CheckpointError(f"expected {key} to be a dense tensor, found {type(value).__name__}")
-        if value.nbytes > value.untyped_storage().nbytes():  # a view that repeats what little it has
-            raise CheckpointError(f"expected {key} to be stored whole, found a view of shape {tuple(value.shape)}")
+    weights = {}
+    for key, value in held["model_pos"].items():
+        key = str(key).removeprefix("module.")
+        if key in weights:
+            raise CheckpointError(f"expected each key once, found {key} with and without the prefix module.")
+        if not isinstance(value, Stored):
+            raise CheckpointError(f"expected {key} to be a dense tensor, found a {type(value).__name__}")
+        weights[key] = value.tensor(storages)
+    if sum(weight.nbytes for weight in weights.values()) > path.stat().st_size:
+        raise CheckpointError("expected all weights to be stored, found some that repeat a few numbers")
     return weights
 
 
-class _Ignored:
-    """Stands where a NumPy random state is pickled: takes anything, keeps nothing, calls nothing."""
+def _read_archive(file: BinaryIO) -> tuple[object, dict[str, bytearray]]:
+    """What torch.save writes since PyTorch 1.6: one pickle, and each storage's numbers in an entry of their own."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > file.seek(0, 2):
+            raise CheckpointError("expected an archive without compression, found one that unpacks to more")
+        [pickled] = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+        with archive.open(pickled) as stream:
+            held = read_pickle(stream, TORCH, Storage.of)
+        folder = pickled.filename.removesuffix("data.pkl") + "data/"
+        inside = [entry for entry in entries if entry.filename.startswith(folder)]
+        return held, {entry.filename.removeprefix(folder): bytearray(archive.read(entry)) for entry in inside}
 
-    def __new__(cls, *args):
-        return super().__new__(cls)
 
-    def __init__(self, *args):
-        pass
+def _read_stream(file: BinaryIO) -> tuple[object, dict[str, bytearray]]:
+    """What it wrote before: five pickles in a row, then the numbers of each storage."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    if read_pickle(file) != 0x1950A86A20F9469CFC6C:
+        raise DataError("another kind of file")
+    read_pickle(file), read_pickle(file)  # versions of the format and of the system
+    found: dict[str, Storage] = {}
 
-    def __setstate__(self, state):
-        pass
+    def storage(reference: tuple) -> Storage:
+        made = Storage.of(reference)
+        return found.setdefault(made.key, made)
+
+    held = read_pickle(file, TORCH, storage)
+    storages = {}
+    for key in read_pickle(file):
+        count = int.from_bytes(file.read(8), "little")
+        if count > size:
+            raise CheckpointError(f"expected a storage of {found[key].count} numbers, found {count}")
+        storages[key] = bytearray(file.read(count * found[key].dtype.itemsize))
+    return held, storages
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A stretch of numbers beside the pickle."""
+
+    dtype: torch.dtype
+    key: str
+    count: int
+
+    @classmethod
+    def of(cls, reference: tuple) -> "Storage":
+        """From what the pickle says of it: ("storage", type, key, device, count); older files add None."""
+        match reference:
+            case ("storage", Name() as kind, str(key), str(), int(count), *rest) if rest in ([], [None]):
+                return cls(kind.make(), key, count)
+        raise DataError("a reference to something other than numbers")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor, as a view of a storage."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def tensor(self, storages: dict[str, bytearray]) -> Tensor:
+        numbers = storages[self.storage.key]
+        if len(numbers) != self.storage.count * self.storage.dtype.itemsize:
+            raise CheckpointError(f"expected {self.storage.count} numbers in a storage, found {len(numbers)} bytes")
+        # Raises RuntimeError for a view that leaves its storage.
+        return torch.frombuffer(numbers, dtype=self.storage.dtype).as_strided(self.shape, self.stride, self.offset)
+
+
+DTYPES = {"Double": torch.double, "Float": torch.float, "Half": torch.half, "BFloat16": torch.bfloat16}
+DTYPES |= {"Long": torch.long, "Int": torch.int, "Short": torch.short, "Char": torch.int8, "Byte": torch.uint8}
+# What the names in a pickle stand for. A NumPy RandomState, the shuffle's, is passed over: its names, by old and new
+# versions, make nothing of what they are given.
+TORCH = {
+    "collections OrderedDict": lambda: {},
+    "torch._utils _rebuild_tensor": Stored,
+    "torch._utils _rebuild_tensor_v2": lambda storage, offset, shape, stride, *_: Stored(
+        storage, offset, shape, stride
+    ),
+    "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
+    **{f"torch {name}Storage": lambda dtype=dtype: dtype for name, dtype in DTYPES.items()},
+    **{
+        f"numpy.random{name}": lambda *_: Pending(lambda state: None)
+        for name in (
+            *(" __RandomState_ctor", "._pickle __randomstate_ctor"),
+            *("._pickle __bit_generator_ctor", "._mt19937 MT19937"),
+        )
+    },
+}
 
 
 def _under_their_names(model: nn.Module) -> dict[str, Tensor]:
@@ -240,7 +309,7 @@ def _built(name: str, options: dict, weights: dict[str, Tensor], naming) -> nn.M
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(f"expected the weights of {name} {options}, found {'; '.join(problems[:5])}{more}")
     state = {
-        key: weights[theirs].reshape(value.shape).to(value.dtype)
+        key: weights[theirs].reshape(value.shape).to(value.dtype, copy=True)
         for (key, value), theirs in zip(model.state_dict().items(), expected, strict=True)
     }
     model.load_state_dict(state, assign=True)

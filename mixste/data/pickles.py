@@ -9,7 +9,8 @@ import math
 import pickletools
 import re
 import zipfile
-from enum import Enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,19 +19,7 @@ import numpy as np
 from mixste.data import DataError
 
 MAX_BYTES = 4 << 30  # that an entry may unpack to; the largest published one takes 0.7 GiB
-MAX_OBJECTS = 1_000_000  # entries in the object arrays of one file
-
-Known = Enum("Known", "RECONSTRUCT SCALAR NDARRAY DTYPE ENCODE BYTES")
-NAMES = {
-    "numpy.core.multiarray _reconstruct": Known.RECONSTRUCT,
-    "numpy._core.multiarray _reconstruct": Known.RECONSTRUCT,
-    "numpy.core.multiarray scalar": Known.SCALAR,
-    "numpy._core.multiarray scalar": Known.SCALAR,
-    "numpy ndarray": Known.NDARRAY,
-    "numpy dtype": Known.DTYPE,
-    "_codecs encode": Known.ENCODE,  # how protocol 2 writes bytes,
-    "__builtin__ bytes": Known.BYTES,  # and empty ones
-}
+MAX_OBJECTS = 1_000_000  # containers, numbers and strings in one file
 
 
 def read_npz(path, key: str) -> Any:
@@ -93,20 +82,32 @@ def _weigh(value: Any) -> None:
         todo.extend(held)
 
 
-class _Pending:
-    """An array or dtype between the instruction that makes it and the one that fills it."""
+@dataclass(frozen=True)
+class Name:
+    """What stands where a pickle names a class or function: `make` is ours, and is called in its place."""
 
-    def __init__(self, dtype: np.dtype | None = None):
-        self.dtype = dtype
-        self.memo: list[int] = []  # places to be told the finished object
+    make: Callable
 
 
-def read_pickle(file: BinaryIO) -> Any:
-    """The plain data that a pickle (protocols 2–4) describes; DataError for any other instruction or name."""
+@dataclass(eq=False)
+class Pending:
+    """An object between the instruction that makes it and the one that fills it: `fill(state)` gives the result."""
+
+    fill: Callable
+    memo: list[int] = field(default_factory=list)  # places to be told the result
+
+
+def read_pickle(file: BinaryIO, names: dict[str, Callable] | None = None, persistent: Callable | None = None) -> Any:
+    """The plain data that a pickle (protocols 2–4) describes; DataError for any other instruction or name.
+
+    names: of classes and functions to allow besides NumPy's, as "module name", with what to call in their place.
+    persistent: what to call for a reference to something outside the pickle.
+    """
+    names = NAMES | (names or {})
     stack: list = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
-    objects = 0
+    entries = 0  # of object arrays
 
     def since_mark() -> list:
         mark = marks.pop()
@@ -119,11 +120,11 @@ def read_pickle(file: BinaryIO) -> Any:
             raise DataError(f"an instruction for a {kind.__name__} given a {type(stack[-1]).__name__}")
         return stack[-1]
 
-    def put(entries: dict, items: list) -> None:
+    def put(target: dict, items: list) -> None:
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, (str, int)):  # hashing nested tuples can exhaust the stack
+            if not isinstance(key, (str, int)):  # to hash tuples nested deep enough ends the process
                 raise DataError(f"a dictionary key that is a {type(key).__name__}")
-            entries[key] = value
+            target[key] = value
 
     for instruction, argument, position in pickletools.genops(file):
         match instruction.name:
@@ -161,63 +162,90 @@ def read_pickle(file: BinaryIO) -> Any:
             case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
                 place = len(memo) if argument is None else argument
                 memo[place] = stack[-1]
-                if isinstance(stack[-1], _Pending):
+                if isinstance(stack[-1], Pending):
                     stack[-1].memo.append(place)
             case "BINGET" | "LONG_BINGET":
-                if isinstance(memo[argument], _Pending):
-                    raise DataError(f"an array used before it is filled, at byte {position}")
+                if isinstance(memo[argument], Pending):
+                    raise DataError(f"an object used before it is filled, at byte {position}")
                 stack.append(memo[argument])
             case "GLOBAL" | "STACK_GLOBAL":
                 name = argument if argument is not None else f"{stack.pop(-2)} {stack.pop()}"
-                if name not in NAMES:
+                if name not in names:
                     raise DataError(f"the name {name.replace(' ', '.')!r}, which plain data has no use for")
-                stack.append(NAMES[name])
+                stack.append(Name(names[name]))
             case "REDUCE":
                 arguments = stack.pop()
-                stack.append(_made(stack.pop(), arguments))
+                function = top(Name)
+                stack[-1] = function.make(*arguments)
             case "BUILD":
                 state = stack.pop()
-                pending = stack.pop()
-                value = _filled(pending, state)
-                if isinstance(value, np.ndarray) and value.dtype.hasobject:
-                    objects += value.size
-                    if objects > MAX_OBJECTS:
-                        raise DataError(f"object arrays of more than {MAX_OBJECTS} entries")
+                if isinstance(stack[-1], dict):  # attributes of an OrderedDict, which no reader wants
+                    continue
+                pending = top(Pending)
+                stack[-1] = value = pending.fill(state)
+                entries += value.size if isinstance(value, np.ndarray) and value.dtype.hasobject else 0
+                if entries > MAX_OBJECTS:
+                    raise DataError(f"object arrays of more than {MAX_OBJECTS} entries")
                 for place in pending.memo:
                     memo[place] = value
-                stack.append(value)
+            case "BINPERSID" if persistent is not None:
+                stack.append(persistent(stack.pop()))
             case name:
                 raise DataError(f"the pickle instruction {name}, which plain data has no use for, at byte {position}")
     raise DataError("a pickle that does not end")
 
 
-def _made(what: Any, arguments: tuple) -> Any:
-    """What a pickle's call of one of NAMES stands for."""
-    match what, arguments:
-        case Known.RECONSTRUCT, (Known.NDARRAY, _, _):
-            return _Pending()
-        case Known.DTYPE, (str(code), *_) if re.fullmatch(r"b1|[iu][1248]|f[248]|O[48]?|[SU][1-9]\d{0,3}", code):
-            return _Pending(np.dtype(code.rstrip("48") if code[0] == "O" else code))
-        case Known.SCALAR, (np.dtype() as dtype, bytes(data)) if not dtype.hasobject and len(data) == dtype.itemsize:
-            return np.frombuffer(data, dtype)[0]
-        case Known.ENCODE, (str(text), "latin1"):
-            return text.encode("latin1")
-        case Known.BYTES, ():
-            return b""
-    raise DataError(f"a call that plain data has no use for ({str(what)[:40]})")
-
-
-def _filled(pending: Any, state: Any) -> np.ndarray | np.dtype:
-    match pending, state:
-        case _Pending(dtype=np.dtype() as dtype), (_, "<" | ">" | "|" | "=" as order, None, None, None, *_):
-            return dtype if order == "|" else dtype.newbyteorder(order)
-        case _Pending(dtype=None), (_, tuple(shape), np.dtype() as dtype, bool(fortran), (bytes() | list()) as data):
-            count = math.prod(shape)
-            if isinstance(data, bytes) and not dtype.hasobject and len(data) == count * dtype.itemsize:
+def _array(state: Any) -> np.ndarray:
+    match state:
+        case (_, tuple(shape), np.dtype() as dtype, bool(fortran), bytes(data)) if not dtype.hasobject:
+            if len(data) == math.prod(shape) * dtype.itemsize:
                 return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
-            if isinstance(data, list) and dtype.hasobject and len(data) == count:
-                array = np.empty(count, dtype=object)
+        case (_, tuple(shape), np.dtype() as dtype, bool(fortran), list(data)) if dtype.hasobject:
+            if len(data) == math.prod(shape):
+                array = np.empty(len(data), dtype=object)
                 for place, value in enumerate(data):
                     array[place] = value
                 return array.reshape(shape, order="F" if fortran else "C")
-    raise DataError("an array or dtype whose state does not fit it")
+    raise DataError("an array whose contents do not fit its shape")
+
+
+def _dtype(code: str, *_) -> Pending:
+    if not isinstance(code, str) or not re.fullmatch(r"b1|[iu][1248]|f[248]|O[48]|[SU][1-9]\d{0,3}", code):
+        raise DataError(f"an array of {code!r}")
+    dtype = np.dtype("O" if code[0] == "O" else code)
+
+    def fill(state: Any) -> np.dtype:
+        match state:
+            case (_, "<" | ">" | "|" as order, None, None, None, *_):
+                return dtype if order == "|" else dtype.newbyteorder(order)
+        raise DataError("an array of structures")
+
+    return Pending(fill)
+
+
+def _scalar(dtype: np.dtype, data: bytes) -> np.generic:
+    if not isinstance(dtype, np.dtype) or dtype.hasobject or len(data) != dtype.itemsize:
+        raise DataError("a scalar whose bytes do not fit its type")
+    return np.frombuffer(data, dtype)[0]
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise DataError(f"text encoded as {encoding!r}")
+    return text.encode("latin1")
+
+
+def _never(*_) -> None:
+    raise DataError("a class called as a function")
+
+
+NAMES: dict[str, Callable] = {
+    "numpy.core.multiarray _reconstruct": lambda kind, shape, code: Pending(_array),
+    "numpy.core.multiarray scalar": _scalar,
+    "numpy ndarray": _never,
+    "numpy dtype": _dtype,
+    "_codecs encode": _encode,  # how protocol 2 writes bytes,
+    "__builtin__ bytes": lambda: b"",  # and empty ones
+}
+# The same since NumPy 2.
+NAMES |= {name.replace(".core", "._core"): make for name, make in NAMES.items() if ".core" in name}

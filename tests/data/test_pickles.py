@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mixste.data import DataError, pickles
-from mixste.data.pickles import Known, read_npz, read_pickle
+from mixste.data.pickles import Name, read_npz, read_pickle
 
 PLAIN = {
     "S1": {"Directions 1": [np.zeros((3, 17, 2), np.float32), np.asfortranarray(np.arange(6.0).reshape(2, 3))]},
@@ -139,7 +139,7 @@ def attacks(marker) -> dict:
         "system": Runs(os.system, touch),
         "eval": Runs(eval, f"open({str(marker)!r}, 'w')"),
         "exec": Runs(exec, f"open({str(marker)!r}, 'w')"),
-        "getattr": Runs(getattr, Known, "mro"),
+        "getattr": Runs(getattr, Name, "mro"),
         "import": Runs(__import__, "os"),
         "open": Runs(open, str(marker), "w"),
         "class": random.Random(0),
@@ -303,5 +303,5 @@ def test_random_programs(parts):
     except (DataError, ValueError, LookupError, TypeError, struct.error, pickle.UnpicklingError):
         return
     assert type(value) in {dict, list, tuple, str, bytes, int, float, bool, type(None), np.ndarray} or isinstance(
-        value, (np.generic, np.dtype, pickles.Known, pickles._Pending)
+        value, (np.generic, np.dtype, pickles.Name, pickles.Pending)
     )
