@@ -83,7 +83,7 @@ def project(points: Float[np.ndarray, "*shape 3"], intrinsics) -> Float[np.ndarr
 
 
 def normalize_screen(
-    points: Float[np.ndarray, "*shape 2"], width: float, height: float
+    points: Float[np.ndarray, "*shape 2"], width: float | int, height: float | int
 ) -> Float[np.ndarray, "*shape 2"]:
     """Pixels to screen units: the width spans [−1, 1] and the height keeps its proportion to it."""
     points = _floating(points, 2)

@@ -40,6 +40,17 @@ def show_data(source: Source, root: Root = None, keypoints: Keypoints = "gt") ->
     )
 
 
+@data_app.command("check")
+def check_data(source: Source, root: Root = None, keypoints: Keypoints = "gt") -> None:
+    """Tell what is there of a licensed data set, what is missing, where to get it, and whether the counts are right."""
+    from mixste.data.check import check
+
+    found = check(source, root, keypoints)
+    print(found)
+    if found.problems:
+        raise SystemExit(1)
+
+
 @data_app.command("fetch")
 def fetch_data(
     what: Annotated[str, typer.Argument(help='"open": the open motion capture.')], to: Path | None = None
@@ -103,6 +114,68 @@ def evaluate(
 
 
 @app.command()
+def lift(
+    source: Annotated[Path, typer.Argument(help="Keypoints of a detector: a file, a folder of frames, or of clips.")],
+    checkpoint: Annotated[Path, typer.Option(help="Weights: ours or the authors'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("lifted"),
+    format: Annotated[str, typer.Option(help="auto, or the name of a format.")] = "auto",
+    size: Annotated[str | None, typer.Option(help="Width and height of the image, as 1920x1080.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second, over what the file says.")] = None,
+    person: Annotated[int, typer.Option(help="0 for the most prominent one.")] = 0,
+    to: Annotated[list[str] | None, typer.Option(help="npz, csv, json, bvh, gif or html; may be given again.")] = None,
+) -> None:
+    """Lift the keypoints of your own detector to 3D poses."""
+    from mixste.checkpoints import load_checkpoint
+    from mixste.data import DataError
+    from mixste.lift import lift
+
+    try:
+        resolution = tuple(int(number) for number in size.split("x")) if size else None
+    except ValueError:
+        raise DataError(f"size must be like 1920x1080, found {size!r}") from None
+    outputs = {"outputs": to} if to else {}
+    failed = 0
+    for result in lift(
+        source,
+        out,
+        load_checkpoint(checkpoint),
+        format=format,
+        resolution=resolution,
+        fps=fps,
+        person=person,
+        **outputs,
+    ):
+        if isinstance(result, DataError):
+            failed += 1
+            print(f"mixste: {result}", file=sys.stderr)
+            continue
+        print(f"{result.name}: {len(result.poses)} frames to {out}/")
+        for note in result.notes:
+            print(f"  {note}")
+    if failed:
+        raise SystemExit(1)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="Weights: ours or the authors'.")],
+    to: Annotated[Path, typer.Argument(help="File to write: .onnx, or .bin for the authors' own format.")],
+) -> None:
+    """Write a checkpoint as ONNX, checked against PyTorch, or in the authors' format."""
+    from mixste import checkpoints, export
+
+    model = checkpoints.load_checkpoint(checkpoint)
+    if to.suffix == ".onnx":
+        difference = export.export_onnx(model, to)
+        print(f"{to}: at most {difference * 1000:.4f} mm from PyTorch")
+    elif to.suffix == ".bin":
+        checkpoints.export_authors(model, to)
+        print(to)
+    else:
+        raise ValueError(f"expected a file that ends in .onnx or .bin, found {to}")
+
+
+@app.command()
 def reproduce(
     profile: ProfileName = "smoke",
     notebook: Annotated[list[str] | None, typer.Option(help="Only this one, by number; may be given again.")] = None,
@@ -119,7 +192,12 @@ def main() -> None:
     """Entry point: a user's mistake ends in one sentence, not in a traceback."""
     try:
         app()
-    except (ValueError, OSError, RuntimeError) as error:  # DataError, CheckpointError and RunError are among them
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+        ImportError,
+    ) as error:  # DataError, CheckpointError and RunError are among them
         print(f"mixste: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

@@ -128,7 +128,7 @@ def lift(
 
     def run() -> Iterator[Lifted | DataError]:
         stems = [clip.stem for clip in clips]
-        for clip in tqdm(clips, "lifting", unit="clip"):
+        for clip in tqdm(clips, "lifting", unit="clip", disable=None):
             try:
                 lifted = lift_clip(read(clip, format, layout, resolution), model, fps=fps, person=person, flip=flip)
             except DataError as error:

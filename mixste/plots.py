@@ -77,7 +77,9 @@ def by_column(table: pd.DataFrame, metric: str, rows: list[str]) -> Figure:
     axes.set_xticks(range(len(columns)), [short(column) for column in columns], rotation=35, ha="right")
     axes.set(ylabel=f"{metric}, {table['unit'].iloc[0]}", xlim=(-0.6, len(columns) - 0.4))
     axes.grid(axis="x", visible=False)
-    axes.legend(fontsize="small", ncols=2)
+    for column in range(0, len(columns), 2):
+        axes.axvspan(column - 0.5, column + 0.5, color="0.96", zorder=0)
+    figure.legend(loc="outside upper center", fontsize="small", ncols=3)
     return figure
 
 

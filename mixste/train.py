@@ -161,7 +161,7 @@ class Batches:
         return keypoints, poses
 
     def filmed_again(self, step: int, index, clip, keypoints, poses) -> tuple[Tensor, Tensor]:
-        """The windows with other bodies or from other sides: poses rebuilt and projected, the detector's errors kept."""
+        """The windows with other bodies or from other sides: rebuilt and projected, the detector's errors kept."""
         frames = self.frames
         generator = torch.Generator(index.device).manual_seed(seed_of(self.seed, step, 1))
         intrinsics, resolution = frames.intrinsics[clip], frames.resolutions[clip]

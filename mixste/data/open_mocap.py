@@ -150,7 +150,9 @@ def _read_subjects(files: Iterator[tuple[str, str]]) -> list[Take]:
         name.removesuffix(".asf"): asf_amc.read_asf(text, name) for name, text in texts.items() if name.endswith(".asf")
     }
     takes = []
-    for file in tqdm([name for name in texts if name.endswith(".amc")], desc="HDM05 and CMU", unit="take"):
+    for file in tqdm(
+        [name for name in texts if name.endswith(".amc")], desc="HDM05 and CMU", unit="take", disable=None
+    ):
         if match := re.fullmatch(r"(HDM_([a-z]+))_([^_]+)_(\d+)_120\.amc", file):
             skeleton, person, label, number = match.groups()
             subject, action = f"hdm_{person}", HDM05_ACTIONS.get(label)
@@ -209,7 +211,7 @@ def _style(take: Take) -> str:
 
 def _read_styles(files: Iterator[tuple[str, str]]) -> list[Take]:
     takes = []
-    for file, text in tqdm(files, desc="Bandai-Namco", unit="take"):
+    for file, text in tqdm(files, desc="Bandai-Namco", unit="take", disable=None):
         match = re.fullmatch(r"dataset-(\d)_([a-z-]+)_([a-z-]+)_(\d+)\.bvh", file)
         if not match:
             raise DataError(f"{file}: expected a name such as dataset-1_walk_happy_001.bvh")
@@ -267,7 +269,7 @@ def _film(
         raise DataError(f"unknown skeleton {skeleton!r}: expected one of {', '.join(SKELETONS)}")
     layout = SKELETONS[skeleton]
     clips: dict[str, list[Clip]] = {"train": [], "validation": [], "test": []}
-    for take in tqdm(takes, desc="virtual cameras", unit="take"):
+    for take in tqdm(takes, desc="virtual cameras", unit="take", disable=None):
         views = film(
             take.world, subject=take.subject, action=take.action, take=take.name, fps=FPS, rig=rig, keypoints=keypoints
         )

@@ -93,7 +93,7 @@ def _smoke(name: str, title: str, data: Data, humaneva: Data, dhp: Data, poses: 
         joint_dim=8,
         poses=poses,
         seeds=(0,),
-        departure={"learning_rate": 1.5e-3, "schedule": "cosine", "batch_frames": 128, **departure},
+        departure={"learning_rate": 3e-3, "schedule": "cosine", "batch_frames": 64, **departure},
     )
 
 
@@ -126,7 +126,7 @@ PROFILES = {
         data=Data("synthetic", test_cameras=1),
         humaneva=Data("synthetic", "cpn", **_HUMANEVA, subjects=("S1", "S5", "S6"), actions=("Walking", "WalkDog")),
         dhp=Data("synthetic", **_DHP, test_cameras=1),
-        poses=1_500,
+        poses=30_000,
     ),
     "open-cpu": _smoke(
         "open-cpu",
@@ -203,7 +203,7 @@ def table1(p: Profile) -> list[Row]:
             p.mixste(keypoints=second),
             _printed(1, method="Ours", keypoints="HRNet"),
             f"MixSTE, {first}, T=243",
-            note=f"{second} stands for HRNet, whose keypoints were never released",
+            note=f"{second} in the place of HRNet, whose keypoints were never released",
         ),
     ]
 

@@ -34,7 +34,7 @@ COLUMNS = {
     "printed": float,
     "note": str,
 }
-UNITS = ("mm", "mm/frame", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
+UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
 
 
 def profile_of(name: str) -> Profile:

@@ -1,0 +1,54 @@
+"""The command line: each command once, and one sentence instead of a traceback for a user's mistake."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mixste import MixSTE
+from mixste.checkpoints import save_checkpoint
+
+
+def mixste(*arguments, **variables) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", "from mixste.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | variables, timeout=300)
+
+
+def test_data_show_counts_people():
+    done = mixste("data", "show", "synthetic")
+    assert done.returncode == 0, done.stderr
+    assert "synthetic people" in done.stdout
+    assert "S11" in done.stdout
+
+
+@pytest.mark.slow
+def test_evaluate_prints_every_action(tmp_path):
+    torch.manual_seed(0)
+    save_checkpoint(MixSTE(27, 17, 8, 1, 2), tmp_path / "weights.safetensors")
+    done = mixste("evaluate", "--checkpoint", str(tmp_path / "weights.safetensors"))
+    assert done.returncode == 0, done.stderr
+    for word in ("Directions", "WalkTogether", "Avg.", "MPJPE", "P-MPJPE", "MPJVE"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("data", "show", "human35m"), "unknown data source 'human35m'"),
+        (("data", "show", "human36m", "--root", "nowhere"), "nowhere"),
+        (("data", "fetch", "human36m"), 'only "open" can be fetched'),
+        (("evaluate", "--checkpoint", "nowhere.bin"), "nowhere.bin"),
+        (("train", "--profile", "huge"), "profile must be one of smoke"),
+        (("train", "--table", "table9"), "table must be one of table1"),
+        (("reproduce", "--notebook", "99"), "notebook must be among 00"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(arguments, sentence):
+    done = mixste(*arguments)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    [line] = done.stderr.strip().splitlines()
+    assert line.startswith("mixste: ")
+    assert sentence in line
