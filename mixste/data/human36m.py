@@ -17,6 +17,7 @@ DROPPED = (4, 5, 9, 10, 11, 16, 20, 21, 22, 23, 24, 28, 29, 30, 31)  # of the 32
 KEPT = [joint for joint in range(32) if joint not in DROPPED]
 CORRUPTED = ("S11", "Directions")  # its video; the field leaves it out
 RENAMED = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
+LICENCE = "Human3.6M licence: academic use only, not to be passed on"
 POSES, KEYPOINTS = "data_3d_h36m.npz", "data_2d_h36m"
 
 
@@ -47,7 +48,7 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
         skeleton=human36m,
         train=splits[0],
         test=splits[1],
-        licence="Human3.6M licence: academic use only, not to be passed on",
+        licence=LICENCE,
         comparable=True,
         keypoints=keypoints,
     )

@@ -12,6 +12,7 @@ from mixste.skeleton import humaneva15
 
 SUBJECTS, SPLITS = ("S1", "S2", "S3"), ("Train", "Validate")
 ACTIONS = {"Walking": "Walk", "Jog": "Jog"}  # those of Table 4
+LICENCE = "HumanEva licence: research use only, not to be passed on"
 POSES, KEYPOINTS = "data_3d_humaneva15.npz", "data_2d_humaneva15"
 
 
@@ -65,7 +66,7 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
         skeleton=humaneva15,
         train=clips("Train"),
         test=clips("Validate"),
-        licence="HumanEva licence: research use only, not to be passed on",
+        licence=LICENCE,
         comparable=True,
         keypoints=keypoints,
     )

@@ -14,7 +14,14 @@ from mixste.skeleton import mpi_inf_3dhp
 JOINTS = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)  # of the 28 in annot.mat
 SQUARE, WIDE = (2048, 2048), (1920, 1080)
 OUTDOORS = ("TS5", "TS6")  # the wide ones
-FAST = ("S1 Seq2", "S3 Seq1", "S3 Seq2", "S5 Seq1", "S5 Seq2")  # recorded at 50 Hz, all others at 25
+# Frames and rate of the training sequences, by the data set's own list; annotations may run on.
+SEQUENCES = {
+    **{"S1 Seq1": (6416, 25), "S1 Seq2": (12430, 50), "S2 Seq1": (6502, 25), "S2 Seq2": (6081, 25)},
+    **{"S3 Seq1": (12488, 50), "S3 Seq2": (12283, 50), "S4 Seq1": (6171, 25), "S4 Seq2": (6675, 25)},
+    **{"S5 Seq1": (12820, 50), "S5 Seq2": (12312, 50), "S6 Seq1": (6188, 25), "S6 Seq2": (6145, 25)},
+    **{"S7 Seq1": (6239, 25), "S7 Seq2": (6320, 25), "S8 Seq1": (6468, 25), "S8 Seq2": (6054, 25)},
+}
+LICENCE = "MPI-INF-3DHP licence: non-commercial research only, not to be passed on"
 TRAIN, TEST = "data_train_3dhp.npz", "data_test_3dhp.npz"
 
 
@@ -36,7 +43,7 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
         skeleton=mpi_inf_3dhp,
         train=list(train(folder)),
         test=list(test(folder)),
-        licence="MPI-INF-3DHP licence: non-commercial research only, not to be passed on",
+        licence=LICENCE,
         comparable=True,
         keypoints=keypoints,
     )
@@ -70,7 +77,10 @@ def _archived_test(folder: Path) -> Iterator[Clip]:
 
 
 def _clip(view: dict, where: str, subject: str, take: str = "", camera: str = "", fps: float = 25.0) -> Clip:
-    """view: {data_2d: pixels, data_3d: millimetres, valid: the frames that count; all without it}."""
+    """view: {data_2d: pixels, data_3d: millimetres, valid: the frames that count; all without it}.
+
+    The test files do not say their rate; it bears on no error.
+    """
     if not isinstance(view, dict) or not {"data_2d", "data_3d"} <= view.keys():
         raise DataError(f"{where}: expected a dictionary with data_2d and data_3d, found {kind(view)}")
     poses = expect(view["data_3d"], (17, 3), f"{where}, data_3d") / 1000
@@ -97,14 +107,14 @@ def _original_train(folder: Path) -> Iterator[Clip]:
         raise missing(folder, f"{TRAIN} or S*/Seq*/annot.mat")
     for path, arrays in zip(files, read_foreign("annot", files), strict=True):
         subject, take = path.parts[-3:-1]
+        frames, fps = SEQUENCES[f"{subject} {take}"]
         for camera, keypoints, poses in zip(CAMERAS, arrays[::2], arrays[1::2], strict=True):
             where = f"{path}, camera {camera}"
             view = {
-                "data_2d": expect(keypoints, (56,), where).reshape(-1, 28, 2)[:, JOINTS],
-                "data_3d": expect(poses, (84,), where).reshape(-1, 28, 3)[:, JOINTS],
+                "data_2d": expect(keypoints, (56,), where).reshape(-1, 28, 2)[:frames, JOINTS],
+                "data_3d": expect(poses, (84,), where).reshape(-1, 28, 3)[:frames, JOINTS],
             }
-            fps = 50.0 if f"{subject} {take}" in FAST else 25.0
-            yield _clip(view, where, subject=subject, take=take, camera=str(camera), fps=fps)
+            yield _clip(view, where, subject=subject, take=take, camera=str(camera), fps=float(fps))
 
 
 def _original_test(folder: Path) -> Iterator[Clip]:

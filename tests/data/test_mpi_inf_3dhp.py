@@ -124,7 +124,16 @@ def test_originals(dataset, held, tmp_path, suffix):
         assert (ours.valid is None) == (theirs.valid is None)
         assert ours.valid is None or (ours.valid == theirs.valid).all()
     rates = {f"{clip.subject} {clip.take}": clip.fps for clip in read.train}
-    assert {name for name, fps in rates.items() if fps == 50} == set(mpi_inf_3dhp.FAST)
+    fast = {"S1 Seq2", "S3 Seq1", "S3 Seq2", "S5 Seq1", "S5 Seq2"}
+    assert {name for name, fps in rates.items() if fps == 50} == fast
+    assert set(rates.values()) == {25, 50}
+
+
+@needs_h5py
+def test_originals_that_run_on(held, tmp_path, monkeypatch):
+    monkeypatch.setitem(mpi_inf_3dhp.SEQUENCES, "S1 Seq1", (7, 25))
+    licensed.write_mpi_inf_3dhp_originals(tmp_path, {"S1 Seq1": held[0]["S1 Seq1"]}, held[1])
+    assert {len(clip) for clip in load("mpi_inf_3dhp", root=tmp_path).train} == {7}
 
 
 def test_what_is_missing(folder, held, tmp_path):

@@ -1,0 +1,139 @@
+"""Whether a licensed data set is there and whole: what was found, what is missing, and where to get it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mixste.data import DataError, PoseDataset, human36m, humaneva, load, mpi_inf_3dhp
+from mixste.data.licensed import detectors, folder_of
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a whole copy holds.
+
+    files: patterns of the files that may be read. clips: {split: {subject: number}}, 0 where only their presence is
+    known. frames: {split: number} over all cameras, those that count in an evaluation.
+    """
+
+    title: str
+    where: str
+    licence: str
+    files: tuple[str, ...]
+    keypoints: str
+    clips: dict[str, dict[str, int]]
+    frames: dict[str, int]
+
+
+PUBLISHED = {
+    "human36m": Published(
+        title="Human3.6M",
+        where="http://vision.imar.ro/human3.6m, after registration",
+        licence=human36m.LICENCE,
+        files=(human36m.POSES, "S*/MyPoseFeatures/D3_Positions/*.cdf", f"{human36m.KEYPOINTS}_*.npz"),
+        keypoints=human36m.KEYPOINTS,
+        # 15 actions, two takes, four cameras, less S11's Directions, whose video is corrupted
+        clips={"train": dict.fromkeys(human36m.TRAIN, 120), "test": {"S9": 120, "S11": 116}},
+        frames={"train": 1_559_752, "test": 543_344},
+    ),
+    "humaneva": Published(
+        title="HumanEva-I",
+        where="http://humaneva.is.tue.mpg.de, after registration",
+        licence=humaneva.LICENCE,
+        files=(humaneva.POSES, f"{humaneva.KEYPOINTS}_*.npz"),
+        keypoints=humaneva.KEYPOINTS,
+        clips={split: dict.fromkeys(humaneva.SUBJECTS, 0) for split in ("train", "test")},
+        frames={},
+    ),
+    "mpi_inf_3dhp": Published(
+        title="MPI-INF-3DHP",
+        where="https://vcai.mpi-inf.mpg.de/3dhp-dataset, after agreeing to its terms",
+        licence=mpi_inf_3dhp.LICENCE,
+        files=(
+            mpi_inf_3dhp.TRAIN,
+            mpi_inf_3dhp.TEST,
+            "S*/Seq*/annot.mat",
+            "TS*/annot_data.mat",
+            "*/TS*/annot_data.mat",
+        ),
+        keypoints="",
+        clips={
+            "train": {f"S{number}": 16 for number in range(1, 9)},  # two sequences, eight cameras
+            "test": {f"TS{number}": 1 for number in range(1, 7)},
+        },
+        frames={"train": 8 * sum(frames for frames, _ in mpi_inf_3dhp.SEQUENCES.values()), "test": 2_929},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found. table: split, subject, clips, frames. problems: a sentence each; none if all is whole."""
+
+    name: str
+    folder: Path
+    found: dict[str, int]
+    detectors: list[str]
+    table: pd.DataFrame
+    problems: list[str]
+
+    def __str__(self) -> str:
+        known = PUBLISHED[self.name]
+        lines = [
+            known.title,
+            f"  folder    {self.folder}",
+            f"  licence   {known.licence}",
+            f"  from      {known.where}",
+        ]
+        lines += [f"  {count or 'no':>8}  {pattern}" for pattern, count in self.found.items()]
+        if self.detectors:
+            lines.append(f"  keypoints {', '.join(self.detectors)}")
+        if len(self.table):
+            lines += ["", self.table.to_string(index=False), ""]
+        lines += [f"  ! {problem}" for problem in self.problems] or ["  all that is published is there"]
+        return "\n".join(lines)
+
+
+def check(name: str, root=None, keypoints: str = "gt") -> Report:
+    """Look for a licensed data set as `mixste.data.load` would, read it, and compare it with what is published.
+
+    What is missing or unreadable is a problem in the report. Raises DataError for a name that is none of PUBLISHED.
+    """
+    if name not in PUBLISHED:
+        raise DataError(f"expected one of {', '.join(PUBLISHED)}, found {name!r}")
+    known, folder = PUBLISHED[name], folder_of(name, root)
+    found = {pattern: len(list(folder.glob(pattern))) for pattern in known.files}
+    table, problems = pd.DataFrame(columns=["split", "subject", "clips", "frames"]), []
+    try:
+        table = counts(load(name, root, keypoints))
+        problems = _differences(table, known)
+    except DataError as error:
+        problems = [str(error)]
+    return Report(name, folder, found, detectors(folder, known.keypoints) if known.keypoints else [], table, problems)
+
+
+def counts(dataset: PoseDataset) -> pd.DataFrame:
+    """Clips and frames that count, of each subject: columns split, subject, clips, frames."""
+    rows = [
+        {"split": split, "subject": clip.subject, "frames": len(clip) if clip.valid is None else int(clip.valid.sum())}
+        for split in ("train", "validation", "test")
+        for clip in getattr(dataset, split)
+    ]
+    groups = pd.DataFrame(rows).groupby(["split", "subject"], sort=False)["frames"]
+    return groups.agg(clips="size", frames="sum").reset_index()
+
+
+def _differences(table: pd.DataFrame, known: Published) -> list[str]:
+    problems = []
+    clips = table.set_index(["split", "subject"])["clips"].to_dict()
+    for split, subjects in known.clips.items():
+        for subject, number in subjects.items():
+            here = clips.get((split, subject), 0)
+            if here == 0 or (number and here != number):
+                problems.append(f"{split} subject {subject}: expected {number or 'some'} clips, found {here}")
+    for split, number in known.frames.items():
+        here = int(table.loc[table["split"] == split, "frames"].sum())
+        if here != number:
+            problems.append(f"{split}: expected {number:,} frames over all cameras, found {here:,}")
+    return problems
