@@ -275,7 +275,7 @@ def page() -> str:
         "the paper measures. Elsewhere the column *paper* is there to compare shapes, not heights.",
     ]
     for name, profile in PROFILES.items():
-        tables = tables_of(name)
+        tables = [path for path in tables_of(name) if path.stem != "01_architecture"]  # it repeats Table 1's averages
         if not tables:
             continue
         lines += ["", f"## Profile `{name}`: {profile.title}"]

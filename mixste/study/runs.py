@@ -15,6 +15,8 @@ import multiprocessing
 import os
 import platform
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -243,15 +245,34 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") ->
     jobs = min(len(missing), jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1))
     with tqdm(total=len(missing), desc=title, unit="run", disable=None if missing else True) as bar:
         if jobs > 1:
-            with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-                for done in as_completed([pool.submit(make, run) for run in missing]):
-                    done.result()
-                    bar.update()
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(jobs, context, initializer=_worker, initargs=(os.getpid(),)) as pool:
+                try:
+                    for done in as_completed([pool.submit(make, run) for run in missing]):
+                        done.result()
+                        bar.update()
+                except BaseException:  # Ctrl-C, a failed run: what is running is taken up again by the next call
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    for process in multiprocessing.active_children():
+                        process.terminate()
+                    raise
         else:
             for run in missing:
                 make(run, title)
                 bar.update()
     return [make(run) for run in wanted]
+
+
+def _worker(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and end when it does, however it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make(run: Run, path: Path, title: str) -> None:

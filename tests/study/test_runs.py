@@ -1,5 +1,6 @@
 """The store: a run is made once, found again, read whole or not at all."""
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -151,6 +152,39 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(store, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(runs.checkpoints, "save_file", full)
-    with pytest.raises(OSError, match="could not write .*weights.safetensors: No space left on device"):
+    with pytest.raises(OSError, match=r"could not write .*weights\.safetensors: No space left on device"):
         make(RUN)
     assert not list(store.glob("*/manifest.json"))
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_process_that_started_them(store):
+    """Two long runs at a time; their parent is killed, and soon nothing trains any more."""
+    context = multiprocessing.get_context("spawn")
+    parent = context.Process(target=runs.make_all, args=([replace(RUN, poses=10**8, seed=seed) for seed in (0, 1)], 2))
+    parent.start()
+
+    def at_work():
+        return len(list(store.glob("*.part")))
+
+    deadline = time.monotonic() + 120
+    while at_work() < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert at_work() == 2
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:  # the lock of a run is free once its worker has ended
+        if all(_free(path) for path in store.glob("*.lock")):
+            return
+        time.sleep(0.5)
+    pytest.fail("the workers outlived their parent")
+
+
+def _free(path) -> bool:
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
