@@ -39,6 +39,21 @@ def synthetic_motion(subject: str, name: str, frames: int) -> np.ndarray:
     return whole[np.arange(start, start + frames) % len(whole)] * (0.9 + start % 100 / 500)
 
 
+def open_motion(root):
+    """Real people for `motion`: a stretch of an HDM05 or CMU recording for each clip, in turn."""
+    # One camera's view is enough: its axes are turned upright and moved to where the licensed cameras look.
+    clips = [clip for clip in mixste.data.load("open-subjects", root).clips if clip.camera == "C1" and len(clip) >= 60]
+
+    def motion(subject: str, name: str, frames: int) -> np.ndarray:
+        place = zlib.crc32(f"{subject} {name}".encode())
+        poses = clips[place % len(clips)].poses
+        x, y, z = np.moveaxis(poses - poses[:1, :1], -1, 0)
+        start = place % (len(poses) - frames + 1)
+        return np.stack([x, z, 1 - y], axis=-1)[start : start + frames]
+
+    return motion
+
+
 def calibration(name: str) -> dict:
     return json.loads((Path(mixste.data.__file__).parent / f"{name}_cameras.json").read_text())
 

@@ -4,7 +4,7 @@ import licensed
 import numpy as np
 import pytest
 
-from mixste.data import DataError
+from mixste.data import DataError, load
 from mixste.data.check import PUBLISHED, check
 
 
@@ -104,12 +104,33 @@ def test_other_names(tmp_path):
         check("synthetic", tmp_path)
 
 
+@pytest.mark.slow
+def test_real_people_in_the_licensed_formats(open_root, tmp_path):
+    """All three written from open recordings: what is read are people, whose limbs keep their lengths."""
+    motion = licensed.open_motion(open_root)
+    for name, write in (
+        ("human36m", licensed.write_human36m),
+        ("humaneva", licensed.write_humaneva),
+        ("mpi_inf_3dhp", licensed.write_mpi_inf_3dhp),
+    ):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, motion, frames=40)
+        dataset = load(name, tmp_path)
+        for clip in dataset.clips:
+            for parent, child in dataset.skeleton.bones:
+                if parent not in dataset.skeleton.left + dataset.skeleton.right:
+                    continue
+                bone = (clip.poses[:, child] - clip.poses[:, parent])[clip.valid]  # None keeps all
+                lengths = np.linalg.norm(bone, axis=-1)
+                assert np.ptp(lengths) < 0.01
+                assert 0.15 < lengths.mean() < 0.6
+        assert all("frames" in problem for problem in check(name, tmp_path).problems)
+
+
 @pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("cdflib", "h5py"))), reason="cdflib and h5py are not both installed"
 )
 def test_originals_count_alike(root, tmp_path):
-    from mixste.data import load
-
     train, test = licensed.write_mpi_inf_3dhp(tmp_path)
     for path in tmp_path.glob("*.npz"):
         path.unlink()
