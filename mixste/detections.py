@@ -111,10 +111,11 @@ def follow(detections: Detections, person: int = 0) -> tuple[Float[np.ndarray, "
     told = all(len(set(names)) == len(people) for names, people in zip(ids, detections.people, strict=True))
     tracks: dict[object, dict[int, np.ndarray]] = {}  # (points, 2) of each person by frame
     for frame, people in enumerate(detections.people):
-        people = [np.where(one[:, 2:] >= SEEN, one[:, :2], np.nan) for one in people]
-        for name, one in zip(ids[frame] if told else _matched(tracks, people), people, strict=True):
-            if np.isfinite(one).any():
-                tracks.setdefault(name, {})[frame] = one
+        visible = [number for number, one in enumerate(people) if (one[:, 2] >= SEEN).any()]
+        people = [np.where(people[number][:, 2:] >= SEEN, people[number][:, :2], np.nan) for number in visible]
+        names = [ids[frame][number] for number in visible] if told else _matched(tracks, people)
+        for name, one in zip(names, people, strict=True):
+            tracks.setdefault(name, {})[frame] = one
     # Equal ones stay in the order of their first appearance.
     ranked = sorted(tracks.values(), key=lambda track: -sum(map(_size, track.values())))
     if not 0 <= person < len(ranked):
@@ -135,7 +136,7 @@ def _matched(tracks: dict, people: list[Float[np.ndarray, "points 2"]]) -> list[
             apart = np.linalg.norm(one - other, axis=-1)
             if np.isfinite(apart).any():
                 cost[row, column] = min(far, np.nanmean(apart) / max(_size(one), 1e-9))
-    names = list(range(len(tracks), len(tracks) + len(people)))
+    names = [max(tracks, default=-1) + 1 + column for column in range(len(people))]
     for row, column in zip(*linear_sum_assignment(cost), strict=True):
         if cost[row, column] < far:
             names[column] = list(last)[row]

@@ -119,21 +119,23 @@ def write_bvh(lifted: Lifted, path) -> None:
     bones = poses - poses[:, [max(0, parent) for parent in parents]]  # (frames, 17, 3), each from its parent
     offsets = AT_REST * np.median(np.linalg.norm(bones, axis=-1), axis=0)[:, None]
 
-    # The joints of the file: by name, their parent, offset and turn in the world.
+    # The joints of the file: by name, their parent there, offset and turn in the world.
     joints = {"": ("", np.zeros(3), Rotation.identity(frames))}
+    hangs_from = {human36m.root: ""}
     for joint in human36m.top_down:
+        name, above = names[joint], hangs_from[joint]
         below = [child for child, parent in enumerate(parents) if parent == joint]
-        above = names[parents[joint]] if joint else ""
-        above = f"{above}To{names[joint]}" if f"{above}To{names[joint]}" in joints else above
         turn = joints[above][2]
         if len(below) == 1:
             turn = _swing(turn, AT_REST[below[0]], bones[:, below[0]])
         elif below:
             turn = _turn(offsets[below], bones[:, below])
-        joints[names[joint]] = (above, offsets[joint], turn)
-        for child in below if len(below) > 1 else ():
-            own = _swing(turn, AT_REST[child], bones[:, child])
-            joints[f"{names[joint]}To{names[child]}"] = (names[joint], np.zeros(3), own)
+        joints[name] = (above, offsets[joint], turn)
+        for child in below:
+            hangs_from[child] = name
+            if len(below) > 1:
+                hangs_from[child] = f"{name}To{names[child]}"
+                joints[hangs_from[child]] = (name, np.zeros(3), _swing(turn, AT_REST[child], bones[:, child]))
 
     text, values = ["HIERARCHY"], [np.tile([0, -poses[..., 1].min(), 0], (frames, 1))]
 
@@ -143,24 +145,17 @@ def write_bvh(lifted: Lifted, path) -> None:
             warnings.simplefilter("ignore")  # gimbal lock: any of the equal triples will do
             local = (joints[parent][2].inv() * turn).as_euler("ZXY", degrees=True)
         values.append(np.unwrap(local, period=360, axis=0))
-        channels = (
-            "3 Zrotation Xrotation Yrotation"
-            if parent
-            else ("6 Xposition Yposition Zposition Zrotation Xrotation Yrotation")
-        )
-        inside = [f"OFFSET {_numbers(offset)}", f"CHANNELS {channels}"]
-        lines(f"{'JOINT' if parent else 'ROOT'} {name}", inside, depth)
+        channels = "3" if parent else "6 Xposition Yposition Zposition"
+        pad = "\t" * depth
+        text.extend([f"{pad}{'JOINT' if parent else 'ROOT'} {name}", f"{pad}{{", f"{pad}\tOFFSET {_numbers(offset)}"])
+        text.append(f"{pad}\tCHANNELS {channels} Zrotation Xrotation Yrotation")
         below = [child for child, (above, *_) in joints.items() if child and above == name]
         for child in below:
             write(child, depth + 1)
         if not below:
-            lines("End Site", [f"OFFSET {_numbers(TIPS[names.index(name)])}"], depth + 1)
-            text.append("\t" * (depth + 1) + "}")
-        text.append("\t" * depth + "}")
-
-    def lines(head: str, inside: list[str], depth: int) -> None:
-        pad = "\t" * depth
-        text.extend([pad + head, pad + "{", *(f"{pad}\t{line}" for line in inside)])
+            tip = _numbers(TIPS[names.index(name)])
+            text.extend([f"{pad}\tEnd Site", f"{pad}\t{{", f"{pad}\t\tOFFSET {tip}", f"{pad}\t}}"])
+        text.append(f"{pad}}}")
 
     write(names[human36m.root], 0)
     text += ["MOTION", f"Frames: {frames}", f"Frame Time: {1 / lifted.fps:.8f}"]

@@ -68,7 +68,7 @@ def view(
         if isinstance(one, str | Path):
             one = Lifted.read(one)
         if isinstance(one, Clip | Lifted):
-            film = film or one
+            film = one if film is None else film
             truth = "truth" if sum(isinstance(other, Clip) for other in shown) == 1 else one.name
             named.append((truth if isinstance(one, Clip) else one.name, _array(one.poses)))
         elif isinstance(one, Mapping):
@@ -91,9 +91,9 @@ def view(
         raise ValueError(f"expected frames that follow each other within 0–{len(first) - 1}, found {frames}")
     named = [(name, poses[frames]) for name, poses in named]
     errors = [joint_errors(poses, named[0][1]).mean(axis=-1) for _, poses in named[1:]]
-    image = film and (film.keypoints[frames], film.resolution)
+    image = None if film is None else (film.keypoints[frames], film.resolution)
     content = {
-        **_scene(named, image, skeleton, fps or (film.fps if film else 50.0), first=kept.start),
+        **_scene(named, image, skeleton, fps or (50.0 if film is None else film.fps), first=kept.start),
         "curves": [None, *(np.round(1000 * error, 1).tolist() for error in errors)] if errors else [],
         "about": f"mean distance of the joints from {name}, mm",
     }

@@ -118,6 +118,13 @@ def test_the_detectors_own_ids_win():
     np.testing.assert_allclose(points[:, 0, 0], [100, 100])
 
 
+def test_people_without_a_point_are_nobody():
+    ghost = person(500, score=0.0)
+    points, people = follow(seen([[person(100)], [ghost, person(110), person(800)], [person(300), person(120)]]))
+    assert people == 3
+    np.testing.assert_allclose(points[:, 0, 0], [100, 110, 120])
+
+
 def test_points_with_a_low_score_are_unseen():
     one = person(100)
     one[1] = (*one[1][:2], 0.01)
