@@ -119,6 +119,7 @@ def lift(
     checkpoint: Annotated[Path, typer.Option(help="Weights: ours or the authors'.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("lifted"),
     format: Annotated[str, typer.Option(help="auto, or the name of a format.")] = "auto",
+    layout: Annotated[str | None, typer.Option(help="Joint layout, where the file does not tell.")] = None,
     size: Annotated[str | None, typer.Option(help="Width and height of the image, as 1920x1080.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second, over what the file says.")] = None,
     person: Annotated[int, typer.Option(help="0 for the most prominent one.")] = 0,
