@@ -87,7 +87,10 @@ def export_authors(model: nn.Module, path) -> None:
             found = model.options[name]
             if found != theirs:
                 raise CheckpointError(f"{path}: expected {name} = {theirs}, as in the authors' network, found {found}")
-    weights = {f"module.{key}": value.float().cpu() for key, value in _under_their_names(model).items()}
+    weights = {
+        f"module.{key}": (value.float() if value.is_floating_point() else value).cpu()
+        for key, value in _under_their_names(model).items()
+    }
     with replacing(path) as temporary:
         torch.save({"epoch": 0, "lr": 4e-5, "random_state": None, "optimizer": None, "model_pos": weights}, temporary)
 
@@ -265,9 +268,7 @@ DTYPES |= {"Long": torch.long, "Int": torch.int, "Short": torch.short, "Char": t
 TORCH = {
     "collections OrderedDict": lambda: {},
     "torch._utils _rebuild_tensor": Stored,
-    "torch._utils _rebuild_tensor_v2": lambda storage, offset, shape, stride, *_: Stored(
-        storage, offset, shape, stride
-    ),
+    "torch._utils _rebuild_tensor_v2": lambda *view: Stored(*view[:4]),
     "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
     **{f"torch {name}Storage": lambda dtype=dtype: dtype for name, dtype in DTYPES.items()},
     **{

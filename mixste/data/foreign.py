@@ -5,6 +5,7 @@ memory, or down. That must cost no more than an error message, so this file runs
 on its time and memory, and writes plain arrays to its output. It imports nothing of the package, to start fast.
 """
 
+import contextlib
 import importlib.util
 import io
 import resource
@@ -75,8 +76,9 @@ def _read(kind: str, path: str) -> list[np.ndarray]:
 
 
 def _main(seconds: str, kind: str, *paths: str) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ValueError):  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for path in paths:
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + int(seconds), hard))

@@ -32,7 +32,7 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
     world = positions(folder)
     projected = keypoints == "gt" and "gt" not in detectors(folder, KEYPOINTS)
     seen = None if projected else Keypoints(folder, KEYPOINTS, keypoints)
-    splits = [
+    train, test = (
         [
             clip
             for subject in subjects
@@ -41,13 +41,13 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
             for clip in _filmed(subject, name, poses, seen)
         ]
         for subjects in (TRAIN, TEST)
-    ]
+    )
     return PoseDataset(
         name="human36m",
         title="Human3.6M",
         skeleton=human36m,
-        train=splits[0],
-        test=splits[1],
+        train=train,
+        test=test,
         licence=LICENCE,
         comparable=True,
         keypoints=keypoints,

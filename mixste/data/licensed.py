@@ -65,11 +65,11 @@ def expect(value, trailing: tuple[int, ...], where: str) -> np.ndarray:
     return value.astype(np.float32)
 
 
-def cut(view: np.ndarray, frames: int, where: str) -> np.ndarray:
-    """Keypoints of the frames that have poses."""
-    if len(view) < frames:
-        raise DataError(f"{where}: expected keypoints of all {frames} frames, found {len(view)}")
-    return view[:frames]
+def cut(values: np.ndarray, frames: int, where: str) -> np.ndarray:
+    """What belongs to the frames that have poses."""
+    if len(values) < frames:
+        raise DataError(f"{where}: expected all {frames} frames, as many as there are poses, found {len(values)}")
+    return values[:frames]
 
 
 def kind(value) -> str:

@@ -87,7 +87,9 @@ def _clip(view: dict, where: str, subject: str, take: str = "", camera: str = ""
     keypoints = cut(expect(view["data_2d"], (17, 2), f"{where}, data_2d"), len(poses), where)
     valid = None
     if "valid" in view:
-        valid = expect(np.asarray(view["valid"]).reshape(-1), (), f"{where}, valid") != 0
+        valid = cut(expect(np.asarray(view["valid"]).reshape(-1), (), f"{where}, valid") != 0, len(poses), where)
+        for array in (poses, keypoints):  # frames that do not count may hold anything
+            array[~valid] = np.nan_to_num(array[~valid], posinf=0, neginf=0)
     return Clip(
         subject=subject,
         action="all",

@@ -1,4 +1,5 @@
 import importlib.util
+from pathlib import Path
 
 import licensed
 import numpy as np
@@ -137,3 +138,15 @@ def test_originals_count_alike(root, tmp_path):
     licensed.write_mpi_inf_3dhp_originals(tmp_path, train, test)
     assert check("mpi_inf_3dhp", tmp_path).table.equals(check("mpi_inf_3dhp", root).table)
     assert sum(map(len, load("mpi_inf_3dhp", tmp_path).train)) == 8 * 8 * (13 + 14)
+
+
+def test_the_page_names_what_is_read():
+    """docs/bring-your-data.md: every file, owner and count that the readers and `check` know."""
+    page = (Path(__file__).parents[2] / "docs" / "bring-your-data.md").read_text(encoding="utf-8")
+    for known in PUBLISHED.values():
+        assert known.where.split(",")[0] in page
+        for number in known.frames.values():
+            assert f"{number:,}" in page or known.title == "MPI-INF-3DHP"
+    for name in ("data_3d_h36m", "data_3d_humaneva15", "data_train_3dhp", "data_test_3dhp"):
+        assert f"`{name}.npz`" in page
+    assert "2,929" in page

@@ -154,7 +154,11 @@ POSES, SEEN = ("data_3d_h36m.npz", "positions_3d"), ("data_2d_h36m_cpn_ft_h36m_d
         (SEEN, without("S9", "Photo"), r"S9 Photo: expected keypoints of 4 cameras"),
         (SEEN, set_to("S9", "Photo", to=[np.zeros((20, 17, 2))] * 3), r"of 4 cameras, found a list of 3"),
         (SEEN, set_to("S9", "Photo", to=[np.zeros((20, 16, 2))] * 4), r"\(frames, 17, 2\), found .*\(20, 16, 2\)"),
-        (SEEN, set_to("S9", "Photo", to=[np.zeros((5, 17, 2))] * 4), r"keypoints of all 1\d frames, found 5"),
+        (
+            SEEN,
+            set_to("S9", "Photo", to=[np.zeros((5, 17, 2))] * 4),
+            r"all 1\d frames, .* found 5",
+        ),
         (SEEN, set_to("S9", 3, to=[]), None),
         (SEEN, set_to("S2", "Photo", to="not labelled, so of no concern"), None),
     ],
