@@ -4,6 +4,7 @@ One place chooses: `forward` takes the fast path where there is one and calls th
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mixste.model import Block, MixSTE
+
+try:
+    from mixste import kernels
+except ImportError:  # Triton comes with PyTorch for CUDA only
+    kernels = None
 
 # Up to here a head's products are so small that library attention spends its time on overhead.
 SMALL_TOKENS, SMALL_WIDTH = 32, 16
@@ -124,3 +130,253 @@ def _by_head(qkv: Float[Tensor, "batch tokens three_dim"], heads: int) -> Float[
     wide = torch.complex128 if width // (3 * heads) * qkv.itemsize % 16 == 0 else qkv.dtype
     parts = qkv.view(wide).view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).contiguous()
     return parts.view(qkv.dtype).view(3, batch * heads, tokens, -1)
+
+
+# On CUDA: bfloat16 tokens in one layout, (batch · frames · joints, dim), from the first block to the last. Half a block
+# is one autograd function: a branch, the residual and whatever norms come next, so that no tensor is read twice.
+
+
+def cuda_covers(model: MixSTE) -> bool:
+    width = model.embed.out_features // model.spatial_blocks[0].attn.heads
+    sizes = model.separate_joints and model.joints <= 64 and width in (16, 32, 64, 128)
+    return kernels is not None and sizes and torch.cuda.get_device_capability() >= (8, 0)
+
+
+def low_precision(model: MixSTE) -> dict[nn.Parameter, Tensor]:
+    """A bfloat16 copy of what the matrix products of the blocks take."""
+    linears = (m for blocks in (model.spatial_blocks, model.temporal_blocks) for m in blocks.modules())
+    return {p: p.detach().bfloat16() for m in linears if isinstance(m, nn.Linear) for p in m.parameters()}
+
+
+def cuda_forward(model: MixSTE, keypoints: Float[Tensor, "batch frames joints 2"], low: dict) -> Tensor:
+    layout = kernels.Layout(*keypoints.shape[:3])
+    x = model.embedding_norm(model.embed(keypoints) + model.joint_position)
+    x = x.bfloat16().flatten(0, 2)
+    steps = sequence(model)
+    x, normed = FirstNorm.apply(x, layout, steps[0][0].norm1, *steps[0][0].norm1.parameters())
+    keeps = draw(model, layout)
+    for (block, inner, temporal, _), keep, following in zip(steps, keeps, [*steps[1:], None], strict=True):
+        outer = following[0].norm1 if following else model.head_norm
+        position = model.frame_position if following and following[2] and following[3] else None
+        x, normed = AttentionHalf.apply(x, normed, keep[0], layout, block, low, temporal, *attention_parameters(block))
+        x, normed = MLPHalf.apply(
+            x, normed, keep[1], layout, block, low, inner, outer, position, *mlp_parameters(block, inner, outer)
+        )
+    return model.head(normed.float()).view(*keypoints.shape[:3], 3)
+
+
+def attention_parameters(block: Block) -> list[nn.Parameter]:
+    return [*block.attn.qkv.parameters(), *block.attn.proj.parameters(), *block.norm2.parameters()]
+
+
+def mlp_parameters(block: Block, inner: nn.LayerNorm, outer: nn.LayerNorm) -> list[nn.Parameter]:
+    return [*block.mlp.fc1.parameters(), *block.mlp.fc2.parameters(), *inner.parameters(), *outer.parameters()]
+
+
+def draw(model: MixSTE, layout) -> list[tuple[Tensor | None, Tensor | None]]:
+    """For each block, what stochastic depth multiplies either branch with, by token; None where it drops nothing."""
+    if not model.training:
+        return [(None, None)] * (2 * len(model.spatial_blocks))
+    keeps = []
+    for block, _, temporal, _ in sequence(model):
+        if block.drop_path == 0.0:
+            keeps.append((None, None))
+            continue
+        sequences = (2, layout.batch, 1, layout.joints) if temporal else (2, layout.batch, layout.frames, 1)
+        keep = torch.empty(sequences, device=model.embed.weight.device).bernoulli_(1 - block.drop_path)
+        keep = keep.div_(1 - block.drop_path).expand(2, layout.batch, layout.frames, layout.joints)
+        keeps.append(tuple(keep.flatten(1).unbind()))
+    return keeps
+
+
+def weight_gradient(d_out: Float[Tensor, "rows out"], x: Float[Tensor, "rows in"]) -> Float[Tensor, "out in"]:
+    if d_out.dtype == torch.bfloat16:
+        return torch.mm(d_out.t(), x, out_dtype=torch.float32)
+    return d_out.t() @ x
+
+
+class FirstNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, layout, norm, *parameters):
+        ctx.save_for_backward(x)
+        ctx.layout, ctx.norm = layout, norm
+        return x, kernels.norm(layout, x, None, None, None, None, None, norm, save=False)[2]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_x, d_normed):
+        (x,) = ctx.saved_tensors
+        d_x, _, _, sums = kernels.norm_backward(ctx.layout, x, d_normed, d_x, None, None, None, ctx.norm)
+        return d_x, None, None, sums[1], sums[2]
+
+
+class AttentionHalf(torch.autograd.Function):
+    """x + keep · attention(normed), and norm2 of it."""
+
+    @staticmethod
+    def forward(ctx, x, normed, keep, layout, block, low, temporal, *parameters):
+        attn = block.attn
+        qkv = torch.addmm(low[attn.qkv.bias], normed, low[attn.qkv.weight].t())
+        out, log_sum = kernels.attention(layout, qkv, attn.heads, attn.scale, temporal)
+        branch = out @ low[attn.proj.weight].t()
+        x, _, after = kernels.norm(layout, x, branch, attn.proj.bias, keep, None, None, block.norm2, save=True)
+        ctx.save_for_backward(normed, qkv, out, log_sum, x, keep)
+        ctx.layout, ctx.block, ctx.low, ctx.temporal = layout, block, low, temporal
+        return x, after
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_x, d_after):
+        normed, qkv, out, log_sum, x, keep = ctx.saved_tensors
+        attn, layout = ctx.block.attn, ctx.layout
+        d_x, d_branch, _, sums = kernels.norm_backward(layout, x, d_after, d_x, keep, None, None, ctx.block.norm2)
+        d_proj = weight_gradient(d_branch, out)
+        d_out = d_branch @ ctx.low[attn.proj.weight]
+        d_qkv, d_qkv_bias = kernels.attention_backward(
+            layout, qkv, attn.heads, attn.scale, ctx.temporal, out, log_sum, d_out
+        )
+        d_qkv_weight = weight_gradient(d_qkv, normed)
+        d_normed = d_qkv @ ctx.low[attn.qkv.weight]
+        return d_x, d_normed, *[None] * 5, d_qkv_weight, d_qkv_bias, d_proj, sums[0], sums[1], sums[2]
+
+
+class MLPHalf(torch.autograd.Function):
+    """The stream, inner norm of x + keep · MLP(normed), plus position, and the outer norm of it."""
+
+    @staticmethod
+    def forward(ctx, x, normed, keep, layout, block, low, inner, outer, position, *parameters):
+        mlp = block.mlp
+        hidden = normed @ low[mlp.fc1.weight].t()
+        branch = kernels.gelu(hidden, mlp.fc1.bias) @ low[mlp.fc2.weight].t()
+        x, stream, after = kernels.norm(layout, x, branch, mlp.fc2.bias, keep, inner, position, outer, save=True)
+        ctx.save_for_backward(normed, hidden, x, keep, position)
+        ctx.layout, ctx.mlp, ctx.low, ctx.inner, ctx.outer = layout, mlp, low, inner, outer
+        return stream, after
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_stream, d_after):
+        normed, hidden, x, keep, position = ctx.saved_tensors
+        mlp = ctx.mlp
+        d_x, d_branch, d_position, sums = kernels.norm_backward(
+            ctx.layout, x, d_after, d_stream, keep, ctx.inner, position, ctx.outer
+        )
+        d_active = d_branch @ ctx.low[mlp.fc2.weight]
+        d_hidden, d_bias, active = kernels.gelu_backward(hidden, mlp.fc1.bias, d_active)
+        d_fc2 = weight_gradient(d_branch, active)
+        d_fc1 = weight_gradient(d_hidden, normed)
+        d_normed = d_hidden @ ctx.low[mlp.fc1.weight]
+        norms = (sums[3], sums[4], sums[1], sums[2])
+        return d_x, d_normed, *[None] * 6, d_position, d_fc1, d_bias, d_fc2, sums[0], *norms
+
+
+class Step:
+    """Gradients of a loss on one batch: step(keypoints, target) leaves them in the parameters' .grad, returns the loss.
+
+    On CUDA the batch's forward, loss and backward are recorded once and replayed since, one launch instead of
+    thousands: batches must keep their shape. The loss is a tensor that the next call overwrites. Random numbers go on
+    from the device's generator as without recording.
+    """
+
+    def __init__(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], scaled_gradient: bool = False):
+        self.model, self.loss, self.scaled_gradient = model, loss, scaled_gradient
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.graph = None
+
+    def __call__(self, keypoints: Float[Tensor, "batch frames joints 2"], target: Tensor) -> Float[Tensor, ""]:
+        if not keypoints.is_cuda:
+            return self.compute(keypoints, target)
+        if self.graph is None:
+            self.record(keypoints, target)
+        self.keypoints.copy_(keypoints)
+        self.target.copy_(target)
+        self.graph.replay()
+        return self.result
+
+    def record(self, keypoints: Tensor, target: Tensor) -> None:
+        self.keypoints, self.target = keypoints.clone(), target.clone()
+        self.low = low_precision(self.model) if covers(self.model) and cuda_covers(self.model) else None
+        random = torch.cuda.get_rng_state()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self.compute(self.keypoints, self.target)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.set_rng_state(random)
+        self.graph = torch.cuda.CUDAGraph()
+        for parameter in self.parameters:
+            parameter.grad = None
+        with torch.cuda.graph(self.graph):
+            self.result = self.compute(self.keypoints, self.target)
+
+    def compute(self, keypoints: Tensor, target: Tensor) -> Tensor:
+        for parameter in self.parameters:
+            parameter.grad = None
+        if not keypoints.is_cuda:
+            poses = forward(self.model, keypoints)
+        elif self.low is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.low.values()), list(self.low))
+            poses = cuda_forward(self.model, keypoints, self.low)
+        else:
+            with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+                poses = forward(self.model, keypoints)
+        loss = self.loss(poses, target)
+        loss.backward(loss.detach() if self.scaled_gradient else None)
+        return loss.detach()
+
+
+class Lifter:
+    """lifter(keypoints) is model(keypoints) without gradients, from a copy of the weights made for speed."""
+
+    def __init__(self, model: MixSTE, chunk: int = 4):
+        self.model, self.chunk = model, chunk
+        self.low = low_precision(model)
+        self.graphs = {}
+
+    @torch.no_grad()
+    def __call__(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Float[Tensor, "batch frames joints 3"]:
+        if len(keypoints) not in self.graphs:
+            self.graphs[len(keypoints)] = self.record(keypoints)
+        graph, given, poses = self.graphs[len(keypoints)]
+        given.copy_(keypoints)
+        graph.replay()
+        return poses.clone()
+
+    def record(self, keypoints):
+        given = keypoints.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.compute(given)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            poses = self.compute(given)
+        return graph, given, poses
+
+    def compute(self, keypoints):
+        return torch.cat([cuda_lift(self.model, part, self.low) for part in keypoints.split(self.chunk)])
+
+
+def cuda_lift(model: MixSTE, keypoints: Float[Tensor, "batch frames joints 2"], low: dict) -> Tensor:
+    """cuda_forward for inference. Products are added to the residual in place; their biases wait for the next norm."""
+    layout = kernels.Layout(*keypoints.shape[:3])
+    x = model.embedding_norm(model.embed(keypoints) + model.joint_position)
+    x = x.bfloat16().flatten(0, 2)
+    steps = sequence(model)
+    _, _, normed = kernels.norm(layout, x, None, None, None, None, None, steps[0][0].norm1, save=False)
+    for (block, inner, temporal, _), following in zip(steps, [*steps[1:], None], strict=True):
+        attn, mlp = block.attn, block.mlp
+        outer = following[0].norm1 if following else model.head_norm
+        position = model.frame_position if following and following[2] and following[3] else None
+        qkv = torch.addmm(low[attn.qkv.bias], normed, low[attn.qkv.weight].t())
+        out, _ = kernels.attention(layout, qkv, attn.heads, attn.scale, temporal)
+        x.addmm_(out, low[attn.proj.weight].t())
+        _, _, normed = kernels.norm(layout, x, None, attn.proj.bias, None, None, None, block.norm2, save=False)
+        active = torch._addmm_activation(low[mlp.fc1.bias], normed, low[mlp.fc1.weight].t(), use_gelu=True)
+        x.addmm_(active, low[mlp.fc2.weight].t())
+        biases = attn.proj.bias + mlp.fc2.bias
+        _, x, normed = kernels.norm(layout, x, None, biases, None, inner, position, outer, save=False)
+    return model.head(normed.float()).view(*keypoints.shape[:3], 3)
