@@ -21,23 +21,12 @@ ProfileName = Annotated[str, typer.Option(help="Scale of the study.")]
 @data_app.command("show")
 def show_data(source: Source, root: Root = None, keypoints: Keypoints = "gt") -> None:
     """Count what a source holds: clips and frames by subject."""
-    import pandas as pd
-
     from mixste.data import load
+    from mixste.data.check import counts
 
     dataset = load(source, root, keypoints)
-    rows = [
-        (clip.subject, len(clip), split)
-        for split in ("train", "validation", "test")
-        for clip in getattr(dataset, split)
-    ]
-    table = pd.DataFrame(rows, columns=["subject", "frames", "split"])
     print(f"{dataset.title} ({dataset.licence})")
-    print(
-        table.groupby(["split", "subject"], sort=False)["frames"]
-        .agg(["size", "sum"])
-        .set_axis(["clips", "frames"], axis=1)
-    )
+    print(counts(dataset).to_string(index=False))
 
 
 @data_app.command("check")
@@ -101,9 +90,9 @@ def evaluate(
     dataset = load(source, root, keypoints)
     with tqdm(desc="testing", unit="frame", unit_scale=True, disable=None) as bar:
         table = ev.evaluate(model, dataset.test, protocol, skeleton=dataset.skeleton, progress=bar.update)
-    wide = ev.by_action(table).pivot(index="action", columns="metric", values="value").loc[dataset.select().actions]
+    wide = ev.by_action(table).pivot(index="action", columns="metric", values="value").loc[table["action"].unique()]
     wide.loc["Avg."] = ev.average(table)
-    if dataset.name == "human36m":
+    if dataset.name == "human36m" and keypoints in ("gt", "cpn_ft_h36m_dbb"):
         printed = published(2 if keypoints == "gt" else 1).query("method == 'Ours' and frames == @model.frames")
         paper = printed[printed["keypoints"].isin(["GT", "CPN"])].pivot(
             index="column", columns="metric", values="value"

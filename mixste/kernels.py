@@ -11,7 +11,6 @@ import math
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 LOG2_E = math.log2(math.e)
 CHUNK = 64  # rows that one program of a backward kernel sums

@@ -11,7 +11,7 @@ from mixste.study import runs
 from mixste.study.plan import distinct
 from mixste.study.report import page, profile_of
 
-NOTEBOOKS = runs.ROOT / "notebooks"
+NOTEBOOKS = runs.PACKAGE.parent / "notebooks"
 
 
 def reproduce(profile: str, only: list[str] = (), jobs: int | None = None, in_place: bool = False) -> None:

@@ -76,13 +76,15 @@ class Profile:
         return tuple(replace(run, test_curve=True) for run in self.mixste())
 
 
-def _smoke(name: str, title: str, data: Data, humaneva: Data, dhp: Data, poses: int, **departure) -> Profile:
+def _smoke(
+    name: str, title: str, data: Data, humaneva: Data, dhp: Data, poses: int, detectors=("cpn", "openpose"), **departure
+) -> Profile:
     """The study small enough for two CPU cores: T / 9, d_m / 16, depth 3 for 8."""
     return Profile(
         name=name,
         title=title,
         data=data,
-        detectors=("cpn", "openpose"),
+        detectors=detectors,
         humaneva=humaneva,
         dhp=dhp,
         frames={1: 1, 27: 3, 43: 5, 81: 9, 128: 15, 243: 27, 300: 33},
@@ -97,6 +99,7 @@ def _smoke(name: str, title: str, data: Data, humaneva: Data, dhp: Data, poses: 
     )
 
 
+_PUBLISHED_DETECTORS = ("cpn_ft_h36m_dbb", "detectron_ft_h36m")
 _PUBLISHED_SIZES = {
     "frames": {size: size for size in (1, 27, 43, 81, 128, 243, 300)},
     "dims": {size: size for size in (64, 128, 256, 512, 640)},
@@ -149,11 +152,20 @@ PROFILES = {
         seeds=(0, 1, 2),
         departure={"learning_rate": 5e-4, "schedule": "cosine", "batch_frames": 10_368, "body_shapes": True},
     ),
+    "paper-cpu": _smoke(
+        "paper-cpu",
+        "the paper's data, small models: shows that your data work, not what the paper found",
+        data=Data("human36m", test_cameras=1),
+        humaneva=Data("humaneva"),
+        dhp=Data("mpi_inf_3dhp"),
+        poses=60_000,
+        detectors=_PUBLISHED_DETECTORS,
+    ),
     "paper": Profile(
         name="paper",
         title="the paper's data and settings",
         data=Data("human36m"),
-        detectors=("cpn_ft_h36m_dbb", "detectron_ft_h36m"),
+        detectors=_PUBLISHED_DETECTORS,
         humaneva=Data("humaneva"),
         dhp=Data("mpi_inf_3dhp"),
         **_PUBLISHED_SIZES,

@@ -1,6 +1,8 @@
 """From runs to tidy tables: values with intervals, beside what the paper prints."""
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +40,19 @@ UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "
 
 
 def profile_of(name: str) -> Profile:
-    """The profile of this name; ValueError lists those there are."""
+    """The profile of this name; ValueError lists those there are.
+
+    The environment variable MIXSTE_POSES cuts its trainings short, to try out whether data and machine hold; the title
+    says so.
+    """
     if name not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, found {name!r}")
-    return PROFILES[name]
+    profile, poses = PROFILES[name], os.environ.get("MIXSTE_POSES", "")
+    if not poses:
+        return profile
+    if not poses.isdecimal() or int(poses) < 1:
+        raise ValueError(f"MIXSTE_POSES must be a positive number, found {poses!r}")
+    return replace(profile, poses=int(poses), title=f"{profile.title}, CUT SHORT to {poses} poses of training")
 
 
 def by_clip(row: Row, protocol: str = "authors") -> pd.DataFrame:

@@ -31,6 +31,7 @@ from tqdm import tqdm
 import mixste
 from mixste import checkpoints, data, evaluate
 from mixste.data import PoseDataset
+from mixste.data.virtual import relayout
 from mixste.files import replacing
 from mixste.skeleton import SKELETONS, Skeleton
 from mixste.train import AUTHORS, Recipe, seed_of, train
@@ -50,9 +51,10 @@ SYNTHETIC_CODE = ("skeleton", "camera", "data/virtual", "data/synthetic")
 class Data:
     """What a run reads: the arguments of `mixste.data.load`, and a choice of clips.
 
-    subjects, actions: only these (empty: all). split: "published" for the source's own; "takes" trains and tests on
-    the same people, as HumanEva does, the last take of each action being the test. test_cameras: test on the clips of
-    the first so many cameras (0: all), where every view would cost more than it tells.
+    skeleton: another layout than the source's, for stand-ins. subjects, actions: only these (empty: all). split:
+    "published" for the source's own; "takes" trains and tests on the same people, as HumanEva does, the last take of
+    each action being the test. test_cameras: test on the clips of the first so many cameras (0: all), where every view
+    would cost more than it tells.
     """
 
     source: str
@@ -81,8 +83,10 @@ class Data:
 
 @functools.lru_cache(maxsize=4)
 def _load(wanted: Data) -> PoseDataset:
-    options = {name: getattr(wanted, name) for name in ("rig", "skeleton") if getattr(wanted, name)}
+    options = {"rig": wanted.rig} if wanted.rig else {}
     dataset = data.load(wanted.source, keypoints=wanted.keypoints, **options)
+    if wanted.skeleton:
+        dataset = in_layout(dataset, SKELETONS[wanted.skeleton])
     dataset = dataset.select(wanted.subjects or None, wanted.actions or None)
     if wanted.split == "takes":
         dataset = by_takes(dataset)
@@ -90,6 +94,18 @@ def _load(wanted: Data) -> PoseDataset:
         cameras = sorted({clip.camera for clip in dataset.test})[: wanted.test_cameras]
         dataset = replace(dataset, test=[clip for clip in dataset.test if clip.camera in cameras])
     return dataset
+
+
+def in_layout(dataset: PoseDataset, layout: Skeleton) -> PoseDataset:
+    """The same clips with the joints of another layout, as far as human36m's seventeen can stand for them."""
+    splits = {
+        split: [
+            replace(clip, keypoints=relayout(clip.keypoints, layout), poses=relayout(clip.poses, layout))
+            for clip in getattr(dataset, split)
+        ]
+        for split in ("train", "validation", "test")
+    }
+    return replace(dataset, skeleton=layout, **splits)
 
 
 def by_takes(dataset: PoseDataset) -> PoseDataset:
