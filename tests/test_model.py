@@ -98,7 +98,7 @@ def test_without_positions_joints_and_frames_are_interchangeable():
 
 
 def test_separation_keeps_joints_apart_in_time():
-    """With spatial blocks silenced, one joint's pose depends on its own trajectory alone; without separation, on all."""
+    """With spatial blocks silenced, a joint's pose depends on its own path alone; without separation, on all."""
     keypoints = torch.randn(1, 5, 4, 2, dtype=torch.float64)
     changed = keypoints.clone()
     changed[0, :, 3] += 1

@@ -136,8 +136,8 @@ def load(name: str, root=None, keypoints: str = "gt", **options) -> PoseDataset:
 
     name: "synthetic", "open-subjects", "open-styles", "human36m", "humaneva" or "mpi_inf_3dhp". root: folder or
     archive that holds it (default: the environment variable MIXSTE_DATA; "synthetic" needs none). keypoints: "gt",
-    or a detector: "cpn", "openpose" or "mediapipe" as simulated on the sources that have no images, or the <detector> of a
-    data_2d_*_<detector>.npz file. Raises DataError, in one sentence, for whatever is missing or wrong.
+    or a detector: "cpn", "openpose" or "mediapipe" as simulated on the sources that have no images, or the <detector>
+    of a data_2d_*_<detector>.npz file. Raises DataError, in one sentence, for whatever is missing or wrong.
     """
     if name not in SOURCES:
         raise DataError(f"unknown data source {name!r}: expected one of {', '.join(SOURCES)}")
