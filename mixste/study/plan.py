@@ -137,7 +137,7 @@ PROFILES = {
         data=Data("open-subjects", test_cameras=1),
         humaneva=_OPEN_HUMANEVA,
         dhp=Data("open-subjects", **_DHP, test_cameras=1),
-        poses=60_000,
+        poses=30_000,
         body_shapes=True,
     ),
     "open": Profile(
@@ -158,7 +158,7 @@ PROFILES = {
         data=Data("human36m", test_cameras=1),
         humaneva=Data("humaneva"),
         dhp=Data("mpi_inf_3dhp"),
-        poses=60_000,
+        poses=30_000,
         detectors=_PUBLISHED_DETECTORS,
     ),
     "paper": Profile(
