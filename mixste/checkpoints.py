@@ -96,7 +96,7 @@ def export_authors(model: nn.Module, path) -> None:
 
 
 def transfer(model: MixSTE, frames: int, source: Skeleton, target: Skeleton) -> MixSTE:
-    """A copy of the network that reads `frames` frames of another layout, for fine-tuning (Table 4, FACTS 28).
+    """A copy of the network that reads `frames` frames of another layout, for fine-tuning (Table 4).
 
     Only the two position embeddings depend on joints and frames. A joint takes the row of the joint of the same name in
     the source. Of the frames' rows the central ones are kept: they are one frame apart, as the frames of the new clips

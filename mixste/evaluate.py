@@ -31,8 +31,8 @@ def evaluate(
     Columns: subject, action, take, camera, frames (counted), metric, value, unit. Metrics: MPJPE, P-MPJPE, N-MPJPE and
     MPJVE in mm; on the mpi_inf_3dhp skeleton also PCK and AUC in %. A clip with one frame has no MPJVE.
     protocol "authors" counts every frame of every window, so that those shared by the last two windows count twice,
-    and padded ones count; velocities run across the joins of windows (FACTS 20, 22, 23). "exact" counts each frame
-    once. Frames that a clip marks as not valid never count. `by_action` and `average` take it from here.
+    and padded ones count; velocities run across the joins of windows (notebook 13, rows 20, 22, 23). "exact" counts
+    each frame once. Frames that a clip marks as not valid never count. `by_action` and `average` take it from here.
     """
     skeleton = skeleton or of_joints(model.joints)
     return score(lift_clips(model, clips, skeleton, flip, progress), clips, protocol, skeleton)
@@ -108,7 +108,7 @@ def joint_errors(lifted: Lifted, clips: list[Clip], skeleton: Skeleton) -> Float
 
 
 def by_action(table: pd.DataFrame) -> pd.DataFrame:
-    """Frame-weighted mean of each action (FACTS 24). Columns: action, metric, value, unit, frames, clips."""
+    """Frame-weighted mean of each action (notebook 13, row 24). Columns: action, metric, value, unit, frames, clips."""
 
     def mean(group):
         value = np.average(group["value"], weights=group["frames"])
@@ -123,5 +123,5 @@ def by_action(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def average(table: pd.DataFrame) -> dict[str, float]:
-    """The field's overall figure for each metric: the mean of the actions' means (FACTS 24)."""
+    """The field's overall figure for each metric: the mean of the actions' means (notebook 13, row 24)."""
     return by_action(table).groupby("metric", sort=False)["value"].mean().to_dict()

@@ -1,4 +1,4 @@
-"""MixSTE: the network of the paper, as the authors' code builds it (FACTS 11–18), readable in one sitting.
+"""MixSTE: the network of the paper, as the authors' code builds it (notebook 13, rows 11–18), readable in one sitting.
 
     keypoints (batch, frames, joints, 2)
       → embed 2 → dim, + joint positions

@@ -50,7 +50,7 @@ def lift(
     keypoints: the frames of all clips in a row, screen-normalised, on the model's device; clips: (start, length) of
     each. Returns for each clip the lifted frames' indices, counted from its start, in the order of its windows (with
     repetitions where windows overlap or are padded), and their poses in metres. flip averages with the un-mirrored
-    lifting of the mirrored keypoints (FACTS 21). progress is told the number of frames as they are read.
+    lifting of the mirrored keypoints (notebook 13, row 21). progress is told the number of frames as they are read.
     """
     readings = [reading(model, length) for _, length in clips]
     starts = [start for start, _ in clips]

@@ -31,7 +31,7 @@ SAVE_SECONDS = 60.0  # between checkpoints to resume from
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Defaults: the authors' code. Numbers in brackets are rows of FACTS §1.
+    """How a network is trained. Defaults: the authors' code. Numbers in brackets are rows of notebook 13.
 
     loss: terms and coefficients of Eq. 9 (3). squared: Eq. 10 as printed (1). weights: W, "authors" or "paper" (2).
     scaled_gradient: the gradient times the loss's own value, their `loss.backward(loss)` (6).

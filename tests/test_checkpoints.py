@@ -35,7 +35,7 @@ def block(name: str, dim: int) -> dict[str, tuple]:
 
 
 def mixste_file(frames=FRAMES, joints=JOINTS, dim=DIM, depth=DEPTH) -> dict[str, torch.Tensor]:
-    """The weights of FACTS §2, by the names and shapes given there."""
+    """The published checkpoints' names and shapes."""
     shapes = {"Spatial_patch_to_embedding": (dim, 2), "Spatial_norm": (dim,), "Temporal_norm": (dim,)}
     for i in range(depth):
         shapes |= block(f"STEblocks.{i}", dim) | block(f"TTEblocks.{i}", dim)
@@ -113,7 +113,7 @@ def apply_block(weights, name, x):
 
 
 def mixste_by_hand(weights, keypoints, depth=DEPTH):
-    """The network of FACTS §1, rows 12–17, in float64 from the authors' names: (frames, joints, 2) → (…, 3)."""
+    """The network of notebook 13, rows 12–17, in float64 from the authors' names: (frames, joints, 2) → (…, 3)."""
     x = linear(weights, "Spatial_patch_to_embedding", keypoints.double()) + weights["Spatial_pos_embed"][0].double()
     for i in range(depth):
         x = torch.stack([apply_block(weights, f"STEblocks.{i}", x[frame]) for frame in range(len(x))])

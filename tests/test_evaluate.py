@@ -14,8 +14,8 @@ from mixste.skeleton import human36m, mpi_inf_3dhp
 
 T = 4
 MIRROR = [0, 4, 5, 6, 1, 2, 3, 7, 8, 9, 10, 14, 15, 16, 11, 12, 13]
-# For T = 4 and lengths 1, T − 1, T, T + 1, 2T, 2T + 7: the frames that the authors' protocol counts (FACTS 20), in the
-# order in which it takes velocities (FACTS 23) …
+# For T = 4 and lengths 1, T − 1, T, T + 1, 2T, 2T + 7: the frames that the authors' protocol counts (notebook 13,
+# row 20), in the order in which it takes velocities (row 23) …
 COUNTED = {
     1: [0, 0, 0, 0],
     3: [0, 1, 2, 2],
@@ -122,7 +122,7 @@ def test_many_clips_are_one_row_each(model):
 
 
 def test_averages():
-    """Frames count alike within an action, actions alike in the average (FACTS 24)."""
+    """Frames count alike within an action, actions alike in the average (notebook 13, row 24)."""
     table = pd.DataFrame(
         [
             {"action": "Eating", "metric": "MPJPE", "value": 10.0, "unit": "mm", "frames": 30},

@@ -15,7 +15,7 @@ MIRROR = {
     "mpi_inf_3dhp": [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 14, 15, 16],
 }
 T = 4
-# For T = 4 and lengths 1, T − 1, T, T + 1, 2T and 2T + 7: which frames each test window reads (FACTS 20).
+# For T = 4 and lengths 1, T − 1, T, T + 1, 2T and 2T + 7: which frames each test window reads (notebook 13, row 20).
 WINDOWS = {
     1: [[0, 0, 0, 0]],
     3: [[0, 1, 2, 2]],

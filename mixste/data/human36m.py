@@ -1,4 +1,4 @@
-"""Human3.6M (Ionescu et al. 2014), from VideoPose3D's archives or the original .cdf files (FACTS §2)."""
+"""Human3.6M (Ionescu et al. 2014), from VideoPose3D's archives or the original .cdf files (docs/bring-your-data.md)."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""HumanEva-I (Sigal et al. 2010) with 15 joints, from VideoPose3D's archives (FACTS §2)."""
+"""HumanEva-I (Sigal et al. 2010) with 15 joints, from VideoPose3D's archives (docs/bring-your-data.md)."""
 
 import json
 from collections.abc import Iterator

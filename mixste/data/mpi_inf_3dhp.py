@@ -1,4 +1,4 @@
-"""MPI-INF-3DHP (Mehta et al. 2017), from the field's two archives or the original annotations (FACTS §2)."""
+"""MPI-INF-3DHP (Mehta et al. 2017), from the field's two archives or the original annotations."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -19,7 +19,7 @@ from mixste.skeleton import Skeleton
 def training_starts(length: int, frames: int, interval: int | None = None) -> Int[np.ndarray, "windows"]:
     """First frames of the training windows of a clip of `length` frames; negative ones lie in the edge padding.
 
-    By default the authors' (FACTS 19): ceil(length / frames) consecutive windows, centred on the clip. With
+    By default the authors' (notebook 13, row 19): ceil(length / frames) consecutive windows, centred on the clip. With
     `interval` (Table 4's "interval = 1"): one window each `interval` frames, as many as fit inside the clip, or the
     single centred one where none fits.
     """
@@ -49,7 +49,7 @@ def sliding_windows(length: int, frames: int) -> Int[np.ndarray, "length frames"
 
 
 def evaluation_windows(length: int, frames: int) -> Int[np.ndarray, "windows frames"]:
-    """Frame indices of the test windows of a clip, the authors' (FACTS 20).
+    """Frame indices of the test windows of a clip, the authors' (notebook 13, row 20).
 
     Consecutive windows from the first frame on; the last one is moved back to end at the last frame, so that
     frames it shares with the one before occur twice. A clip shorter than one window is edge-padded at its end.

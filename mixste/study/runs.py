@@ -124,7 +124,7 @@ class Run:
 
     options: of the network, besides frames and what the recipe sets. poses: length of training, in poses supervised.
     start: the run whose last weights this one begins with (fine-tuning). test_curve: evaluate on the test clips along
-    the way and keep the best weights beside the last, which is how the authors chose theirs (FACTS 25).
+    the way and keep the best weights beside the last, which is how the authors chose theirs (notebook 13, row 25).
     """
 
     data: Data

@@ -20,7 +20,7 @@ ACTIONS = (
     *("SittingDown", "Smoking", "Waiting", "WalkDog", "Walking", "WalkTogether"),
 )
 PEOPLE = ("S1", "S5", "S6", "S7", "S8", "S9", "S11")
-KEPT = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)  # FACTS §2's list, the other way round
+KEPT = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)  # the dropped ones, the other way round
 # Joints of the 15- and 17-joint layouts, as places in human36m order.
 HUMANEVA15 = (0, 8, 11, 12, 13, 14, 15, 16, 4, 5, 6, 1, 2, 3, 10)
 DHP17 = (10, 8, 14, 15, 16, 11, 12, 13, 1, 2, 3, 4, 5, 6, 0, 7, 9)
@@ -66,7 +66,7 @@ def seen_from(world: np.ndarray, orientation, translation) -> np.ndarray:
 
 
 def on_screen(camera: np.ndarray, lens: dict) -> np.ndarray:
-    """Pixels, by the textbook's formula for radial and tangential distortion as FACTS §2 writes it."""
+    """Pixels, by the textbook's formula for radial and tangential distortion as VideoPose3D reads it."""
     (fx, fy), (cx, cy) = lens["focal_length"], lens["center"]
     (k1, k2, k3), (p1, p2) = lens["radial_distortion"], lens["tangential_distortion"]
     x, y = (np.clip(camera[..., axis] / camera[..., 2], -1, 1) for axis in (0, 1))

@@ -42,7 +42,7 @@ def test_the_protocol(dataset):
 
 
 def test_joint_order(dataset):
-    """The kept 17 of 32 are FACTS §2's: where a person stands, what is left and right, above and below."""
+    """The kept 17 of 32 are those the field keeps: where a person stands, what is left and right, above and below."""
     clip = next(clip for clip in dataset.test if clip.action == "Walking")
     names, y = dataset.skeleton.joints, clip.poses[0, :, 1]  # y points down
     assert y[names.index("Head")] < y[names.index("Thorax")] < y[names.index("Hip")] < y[names.index("LKnee")]

@@ -95,7 +95,7 @@ def test_pck_and_auc_by_the_published_definition(dataset):
 
 
 def lifted(model, clip):
-    """Window by window, as FACTS 20 and 21 say, without the package's own machinery."""
+    """Window by window, as notebook 13, rows 20 and 21 say, without the package's own machinery."""
     width, height = clip.resolution
     keypoints = 2 * clip.keypoints / width - [1, height / width]
     mirror = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 14, 15, 16]
