@@ -3,6 +3,7 @@
 One place chooses: `forward` takes the fast path where there is one and calls the model itself everywhere else.
 """
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -44,7 +45,7 @@ def plain_forward(model: MixSTE, keypoints: Float[Tensor, "batch frames joints 2
             x = x.flatten(2).unsqueeze(2)  # (batch, frames, 1, joints · dim)
         if temporal and first:
             x = x + model.frame_position[:, None]
-        x = norm(plain_block(block, x, temporal))
+        x = norm(plain_block(block, x, temporal).to(norm.weight.dtype))
         x = x.view(*keypoints.shape[:2], -1, model.embed.out_features)
     x = x if model.separate_joints else x.flatten(2)
     return model.head(model.head_norm(x)).view(*keypoints.shape[:3], 3)
@@ -60,6 +61,8 @@ def sequence(model: MixSTE) -> list[tuple[Block, nn.LayerNorm, bool, bool]]:
 
 
 def plain_block(block: Block, x: Float[Tensor, "batch frames joints dim"], temporal: bool) -> Tensor:
+    x = x.to(block.norm1.weight.dtype)
+
     def turned(y: Tensor) -> Tensor:
         return y.transpose(1, 2) if temporal else y  # sequences along the second-last axis, and back
 
@@ -76,7 +79,8 @@ def attend(
     """Self-attention of queries, keys and values that lie side by side in one tensor: (*batch, tokens, dim)."""
     batch, (tokens, width) = qkv.shape[:-2], qkv.shape[-2:]
     qkv = qkv.reshape(-1, tokens, width)
-    if qkv.device.type == "cpu" and tokens <= SMALL_TOKENS and width <= 3 * heads * SMALL_WIDTH:
+    small = tokens <= SMALL_TOKENS and width <= 3 * heads * SMALL_WIDTH
+    if small and qkv.device.type == "cpu" and qkv.dtype != torch.bfloat16:
         return SmallAttention.apply(qkv, heads, scale).view(*batch, tokens, -1)
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (batch, heads, tokens, dim / heads)
     out = F.scaled_dot_product_attention(q, k, v, scale=scale)
@@ -247,22 +251,23 @@ class MLPHalf(torch.autograd.Function):
     def forward(ctx, x, normed, keep, layout, block, low, inner, outer, position, *parameters):
         mlp = block.mlp
         hidden = normed @ low[mlp.fc1.weight].t()
-        branch = kernels.gelu(hidden, mlp.fc1.bias) @ low[mlp.fc2.weight].t()
+        active = kernels.gelu(hidden, mlp.fc1.bias)
+        branch = active @ low[mlp.fc2.weight].t()
         x, stream, after = kernels.norm(layout, x, branch, mlp.fc2.bias, keep, inner, position, outer, save=True)
-        ctx.save_for_backward(normed, hidden, x, keep, position)
+        ctx.save_for_backward(normed, hidden, active, x, keep, position)
         ctx.layout, ctx.mlp, ctx.low, ctx.inner, ctx.outer = layout, mlp, low, inner, outer
         return stream, after
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_stream, d_after):
-        normed, hidden, x, keep, position = ctx.saved_tensors
+        normed, hidden, active, x, keep, position = ctx.saved_tensors
         mlp = ctx.mlp
         d_x, d_branch, d_position, sums = kernels.norm_backward(
             ctx.layout, x, d_after, d_stream, keep, ctx.inner, position, ctx.outer
         )
         d_active = d_branch @ ctx.low[mlp.fc2.weight]
-        d_hidden, d_bias, active = kernels.gelu_backward(hidden, mlp.fc1.bias, d_active)
+        d_hidden, d_bias = kernels.gelu_backward(hidden, mlp.fc1.bias, d_active)
         d_fc2 = weight_gradient(d_branch, active)
         d_fc1 = weight_gradient(d_hidden, normed)
         d_normed = d_hidden @ ctx.low[mlp.fc1.weight]
@@ -273,42 +278,45 @@ class MLPHalf(torch.autograd.Function):
 class Step:
     """Gradients of a loss on one batch: step(keypoints, target) leaves them in the parameters' .grad, returns the loss.
 
-    On CUDA the batch's forward, loss and backward are recorded once and replayed since, one launch instead of
-    thousands: batches must keep their shape. The loss is a tensor that the next call overwrites. Random numbers go on
-    from the device's generator as without recording.
+    On CUDA, MixSTE's blocks run in bfloat16 by `cuda_forward`, other networks under autocast; forward, loss and
+    backward are recorded once and replayed since, one launch instead of thousands: batches must keep their shape, and
+    the loss is a tensor that the next call overwrites. Under torchrun each process takes its part of the batch, which
+    all must be given whole, and ends with the gradients of the whole; raises ValueError if it cannot be dealt evenly.
     """
 
     def __init__(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], scaled_gradient: bool = False):
         self.model, self.loss, self.scaled_gradient = model, loss, scaled_gradient
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.graph = None
+        cuda = next(model.parameters()).is_cuda and covers(model) and cuda_covers(model)
+        self.low = low_precision(model) if cuda else None
+        self.recording = None
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.processes = torch.distributed.get_world_size() if distributed else 1
+        self.process = torch.distributed.get_rank() if distributed else 0
+        if self.process:
+            torch.manual_seed(torch.initial_seed() + self.process)  # each drops other branches
 
     def __call__(self, keypoints: Float[Tensor, "batch frames joints 2"], target: Tensor) -> Float[Tensor, ""]:
+        if len(keypoints) % self.processes:
+            raise ValueError(
+                f"expected a batch that {self.processes} processes can share, found {len(keypoints)} windows"
+            )
+        batch = [x.chunk(self.processes)[self.process] for x in (keypoints, target)]
         if not keypoints.is_cuda:
-            return self.compute(keypoints, target)
-        if self.graph is None:
-            self.record(keypoints, target)
-        self.keypoints.copy_(keypoints)
-        self.target.copy_(target)
-        self.graph.replay()
-        return self.result
-
-    def record(self, keypoints: Tensor, target: Tensor) -> None:
-        self.keypoints, self.target = keypoints.clone(), target.clone()
-        self.low = low_precision(self.model) if covers(self.model) and cuda_covers(self.model) else None
-        random = torch.cuda.get_rng_state()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                self.compute(self.keypoints, self.target)
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.set_rng_state(random)
-        self.graph = torch.cuda.CUDAGraph()
-        for parameter in self.parameters:
-            parameter.grad = None
-        with torch.cuda.graph(self.graph):
-            self.result = self.compute(self.keypoints, self.target)
+            loss = self.compute(*batch)
+        else:
+            if self.recording is None:
+                buffers = [buffer.clone() for buffer in self.model.buffers()]
+                self.recording = recorded(self.compute, *batch)
+                for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+                    buffer.copy_(value)
+            graph, inputs, loss = self.recording
+            for given, x in zip(inputs, batch, strict=True):
+                given.copy_(x)
+            graph.replay()
+        if self.processes > 1:
+            self.share(loss)
+        return loss
 
     def compute(self, keypoints: Tensor, target: Tensor) -> Tensor:
         for parameter in self.parameters:
@@ -323,60 +331,123 @@ class Step:
             with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
                 poses = forward(self.model, keypoints)
         loss = self.loss(poses, target)
-        loss.backward(loss.detach() if self.scaled_gradient else None)
+        loss.backward(loss.detach() if self.scaled_gradient and self.processes == 1 else None)
         return loss.detach()
+
+    def share(self, loss: Tensor) -> None:
+        """Average loss and gradients over all processes."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        flat = torch.cat([loss.view(1), *(gradient.flatten() for gradient in gradients)])
+        torch.distributed.all_reduce(flat)
+        flat /= self.processes
+        loss.copy_(flat[0])
+        if self.scaled_gradient:
+            flat[1:] *= flat[0]
+        parts = flat[1:].split([gradient.numel() for gradient in gradients])
+        torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
 
 class Lifter:
-    """lifter(keypoints) is model(keypoints) without gradients, from a copy of the weights made for speed."""
+    """lifter(keypoints) is model(keypoints) without gradients, from a copy of the weights made for speed.
 
-    def __init__(self, model: MixSTE, chunk: int = 4):
-        self.model, self.chunk = model, chunk
-        self.low = low_precision(model)
-        self.graphs = {}
+    On CUDA in bfloat16, recorded once for each size of batch. float8: queries, keys and values from 8-bit products.
+    On the CPU in float32 or, with bfloat16=True, in bfloat16, twice as fast where the processor multiplies it.
+    Later changes of the model's weights do not reach it.
+    """
+
+    def __init__(self, model: nn.Module, float8: bool = False, bfloat16: bool = False):
+        self.model, self.graphs = copy.deepcopy(model).eval(), {}
+        cuda = next(model.parameters()).is_cuda
+        self.blocks = prepared(self.model, float8) if cuda and covers(self.model) and cuda_covers(self.model) else None
+        self.bfloat16 = bfloat16
+        if bfloat16 and not cuda:
+            for blocks in (self.model.spatial_blocks, self.model.temporal_blocks):
+                blocks.bfloat16()
 
     @torch.no_grad()
-    def __call__(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Float[Tensor, "batch frames joints 3"]:
-        if len(keypoints) not in self.graphs:
-            self.graphs[len(keypoints)] = self.record(keypoints)
-        graph, given, poses = self.graphs[len(keypoints)]
+    def __call__(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Tensor:
+        if not keypoints.is_cuda:
+            return self.compute(keypoints)
+        if keypoints.shape not in self.graphs:
+            self.graphs[keypoints.shape] = recorded(self.compute, keypoints)
+        graph, (given,), poses = self.graphs[keypoints.shape]
         given.copy_(keypoints)
         graph.replay()
         return poses.clone()
 
-    def record(self, keypoints):
-        given = keypoints.clone()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self.compute(given)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            poses = self.compute(given)
-        return graph, given, poses
-
-    def compute(self, keypoints):
-        return torch.cat([cuda_lift(self.model, part, self.low) for part in keypoints.split(self.chunk)])
+    def compute(self, keypoints: Tensor) -> Tensor:
+        if self.blocks is not None and keypoints.shape[1:] == (self.model.frames, self.model.joints, 2):
+            return cuda_lift(self.model, self.blocks, keypoints)
+        with torch.autocast("cuda", torch.bfloat16, enabled=keypoints.is_cuda, cache_enabled=False):
+            return forward(self.model, keypoints).float()
 
 
-def cuda_lift(model: MixSTE, keypoints: Float[Tensor, "batch frames joints 2"], low: dict) -> Tensor:
+def recorded(compute: Callable, *inputs: Tensor) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
+    """compute(*inputs) as a graph to replay, its inputs to write into, and its result to read."""
+    inputs = [x.clone() for x in inputs]
+    random, stream = torch.cuda.get_rng_state(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):  # libraries and kernels set themselves up
+            compute(*inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.set_rng_state(random)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = compute(*inputs)
+    return graph, inputs, result
+
+
+def prepared(model: MixSTE, float8: bool) -> list[dict]:
+    """The weights of each block as `cuda_lift` takes them, after the first norm's."""
+    steps = sequence(model)
+    low = low_precision(model)
+    blocks = []
+    for (block, inner, temporal, _), following in zip(steps, [*steps[1:], None], strict=True):
+        attn, mlp = block.attn, block.mlp
+        part = {"temporal": temporal, "heads": attn.heads, "scale": attn.scale, "norm1": block.norm1, "inner": inner}
+        part |= {"norm2": block.norm2, "position": None, "qkv": low[attn.qkv.weight].t(), "qkv_bias": attn.qkv.bias}
+        part |= {"proj": low[attn.proj.weight].t(), "proj_bias": attn.proj.bias, "fc2": low[mlp.fc2.weight].t()}
+        part |= {"fc1": low[mlp.fc1.weight].t(), "fc1_bias": low[mlp.fc1.bias], "biases": attn.proj.bias + mlp.fc2.bias}
+        if following and following[2] and following[3]:
+            part["position"] = model.frame_position
+        if float8:
+            part |= eight_bits(attn.qkv.weight, block.norm1)
+        blocks.append(part)
+    return blocks
+
+
+def eight_bits(weight: nn.Parameter, norm: nn.LayerNorm) -> dict:
+    """A linear layer after a norm in float8: the norm scaled so that nothing it can give exceeds the format."""
+    most = torch.finfo(torch.float8_e4m3fn).max
+    bound = norm.weight.abs().max() * len(norm.weight) ** 0.5 + norm.bias.abs().max()
+    scaled = copy.deepcopy(norm)
+    scaled.weight.data *= most / bound
+    scaled.bias.data *= most / bound
+    unit = weight.abs().max() / most
+    eight = (weight / unit).to(torch.float8_e4m3fn).t()
+    return {"norm1": scaled, "qkv": eight, "scales": ((bound / most).float(), unit.float())}
+
+
+def cuda_lift(model: MixSTE, blocks: list[dict], keypoints: Float[Tensor, "batch frames joints 2"]) -> Tensor:
     """cuda_forward for inference. Products are added to the residual in place; their biases wait for the next norm."""
     layout = kernels.Layout(*keypoints.shape[:3])
     x = model.embedding_norm(model.embed(keypoints) + model.joint_position)
     x = x.bfloat16().flatten(0, 2)
-    steps = sequence(model)
-    _, _, normed = kernels.norm(layout, x, None, None, None, None, None, steps[0][0].norm1, save=False)
-    for (block, inner, temporal, _), following in zip(steps, [*steps[1:], None], strict=True):
-        attn, mlp = block.attn, block.mlp
-        outer = following[0].norm1 if following else model.head_norm
-        position = model.frame_position if following and following[2] and following[3] else None
-        qkv = torch.addmm(low[attn.qkv.bias], normed, low[attn.qkv.weight].t())
-        out, _ = kernels.attention(layout, qkv, attn.heads, attn.scale, temporal)
-        x.addmm_(out, low[attn.proj.weight].t())
-        _, _, normed = kernels.norm(layout, x, None, attn.proj.bias, None, None, None, block.norm2, save=False)
-        active = torch._addmm_activation(low[mlp.fc1.bias], normed, low[mlp.fc1.weight].t(), use_gelu=True)
-        x.addmm_(active, low[mlp.fc2.weight].t())
-        biases = attn.proj.bias + mlp.fc2.bias
-        _, x, normed = kernels.norm(layout, x, None, biases, None, inner, position, outer, save=False)
+    dtype = blocks[0]["qkv"].dtype
+    _, _, normed = kernels.norm(layout, x, None, None, None, None, None, blocks[0]["norm1"], save=False, dtype=dtype)
+    for block, following in zip(blocks, [*blocks[1:], {"norm1": model.head_norm}], strict=True):
+        if dtype == torch.bfloat16:
+            qkv = normed @ block["qkv"]
+        else:
+            qkv = torch._scaled_mm(normed, block["qkv"], *block["scales"], out_dtype=x.dtype, use_fast_accum=True)
+        out, _ = kernels.attention(layout, qkv, block["heads"], block["scale"], block["temporal"], block["qkv_bias"])
+        x.addmm_(out, block["proj"])
+        _, _, normed = kernels.norm(layout, x, None, block["proj_bias"], None, None, None, block["norm2"], save=False)
+        active = torch._addmm_activation(block["fc1_bias"], normed, block["fc1"], use_gelu=True)
+        x.addmm_(active, block["fc2"])
+        _, x, normed = kernels.norm(
+            layout, x, None, block["biases"], None, block["inner"], block["position"], following["norm1"], save=False,
+            dtype=dtype if "qkv" in following else None,
+        )  # fmt: skip
     return model.head(normed.float()).view(*keypoints.shape[:3], 3)

@@ -144,10 +144,9 @@ def _gelu_forward(X, BIAS, OUT, rows, WIDTH, ROWS: tl.constexpr, COLUMNS: tl.con
 
 @triton.jit
 def _gelu_backward(
-    X, BIAS, D_OUT, OUT, D_X, PARTIAL, rows, WIDTH,
+    X, BIAS, D_OUT, D_X, PARTIAL, rows, WIDTH,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Also computes the output again, which is cheaper than keeping it."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     bias = tl.load(BIAS + column, column < WIDTH, 0.0).to(tl.float32)
     d_bias = tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -158,9 +157,7 @@ def _gelu_backward(
         at = row * WIDTH + column
         x = tl.load(X + at, inside, 0.0).to(tl.float32) + bias
         d = tl.load(D_OUT + at, inside, 0.0).to(tl.float32)
-        half = 0.5 * (1 + tl.erf(x * 0.7071067811865476))
-        tl.store(OUT + at, (x * half).to(OUT.dtype.element_ty), inside)
-        d *= half + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
+        d *= 0.5 * (1 + tl.erf(x * 0.7071067811865476)) + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
         tl.store(D_X + at, d.to(D_X.dtype.element_ty), inside)
         d_bias += d
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -171,6 +168,11 @@ def _gelu_backward(
 def _tile(X, row, stride, rows, WIDTH: tl.constexpr):
     """(len(row), WIDTH) of a tensor whose rows lie `stride` apart; 0 from `rows` on."""
     return tl.load(X + row[:, None] * stride + tl.arange(0, WIDTH)[None, :], row[:, None] < rows, 0.0)
+
+
+@triton.jit
+def _plus(x, BIAS, WIDTH: tl.constexpr):
+    return (x.to(tl.float32) + tl.load(BIAS + tl.arange(0, WIDTH))[None, :]).to(x.dtype)
 
 
 @triton.jit
@@ -185,8 +187,8 @@ def _spatial_weights(q, k, tokens, joints, scale):
 
 @triton.jit
 def _spatial_forward(
-    QKV, OUT, rows, joints, per_tile, scale,
-    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
+    QKV, BIAS, OUT, rows, joints, per_tile, scale,
+    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, BIASED: tl.constexpr,
 ):  # fmt: skip
     """Several frames in one tile: 3 of 17 joints in 64 rows, where library kernels would pad 17 to 64."""
     head = tl.program_id(0) % HEADS
@@ -197,7 +199,11 @@ def _spatial_forward(
     q = _tile(QKV, tokens, 3 * DIM, rows, WIDTH)
     k = _tile(QKV + DIM, tokens, 3 * DIM, rows, WIDTH)
     v = _tile(QKV + 2 * DIM, tokens, 3 * DIM, rows, WIDTH)
+    if BIASED:
+        q = _plus(q, BIAS + head * WIDTH, WIDTH)
     out = tl.dot(_spatial_weights(q, k, tokens, joints, scale).to(v.dtype), v)
+    if BIASED:
+        out = _plus(out, BIAS + 2 * DIM + head * WIDTH, WIDTH)
     at = (first + tokens[:, None]) * DIM + head * WIDTH + tl.arange(0, WIDTH)[None, :]
     tl.store(OUT + at, out.to(OUT.dtype.element_ty), tokens[:, None] < rows)
 
@@ -238,8 +244,9 @@ def _spatial_backward(
 
 @triton.jit
 def _temporal_forward(
-    QKV, OUT, LOG_SUM, scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
+    QKV, BIAS, OUT, LOG_SUM, scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    BIASED: tl.constexpr,
 ):  # fmt: skip
     """Softmax over all frames of one joint, key block by key block."""
     sequence = tl.program_id(1)
@@ -249,6 +256,8 @@ def _temporal_forward(
     QKV += first * 3 * DIM + head * WIDTH
     query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
     q = _tile(QKV, query, stride, FRAMES, WIDTH)
+    if BIASED:
+        q = _plus(q, BIAS + head * WIDTH, WIDTH)
     highest = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     out = tl.zeros([QUERIES, WIDTH], tl.float32)
@@ -264,6 +273,8 @@ def _temporal_forward(
         out = tl.dot(weights.to(v.dtype), v, out * shrink[:, None])
         highest = higher
     out /= total[:, None]
+    if BIASED:
+        out = _plus(out, BIAS + 2 * DIM + head * WIDTH, WIDTH)
     at = (first + query[:, None].to(tl.int64) * JOINTS) * DIM + head * WIDTH + tl.arange(0, WIDTH)[None, :]
     tl.store(OUT + at, out.to(OUT.dtype.element_ty), query[:, None] < FRAMES)
     tl.store(LOG_SUM + sequence.to(tl.int64) * FRAMES + query, highest + tl.log2(total), query < FRAMES)
@@ -323,6 +334,49 @@ def _temporal_backward(
     _store_gradient(D_QKV, PARTIAL, d_q, own, stride, FRAMES, WIDTH)
 
 
+@triton.jit
+def _temporal_backward_whole(
+    QKV, OUT, D_OUT, LOG_SUM, D_QKV, PARTIAL, scale, log_scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
+    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """A program owns a whole sequence, if it is short enough: five products in place of seven."""
+    sequence = tl.program_id(0)
+    head, joint = sequence % HEADS, sequence // HEADS % JOINTS
+    first = (sequence // HEADS // JOINTS).to(tl.int64) * FRAMES * JOINTS + joint
+    stride: tl.constexpr = JOINTS * 3 * DIM
+    QKV += first * 3 * DIM + head * WIDTH
+    D_QKV += first * 3 * DIM + head * WIDTH
+    PARTIAL += (sequence // HEADS) * 3 * DIM + head * WIDTH
+    query = tl.arange(0, QUERIES)
+    q = _tile(QKV, query, stride, FRAMES, WIDTH)
+    d_out = _tile(D_OUT + first * DIM + head * WIDTH, query, JOINTS * DIM, FRAMES, WIDTH)
+    out = _tile(OUT + first * DIM + head * WIDTH, query, JOINTS * DIM, FRAMES, WIDTH).to(tl.float32)
+    mean = tl.sum(out * d_out.to(tl.float32), 1)
+    log_sum = tl.load(LOG_SUM + sequence.to(tl.int64) * FRAMES + query, query < FRAMES, float("inf"))
+    column = tl.arange(0, WIDTH)
+    d_q = tl.zeros([QUERIES, WIDTH], tl.float32)
+    sum_k = tl.zeros([WIDTH], tl.float32)
+    sum_v = tl.zeros([WIDTH], tl.float32)
+    for start in range(0, FRAMES, KEYS):
+        key = start + tl.arange(0, KEYS)
+        k = _tile(QKV + DIM, key, stride, FRAMES, WIDTH)
+        v = _tile(QKV + 2 * DIM, key, stride, FRAMES, WIDTH)
+        weights = tl.exp2(tl.dot(q, tl.trans(k)) * log_scale - log_sum[:, None])
+        weights = tl.where(key[None, :] < FRAMES, weights, 0.0)
+        d_v = tl.dot(tl.trans(weights.to(q.dtype)), d_out)
+        d_scores = (weights * (tl.dot(d_out, tl.trans(v)) - mean[:, None]) * scale).to(q.dtype)
+        d_k = tl.dot(tl.trans(d_scores), q)
+        d_q = tl.dot(d_scores, k, d_q)
+        at = key[:, None] * stride + column[None, :]
+        tl.store(D_QKV + DIM + at, d_k.to(D_QKV.dtype.element_ty), key[:, None] < FRAMES)
+        tl.store(D_QKV + 2 * DIM + at, d_v.to(D_QKV.dtype.element_ty), key[:, None] < FRAMES)
+        sum_k += tl.sum(d_k, 0)
+        sum_v += tl.sum(d_v, 0)
+    _store_gradient(D_QKV, PARTIAL, d_q, query, stride, FRAMES, WIDTH)
+    tl.store(PARTIAL + DIM + column, sum_k)
+    tl.store(PARTIAL + 2 * DIM + column, sum_v)
+
+
 # Launching. Functions take contiguous (rows, width) tensors; rows are tokens.
 
 
@@ -339,17 +393,23 @@ def _chunk(rows: int, most: int) -> int:
     return min(most, max(1, triton.next_power_of_2(rows // 2048)))
 
 
-def norm(layout, x, branch, bias, keep, inner, position, outer, save: bool):
+def _finished(partial):
+    """The sum over programs; as a product with ones, twice as fast as sum(0)."""
+    ones = torch.ones(len(partial), dtype=partial.dtype, device=partial.device)
+    return torch.mv(partial.flatten(1).t(), ones).view(partial.shape[1:])
+
+
+def norm(layout, x, branch, bias, keep, inner, position, outer, save: bool, dtype=None):
     """sum = x + keep · (branch + bias); stream = inner norm of it + position, where given; normed = outer norm of that.
 
-    branch, bias, keep, inner and position may be None. inner, outer: LayerNorms. Returns sum (if saved), stream (if
-    there is an inner norm), normed.
+    branch, bias, keep, inner and position may be None. inner, outer: LayerNorms. dtype: of
+    normed, by default x's. Returns sum (if saved), stream (if there is an inner norm), normed.
     """
     dim = x.shape[-1]
-    chunk = _chunk(layout.rows, 16)
+    chunk = _chunk(layout.rows, 4)
     saved = torch.empty_like(x) if save else None
     stream = torch.empty_like(x) if inner else None
-    normed = torch.empty_like(x)
+    normed = torch.empty_like(x, dtype=dtype or x.dtype)
     _norm_forward[(triton.cdiv(layout.rows, chunk),)](
         x, branch, bias, keep, inner and inner.weight, inner and inner.bias, position, outer.weight, outer.bias,
         saved, stream, normed,
@@ -363,7 +423,7 @@ def norm(layout, x, branch, bias, keep, inner, position, outer, save: bool):
 def norm_backward(layout, saved, d_normed, d_stream, keep, inner, position, outer):
     """Gradients of norm's x, branch, position (None without one), and (5, dim) of bias, outer w, b, inner w, b."""
     dim = saved.shape[-1]
-    chunk = _chunk(layout.rows, 64)
+    chunk = max(16, _chunk(layout.rows, 32))
     programs = triton.cdiv(layout.rows, chunk)
     d_x = torch.empty_like(saved)
     d_branch = torch.empty_like(saved) if keep is not None else d_x
@@ -374,11 +434,11 @@ def norm_backward(layout, saved, d_normed, d_stream, keep, inner, position, oute
         d_x, d_branch, d_placed, partial,
         layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
         DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, KEPT=keep is not None, INNER=inner is not None,
-        PLACED=position is not None, num_warps=1,
+        PLACED=position is not None, num_warps=2 if inner else 1,
     )  # fmt: skip
     if position is not None:
         d_placed = d_placed.view(layout.batch, layout.frames, layout.joints, dim).sum((0, 2), dtype=torch.float32)
-    return d_x, d_branch, d_placed, partial.sum(0)
+    return d_x, d_branch, d_placed, _finished(partial)
 
 
 def gelu(x, bias):
@@ -391,34 +451,44 @@ def gelu(x, bias):
 
 
 def gelu_backward(x, bias, d_out):
-    """Gradients of gelu's x and bias, and its output once more."""
+    """Gradients of gelu's x and bias."""
     rows, width = x.shape
-    out, d_x = torch.empty_like(x), torch.empty_like(x)
+    d_x = torch.empty_like(x)
     partial = torch.empty(triton.cdiv(rows, CHUNK), width, dtype=torch.float32, device=x.device)
     _gelu_backward[(triton.cdiv(width, 256), len(partial))](
-        x, bias, d_out, out, d_x, partial, rows, width, ROWS=8, COLUMNS=256, CHUNK=CHUNK, num_warps=4
+        x, bias, d_out, d_x, partial, rows, width, ROWS=8, COLUMNS=256, CHUNK=CHUNK, num_warps=4
     )
-    return d_x, partial.sum(0), out
+    return d_x, _finished(partial)
 
 
-def attention(layout, qkv, heads: int, scale: float, temporal: bool):
-    """(rows, 3 · dim) -> (rows, dim), and what its backward needs besides."""
+def _frames_in_a_tile(joints: int) -> tuple[int, int]:
+    """Rows of a tile of spatial attention, and how many of them are used: whole frames only."""
+    tokens = max(64, triton.next_power_of_2(joints))
+    return tokens, tokens // joints * joints
+
+
+def attention(layout, qkv, heads: int, scale: float, temporal: bool, bias=None):
+    """(rows, 3 · dim) -> (rows, dim), and what its backward needs besides.
+
+    bias: of qkv where it has none yet (without a backward). That of the keys changes nothing, for it moves all scores
+    of a query alike; that of the values passes through, for weights sum to one.
+    """
     dim = qkv.shape[1] // 3
     out = torch.empty(layout.rows, dim, dtype=qkv.dtype, device=qkv.device)
     sizes = {"DIM": dim, "HEADS": heads, "WIDTH": dim // heads}
     if not temporal:
-        tokens = max(16, triton.next_power_of_2(max(layout.joints, 33)))
-        per_tile = tokens // layout.joints * layout.joints
+        tokens, per_tile = _frames_in_a_tile(layout.joints)
         _spatial_forward[(triton.cdiv(layout.rows, per_tile) * heads,)](
-            qkv, out, layout.rows, layout.joints, per_tile, scale * LOG2_E, **sizes, TOKENS=tokens, num_warps=4
-        )
+            qkv, bias, out, layout.rows, layout.joints, per_tile, scale * LOG2_E, **sizes, TOKENS=tokens,
+            BIASED=bias is not None, num_warps=4,
+        )  # fmt: skip
         return out, None
     sequences = layout.batch * layout.joints * heads
     log_sum = torch.empty(sequences, layout.frames, dtype=torch.float32, device=qkv.device)
-    block = min(128, max(16, triton.next_power_of_2(layout.frames)))
+    block = min(64, max(16, triton.next_power_of_2(layout.frames)))
     _temporal_forward[(triton.cdiv(layout.frames, block), sequences)](
-        qkv, out, log_sum, scale * LOG2_E, layout.frames, layout.joints, **sizes, QUERIES=block,
-        KEYS=min(64, block), num_warps=4 if block < 128 else 8, num_stages=2,
+        qkv, bias, out, log_sum, scale * LOG2_E, layout.frames, layout.joints, **sizes, QUERIES=block, KEYS=block,
+        BIASED=bias is not None, num_warps=4, num_stages=3,
     )  # fmt: skip
     return out, log_sum
 
@@ -429,15 +499,22 @@ def attention_backward(layout, qkv, heads, scale, temporal, out, log_sum, d_out)
     d_qkv = torch.empty_like(qkv)
     sizes = {"DIM": dim, "HEADS": heads, "WIDTH": dim // heads}
     if not temporal:
-        tokens = max(16, triton.next_power_of_2(max(layout.joints, 33)))
-        per_tile = tokens // layout.joints * layout.joints
+        tokens, per_tile = _frames_in_a_tile(layout.joints)
         tiles = triton.cdiv(layout.rows, per_tile)
         partial = torch.empty(tiles, 3 * dim, dtype=torch.float32, device=qkv.device)
         _spatial_backward[(tiles * heads,)](
             qkv, d_out, d_qkv, partial, layout.rows, layout.joints, per_tile, scale, scale * LOG2_E, **sizes,
             TOKENS=tokens, num_warps=4,
         )  # fmt: skip
-        return d_qkv, partial.sum(0)
+        return d_qkv, _finished(partial)
+    if layout.frames <= 256 and sizes["WIDTH"] <= 64:
+        queries = max(16, triton.next_power_of_2(layout.frames))
+        partial = torch.empty(layout.batch * layout.joints, 3 * dim, dtype=torch.float32, device=qkv.device)
+        _temporal_backward_whole[(layout.batch * layout.joints * heads,)](
+            qkv, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints, **sizes,
+            QUERIES=queries, KEYS=min(64, queries), num_warps=8 if queries > 128 else 4, num_stages=2,
+        )  # fmt: skip
+        return d_qkv, _finished(partial)
     block = min(64, max(16, triton.next_power_of_2(layout.frames)))
     blocks = triton.cdiv(layout.frames, block)
     partial = torch.empty(layout.batch * layout.joints * blocks, 3 * dim, dtype=torch.float32, device=qkv.device)
@@ -445,4 +522,4 @@ def attention_backward(layout, qkv, heads, scale, temporal, out, log_sum, d_out)
         qkv, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints, **sizes,
         OWN=block, OTHERS=block, num_warps=4, num_stages=2,
     )  # fmt: skip
-    return d_qkv, partial.sum(0)
+    return d_qkv, _finished(partial)

@@ -189,9 +189,9 @@ def learning_rate(recipe: Recipe, step: int, steps: int, epoch: int) -> float:
     return recipe.learning_rate * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
 
 
-def loss_of(recipe: Recipe, skeleton: Skeleton) -> Callable[[Tensor, Tensor], Tensor]:
+def loss_of(recipe: Recipe, skeleton: Skeleton, device="cpu") -> Callable[[Tensor, Tensor], Tensor]:
     """(pred, target) -> scalar, Eq. 9 by the recipe."""
-    weights, terms = skeleton.weights(recipe.weights), dict(recipe.loss)
+    weights, terms = torch.tensor(skeleton.weights(recipe.weights), device=device), dict(recipe.loss)
     return lambda pred, target: losses.total_loss(pred, target, terms, weights, recipe.squared)
 
 
@@ -216,7 +216,7 @@ def train(
     device = next(model.parameters()).device
     batches = Batches(model, clips, skeleton, recipe, seed, device)
     optimizer = optimizer_of(model, recipe)
-    loss_function = loss_of(recipe, skeleton)
+    loss_function = loss_of(recipe, skeleton, device)
     poses_per_step = batches.size * batches.poses_per_window
     steps = max(1, math.ceil(poses / poses_per_step))
     rows_at = {math.ceil(steps * (point + 1) / points) for point in range(points)}
@@ -227,7 +227,7 @@ def train(
     if state and state.exists():
         first, history, total, counted = _take_up(state, model, optimizer, device)
     saved = time.monotonic()
-    model.train()
+    gradients = fast.Step(model.train(), loss_function, recipe.scaled_gradient)
     with tqdm(total=steps, initial=first, desc=title, unit="step", disable=None, leave=False) as bar:
         for step in range(first, steps):
             epoch = step * batches.size // len(batches)
@@ -235,12 +235,9 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             keypoints, target = batches[step]
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss = loss_function(fast.forward(model, keypoints), target)
-            optimizer.zero_grad()
-            loss.backward(loss.detach() if recipe.scaled_gradient else None)
+            loss = gradients(keypoints, target)
             optimizer.step()
-            total, counted = total + loss.detach(), counted + 1
+            total, counted = total + loss, counted + 1
             bar.update()
             if step + 1 in rows_at:
                 row = {"step": step + 1, "poses": (step + 1) * poses_per_step, "epoch": epoch}
