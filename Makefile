@@ -23,7 +23,7 @@ freeze: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,human36m,mpi_inf_3dhp,onnx]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,human36m,mpi-inf-3dhp,onnx]"
 	touch $@
 
 clean:
