@@ -210,7 +210,7 @@ class FirstNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_x, d_normed):
         (x,) = ctx.saved_tensors
-        d_x, _, _, sums = kernels.norm_backward(ctx.layout, x, d_normed, d_x, None, None, None, ctx.norm)
+        d_x, _, sums = kernels.norm_backward(ctx.layout, x, d_normed, d_x, None, None, None, ctx.norm)
         return d_x, None, None, sums[1], sums[2]
 
 
@@ -221,7 +221,7 @@ class AttentionHalf(torch.autograd.Function):
     def forward(ctx, x, normed, keep, layout, block, low, temporal, *parameters):
         attn = block.attn
         qkv = torch.addmm(low[attn.qkv.bias], normed, low[attn.qkv.weight].t())
-        out, log_sum = kernels.attention(layout, qkv, attn.heads, attn.scale, temporal)
+        out, log_sum = kernels.attention(layout, qkv, attn.heads, attn.scale, temporal, keep)
         branch = out @ low[attn.proj.weight].t()
         x, _, after = kernels.norm(layout, x, branch, attn.proj.bias, keep, None, None, block.norm2, save=True)
         ctx.save_for_backward(normed, qkv, out, log_sum, x, keep)
@@ -233,11 +233,11 @@ class AttentionHalf(torch.autograd.Function):
     def backward(ctx, d_x, d_after):
         normed, qkv, out, log_sum, x, keep = ctx.saved_tensors
         attn, layout = ctx.block.attn, ctx.layout
-        d_x, d_branch, _, sums = kernels.norm_backward(layout, x, d_after, d_x, keep, None, None, ctx.block.norm2)
-        d_proj = weight_gradient(d_branch, out)
-        d_out = d_branch @ ctx.low[attn.proj.weight]
+        d_x, _, sums = kernels.norm_backward(layout, x, d_after, d_x, keep, None, None, ctx.block.norm2)
+        d_proj = weight_gradient(d_x, out)
+        d_out = d_x @ ctx.low[attn.proj.weight]
         d_qkv, d_qkv_bias = kernels.attention_backward(
-            layout, qkv, attn.heads, attn.scale, ctx.temporal, out, log_sum, d_out
+            layout, qkv, attn.heads, attn.scale, ctx.temporal, keep, out, log_sum, d_out
         )
         d_qkv_weight = weight_gradient(d_qkv, normed)
         d_normed = d_qkv @ ctx.low[attn.qkv.weight]
@@ -251,7 +251,7 @@ class MLPHalf(torch.autograd.Function):
     def forward(ctx, x, normed, keep, layout, block, low, inner, outer, position, *parameters):
         mlp = block.mlp
         hidden = normed @ low[mlp.fc1.weight].t()
-        active = kernels.gelu(hidden, mlp.fc1.bias)
+        active = kernels.gelu(hidden, mlp.fc1.bias, keep)
         branch = active @ low[mlp.fc2.weight].t()
         x, stream, after = kernels.norm(layout, x, branch, mlp.fc2.bias, keep, inner, position, outer, save=True)
         ctx.save_for_backward(normed, hidden, active, x, keep, position)
@@ -263,12 +263,12 @@ class MLPHalf(torch.autograd.Function):
     def backward(ctx, d_stream, d_after):
         normed, hidden, active, x, keep, position = ctx.saved_tensors
         mlp = ctx.mlp
-        d_x, d_branch, d_position, sums = kernels.norm_backward(
+        d_x, d_position, sums = kernels.norm_backward(
             ctx.layout, x, d_after, d_stream, keep, ctx.inner, position, ctx.outer
         )
-        d_active = d_branch @ ctx.low[mlp.fc2.weight]
-        d_hidden, d_bias = kernels.gelu_backward(hidden, mlp.fc1.bias, d_active)
-        d_fc2 = weight_gradient(d_branch, active)
+        d_active = d_x @ ctx.low[mlp.fc2.weight]
+        d_hidden, d_bias = kernels.gelu_backward(hidden, mlp.fc1.bias, keep, d_active)
+        d_fc2 = weight_gradient(d_x, active)
         d_fc1 = weight_gradient(d_hidden, normed)
         d_normed = d_hidden @ ctx.low[mlp.fc1.weight]
         norms = (sums[3], sums[4], sums[1], sums[2])
@@ -432,8 +432,9 @@ def eight_bits(weight: nn.Parameter, norm: nn.LayerNorm) -> dict:
 def cuda_lift(model: MixSTE, blocks: list[dict], keypoints: Float[Tensor, "batch frames joints 2"]) -> Tensor:
     """cuda_forward for inference. Products are added to the residual in place; their biases wait for the next norm."""
     layout = kernels.Layout(*keypoints.shape[:3])
-    x = model.embedding_norm(model.embed(keypoints) + model.joint_position)
-    x = x.bfloat16().flatten(0, 2)
+    x = kernels.embed(layout, keypoints, model.embed.weight, model.embed.bias, model.joint_position, torch.bfloat16)
+    if not isinstance(model.embedding_norm, nn.Identity):
+        _, _, x = kernels.norm(layout, x, None, None, None, None, None, model.embedding_norm, save=False)
     dtype = blocks[0]["qkv"].dtype
     _, _, normed = kernels.norm(layout, x, None, None, None, None, None, blocks[0]["norm1"], save=False, dtype=dtype)
     for block, following in zip(blocks, [*blocks[1:], {"norm1": model.head_norm}], strict=True):
@@ -441,7 +442,9 @@ def cuda_lift(model: MixSTE, blocks: list[dict], keypoints: Float[Tensor, "batch
             qkv = normed @ block["qkv"]
         else:
             qkv = torch._scaled_mm(normed, block["qkv"], *block["scales"], out_dtype=x.dtype, use_fast_accum=True)
-        out, _ = kernels.attention(layout, qkv, block["heads"], block["scale"], block["temporal"], block["qkv_bias"])
+        out, _ = kernels.attention(
+            layout, qkv, block["heads"], block["scale"], block["temporal"], bias=block["qkv_bias"]
+        )
         x.addmm_(out, block["proj"])
         _, _, normed = kernels.norm(layout, x, None, block["proj_bias"], None, None, None, block["norm2"], save=False)
         active = torch._addmm_activation(block["fc1_bias"], normed, block["fc1"], use_gelu=True)
@@ -450,4 +453,4 @@ def cuda_lift(model: MixSTE, blocks: list[dict], keypoints: Float[Tensor, "batch
             layout, x, None, block["biases"], None, block["inner"], block["position"], following["norm1"], save=False,
             dtype=dtype if "qkv" in following else None,
         )  # fmt: skip
-    return model.head(normed.float()).view(*keypoints.shape[:3], 3)
+    return kernels.head(layout, normed, model.head.weight, model.head.bias).view(*keypoints.shape[:3], 3)

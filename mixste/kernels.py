@@ -57,12 +57,12 @@ def _norm_forward(
         x = tl.load(X + at, inside, 0.0).to(tl.float32)
         if BRANCH or BIASED:
             y = tl.zeros([COLUMNS], tl.float32)
-            if BRANCH:
-                y += tl.load(Y + at, inside, 0.0).to(tl.float32)
             if BIASED:
                 y += bias
             if KEPT:
                 y *= tl.load(KEEP + row, row < rows, 0.0)
+            if BRANCH:
+                y += tl.load(Y + at, inside, 0.0).to(tl.float32)
             x += y
         if SAVE:
             saved = x.to(SUM.dtype.element_ty)
@@ -80,7 +80,7 @@ def _norm_forward(
 
 @triton.jit
 def _norm_backward(
-    SUM, D_NORMED, D_STREAM, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, D_SUM, D_BRANCH, D_PLACED, PARTIAL,
+    SUM, D_NORMED, D_STREAM, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, D_SUM, D_PLACED, PARTIAL,
     rows, joints, frames, inner_eps, outer_eps,
     DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
     KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr,
@@ -121,7 +121,6 @@ def _norm_backward(
         tl.store(D_SUM + at, d.to(D_SUM.dtype.element_ty), inside)
         if KEPT:
             d *= tl.load(KEEP + row, row < rows, 0.0)
-            tl.store(D_BRANCH + at, d.to(D_BRANCH.dtype.element_ty), inside)
         d_bias += tl.where(inside, d, 0.0)
     sums = PARTIAL + tl.program_id(0) * 5 * DIM + column
     tl.store(sums, d_bias, column < DIM)
@@ -133,19 +132,57 @@ def _norm_backward(
 
 
 @triton.jit
-def _gelu_forward(X, BIAS, OUT, rows, WIDTH, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _embed(
+    KEYPOINTS, W, BIAS, POSITION, OUT, rows, joints, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr
+):  # fmt: skip
+    column = tl.arange(0, COLUMNS)
+    inside = column < DIM
+    w_x, w_y = tl.load(W + 2 * column, inside, 0.0), tl.load(W + 2 * column + 1, inside, 0.0)
+    bias = tl.load(BIAS + column, inside, 0.0)
+    first = tl.program_id(0).to(tl.int64) * CHUNK
+    for step in range(CHUNK):
+        row = first + step
+        x = tl.load(KEYPOINTS + 2 * row, row < rows, 0.0)
+        y = tl.load(KEYPOINTS + 2 * row + 1, row < rows, 0.0)
+        out = x * w_x + y * w_y + bias + tl.load(POSITION + row % joints * DIM + column, inside, 0.0)
+        tl.store(OUT + row * DIM + column, out.to(OUT.dtype.element_ty), inside & (row < rows))
+
+
+@triton.jit
+def _head(X, W, BIAS, OUT, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr):
+    column = tl.arange(0, COLUMNS)
+    inside = column < DIM
+    w_x = tl.load(W + column, inside, 0.0)
+    w_y = tl.load(W + DIM + column, inside, 0.0)
+    w_z = tl.load(W + 2 * DIM + column, inside, 0.0)
+    first = tl.program_id(0).to(tl.int64) * CHUNK
+    for step in range(CHUNK):
+        row = first + step
+        x = tl.load(X + row * DIM + column, inside & (row < rows), 0.0).to(tl.float32)
+        tl.store(OUT + 3 * row, tl.sum(x * w_x) + tl.load(BIAS), row < rows)
+        tl.store(OUT + 3 * row + 1, tl.sum(x * w_y) + tl.load(BIAS + 1), row < rows)
+        tl.store(OUT + 3 * row + 2, tl.sum(x * w_z) + tl.load(BIAS + 2), row < rows)
+
+
+@triton.jit
+def _gelu_forward(
+    X, BIAS, KEEP, OUT, rows, WIDTH, ROWS: tl.constexpr, COLUMNS: tl.constexpr, KEPT: tl.constexpr
+):  # fmt: skip
     row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     inside = (row < rows) & (column < WIDTH)
     at = row * WIDTH + column
     x = tl.load(X + at, inside, 0.0).to(tl.float32) + tl.load(BIAS + column, column < WIDTH, 0.0).to(tl.float32)
-    tl.store(OUT + at, (0.5 * x * (1 + tl.erf(x * 0.7071067811865476))).to(OUT.dtype.element_ty), inside)
+    x *= 0.5 * (1 + tl.erf(x * 0.7071067811865476))
+    if KEPT:
+        x *= tl.load(KEEP + row, row < rows, 0.0)
+    tl.store(OUT + at, x.to(OUT.dtype.element_ty), inside)
 
 
 @triton.jit
 def _gelu_backward(
-    X, BIAS, D_OUT, D_X, PARTIAL, rows, WIDTH,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
+    X, BIAS, KEEP, D_OUT, D_X, PARTIAL, rows, WIDTH,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     bias = tl.load(BIAS + column, column < WIDTH, 0.0).to(tl.float32)
@@ -158,6 +195,8 @@ def _gelu_backward(
         x = tl.load(X + at, inside, 0.0).to(tl.float32) + bias
         d = tl.load(D_OUT + at, inside, 0.0).to(tl.float32)
         d *= 0.5 * (1 + tl.erf(x * 0.7071067811865476)) + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
+        if KEPT:
+            d *= tl.load(KEEP + row, row < rows, 0.0)
         tl.store(D_X + at, d.to(D_X.dtype.element_ty), inside)
         d_bias += d
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -168,6 +207,13 @@ def _gelu_backward(
 def _tile(X, row, stride, rows, WIDTH: tl.constexpr):
     """(len(row), WIDTH) of a tensor whose rows lie `stride` apart; 0 from `rows` on."""
     return tl.load(X + row[:, None] * stride + tl.arange(0, WIDTH)[None, :], row[:, None] < rows, 0.0)
+
+
+@triton.jit
+def _kept(x, KEEP, first, row, rows, KEPT: tl.constexpr):
+    if KEPT:
+        x = (x.to(tl.float32) * tl.load(KEEP + first + row, row < rows, 0.0)[:, None]).to(x.dtype)
+    return x
 
 
 @triton.jit
@@ -187,8 +233,9 @@ def _spatial_weights(q, k, tokens, joints, scale):
 
 @triton.jit
 def _spatial_forward(
-    QKV, BIAS, OUT, rows, joints, per_tile, scale,
+    QKV, BIAS, KEEP, OUT, rows, joints, per_tile, scale,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, BIASED: tl.constexpr,
+    KEPT: tl.constexpr,
 ):  # fmt: skip
     """Several frames in one tile: 3 of 17 joints in 64 rows, where library kernels would pad 17 to 64."""
     head = tl.program_id(0) % HEADS
@@ -204,6 +251,7 @@ def _spatial_forward(
     out = tl.dot(_spatial_weights(q, k, tokens, joints, scale).to(v.dtype), v)
     if BIASED:
         out = _plus(out, BIAS + 2 * DIM + head * WIDTH, WIDTH)
+    out = _kept(out, KEEP, first, tokens, rows, KEPT)
     at = (first + tokens[:, None]) * DIM + head * WIDTH + tl.arange(0, WIDTH)[None, :]
     tl.store(OUT + at, out.to(OUT.dtype.element_ty), tokens[:, None] < rows)
 
@@ -217,8 +265,8 @@ def _store_gradient(D, PARTIAL, d, row, stride, rows, WIDTH: tl.constexpr):
 
 @triton.jit
 def _spatial_backward(
-    QKV, D_OUT, D_QKV, PARTIAL, rows, joints, per_tile, scale, log_scale,
-    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
+    QKV, KEEP, D_OUT, D_QKV, PARTIAL, rows, joints, per_tile, scale, log_scale,
+    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0) % HEADS
     tile = tl.program_id(0) // HEADS
@@ -232,6 +280,7 @@ def _spatial_backward(
     k = _tile(QKV + DIM, tokens, 3 * DIM, rows, WIDTH)
     v = _tile(QKV + 2 * DIM, tokens, 3 * DIM, rows, WIDTH)
     d_out = _tile(D_OUT + first * DIM + head * WIDTH, tokens, DIM, rows, WIDTH)
+    d_out = _kept(d_out, KEEP, first, tokens, rows, KEPT)
     weights = _spatial_weights(q, k, tokens, joints, log_scale)
     d_weights = tl.dot(d_out, tl.trans(v))
     d_scores = weights * (d_weights - tl.sum(weights * d_weights, 1)[:, None]) * scale
@@ -244,9 +293,9 @@ def _spatial_backward(
 
 @triton.jit
 def _temporal_forward(
-    QKV, BIAS, OUT, LOG_SUM, scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
+    QKV, BIAS, KEEP, OUT, LOG_SUM, scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
-    BIASED: tl.constexpr,
+    BIASED: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """Softmax over all frames of one joint, key block by key block."""
     sequence = tl.program_id(1)
@@ -275,6 +324,7 @@ def _temporal_forward(
     out /= total[:, None]
     if BIASED:
         out = _plus(out, BIAS + 2 * DIM + head * WIDTH, WIDTH)
+    out = _kept(out, KEEP, first, query * JOINTS, FRAMES * JOINTS, KEPT)
     at = (first + query[:, None].to(tl.int64) * JOINTS) * DIM + head * WIDTH + tl.arange(0, WIDTH)[None, :]
     tl.store(OUT + at, out.to(OUT.dtype.element_ty), query[:, None] < FRAMES)
     tl.store(LOG_SUM + sequence.to(tl.int64) * FRAMES + query, highest + tl.log2(total), query < FRAMES)
@@ -282,8 +332,9 @@ def _temporal_forward(
 
 @triton.jit
 def _temporal_backward(
-    QKV, OUT, D_OUT, LOG_SUM, D_QKV, PARTIAL, scale, log_scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
+    QKV, KEEP, OUT, D_OUT, LOG_SUM, D_QKV, PARTIAL, scale, log_scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, OWN: tl.constexpr, OTHERS: tl.constexpr,
+    KEPT: tl.constexpr,
 ):  # fmt: skip
     """A program owns a block of frames: as keys it collects from all queries, then as queries from all keys."""
     sequence = tl.program_id(1)
@@ -310,6 +361,7 @@ def _temporal_backward(
         out = _tile(OUT, other, out_stride, FRAMES, WIDTH).to(tl.float32)
         d_out = _tile(D_OUT, other, out_stride, FRAMES, WIDTH)
         mean = tl.sum(out * d_out.to(tl.float32), 1)
+        d_out = _kept(d_out, KEEP, first, other * JOINTS, FRAMES * JOINTS, KEPT)
         log_sum = tl.load(LOG_SUM + other, other < FRAMES, float("inf"))  # no weight beyond the last query
         weights = tl.exp2(tl.dot(k, tl.trans(query)) * log_scale - log_sum[None, :])  # (keys, queries)
         d_v += tl.dot(weights.to(q.dtype), d_out)
@@ -321,6 +373,7 @@ def _temporal_backward(
     out = _tile(OUT, own, out_stride, FRAMES, WIDTH).to(tl.float32)
     d_out = _tile(D_OUT, own, out_stride, FRAMES, WIDTH)
     mean = tl.sum(out * d_out.to(tl.float32), 1)
+    d_out = _kept(d_out, KEEP, first, own * JOINTS, FRAMES * JOINTS, KEPT)
     log_sum = tl.load(LOG_SUM + own, own < FRAMES, float("inf"))
     d_q = tl.zeros([OWN, WIDTH], tl.float32)
     for start in range(0, FRAMES, OTHERS):
@@ -336,8 +389,9 @@ def _temporal_backward(
 
 @triton.jit
 def _temporal_backward_whole(
-    QKV, OUT, D_OUT, LOG_SUM, D_QKV, PARTIAL, scale, log_scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
+    QKV, KEEP, OUT, D_OUT, LOG_SUM, D_QKV, PARTIAL, scale, log_scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    KEPT: tl.constexpr,
 ):  # fmt: skip
     """A program owns a whole sequence, if it is short enough: five products in place of seven."""
     sequence = tl.program_id(0)
@@ -352,6 +406,7 @@ def _temporal_backward_whole(
     d_out = _tile(D_OUT + first * DIM + head * WIDTH, query, JOINTS * DIM, FRAMES, WIDTH)
     out = _tile(OUT + first * DIM + head * WIDTH, query, JOINTS * DIM, FRAMES, WIDTH).to(tl.float32)
     mean = tl.sum(out * d_out.to(tl.float32), 1)
+    d_out = _kept(d_out, KEEP, first, query * JOINTS, FRAMES * JOINTS, KEPT)
     log_sum = tl.load(LOG_SUM + sequence.to(tl.int64) * FRAMES + query, query < FRAMES, float("inf"))
     column = tl.arange(0, WIDTH)
     d_q = tl.zeros([QUERIES, WIDTH], tl.float32)
@@ -388,6 +443,26 @@ class Layout:
         self.rows = batch * frames * joints
 
 
+def embed(layout, keypoints, weight, bias, position, dtype):
+    """(batch, frames, joints, 2) -> (rows, dim): the first linear layer and the joints' positions, rounded but once."""
+    out = torch.empty(layout.rows, len(weight), dtype=dtype, device=keypoints.device)
+    _embed[(triton.cdiv(layout.rows, 8),)](
+        keypoints.contiguous(), weight, bias, position, out, layout.rows, layout.joints, DIM=len(weight),
+        COLUMNS=triton.next_power_of_2(len(weight)), CHUNK=8, num_warps=1,
+    )  # fmt: skip
+    return out
+
+
+def head(layout, normed, weight, bias):
+    """(rows, dim) -> (rows, 3) in float32: bfloat16 cannot tell millimetres a metre away."""
+    out = torch.empty(layout.rows, 3, dtype=torch.float32, device=normed.device)
+    _head[(triton.cdiv(layout.rows, 8),)](
+        normed, weight, bias, out, layout.rows, DIM=normed.shape[1], COLUMNS=triton.next_power_of_2(normed.shape[1]),
+        CHUNK=8, num_warps=1,
+    )  # fmt: skip
+    return out
+
+
 def _chunk(rows: int, most: int) -> int:
     """Rows for each program: few enough to busy a GPU, in powers of two, for each is a kernel of its own."""
     return min(most, max(1, triton.next_power_of_2(rows // 2048)))
@@ -400,7 +475,7 @@ def _finished(partial):
 
 
 def norm(layout, x, branch, bias, keep, inner, position, outer, save: bool, dtype=None):
-    """sum = x + keep · (branch + bias); stream = inner norm of it + position, where given; normed = outer norm of that.
+    """sum = x + branch + keep · bias; stream = inner norm of it + position, where given; normed = outer norm of that.
 
     branch, bias, keep, inner and position may be None. inner, outer: LayerNorms. dtype: of
     normed, by default x's. Returns sum (if saved), stream (if there is an inner norm), normed.
@@ -421,43 +496,44 @@ def norm(layout, x, branch, bias, keep, inner, position, outer, save: bool, dtyp
 
 
 def norm_backward(layout, saved, d_normed, d_stream, keep, inner, position, outer):
-    """Gradients of norm's x, branch, position (None without one), and (5, dim) of bias, outer w, b, inner w, b."""
+    """Gradients of norm's x, which is that of branch; of position; and (5, dim) of bias, outer w, b, inner w, b."""
     dim = saved.shape[-1]
     chunk = max(16, _chunk(layout.rows, 32))
     programs = triton.cdiv(layout.rows, chunk)
     d_x = torch.empty_like(saved)
-    d_branch = torch.empty_like(saved) if keep is not None else d_x
     d_placed = torch.empty_like(saved) if position is not None else None
     partial = torch.empty(programs, 5, dim, dtype=torch.float32, device=saved.device)
     _norm_backward[(programs,)](
         saved, d_normed, d_stream, keep, inner and inner.weight, inner and inner.bias, position, outer.weight,
-        d_x, d_branch, d_placed, partial,
+        d_x, d_placed, partial,
         layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
         DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, KEPT=keep is not None, INNER=inner is not None,
         PLACED=position is not None, num_warps=2 if inner else 1,
     )  # fmt: skip
     if position is not None:
         d_placed = d_placed.view(layout.batch, layout.frames, layout.joints, dim).sum((0, 2), dtype=torch.float32)
-    return d_x, d_branch, d_placed, _finished(partial)
+    return d_x, d_placed, _finished(partial)
 
 
-def gelu(x, bias):
+def gelu(x, bias, keep):
+    """keep · GELU(x + bias); keep, by row, may be None."""
     rows, width = x.shape
     out = torch.empty_like(x)
     _gelu_forward[(triton.cdiv(width, 256), triton.cdiv(rows, 16))](
-        x, bias, out, rows, width, ROWS=16, COLUMNS=256, num_warps=4
+        x, bias, keep, out, rows, width, ROWS=16, COLUMNS=256, KEPT=keep is not None, num_warps=4
     )
     return out
 
 
-def gelu_backward(x, bias, d_out):
+def gelu_backward(x, bias, keep, d_out):
     """Gradients of gelu's x and bias."""
     rows, width = x.shape
     d_x = torch.empty_like(x)
     partial = torch.empty(triton.cdiv(rows, CHUNK), width, dtype=torch.float32, device=x.device)
     _gelu_backward[(triton.cdiv(width, 256), len(partial))](
-        x, bias, d_out, d_x, partial, rows, width, ROWS=8, COLUMNS=256, CHUNK=CHUNK, num_warps=4
-    )
+        x, bias, keep, d_out, d_x, partial, rows, width,
+        ROWS=8, COLUMNS=256, CHUNK=CHUNK, KEPT=keep is not None, num_warps=4,
+    )  # fmt: skip
     return d_x, _finished(partial)
 
 
@@ -467,8 +543,8 @@ def _frames_in_a_tile(joints: int) -> tuple[int, int]:
     return tokens, tokens // joints * joints
 
 
-def attention(layout, qkv, heads: int, scale: float, temporal: bool, bias=None):
-    """(rows, 3 · dim) -> (rows, dim), and what its backward needs besides.
+def attention(layout, qkv, heads: int, scale: float, temporal: bool, keep=None, bias=None):
+    """keep · attention, (rows, 3 · dim) -> (rows, dim), and what its backward needs besides. keep, by row, may be None.
 
     bias: of qkv where it has none yet (without a backward). That of the keys changes nothing, for it moves all scores
     of a query alike; that of the values passes through, for weights sum to one.
@@ -479,21 +555,21 @@ def attention(layout, qkv, heads: int, scale: float, temporal: bool, bias=None):
     if not temporal:
         tokens, per_tile = _frames_in_a_tile(layout.joints)
         _spatial_forward[(triton.cdiv(layout.rows, per_tile) * heads,)](
-            qkv, bias, out, layout.rows, layout.joints, per_tile, scale * LOG2_E, **sizes, TOKENS=tokens,
-            BIASED=bias is not None, num_warps=4,
+            qkv, bias, keep, out, layout.rows, layout.joints, per_tile, scale * LOG2_E, **sizes, TOKENS=tokens,
+            BIASED=bias is not None, KEPT=keep is not None, num_warps=4,
         )  # fmt: skip
         return out, None
     sequences = layout.batch * layout.joints * heads
     log_sum = torch.empty(sequences, layout.frames, dtype=torch.float32, device=qkv.device)
     block = min(64, max(16, triton.next_power_of_2(layout.frames)))
     _temporal_forward[(triton.cdiv(layout.frames, block), sequences)](
-        qkv, bias, out, log_sum, scale * LOG2_E, layout.frames, layout.joints, **sizes, QUERIES=block, KEYS=block,
-        BIASED=bias is not None, num_warps=4, num_stages=3,
+        qkv, bias, keep, out, log_sum, scale * LOG2_E, layout.frames, layout.joints, **sizes, QUERIES=block, KEYS=block,
+        BIASED=bias is not None, KEPT=keep is not None, num_warps=4, num_stages=3,
     )  # fmt: skip
     return out, log_sum
 
 
-def attention_backward(layout, qkv, heads, scale, temporal, out, log_sum, d_out):
+def attention_backward(layout, qkv, heads, scale, temporal, keep, out, log_sum, d_out):
     """The gradient of qkv, and its sum over rows."""
     dim = out.shape[1]
     d_qkv = torch.empty_like(qkv)
@@ -503,23 +579,24 @@ def attention_backward(layout, qkv, heads, scale, temporal, out, log_sum, d_out)
         tiles = triton.cdiv(layout.rows, per_tile)
         partial = torch.empty(tiles, 3 * dim, dtype=torch.float32, device=qkv.device)
         _spatial_backward[(tiles * heads,)](
-            qkv, d_out, d_qkv, partial, layout.rows, layout.joints, per_tile, scale, scale * LOG2_E, **sizes,
-            TOKENS=tokens, num_warps=4,
+            qkv, keep, d_out, d_qkv, partial, layout.rows, layout.joints, per_tile, scale, scale * LOG2_E, **sizes,
+            TOKENS=tokens, KEPT=keep is not None, num_warps=4,
         )  # fmt: skip
         return d_qkv, _finished(partial)
     if layout.frames <= 256 and sizes["WIDTH"] <= 64:
         queries = max(16, triton.next_power_of_2(layout.frames))
         partial = torch.empty(layout.batch * layout.joints, 3 * dim, dtype=torch.float32, device=qkv.device)
         _temporal_backward_whole[(layout.batch * layout.joints * heads,)](
-            qkv, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints, **sizes,
-            QUERIES=queries, KEYS=min(64, queries), num_warps=8 if queries > 128 else 4, num_stages=2,
+            qkv, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints,
+            **sizes, QUERIES=queries, KEYS=min(64, queries), KEPT=keep is not None,
+            num_warps=8 if queries > 128 else 4, num_stages=2,
         )  # fmt: skip
         return d_qkv, _finished(partial)
     block = min(64, max(16, triton.next_power_of_2(layout.frames)))
     blocks = triton.cdiv(layout.frames, block)
     partial = torch.empty(layout.batch * layout.joints * blocks, 3 * dim, dtype=torch.float32, device=qkv.device)
     _temporal_backward[(blocks, layout.batch * layout.joints * heads)](
-        qkv, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints, **sizes,
-        OWN=block, OTHERS=block, num_warps=4, num_stages=2,
+        qkv, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints, **sizes,
+        OWN=block, OTHERS=block, KEPT=keep is not None, num_warps=4, num_stages=2,
     )  # fmt: skip
     return d_qkv, _finished(partial)
