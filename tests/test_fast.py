@@ -1,5 +1,7 @@
 """The fast paths against the network they stand in for, in double precision where they allow it."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -106,3 +108,89 @@ def test_nan_stays_nan():
     out = fast.attend(qkv, 2, 1.0)
     assert out[0].isfinite().all()
     assert out[1].isnan().any()
+
+
+def halves(rank, folder, batch, target):
+    """One of two processes: its gradients of the whole batch."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model = network()
+    loss = fast.Step(model, squared_error, scaled_gradient=True)(batch, target)
+    torch.save([loss, *(p.grad for p in model.parameters())], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def squared_error(pred, target):
+    return (pred - target).square().mean()
+
+
+def test_two_processes_get_the_gradients_of_one(tmp_path):
+    torch.manual_seed(2)
+    batch, target = torch.randn(4, 6, 5, 2).double(), torch.randn(4, 6, 5, 3).double()
+    model = network()
+    loss = squared_error(model(batch), target)
+    loss.backward(loss.detach())
+    expected = [loss.detach(), *(p.grad for p in model.parameters())]
+    torch.multiprocessing.start_processes(halves, (str(tmp_path), batch, target), nprocs=2, start_method="spawn")
+    for rank in range(2):
+        for ours, theirs in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_in_bfloat16_a_cpu_lifts_to_a_percent():
+    model = network().float().eval()
+    keypoints = torch.randn(2, 6, 5, 2)
+    exact = model(keypoints).detach()
+    assert torch.equal(fast.Lifter(model)(keypoints), fast.forward(model, keypoints))
+    rough = fast.Lifter(model, bfloat16=True)(keypoints)
+    assert 0 < (rough - exact).norm() / exact.norm() < 0.03
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def cuda_network(frames=81, joints=17, **options):
+    torch.manual_seed(0)
+    return MixSTE(frames=frames, joints=joints, dim=128, depth=2, **options).cuda()
+
+
+@needs_cuda
+@pytest.mark.gpu
+@pytest.mark.parametrize(("frames", "joints"), [(27, 17), (243, 17), (300, 15)])
+def test_kernels_equal_double_precision_to_bfloat16s_rounding(frames, joints):
+    model = cuda_network(frames, joints).train()
+    exact = copy.deepcopy(model).double()
+    keypoints = torch.randn(2, frames, joints, 2, device="cuda")
+    target = torch.randn(2, frames, joints, 3, device="cuda")
+    loss = fast.Step(model, squared_error)(keypoints, target)
+    expected = squared_error(exact(keypoints.double()), target.double())
+    expected.backward()
+    torch.testing.assert_close(loss.double(), expected, rtol=3e-3, atol=0)
+    ours = torch.cat([p.grad.flatten() for p in model.parameters()]).double()
+    theirs = torch.cat([p.grad.flatten() for p in exact.parameters()])
+    assert (ours - theirs).norm() / theirs.norm() < 0.02
+
+
+@needs_cuda
+@pytest.mark.gpu
+@pytest.mark.parametrize(("float8", "most"), [(False, 0.02), (True, 0.06)])
+def test_lifting_on_cuda_is_the_model_to_its_precision(float8, most):
+    model = cuda_network().eval()
+    lifter = fast.Lifter(model, float8=float8)
+    for batch in (1, 3, 1):
+        keypoints = torch.randn(batch, 81, 17, 2, device="cuda")
+        exact = model(keypoints).detach()
+        assert (lifter(keypoints) - exact).norm() / exact.norm() < most
+
+
+@needs_cuda
+@pytest.mark.gpu
+def test_a_replayed_step_draws_new_branches_to_drop():
+    model = cuda_network(drop_path=0.5).train()
+    batch = torch.randn(4, 81, 17, 2, device="cuda"), torch.randn(4, 81, 17, 3, device="cuda")
+    step = fast.Step(model, squared_error)
+    torch.cuda.manual_seed(0)
+    losses = [float(step(*batch)) for _ in range(4)]
+    assert len(set(losses)) == 4
+    torch.cuda.manual_seed(0)
+    assert [float(step(*batch)) for _ in range(4)] == losses
