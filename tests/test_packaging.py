@@ -56,7 +56,7 @@ def test_conda_users_get_the_interpreter_and_the_same_lock():
     assert list(by_pip) == ["pip"]
     constraint, project = by_pip["pip"]
     assert constraint == "-c constraints.txt"
-    assert set(re.fullmatch(r"-e \.\[([\w,]+)\]", project)[1].split(",")) <= set(EXTRAS)
+    assert set(re.fullmatch(r"-e \.\[([\w,-]+)\]", project)[1].split(",")) <= set(EXTRAS)
 
 
 def test_the_makefile_installs_under_the_lock():
