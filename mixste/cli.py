@@ -166,6 +166,16 @@ def export(
 
 
 @app.command()
+def bench(
+    parts: Annotated[list[str] | None, typer.Argument(help="h100, accuracy or scaling; none: this CPU.")] = None,
+) -> None:
+    """Time the network against the plain reference, side by side, into results/bench."""
+    from mixste.bench import main
+
+    main(*(parts or ()))
+
+
+@app.command()
 def reproduce(
     profile: ProfileName = "smoke",
     notebook: Annotated[list[str] | None, typer.Option(help="Only this one, by number; may be given again.")] = None,
