@@ -24,7 +24,7 @@ RECIPE = Recipe(
     learning_rate=1e-3,
     weight_decay=0.05,
     schedule="cosine",
-    batch_frames=128 * 81,
+    batch_frames=32 * 81,
     drop_path=0.0,
     body_shapes=True,
     new_cameras=True,
@@ -46,11 +46,11 @@ def training_clips() -> list[Clip]:
     return clips + [half_rate(clip) for clip in clips]
 
 
-def errors(model: MixSTE, source: str, test_cameras: int = 0) -> pd.DataFrame:
+def errors(model: MixSTE, source: str, rig: str | None = None, test_cameras: int = 0) -> pd.DataFrame:
     """Errors on a source's test clips by detector, frame rate and person, each frame once: tidy rows."""
     tables = []
     for keypoints in KEYPOINTS:
-        clips = runs.Data(source, keypoints, test_cameras=test_cameras).load().test
+        clips = runs.Data(source, keypoints, rig, test_cameras=test_cameras).load().test
         for rate in (clips, [half_rate(clip) for clip in clips]):
             table = evaluate(model, rate, "exact")
             weighted = table.assign(value=table["value"] * table["frames"])
