@@ -1,4 +1,4 @@
-"""From a detector's files to 3D poses to take along: one clip, or a folder of them."""
+"""From a film, or the files of a detector, to 3D poses to take along: one clip, or a folder of them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from mixste.formats import is_frame, read
 from mixste.outputs import WRITERS, Lifted
 from mixste.predict import predict
 from mixste.skeleton import human36m
+from mixste.video import SUFFIXES, detect, pyav
 from mixste.viewer import view
 
 OUTPUTS = {**WRITERS, "html": lambda lifted, path: view(lifted).save(path)}
@@ -87,13 +88,14 @@ def _framed(
 
 
 def clips_in(source) -> list[Path]:
-    """The clips of a file or folder: itself, or what a folder holds of .json, .npz, .csv and folders of frames."""
+    """The clips of a file or folder: itself, or what a folder holds of films, .json, .npz, .csv and frames' folders."""
     source = Path(source)
     if not source.is_dir() or _is_clip(source):
         return [source]
-    clips = [path for path in sorted(source.iterdir()) if path.suffix in (".json", ".npz", ".csv") or _is_clip(path)]
+    known = (".json", ".npz", ".csv", *SUFFIXES)
+    clips = [path for path in sorted(source.iterdir()) if path.suffix.lower() in known or _is_clip(path)]
     if not clips:
-        raise DataError(f"{source}: expected keypoints in .json, .npz, .csv or folders of frames, found none")
+        raise DataError(f"{source}: expected films, or keypoints in .json, .npz, .csv or folders of frames, found none")
     return clips
 
 
@@ -118,19 +120,24 @@ def lift(
     """Lift every clip of a file or folder and write each, as soon as it is lifted, as out/NAME.npz and so on.
 
     format, layout, resolution: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of npz, csv, json,
-    bvh, gif and html. A clip that cannot be read gives its DataError in place of what was lifted, and the others go on.
-    Raises DataError at once where nothing can be lifted, or an output is unknown.
+    bvh, gif, mp4 and html. A clip that cannot be read gives its DataError in place of what was lifted, and the others
+    go on. Raises DataError at once where nothing can be lifted, or an output is unknown; ImportError for films without
+    the extra `video`.
     """
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
     if unknown:
         raise DataError(f"unknown output {unknown[0]!r}: expected some of {', '.join(OUTPUTS)}")
+    if "mp4" in outputs:
+        pyav()  # or its absence would show when others are written already
     clips = clips_in(source)
 
     def run() -> Iterator[Lifted | DataError]:
         stems = [clip.stem for clip in clips]
         for clip in tqdm(clips, "lifting", unit="clip", disable=None):
             try:
-                lifted = lift_clip(read(clip, format, layout, resolution), model, fps=fps, person=person, flip=flip)
+                film = clip.suffix.lower() in SUFFIXES
+                seen = detect(clip) if film else read(clip, format, layout, resolution)
+                lifted = lift_clip(seen, model, fps=fps, person=person, flip=flip)
             except DataError as error:
                 yield error
                 continue

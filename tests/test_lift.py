@@ -170,7 +170,7 @@ def test_clips_of_one_name_do_not_overwrite_each_other(model, tmp_path):
 
 
 def test_nothing_to_lift_is_said_at_once(model, tmp_path):
-    with pytest.raises(DataError, match=r"expected keypoints in .* found none"):
+    with pytest.raises(DataError, match=r"expected films, or keypoints in .* found none"):
         lift(tmp_path, tmp_path / "out", model)
     with pytest.raises(DataError, match="unknown output 'fbx': expected some of npz, csv"):
         lift(tmp_path, tmp_path / "out", model, outputs=["fbx"])
