@@ -199,10 +199,12 @@ def pictures(
     resolution: tuple[int, int],
     bodies: Sequence[Float[np.ndarray, "frames 17 3"]],
     height: int = 240,
+    names: Sequence[str] = (),
 ) -> Iterator[Image.Image]:
     """Each frame as a row of squares: the keypoints in the image plane, then each body seen half from the side.
 
-    bodies: poses in metres, camera axes, relative to the root; the first gives the scale.
+    bodies: poses in metres, camera axes, relative to the root; the first gives the scale. names: what stands above each
+    square.
     """
     size = height * SMOOTH
     scale = 0.96 * size / max(resolution)
@@ -225,6 +227,8 @@ def pictures(
                 pen.line(ends, fill=SIDES[sides[child]], width=3 * SMOOTH)
             for joint, side in zip(body.tolist(), sides, strict=True):
                 pen.circle(joint, 2 * SMOOTH, fill=SIDES[side])
+        for square, name in enumerate(names):
+            pen.text((square * size + size / 30, size / 60), name, fill=SIDES[0], font_size=size / 16)
         yield picture.reduce(SMOOTH)
 
 
