@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from scipy.spatial.transform import Rotation
 
 from mixste.data import DataError
@@ -191,6 +191,7 @@ def _numbers(values) -> str:
 # --- moving pictures -------------------------------------------------------------------------------------------
 
 SIDES = ("#444444", "#d1495b", "#1f6fb4")  # middle, left, right, as in the viewer
+GROUND = "#f4f4f4"  # the image plane
 SMOOTH = 3  # pictures are drawn this much larger and scaled down
 
 
@@ -203,13 +204,12 @@ def pictures(
 ) -> Iterator[Image.Image]:
     """Each frame as a row of squares: the keypoints in the image plane, then each body seen half from the side.
 
-    bodies: poses in metres, camera axes, relative to the root; the first gives the scale. names: what stands above each
-    square.
+    bodies: poses in metres, camera axes, relative to the root, in one scale. names: what stands above each square.
     """
     size = height * SMOOTH
     scale = 0.96 * size / max(resolution)
     corner = (size - np.array(resolution) * scale) / 2
-    reach = max(1e-6, float(np.linalg.norm(bodies[0], axis=-1).max()))
+    reach = max(1e-6, *(float(np.linalg.norm(body, axis=-1).max()) for body in bodies))
     turn = Rotation.from_euler("yx", [0.5, 0.15]).as_matrix()[:2]  # right and down, as seen
     drawn = [keypoints * scale + corner]
     for square, body in enumerate(bodies, 1):
@@ -220,7 +220,7 @@ def pictures(
     for points in zip(*drawn, strict=True):
         picture = Image.new("RGB", (len(drawn) * size, size), "white")
         pen = ImageDraw.Draw(picture)
-        pen.rectangle([*corner, *(corner + np.array(resolution) * scale)], fill="#f4f4f4")
+        pen.rectangle([*corner, *(corner + np.array(resolution) * scale)], fill=GROUND)
         for body in points:
             for parent, child in human36m.bones:
                 ends = [tuple(body[parent].tolist()), tuple(body[child].tolist())]
@@ -233,12 +233,14 @@ def pictures(
 
 
 def save_gif(moving: Iterable[Image.Image], fps: float, path) -> None:
-    """Write pictures of few colours, all of which the first one has, as an endless .gif."""
-    first, *others = moving
-    palette = first.quantize(32)
-    others = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in others]
+    """Write what `pictures` draws as an endless .gif: each of its colours is a side's, paled into the ground."""
+    inks, grounds = map(ImageColor.getrgb, SIDES), [ImageColor.getrgb(ground) for ground in ("white", GROUND)]
+    colours = [np.linspace(ink, ground, 6).round() for ink in inks for ground in grounds]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.concatenate(colours).astype(int).ravel().tolist())
+    first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in moving)
     with replacing(path) as temporary:
-        palette.save(temporary, "GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
+        first.save(temporary, "GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
 
 
 def write_gif(lifted: Lifted, path, height: int = 240) -> None:
