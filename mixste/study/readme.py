@@ -1,23 +1,24 @@
-"""What of the README a command makes.
+"""What a command makes of the README and the pages in docs/.
 
-`python -m mixste.study.readme` writes its results, `python -m mixste.study.readme picture` what moves in it.
+`python -m mixste.study.readme` writes their tables, `python -m mixste.study.readme picture` what moves in the README.
 """
 
 import re
 import sys
 from itertools import chain
+from pathlib import Path
 
 from mixste import MixSTE
 from mixste.camera import normalize_screen
 from mixste.data import load
+from mixste.detections import LAYOUTS, MADE_OF
 from mixste.files import replacing
 from mixste.outputs import pictures, save_gif
 from mixste.predict import predict
 from mixste.study import report, runs
 from mixste.study.plan import PROFILES
 
-README = runs.PACKAGE.parent / "README.md"
-PICTURE = runs.PACKAGE.parent / "docs" / "lifted.gif"
+README, LIFT, PICTURE = (runs.PACKAGE.parent / name for name in ("README.md", "docs/lift.md", "docs/lifted.gif"))
 
 # Of these tables the first rows, which mean the same in every profile.
 SHOWN = {
@@ -29,7 +30,7 @@ SHOWN = {
 
 def results() -> str:
     """MPJPE in mm of the main rows, one column a profile, the paper's printed numbers last; Markdown."""
-    profiles = [name for name in PROFILES if report.tables_of(name)]
+    profiles = [name for name in PROFILES if set(SHOWN) <= {path.stem for path in report.tables_of(name)}]
     lines = [
         [
             "MPJPE, mm, average over actions",
@@ -58,6 +59,25 @@ def _heading(name: str) -> str:
 def _averages(profile: str, name: str):
     table = report.read(profile, name)
     return table[(table["column"] == "Avg.") & (table["metric"] == "MPJPE") & (table["against"] == "")]
+
+
+def layouts() -> str:
+    """The joints that are no detector's own point, what they are made of, and which layouts have that; Markdown."""
+    detectors = {name: set(points) for name, points in LAYOUTS.items() if name != "human36m"}
+    lines = ["| joint | made of | in |", "| --- | --- | --- |"]
+    for joint, rows in MADE_OF.items():
+        for row in rows if len(rows) > 1 else ():
+            having = [name for name, points in detectors.items() if set(row) <= points]
+            parts = " + ".join(point if weight == 1 else f"{weight:g} {point}" for point, weight in row.items())
+            where = "all" if len(having) == len(detectors) else ", ".join(having)
+            lines.append(f"| {joint} | {parts.replace('+ -', '− ')} | {where} |")
+    return "\n".join([*lines, "| Spine | 0.5 Hip + 0.5 Thorax | all |"])
+
+
+def tables() -> dict[Path, str]:
+    """The pages with their tables as they should be."""
+    made = {README: ("results", results()), LIFT: ("layouts", layouts())}
+    return {page: between(page.read_text(encoding="utf-8"), *one) for page, one in made.items()}
 
 
 def between(text: str, mark: str, content: str) -> str:
@@ -93,12 +113,9 @@ def main(what: str = "tables") -> None:
         raise ValueError(f"expected tables or picture, found {what!r}")
     if what == "picture":
         picture()
-        print(PICTURE)
-        return
-    text = between(README.read_text(encoding="utf-8"), "results", results())
-    with replacing(README) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print(README)
+    for page, text in tables().items() if what == "tables" else ():
+        with replacing(page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
