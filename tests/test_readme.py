@@ -74,7 +74,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 def without_data(command: list[str]) -> bool:
-    """Whether a command of ours needs no licensed data, no hours and no detector of its own, so that it can be run here."""
+    """Whether a command of ours needs no licensed data, no hours and no detector: it is run here."""
     return command[:1] in (["lift"], ["export"]) and "clip.mp4" not in command
 
 
