@@ -11,7 +11,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at data sources, and fet
 app.add_typer(data_app, name="data")
 
 Source = Annotated[
-    str, typer.Argument(help="synthetic, open-subjects, open-styles, human36m, humaneva or mpi_inf_3dhp")
+    str, typer.Argument(help="synthetic, open-subjects, open-styles, human36m, humaneva, mpi_inf_3dhp or pose2sim")
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder or archive with the data (default: MIXSTE_DATA).")]
 Keypoints = Annotated[str, typer.Option(help='"gt", or the name of a detector.')]

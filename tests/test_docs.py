@@ -14,6 +14,7 @@ pytest.importorskip("pdoc")
 api = types.SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "docs" / "api.py")))
 
 
+@pytest.mark.slow
 def test_the_reference_builds_with_warnings_as_errors(tmp_path):
     with warnings.catch_warnings():
         api.main(str(tmp_path))
