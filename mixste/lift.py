@@ -80,7 +80,7 @@ def _framed(
     if USUAL[0] <= share <= USUAL[1] or tall == 0:
         return normalize_screen(joints, *resolution), ""
     side = 2 * tall / MEDIAN
-    # A wider view has the same middle as the image, where the camera points to. A narrower one might not hold the person.
+    # A wider view keeps the middle, where the camera points to; a narrower one might then not hold the person.
     wider = share > USUAL[1]
     middle = np.array(resolution) / 2 if wider else np.median(joints, axis=(0, 1))
     return normalize_screen(joints - middle + side / 2, side, side), (
