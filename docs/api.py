@@ -17,7 +17,7 @@ import pdoc
 import mixste
 
 REFERENCE = re.compile(r"`(\w+(?:\.\w+)+)(?:\([^`]*\))?`")
-WITHOUT = ("mixste.kernels",)  # not to be imported where Triton is not
+WITHOUT = ("mixste.kernels", "mixste.__main__")  # the one wants Triton, the other would start
 
 
 def modules() -> list[str]:
