@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from mixste.data import DataError
 from mixste.files import replacing
 from mixste.skeleton import human36m
+from mixste.video import save_mp4
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,8 +253,6 @@ def write_gif(lifted: Lifted, path, height: int = 240) -> None:
 
 def write_mp4(lifted: Lifted, path, height: int = 480) -> None:
     """The same as a film (H.264), larger and with every frame; ImportError without the extra `video`."""
-    from mixste.video import save_mp4
-
     save_mp4(pictures(lifted.keypoints, lifted.resolution, [lifted.poses], height), lifted.fps, path)
 
 

@@ -28,6 +28,10 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
 
 
+def extras() -> set[str]:
+    return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+
+
 def coco(frames: int) -> list[dict]:
     body = np.random.default_rng(0).uniform(300, 700, (frames, 17, 2))
     return [{"image_id": k, "keypoints": np.c_[one, np.ones(17)].ravel().tolist()} for k, one in enumerate(body)]
@@ -95,6 +99,9 @@ def test_commands_work_or_exist(page, line, here):
         assert f"\n{rest[0]}:" in (ROOT / "Makefile").read_text()
     elif first == "export":
         assert rest[0].split("=")[0].startswith("MIXSTE_")
+    elif first.endswith("pip"):
+        assert rest[:4] == ["install", "-c", "constraints.txt", "-e"]
+        assert rest[4].removeprefix(".[").removesuffix("]") in extras()
     else:
         assert (first, *rest[:2]) == ("cd", "notebooks", "&&")
         assert (ROOT / "notebooks" / rest[3]).exists()
@@ -102,8 +109,7 @@ def test_commands_work_or_exist(page, line, here):
 
 @EVERY_PAGE
 def test_extras_that_are_named_exist(page):
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(re.findall(r"mixste\[([\w-]+)\]", PAGES[page])) <= set(extras)
+    assert set(re.findall(r"mixste\[([\w-]+)\]", PAGES[page])) <= extras()
 
 
 @EVERY_PAGE
@@ -119,10 +125,13 @@ def test_modules_that_are_named_exist(page):
         assert pydoc.locate(name) is not None, name
 
 
-def test_tables_are_those_that_the_command_writes():
-    """Not so: python -m mixste.study.readme."""
-    for page, text in readme.tables().items():
-        assert page.read_text(encoding="utf-8") == text, f"{page.name} is out of date"
+@pytest.mark.parametrize("page", readme.tables(), ids=lambda page: page.name)
+def test_tables_are_those_that_the_command_writes(page):
+    """If not: python -m mixste.study.readme. Digits may differ by what training on another processor moves them."""
+    number = re.compile(r"\d+\.\d+")
+    shown, written = page.read_text(encoding="utf-8"), readme.tables()[page]
+    assert number.sub("#", shown) == number.sub("#", written)
+    np.testing.assert_allclose(*(list(map(float, number.findall(text))) for text in (shown, written)), rtol=0.02)
 
 
 def test_every_profile_has_a_column_of_its_own_and_the_paper_the_last():

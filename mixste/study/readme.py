@@ -31,13 +31,7 @@ SHOWN = {
 def results() -> str:
     """MPJPE in mm of the main rows, one column a profile, the paper's printed numbers last; Markdown."""
     profiles = [name for name in PROFILES if set(SHOWN) <= {path.stem for path in report.tables_of(name)}]
-    lines = [
-        [
-            "MPJPE, mm, average over actions",
-            *map(_heading, profiles),
-            "printed in the paper: Human3.6M",
-        ]
-    ]
+    lines = [["MPJPE, mm, average over actions", *map(_heading, profiles), "printed in the paper: Human3.6M"]]
     lines.append(["---"] * len(lines[0]))
     for table, (title, count) in SHOWN.items():
         columns = [_averages(name, table).head(count) for name in profiles]
@@ -109,13 +103,14 @@ def picture() -> None:
 
 def main(what: str = "tables") -> None:
     """Write what is asked for: "tables" or "picture"; ValueError for anything else."""
-    if what not in ("tables", "picture"):
-        raise ValueError(f"expected tables or picture, found {what!r}")
     if what == "picture":
         picture()
-    for page, text in tables().items() if what == "tables" else ():
-        with replacing(page) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    elif what == "tables":
+        for page, text in tables().items():
+            with replacing(page) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    else:
+        raise ValueError(f"expected tables or picture, found {what!r}")
 
 
 if __name__ == "__main__":
