@@ -1,6 +1,7 @@
 """Films: written and read back by PyAV, and a detector in the place of MediaPipe that finds what was drawn."""
 
 import builtins
+import struct
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -55,13 +56,30 @@ def test_what_is_drawn_is_found_where_it_was_drawn(tmp_path, monkeypatch):
         np.testing.assert_allclose(people[0, :, 2], 0.9)
 
 
-def test_films_held_sideways_are_turned_upright():
-    pixels = np.zeros((4, 6, 3), dtype=np.uint8)
-    pixels[0, 5] = 255  # top right
-    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-    for degrees, place in ((0, (0, 5)), (90, (0, 0)), (180, (3, 0)), (-90, (5, 3))):  # counterclockwise
-        turned = video._upright(SimpleNamespace(to_ndarray=frame.to_ndarray, rotation=degrees))
-        assert [tuple(spot) for spot in np.argwhere(turned[..., 0])] == [place]
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [
+        ((1, 0, 0, 1), (0, 0)),  # x' = x, y' = y, from the film's top left
+        ((0, 1, -1, 0), (0, 1)),  # x' = −y, y' = x: the top left comes to the top right
+        ((-1, 0, 0, -1), (1, 1)),
+        ((0, -1, 1, 0), (1, 0)),
+    ],
+)
+def test_films_held_sideways_are_turned_upright(tmp_path, matrix, corner):
+    """The matrix of an .mp4's track says how the phone was held: written here by hand."""
+    picture = Image.new("RGB", (96, 64))
+    ImageDraw.Draw(picture).rectangle((0, 0, 30, 20), fill="white")
+    video.save_mp4([picture], 25, tmp_path / "phone.mp4")
+    film = bytearray((tmp_path / "phone.mp4").read_bytes())
+    at = film.index(b"tkhd") + 44
+    a, b, c, d = (65536 * value for value in matrix)
+    film[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
+    (tmp_path / "phone.mp4").write_bytes(film)
+    with av.open(str(tmp_path / "phone.mp4")) as opened:
+        [turned] = map(video._upright, opened.decode(video=0))
+    assert turned.shape == ((64, 96, 3) if matrix[0] else (96, 64, 3))
+    ends = turned[:: len(turned) - 1, :: turned.shape[1] - 1, 0] > 128  # (2, 2)
+    assert [tuple(end) for end in np.argwhere(ends)] == [corner]
 
 
 def test_a_film_with_nobody_in_it_and_files_that_are_none(tmp_path, monkeypatch):
