@@ -19,7 +19,7 @@ from mixste.multiview import triangulate
 from mixste.skeleton import human36m
 
 SESSION = Path("Pose2Sim") / "Demo" / "S00_Demo_Session"
-TRIAL = Path("S00_P00_Participant") / "S00_P00_T01_BalancingTrial" / "pose"
+TRIAL = "S00_P00_Participant/S00_P00_T01_BalancingTrial"
 FPS = 60.0
 
 
@@ -62,16 +62,18 @@ def triangulated(views: list[Detections], cameras: list[Camera]) -> np.ndarray:
 
 def detections(root=None) -> list[Detections]:
     """What OpenPose saw, camera by camera: the folders of the demo, which `mixste lift` reads as well."""
-    folders = sorted((_session(root) / TRIAL).glob("cam*_json"))
-    if not folders:
-        raise DataError(f"{_session(root) / TRIAL}: expected folders of OpenPose's files, found none")
-    sizes = [camera.resolution for camera in calibration(root)]
-    return [read(folder, "openpose", "body25b", size) for folder, size in zip(folders, sizes, strict=True)]
+    views = zip(_found(root, f"{TRIAL}/pose/cam*_json", 4), calibration(root), strict=True)
+    return [read(folder, "openpose", "body25b", camera.resolution) for folder, camera in views]
+
+
+def films(root=None) -> list[Path]:
+    """The films themselves, camera by camera."""
+    return _found(root, f"{TRIAL}/videos/cam*.mp4", 4)
 
 
 def calibration(root=None) -> list[Camera]:
     """The four cameras, from Qualisys' file."""
-    path = _session(root) / "S00_Calibration" / "Calib.qca.txt"
+    [path] = _found(root, "S00_Calibration/Calib.qca.txt", 1)
     try:
         return [_camera(element) for element in ElementTree.parse(path).iter("camera")]
     except (OSError, ElementTree.ParseError, AttributeError, KeyError, ValueError) as error:
@@ -96,11 +98,13 @@ def _camera(element: ElementTree.Element) -> Camera:
     )
 
 
-def _session(root) -> Path:
+def _found(root, pattern: str, count: int) -> list[Path]:
+    """So many files or folders of the demo; DataError, which says how to get it, for fewer."""
     folder = folder_of("pose2sim", root) / SESSION
-    if not folder.is_dir():
+    found = sorted(folder.glob(pattern))
+    if len(found) != count:
         raise DataError(
-            f"expected the demo of pose2sim in {folder}, found no such folder: pip download --no-deps pose2sim==0.6.0, "
-            f"then python -m zipfile -e pose2sim-0.6.0-py3-none-any.whl data/pose2sim"
+            f"expected the demo of pose2sim in {folder}, found {len(found)} of {count} {pattern}: pip download "
+            f"--no-deps pose2sim==0.6.0, then python -m zipfile -e pose2sim-0.6.0-py3-none-any.whl data/pose2sim"
         )
-    return folder
+    return found

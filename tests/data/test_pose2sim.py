@@ -37,7 +37,7 @@ def write(root, world, cameras=CAMERAS):
     (session / "S00_Calibration").mkdir(parents=True)
     (session / "S00_Calibration" / "Calib.qca.txt").write_text(calibration_of(cameras))
     for number, camera in enumerate(cameras, 1):
-        folder = session / pose2sim.TRIAL / f"cam{number:02}_json"
+        folder = session / pose2sim.TRIAL / "pose" / f"cam{number:02}_json"
         folder.mkdir(parents=True)
         pixels = project(world_to_camera(world, camera.orientation, camera.translation), camera.intrinsics)
         for frame, points in enumerate(pixels):
