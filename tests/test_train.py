@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mixste import MixSTE
+from mixste import MixSTE, evaluate
 from mixste import train as training
 from mixste.baselines import PoseFormer
 from mixste.camera import normalize_screen
-from mixste.data import Clip, DataError
+from mixste.data import Clip, DataError, load
 from mixste.skeleton import human36m
-from mixste.train import AUTHORS, PAPER, Batches, learning_rate, train
+from mixste.train import AUTHORS, PAPER, Batches, Recipe, learning_rate, train
 
 
 def clip(frames: int, seed: int = 0, still: bool = False) -> Clip:
@@ -163,3 +163,39 @@ def test_recipes_hold_the_rows_of_notebook_13():
     assert (PAPER.squared, PAPER.attention_scale, PAPER.embedding_norm) == (True, "model", True)
     with pytest.raises(ValueError, match="optimizer must be one of"):
         replace(AUTHORS, optimizer="sgd")
+
+
+@pytest.fixture
+def one_thread():
+    """As runs on the CPU train: small products gain nothing from more threads, and lose much beside other tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+def test_a_minute_of_training_beats_linear_regression_on_people_never_seen(open_root, one_thread):
+    """Real motion, exact keypoints: frame by frame, against the mean pose and least squares on the same frames."""
+    dataset = load("open-subjects", open_root)
+    test = dataset.test[::4]
+
+    def frames(clips, step):
+        screen = np.concatenate([normalize_screen(c.keypoints, *c.resolution)[::step] for c in clips]).astype(float)
+        poses = np.concatenate([(c.poses - c.poses[:, [human36m.root]])[::step] for c in clips])
+        return np.column_stack([screen.reshape(len(screen), -1), np.ones(len(screen))]), poses.reshape(len(poses), -1)
+
+    def error(pred, target):
+        return 1000 * np.linalg.norm((pred - target).reshape(-1, 17, 3), axis=-1).mean()
+
+    seen, poses = frames(dataset.train, 3)
+    unseen, target = frames(test, 1)
+    mean = error(poses.mean(axis=0), target)
+    linear = error(unseen @ np.linalg.lstsq(seen, poses, rcond=None)[0], target)
+
+    torch.manual_seed(0)
+    model = MixSTE(frames=1, dim=32, depth=3, heads=4)
+    recipe = Recipe(scaled_gradient=False, drop_path=0.0, schedule="cosine", learning_rate=3e-3, batch_frames=64)
+    train(model, dataset.train, human36m, recipe, 80_000, seed=0)
+    ours = evaluate.average(evaluate.evaluate(model, test, "exact"))["MPJPE"]
+    assert ours < 0.8 * linear < 0.8 * 0.8 * mean

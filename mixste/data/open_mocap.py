@@ -25,9 +25,9 @@ from scipy.signal import resample_poly
 from tqdm.auto import tqdm
 
 from mixste.data import Clip, DataError, PoseDataset, asf_amc, bvh
-from mixste.data.virtual import film, relayout
+from mixste.data.virtual import film
 from mixste.files import replacing
-from mixste.skeleton import SKELETONS
+from mixste.skeleton import human36m
 
 FPS = 50.0  # Human3.6M's rate: a window spans the same time
 FASTEST = 15.0  # m/s from one frame to the next; the fastest kick, throw or dash in these recordings stays below 13
@@ -126,12 +126,12 @@ TEST_PEOPLE = ("hdm_mm", "hdm_tr", "cmu_03")
 VALIDATION_PERSON = "hdm_bd"
 
 
-def load_subjects(root=None, keypoints: str = "gt", rig: str = "human36m", skeleton: str = "human36m") -> PoseDataset:
+def load_subjects(root=None, keypoints: str = "gt", rig: str = "human36m") -> PoseDataset:
     """HDM05 and CMU, split by person: `TEST_PEOPLE`, `VALIDATION_PERSON`, and the others for training.
 
     root: one archive, or a folder with the archives hdm05.tar.xz and cmu.tar.xz, what they unpack to, or checkouts
     of the repositories; by default MIXSTE_DATA and then where `fetch` puts checkouts. keypoints: "gt" or a detector,
-    rig: cameras, both of `mixste.data.virtual`. skeleton: layout of the clips, one of `mixste.skeleton.SKELETONS`.
+    rig: cameras, both of `mixste.data.virtual`.
     Raises DataError where recordings are missing or faulty.
     """
 
@@ -141,7 +141,7 @@ def load_subjects(root=None, keypoints: str = "gt", rig: str = "human36m", skele
         return "validation" if take.subject == VALIDATION_PERSON else "train"
 
     takes = _takes("open-subjects", ("hdm05", "cmu"), _read_subjects, root)
-    return _film("open-subjects", "unseen people", takes, split, keypoints, rig, skeleton)
+    return _film("open-subjects", "unseen people", takes, split, keypoints, rig)
 
 
 def _read_subjects(files: Iterator[tuple[str, str]]) -> list[Take]:
@@ -177,7 +177,7 @@ def _read_subjects(files: Iterator[tuple[str, str]]) -> list[Take]:
 STYLES = {"masculinity": "masculine", "old": "elderly", "tired": "exhausted"}
 
 
-def load_styles(root=None, keypoints: str = "gt", rig: str = "human36m", skeleton: str = "human36m") -> PoseDataset:
+def load_styles(root=None, keypoints: str = "gt", rig: str = "human36m") -> PoseDataset:
     """Bandai-Namco's clips of at least `LONG` frames, split by pairs of content (the action) and style.
 
     Contents and styles are each in alphabetical order; a pair is in the test where its two places in them add up to a
@@ -188,9 +188,7 @@ def load_styles(root=None, keypoints: str = "gt", rig: str = "human36m", skeleto
     """
     takes = _takes("open-styles", ("bandai-namco",), _read_styles, root)
     splits = split_pairs({(take.action, _style(take)) for take in takes})
-    return _film(
-        "open-styles", "unseen styles", takes, lambda take: splits[take.action, _style(take)], keypoints, rig, skeleton
-    )
+    return _film("open-styles", "unseen styles", takes, lambda take: splits[take.action, _style(take)], keypoints, rig)
 
 
 def split_pairs(pairs: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
@@ -263,25 +261,18 @@ def resample(world: Float[np.ndarray, "frames 17 3"], fps: float) -> Float[np.nd
 
 
 def _film(
-    name: str, title: str, takes: list[Take], split: Callable[[Take], str], keypoints: str, rig: str, skeleton: str
+    name: str, title: str, takes: list[Take], split: Callable[[Take], str], keypoints: str, rig: str
 ) -> PoseDataset:
-    if skeleton not in SKELETONS:
-        raise DataError(f"unknown skeleton {skeleton!r}: expected one of {', '.join(SKELETONS)}")
-    layout = SKELETONS[skeleton]
     clips: dict[str, list[Clip]] = {"train": [], "validation": [], "test": []}
     for take in tqdm(takes, desc="virtual cameras", unit="take", disable=None):
-        views = film(
+        clips[split(take)] += film(
             take.world, subject=take.subject, action=take.action, take=take.name, fps=FPS, rig=rig, keypoints=keypoints
         )
-        clips[split(take)] += [
-            replace(view, keypoints=relayout(view.keypoints, layout), poses=relayout(view.poses, layout))
-            for view in views
-        ]
     there = [it for it in PINNED.values() if any(take.subject.startswith(it.people) for take in takes)]
     return PoseDataset(
         name=name,
         title=f"open mocap, {title} ({' + '.join(it.title for it in there)})",
-        skeleton=layout,
+        skeleton=human36m,
         licence="; ".join(f"{it.title}: {it.licence}" for it in there),
         comparable=False,
         keypoints=keypoints,

@@ -6,15 +6,15 @@ Lengths are in statures until the last step; body axes are x forward, y left, z 
 """
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from mixste.data import DataError, PoseDataset
-from mixste.data.virtual import film, random_of, relayout
-from mixste.skeleton import SKELETONS
+from mixste.data import PoseDataset
+from mixste.data.virtual import film, random_of
+from mixste.skeleton import human36m
 
 FPS = 50.0
 TRAIN, TEST = ("S1", "S5", "S6", "S7", "S8"), ("S9", "S11")
@@ -585,18 +585,12 @@ def perform(subject: str, action: str, take: str, seed: int = 0) -> Float[np.nda
     return pose(motion)
 
 
-def load(
-    root=None, keypoints: str = "gt", rig: str = "human36m", skeleton: str = "human36m", seed: int = 0
-) -> PoseDataset:
+def load(root=None, keypoints: str = "gt", rig: str = "human36m", seed: int = 0) -> PoseDataset:
     """Seven procedural people, fifteen actions, two takes each, seen by the virtual cameras of `rig` at 50 Hz.
 
-    root is not used: nothing is read. keypoints: "gt" or a detector of `mixste.data.virtual.detect`. skeleton:
-    "human36m", or "humaneva15" or "mpi_inf_3dhp" for stand-ins of those data sets. Raises DataError for names it
-    does not know.
+    root is not used: nothing is read. keypoints: "gt" or a detector of `mixste.data.virtual.detect`. Raises
+    DataError for names it does not know.
     """
-    if skeleton not in SKELETONS:
-        raise DataError(f"unknown skeleton {skeleton!r}: expected one of {', '.join(SKELETONS)}")
-    layout = SKELETONS[skeleton]
 
     def filmed(subjects):
         clips = []
@@ -604,12 +598,12 @@ def load(
             names = {"subject": subject, "action": action, "take": take}
             world = perform(**names, seed=seed)
             clips += film(world, **names, fps=FPS, rig=rig, keypoints=keypoints, seed=seed)
-        return [replace(c, keypoints=relayout(c.keypoints, layout), poses=relayout(c.poses, layout)) for c in clips]
+        return clips
 
     return PoseDataset(
         name="synthetic",
         title="synthetic people",
-        skeleton=layout,
+        skeleton=human36m,
         train=filmed(TRAIN),
         test=filmed(TEST),
         licence="generated, no restriction",

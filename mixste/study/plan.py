@@ -150,7 +150,7 @@ PROFILES = {
         **_PUBLISHED_SIZES,
         poses=20_000_000,
         seeds=(0, 1, 2),
-        departure={"learning_rate": 5e-4, "schedule": "cosine", "batch_frames": 10_368, "body_shapes": True},
+        departure={"learning_rate": 5e-4, "schedule": "cosine", "batch_frames": 2_592, "body_shapes": True},
     ),
     "paper-cpu": _smoke(
         "paper-cpu",
