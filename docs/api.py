@@ -47,6 +47,8 @@ def leads_nowhere(name: str, module, arguments) -> bool:
         start = importlib.import_module(starts[first])
     else:
         return False  # code, or another library
+    if not (inspect.ismodule(start) or inspect.isclass(start)):
+        return False  # errors.csv is no attribute of a function
     for part in rest:
         if part in getattr(start, "__annotations__", ()):  # a field without a default
             return False
