@@ -3,7 +3,7 @@ PYTHON ?= python3
 PROFILE ?= smoke
 BIN := .venv/bin
 
-.PHONY: reproduce test freeze clean
+.PHONY: reproduce test freeze docs clean
 
 # Set everything up and run the study: trains what the store lacks, executes the notebooks that are out of date.
 reproduce: .venv/.installed
@@ -19,12 +19,17 @@ test: .venv/.installed
 # Execute the notebooks in profile smoke and keep their outputs in the repository.
 freeze: .venv/.installed
 	$(BIN)/mixste reproduce --profile smoke --in-place
+	$(BIN)/python -m mixste.study.readme
 	$(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.papermill metadata.language_info cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb
+
+# The reference of the package, from its docstrings.
+docs: .venv/.installed
+	$(BIN)/python docs/api.py site
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,human36m,mpi-inf-3dhp,onnx]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,docs,human36m,mpi-inf-3dhp,onnx]"
 	touch $@
 
 clean:
-	rm -rf .venv runs .cache .pytest_cache .hypothesis .ruff_cache
+	rm -rf .venv runs site .cache .pytest_cache .hypothesis .ruff_cache

@@ -2,10 +2,11 @@
 
 `python -m mixste.bench` measures everything on the machine it runs on, side by side, and writes results/bench/: the
 table of speeds, and on CUDA scaling.csv (how time and memory grow) and accuracy.csv (what precision costs).
-`torchrun --nproc-per-node N -m mixste.bench` measures one training step on N GPUs instead.
+`torchrun --nproc-per-node N -m mixste.bench` measures the training step on N GPUs, or N processes of a CPU, instead.
 """
 
 import copy
+import os
 import platform
 import statistics
 import sys
@@ -414,21 +415,30 @@ def cpu_table() -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def gpus_table() -> pd.DataFrame:
-    """The training step under torchrun, 16 windows a process."""
-    torch.distributed.init_process_group("nccl")
-    rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    torch.cuda.set_device(rank)
-    device = torch.device("cuda", rank)
+def processes_table() -> pd.DataFrame | None:
+    """The training step under torchrun: of each process alone, and of all together on as much data each.
+
+    On CUDA the published size, a GPU each; on CPUs the smallest profile's. The first process returns the table, whose
+    ratio is of frames per second.
+    """
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    size, batch = ({}, 16) if cuda else ({"frames": 27, "dim": 32, "depth": 4}, 38)
     torch.manual_seed(0)
-    taken = seconds(
-        {f"fast, bfloat16, {count} GPUs": training_step(MixSTE(drop_path=0.1).to(device), 16 * count, device)},
-        device,
-        20,
-    )
-    table = pd.DataFrame(rows(device, "training step", 16 * count, 16 * count * FRAMES, taken, {}))
+    model = MixSTE(**size, drop_path=0.1).to(device)
+    alone = training_step(copy.deepcopy(model), batch, device)
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    together = training_step(model, batch * count, device)
+    times = seconds({"one process": alone, f"{count} processes": together}, device, 20 if cuda else 5)
+    table = rows(device, "training step", batch, batch * model.frames, times, {})
+    table[1]["batch"] *= count
+    for column in ("frames_per_second", "ratio"):
+        table[1][column] *= count
     torch.distributed.destroy_process_group()
-    return table if rank == 0 else None
+    return pd.DataFrame(table) if rank == 0 else None
 
 
 def main(*parts: str) -> None:
@@ -440,7 +450,7 @@ def main(*parts: str) -> None:
     if cuda:
         tables |= {"scaling": lambda: scaling(device), "accuracy": lambda: accuracy(device)}
     if torch.distributed.is_torchelastic_launched():
-        tables = {f"{name}-gpus": gpus_table}
+        tables = {f"{name}-processes": processes_table}
     OUT.mkdir(parents=True, exist_ok=True)
     for part, make in tables.items():
         if not parts or part in parts:

@@ -7,6 +7,7 @@ No file can run code: safetensors hold nothing but numbers, and the pickles insi
 import json
 import zipfile
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,12 +45,37 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says what was expected, what was found, and where."""
 
 
-def save_checkpoint(model: nn.Module, path) -> None:
-    """Write the weights as float32 safetensors, with the model's name and options, so that the file is enough."""
+def from_pretrained(name: str) -> MixSTE:
+    """A network that comes with the package, in eval mode, on the CPU: `MixSTE.from_pretrained("open-small")`.
+
+    The card beside the weights, mixste/weights/NAME.md, says what they were trained on and how far they can be trusted.
+    Raises CheckpointError, which lists the names there are, for any other.
+    """
+    shipped = pretrained()
+    if name not in shipped:
+        raise CheckpointError(
+            f"expected the name of shipped weights, {', '.join(shipped) or 'none here'}, found {name!r}"
+        )
+    return load_checkpoint(shipped[name])
+
+
+def pretrained() -> dict[str, Path]:
+    """The weights that come with the package, by name."""
+    return {path.stem: path for path in sorted(Path(str(files("mixste"))).glob("weights/*.safetensors"))}
+
+
+def save_checkpoint(model: nn.Module, path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the weights as safetensors, with the model's name and options, so that the file is enough.
+
+    dtype: torch.float16 halves the file; whatever it is, weights are loaded as float32.
+    """
     [name] = [name for name, kind in MODELS.items() if type(model) is kind]
     metadata = {"model": name, "options": json.dumps(model.options)}
     with replacing(path) as temporary:
-        weights = {key: value.detach().float().contiguous() for key, value in model.state_dict().items()}
+        weights = {
+            key: value.detach().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+            for key, value in model.state_dict().items()
+        }
         save_file(weights, temporary, metadata)
 
 

@@ -11,11 +11,21 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at data sources, and fet
 app.add_typer(data_app, name="data")
 
 Source = Annotated[
-    str, typer.Argument(help="synthetic, open-subjects, open-styles, human36m, humaneva or mpi_inf_3dhp")
+    str, typer.Argument(help="synthetic, open-subjects, open-styles, human36m, humaneva, mpi_inf_3dhp or pose2sim")
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder or archive with the data (default: MIXSTE_DATA).")]
 Keypoints = Annotated[str, typer.Option(help='"gt", or the name of a detector.')]
 ProfileName = Annotated[str, typer.Option(help="Scale of the study.")]
+Checkpoint = Annotated[
+    str, typer.Option(help="Weights: open-small, which come along, or a file, ours or the authors'.")
+]
+
+
+def network(checkpoint: str):
+    """The network of a file, or of the name, which has no ending, of weights that come with the package."""
+    from mixste import checkpoints
+
+    return (checkpoints.load_checkpoint if Path(checkpoint).suffix else checkpoints.from_pretrained)(checkpoint)
 
 
 @data_app.command("show")
@@ -72,7 +82,7 @@ def train(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Option(help="Weights: ours or the authors'.")],
+    checkpoint: Checkpoint = "open-small",
     source: Annotated[str, typer.Option(help="Data source.")] = "synthetic",
     root: Root = None,
     keypoints: Keypoints = "gt",
@@ -82,11 +92,10 @@ def evaluate(
     from tqdm import tqdm
 
     from mixste import evaluate as ev
-    from mixste.checkpoints import load_checkpoint
     from mixste.data import load
     from mixste.study.published import published
 
-    model = load_checkpoint(checkpoint)
+    model = network(checkpoint)
     dataset = load(source, root, keypoints)
     with tqdm(desc="testing", unit="frame", unit_scale=True, disable=None) as bar:
         table = ev.evaluate(model, dataset.test, protocol, skeleton=dataset.skeleton, progress=bar.update)
@@ -104,18 +113,21 @@ def evaluate(
 
 @app.command()
 def lift(
-    source: Annotated[Path, typer.Argument(help="Keypoints of a detector: a file, a folder of frames, or of clips.")],
-    checkpoint: Annotated[Path, typer.Option(help="Weights: ours or the authors'.")],
+    source: Annotated[
+        Path, typer.Argument(help="A film, or keypoints of a detector: a file, a folder of frames, or of clips.")
+    ],
+    checkpoint: Checkpoint = "open-small",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("lifted"),
     format: Annotated[str, typer.Option(help="auto, or the name of a format.")] = "auto",
     layout: Annotated[str | None, typer.Option(help="Joint layout, where the file does not tell.")] = None,
     size: Annotated[str | None, typer.Option(help="Width and height of the image, as 1920x1080.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second, over what the file says.")] = None,
     person: Annotated[int, typer.Option(help="0 for the most prominent one.")] = 0,
-    to: Annotated[list[str] | None, typer.Option(help="npz, csv, json, bvh, gif or html; may be given again.")] = None,
+    to: Annotated[
+        list[str] | None, typer.Option(help="npz, csv, json, bvh, gif, mp4 or html; may be given again.")
+    ] = None,
 ) -> None:
-    """Lift the keypoints of your own detector to 3D poses."""
-    from mixste.checkpoints import load_checkpoint
+    """Lift films, or the keypoints of your own detector, to 3D poses."""
     from mixste.data import DataError
     from mixste.lift import lift
 
@@ -128,8 +140,9 @@ def lift(
     for result in lift(
         source,
         out,
-        load_checkpoint(checkpoint),
+        network(checkpoint),
         format=format,
+        layout=layout,
         resolution=resolution,
         fps=fps,
         person=person,
@@ -148,13 +161,13 @@ def lift(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Option(help="Weights: ours or the authors'.")],
     to: Annotated[Path, typer.Argument(help="File to write: .onnx, or .bin for the authors' own format.")],
+    checkpoint: Checkpoint = "open-small",
 ) -> None:
     """Write a checkpoint as ONNX, checked against PyTorch, or in the authors' format."""
     from mixste import checkpoints, export
 
-    model = checkpoints.load_checkpoint(checkpoint)
+    model = network(checkpoint)
     if to.suffix == ".onnx":
         difference = export.export_onnx(model, to)
         print(f"{to}: at most {difference * 1000:.4f} mm from PyTorch")

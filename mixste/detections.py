@@ -67,12 +67,12 @@ MADE_OF: dict[str, tuple[dict[str, float], ...]] = {
 
 
 def to_human36m(
-    points: Float[np.ndarray, "frames points 2"], names: tuple[str, ...]
-) -> Float[np.ndarray, "frames 17 2"]:
+    points: Float[np.ndarray, "frames points axes"], names: tuple[str, ...]
+) -> Float[np.ndarray, "frames 17 axes"]:
     """A detector's points, NaN where unseen, as the joints of human36m by `MADE_OF`, NaN where no row of it is seen."""
     if names == human36m.joints:
         return points
-    joints = np.full((len(points), 17, 2), np.nan)
+    joints = np.full((len(points), 17, points.shape[2]), np.nan)
     hip, spine, thorax = (human36m.joints.index(name) for name in ("Hip", "Spine", "Thorax"))
     for name, rows in MADE_OF.items():
         joint = joints[:, human36m.joints.index(name)]

@@ -153,20 +153,27 @@ def low_precision(model: MixSTE) -> dict[nn.Parameter, Tensor]:
 
 
 def cuda_forward(model: MixSTE, keypoints: Float[Tensor, "batch frames joints 2"], low: dict) -> Tensor:
-    layout = kernels.Layout(*keypoints.shape[:3])
-    x = model.embedding_norm(model.embed(keypoints) + model.joint_position)
-    x = x.bfloat16().flatten(0, 2)
+    layout = kernels.Layout(*keypoints.shape[:3], keypoints.device)
     steps = sequence(model)
-    x, normed = FirstNorm.apply(x, layout, steps[0][0].norm1, *steps[0][0].norm1.parameters())
     keeps = draw(model, layout)
-    for (block, inner, temporal, _), keep, following in zip(steps, keeps, [*steps[1:], None], strict=True):
+    ahead = [(block.attn.proj.bias.detach(), keep[0]) for (block, *_), keep in zip(steps, keeps, strict=True)]
+    x, normed = Beginning.apply(keypoints, layout, model, ahead[0], *beginning_parameters(model))
+    for (block, inner, temporal, _), keep, following, next_ahead in zip(
+        steps, keeps, [*steps[1:], None], [*ahead[1:], None], strict=True
+    ):
         outer = following[0].norm1 if following else model.head_norm
         position = model.frame_position if following and following[2] and following[3] else None
         x, normed = AttentionHalf.apply(x, normed, keep[0], layout, block, low, temporal, *attention_parameters(block))
         x, normed = MLPHalf.apply(
-            x, normed, keep[1], layout, block, low, inner, outer, position, *mlp_parameters(block, inner, outer)
-        )
-    return model.head(normed.float()).view(*keypoints.shape[:3], 3)
+            x, normed, keep[1], layout, block, low, inner, outer, next_ahead, position,
+            *mlp_parameters(block, inner, outer),
+        )  # fmt: skip
+    return End.apply(normed, layout, *model.head.parameters()).view(*keypoints.shape[:3], 3)
+
+
+def beginning_parameters(model: MixSTE) -> list[nn.Parameter]:
+    norms = [*model.spatial_blocks[0].norm1.parameters(), *model.embedding_norm.parameters()]
+    return [*model.embed.parameters(), model.joint_position, *norms]
 
 
 def attention_parameters(block: Block) -> list[nn.Parameter]:
@@ -199,31 +206,45 @@ def weight_gradient(d_out: Float[Tensor, "rows out"], x: Float[Tensor, "rows in"
     return d_out.t() @ x
 
 
-class FirstNorm(torch.autograd.Function):
+def narrow(x: Float[Tensor, "rows few"], dtype: torch.dtype) -> Float[Tensor, "rows 8"]:
+    """A few columns as the matrix units take them."""
+    return F.pad(x, (0, 8 - x.shape[1])).to(dtype)
+
+
+class Beginning(torch.autograd.Function):
+    """The embedding, its norm if the model has one, and the first block's norm of it."""
+
     @staticmethod
-    def forward(ctx, x, layout, norm, *parameters):
-        ctx.save_for_backward(x)
-        ctx.layout, ctx.norm = layout, norm
-        return x, kernels.norm(layout, x, None, None, None, None, None, norm, save=False)[2]
+    def forward(ctx, keypoints, layout, model, ahead, *parameters):
+        outer = model.spatial_blocks[0].norm1
+        inner = None if isinstance(model.embedding_norm, nn.Identity) else model.embedding_norm
+        x = kernels.embed(layout, keypoints, model.embed.weight, model.embed.bias, model.joint_position, torch.bfloat16)
+        _, stream, normed = kernels.norm(layout, x, outer, inner=inner, ahead=ahead)
+        ctx.save_for_backward(keypoints, x)
+        ctx.layout, ctx.inner, ctx.outer = layout, inner, outer
+        return stream, normed
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_x, d_normed):
-        (x,) = ctx.saved_tensors
-        d_x, _, sums = kernels.norm_backward(ctx.layout, x, d_normed, d_x, None, None, None, ctx.norm)
-        return d_x, None, None, sums[1], sums[2]
+    def backward(ctx, d_stream, d_normed):
+        keypoints, x = ctx.saved_tensors
+        d_x, _, sums = kernels.norm_backward(ctx.layout, x, d_normed, d_stream, ctx.outer, inner=ctx.inner)
+        d_position = d_x.view(-1, ctx.layout.joints, d_x.shape[1]).sum(0, dtype=torch.float32)
+        d_weight = weight_gradient(d_x, narrow(keypoints.flatten(0, 2), d_x.dtype))[:, :2]
+        return *[None] * 4, d_weight, d_position.sum(0), d_position, *sums[1:]
 
 
 class AttentionHalf(torch.autograd.Function):
-    """x + keep · attention(normed), and norm2 of it."""
+    """x + keep · attention(normed), in place of x, which brings the branch's bias along; and norm2 of it."""
 
     @staticmethod
     def forward(ctx, x, normed, keep, layout, block, low, temporal, *parameters):
         attn = block.attn
-        qkv = torch.addmm(low[attn.qkv.bias], normed, low[attn.qkv.weight].t())
-        out, log_sum = kernels.attention(layout, qkv, attn.heads, attn.scale, temporal, keep)
-        branch = out @ low[attn.proj.weight].t()
-        x, _, after = kernels.norm(layout, x, branch, attn.proj.bias, keep, None, None, block.norm2, save=True)
+        qkv = normed @ low[attn.qkv.weight].t()
+        out, log_sum = kernels.attention(layout, qkv, attn.qkv.bias, attn.heads, attn.scale, temporal, keep)
+        x.addmm_(out, low[attn.proj.weight].t())
+        _, _, after = kernels.norm(layout, x, block.norm2)
+        ctx.mark_dirty(x)
         ctx.save_for_backward(normed, qkv, out, log_sum, x, keep)
         ctx.layout, ctx.block, ctx.low, ctx.temporal = layout, block, low, temporal
         return x, after
@@ -233,27 +254,27 @@ class AttentionHalf(torch.autograd.Function):
     def backward(ctx, d_x, d_after):
         normed, qkv, out, log_sum, x, keep = ctx.saved_tensors
         attn, layout = ctx.block.attn, ctx.layout
-        d_x, _, sums = kernels.norm_backward(layout, x, d_after, d_x, keep, None, None, ctx.block.norm2)
+        d_x, _, sums = kernels.norm_backward(layout, x, d_after, d_x, ctx.block.norm2, keep)
         d_proj = weight_gradient(d_x, out)
         d_out = d_x @ ctx.low[attn.proj.weight]
         d_qkv, d_qkv_bias = kernels.attention_backward(
-            layout, qkv, attn.heads, attn.scale, ctx.temporal, keep, out, log_sum, d_out
+            layout, qkv, attn.qkv.bias, attn.heads, attn.scale, ctx.temporal, keep, out, log_sum, d_out
         )
         d_qkv_weight = weight_gradient(d_qkv, normed)
         d_normed = d_qkv @ ctx.low[attn.qkv.weight]
-        return d_x, d_normed, *[None] * 5, d_qkv_weight, d_qkv_bias, d_proj, sums[0], sums[1], sums[2]
+        return d_x, d_normed, *[None] * 5, d_qkv_weight, d_qkv_bias, d_proj, *sums
 
 
 class MLPHalf(torch.autograd.Function):
     """The stream, inner norm of x + keep · MLP(normed), plus position, and the outer norm of it."""
 
     @staticmethod
-    def forward(ctx, x, normed, keep, layout, block, low, inner, outer, position, *parameters):
+    def forward(ctx, x, normed, keep, layout, block, low, inner, outer, ahead, position, *parameters):
         mlp = block.mlp
         hidden = normed @ low[mlp.fc1.weight].t()
         active = kernels.gelu(hidden, mlp.fc1.bias, keep)
         branch = active @ low[mlp.fc2.weight].t()
-        x, stream, after = kernels.norm(layout, x, branch, mlp.fc2.bias, keep, inner, position, outer, save=True)
+        x, stream, after = kernels.norm(layout, x, outer, branch, mlp.fc2.bias, keep, inner, position, ahead, save=True)
         ctx.save_for_backward(normed, hidden, active, x, keep, position)
         ctx.layout, ctx.mlp, ctx.low, ctx.inner, ctx.outer = layout, mlp, low, inner, outer
         return stream, after
@@ -264,15 +285,33 @@ class MLPHalf(torch.autograd.Function):
         normed, hidden, active, x, keep, position = ctx.saved_tensors
         mlp = ctx.mlp
         d_x, d_position, sums = kernels.norm_backward(
-            ctx.layout, x, d_after, d_stream, keep, ctx.inner, position, ctx.outer
+            ctx.layout, x, d_after, d_stream, ctx.outer, keep, ctx.inner, position
         )
         d_active = d_x @ ctx.low[mlp.fc2.weight]
-        d_hidden, d_bias = kernels.gelu_backward(hidden, mlp.fc1.bias, keep, d_active)
+        d_hidden, d_bias = kernels.gelu_backward(ctx.layout, hidden, mlp.fc1.bias, keep, d_active)
         d_fc2 = weight_gradient(d_x, active)
         d_fc1 = weight_gradient(d_hidden, normed)
         d_normed = d_hidden @ ctx.low[mlp.fc1.weight]
         norms = (sums[3], sums[4], sums[1], sums[2])
-        return d_x, d_normed, *[None] * 6, d_position, d_fc1, d_bias, d_fc2, sums[0], *norms
+        return d_x, d_normed, *[None] * 7, d_position, d_fc1, d_bias, d_fc2, sums[0], *norms
+
+
+class End(torch.autograd.Function):
+    """The last linear layer, in float32."""
+
+    @staticmethod
+    def forward(ctx, normed, layout, weight, bias):
+        ctx.save_for_backward(normed, weight)
+        ctx.layout = layout
+        return kernels.head(layout, normed, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out):
+        normed, weight = ctx.saved_tensors
+        d_out = d_out.contiguous()
+        d_normed = kernels.head_backward(ctx.layout, d_out, weight, normed.dtype)
+        return d_normed, None, weight_gradient(narrow(d_out, normed.dtype), normed)[:3], d_out.sum(0)
 
 
 class Step:
@@ -431,26 +470,24 @@ def eight_bits(weight: nn.Parameter, norm: nn.LayerNorm) -> dict:
 
 def cuda_lift(model: MixSTE, blocks: list[dict], keypoints: Float[Tensor, "batch frames joints 2"]) -> Tensor:
     """cuda_forward for inference. Products are added to the residual in place; their biases wait for the next norm."""
-    layout = kernels.Layout(*keypoints.shape[:3])
+    layout = kernels.Layout(*keypoints.shape[:3], keypoints.device)
     x = kernels.embed(layout, keypoints, model.embed.weight, model.embed.bias, model.joint_position, torch.bfloat16)
     if not isinstance(model.embedding_norm, nn.Identity):
-        _, _, x = kernels.norm(layout, x, None, None, None, None, None, model.embedding_norm, save=False)
+        _, _, x = kernels.norm(layout, x, model.embedding_norm)
     dtype = blocks[0]["qkv"].dtype
-    _, _, normed = kernels.norm(layout, x, None, None, None, None, None, blocks[0]["norm1"], save=False, dtype=dtype)
+    _, _, normed = kernels.norm(layout, x, blocks[0]["norm1"], dtype=dtype)
     for block, following in zip(blocks, [*blocks[1:], {"norm1": model.head_norm}], strict=True):
         if dtype == torch.bfloat16:
             qkv = normed @ block["qkv"]
         else:
             qkv = torch._scaled_mm(normed, block["qkv"], *block["scales"], out_dtype=x.dtype, use_fast_accum=True)
-        out, _ = kernels.attention(
-            layout, qkv, block["heads"], block["scale"], block["temporal"], bias=block["qkv_bias"]
-        )
+        out, _ = kernels.attention(layout, qkv, block["qkv_bias"], block["heads"], block["scale"], block["temporal"])
         x.addmm_(out, block["proj"])
-        _, _, normed = kernels.norm(layout, x, None, block["proj_bias"], None, None, None, block["norm2"], save=False)
+        _, _, normed = kernels.norm(layout, x, block["norm2"], bias=block["proj_bias"])
         active = torch._addmm_activation(block["fc1_bias"], normed, block["fc1"], use_gelu=True)
         x.addmm_(active, block["fc2"])
         _, x, normed = kernels.norm(
-            layout, x, None, block["biases"], None, block["inner"], block["position"], following["norm1"], save=False,
+            layout, x, following["norm1"], bias=block["biases"], inner=block["inner"], position=block["position"],
             dtype=dtype if "qkv" in following else None,
         )  # fmt: skip
     return kernels.head(layout, normed, model.head.weight, model.head.bias).view(*keypoints.shape[:3], 3)

@@ -20,8 +20,9 @@ def replacing(path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's 0600 would keep a team from reading each other's results
         yield temporary
+        # 0600, of mkstemp and libraries that write as it does, would keep a team from reading each other's results.
+        temporary.chmod(0o666 & ~_umask())
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -35,11 +35,11 @@ def _normalised_backward(d, x, inverse, DIM: tl.constexpr):
 
 @triton.jit
 def _norm_forward(
-    X, Y, BIAS, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, OUTER_B, SUM, STREAM, NORMED,
+    X, Y, BIAS, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, OUTER_B, NEXT_BIAS, NEXT_KEEP, SUM, STREAM, NORMED,
     rows, joints, frames, inner_eps, outer_eps,
     DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
     BRANCH: tl.constexpr, BIASED: tl.constexpr, KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr,
-    SAVE: tl.constexpr,
+    NEXT: tl.constexpr, NEXT_KEPT: tl.constexpr, SAVE: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, COLUMNS)
     outer_w = tl.load(OUTER_W + column, column < DIM, 0.0)
@@ -49,6 +49,8 @@ def _norm_forward(
         inner_b = tl.load(INNER_B + column, column < DIM, 0.0)
     if BIASED:
         bias = tl.load(BIAS + column, column < DIM, 0.0)
+    if NEXT:
+        next_bias = tl.load(NEXT_BIAS + column, column < DIM, 0.0)
     first = tl.program_id(0).to(tl.int64) * CHUNK
     for step in range(CHUNK):
         row = first + step
@@ -73,6 +75,10 @@ def _norm_forward(
             x = x * inner_w + inner_b
             if PLACED:
                 x += tl.load(POSITION + (row // joints) % frames * DIM + column, inside, 0.0)
+        if NEXT:
+            keep = tl.load(NEXT_KEEP + row, row < rows, 0.0) if NEXT_KEPT else 1.0
+            tl.store(STREAM + at, (x + keep * next_bias).to(STREAM.dtype.element_ty), inside)
+        elif INNER:
             tl.store(STREAM + at, x.to(STREAM.dtype.element_ty), inside)
         x, _ = _normalised(x, inside, DIM, outer_eps)
         tl.store(NORMED + at, (x * outer_w + outer_b).to(NORMED.dtype.element_ty), inside)
@@ -83,7 +89,7 @@ def _norm_backward(
     SUM, D_NORMED, D_STREAM, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, D_SUM, D_PLACED, PARTIAL,
     rows, joints, frames, inner_eps, outer_eps,
     DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
-    KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr,
+    KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr, SUMS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, COLUMNS)
     outer_w = tl.load(OUTER_W + column, column < DIM, 0.0)
@@ -96,7 +102,7 @@ def _norm_backward(
         d_inner_w = tl.zeros([COLUMNS], tl.float32)
         d_inner_b = tl.zeros([COLUMNS], tl.float32)
     first = tl.program_id(0).to(tl.int64) * CHUNK
-    for step in range(CHUNK):
+    for step in tl.range(CHUNK, num_stages=STAGES):  # the next rows are on their way meanwhile
         row = first + step
         inside = (row < rows) & (column < DIM)
         at = row * DIM + column
@@ -122,7 +128,7 @@ def _norm_backward(
         if KEPT:
             d *= tl.load(KEEP + row, row < rows, 0.0)
         d_bias += tl.where(inside, d, 0.0)
-    sums = PARTIAL + tl.program_id(0) * 5 * DIM + column
+    sums = PARTIAL + tl.program_id(0) * SUMS * DIM + column
     tl.store(sums, d_bias, column < DIM)
     tl.store(sums + DIM, d_outer_w, column < DIM)
     tl.store(sums + 2 * DIM, d_outer_b, column < DIM)
@@ -165,15 +171,45 @@ def _head(X, W, BIAS, OUT, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK
 
 
 @triton.jit
+def _head_backward(D_OUT, W, D_X, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr):
+    column = tl.arange(0, COLUMNS)
+    inside = column < DIM
+    w_x = tl.load(W + column, inside, 0.0)
+    w_y = tl.load(W + DIM + column, inside, 0.0)
+    w_z = tl.load(W + 2 * DIM + column, inside, 0.0)
+    first = tl.program_id(0).to(tl.int64) * CHUNK
+    for step in range(CHUNK):
+        row = first + step
+        d_x = tl.load(D_OUT + 3 * row, row < rows, 0.0) * w_x
+        d_x += tl.load(D_OUT + 3 * row + 1, row < rows, 0.0) * w_y
+        d_x += tl.load(D_OUT + 3 * row + 2, row < rows, 0.0) * w_z
+        tl.store(D_X + row * DIM + column, d_x.to(D_X.dtype.element_ty), inside & (row < rows))
+
+
+@triton.jit
+def _normal(x):
+    """The standard normal's distribution at x, to 1e-7, and exp(−x² / 2): one exponential serves GELU and its slope.
+
+    Abramowitz and Stegun, 7.1.26; 1 / y is taken as 1 / √y², which is one instruction.
+    """
+    y = 1.0 + 0.23164189 * tl.abs(x)
+    t = tl.rsqrt(y * y)
+    bell = tl.exp2(x * x * -0.7213475204444817)
+    tail = ((((0.5307027145 * t - 0.7265760135) * t + 0.7107068705) * t - 0.142248368) * t + 0.127414796) * t * bell
+    return tl.where(x < 0, tail, 1 - tail), bell
+
+
+@triton.jit
 def _gelu_forward(
-    X, BIAS, KEEP, OUT, rows, WIDTH, ROWS: tl.constexpr, COLUMNS: tl.constexpr, KEPT: tl.constexpr
+    X, BIAS, KEEP, OUT, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, KEPT: tl.constexpr
 ):  # fmt: skip
     row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     inside = (row < rows) & (column < WIDTH)
     at = row * WIDTH + column
     x = tl.load(X + at, inside, 0.0).to(tl.float32) + tl.load(BIAS + column, column < WIDTH, 0.0).to(tl.float32)
-    x *= 0.5 * (1 + tl.erf(x * 0.7071067811865476))
+    below, _ = _normal(x)
+    x *= below
     if KEPT:
         x *= tl.load(KEEP + row, row < rows, 0.0)
     tl.store(OUT + at, x.to(OUT.dtype.element_ty), inside)
@@ -181,20 +217,21 @@ def _gelu_forward(
 
 @triton.jit
 def _gelu_backward(
-    X, BIAS, KEEP, D_OUT, D_X, PARTIAL, rows, WIDTH,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr, KEPT: tl.constexpr,
+    X, BIAS, KEEP, D_OUT, D_X, PARTIAL, rows, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr, KEPT: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     bias = tl.load(BIAS + column, column < WIDTH, 0.0).to(tl.float32)
     d_bias = tl.zeros([ROWS, COLUMNS], tl.float32)
     first = tl.program_id(1).to(tl.int64) * CHUNK
-    for start in range(0, CHUNK, ROWS):
+    for start in tl.range(0, CHUNK, ROWS, num_stages=STAGES):
         row = first + start + tl.arange(0, ROWS)[:, None]
         inside = (row < rows) & (column < WIDTH)
         at = row * WIDTH + column
         x = tl.load(X + at, inside, 0.0).to(tl.float32) + bias
         d = tl.load(D_OUT + at, inside, 0.0).to(tl.float32)
-        d *= 0.5 * (1 + tl.erf(x * 0.7071067811865476)) + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
+        below, bell = _normal(x)
+        d *= below + x * bell * 0.3989422804014327
         if KEPT:
             d *= tl.load(KEEP + row, row < rows, 0.0)
         tl.store(D_X + at, d.to(D_X.dtype.element_ty), inside)
@@ -216,6 +253,11 @@ def _kept(x, KEEP, first, row, rows, KEPT: tl.constexpr):
     return x
 
 
+# The bias of queries, keys and values is added here, not by the product before. That of the keys moves all scores of a
+# query alike: it changes nothing and has no gradient. That of the values passes through, since weights sum to one, and
+# its gradient is the output's, summed.
+
+
 @triton.jit
 def _plus(x, BIAS, WIDTH: tl.constexpr):
     return (x.to(tl.float32) + tl.load(BIAS + tl.arange(0, WIDTH))[None, :]).to(x.dtype)
@@ -224,18 +266,16 @@ def _plus(x, BIAS, WIDTH: tl.constexpr):
 @triton.jit
 def _spatial_weights(q, k, tokens, joints, scale):
     """Softmax within each of the frames that lie in one tile; rows beyond them are a frame of their own."""
-    scores = tl.dot(q, tl.trans(k)) * scale
     frame = tokens // joints
-    scores = tl.where(frame[:, None] == frame[None, :], scores, float("-inf"))
-    weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
+    scores = tl.where(frame[:, None] == frame[None, :], tl.dot(q, tl.trans(k)), float("-inf"))
+    weights = tl.exp2(scores * scale - (tl.max(scores, 1) * scale)[:, None])
     return weights / tl.sum(weights, 1)[:, None]
 
 
 @triton.jit
 def _spatial_forward(
     QKV, BIAS, KEEP, OUT, rows, joints, per_tile, scale,
-    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, BIASED: tl.constexpr,
-    KEPT: tl.constexpr,
+    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """Several frames in one tile: 3 of 17 joints in 64 rows, where library kernels would pad 17 to 64."""
     head = tl.program_id(0) % HEADS
@@ -243,29 +283,30 @@ def _spatial_forward(
     rows = tl.minimum(rows - first, per_tile)
     tokens = tl.arange(0, TOKENS)
     QKV += first * 3 * DIM + head * WIDTH
-    q = _tile(QKV, tokens, 3 * DIM, rows, WIDTH)
+    q = _plus(_tile(QKV, tokens, 3 * DIM, rows, WIDTH), BIAS + head * WIDTH, WIDTH)
     k = _tile(QKV + DIM, tokens, 3 * DIM, rows, WIDTH)
     v = _tile(QKV + 2 * DIM, tokens, 3 * DIM, rows, WIDTH)
-    if BIASED:
-        q = _plus(q, BIAS + head * WIDTH, WIDTH)
     out = tl.dot(_spatial_weights(q, k, tokens, joints, scale).to(v.dtype), v)
-    if BIASED:
-        out = _plus(out, BIAS + 2 * DIM + head * WIDTH, WIDTH)
+    out = _plus(out, BIAS + 2 * DIM + head * WIDTH, WIDTH)
     out = _kept(out, KEEP, first, tokens, rows, KEPT)
     at = (first + tokens[:, None]) * DIM + head * WIDTH + tl.arange(0, WIDTH)[None, :]
     tl.store(OUT + at, out.to(OUT.dtype.element_ty), tokens[:, None] < rows)
 
 
 @triton.jit
-def _store_gradient(D, PARTIAL, d, row, stride, rows, WIDTH: tl.constexpr):
-    column = tl.arange(0, WIDTH)
-    tl.store(D + row[:, None] * stride + column[None, :], d.to(D.dtype.element_ty), row[:, None] < rows)
-    tl.store(PARTIAL + column, tl.sum(tl.where(row[:, None] < rows, d, 0.0), 0))
+def _store(D, d, row, stride, rows, WIDTH: tl.constexpr):
+    at = row[:, None] * stride + tl.arange(0, WIDTH)[None, :]
+    tl.store(D + at, d.to(D.dtype.element_ty), row[:, None] < rows)
+
+
+@triton.jit
+def _store_sum(SUM, d, row, rows, WIDTH: tl.constexpr):
+    tl.store(SUM + tl.arange(0, WIDTH), tl.sum(tl.where(row[:, None] < rows, d.to(tl.float32), 0.0), 0))
 
 
 @triton.jit
 def _spatial_backward(
-    QKV, KEEP, D_OUT, D_QKV, PARTIAL, rows, joints, per_tile, scale, log_scale,
+    QKV, BIAS, KEEP, D_OUT, D_QKV, PARTIAL, rows, joints, per_tile, scale, log_scale,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0) % HEADS
@@ -276,26 +317,29 @@ def _spatial_backward(
     QKV += first * 3 * DIM + head * WIDTH
     D_QKV += first * 3 * DIM + head * WIDTH
     PARTIAL += tile * 3 * DIM + head * WIDTH
-    q = _tile(QKV, tokens, 3 * DIM, rows, WIDTH)
+    q = _plus(_tile(QKV, tokens, 3 * DIM, rows, WIDTH), BIAS + head * WIDTH, WIDTH)
     k = _tile(QKV + DIM, tokens, 3 * DIM, rows, WIDTH)
     v = _tile(QKV + 2 * DIM, tokens, 3 * DIM, rows, WIDTH)
     d_out = _tile(D_OUT + first * DIM + head * WIDTH, tokens, DIM, rows, WIDTH)
     d_out = _kept(d_out, KEEP, first, tokens, rows, KEPT)
+    tl.store(PARTIAL + DIM + tl.arange(0, WIDTH), tl.zeros([WIDTH], tl.float32))
+    _store_sum(PARTIAL + 2 * DIM, d_out, tokens, rows, WIDTH)
     weights = _spatial_weights(q, k, tokens, joints, log_scale)
     d_weights = tl.dot(d_out, tl.trans(v))
     d_scores = weights * (d_weights - tl.sum(weights * d_weights, 1)[:, None]) * scale
     d_scores = d_scores.to(q.dtype)
-    _store_gradient(D_QKV, PARTIAL, tl.dot(d_scores, k), tokens, 3 * DIM, rows, WIDTH)
-    _store_gradient(D_QKV + DIM, PARTIAL + DIM, tl.dot(tl.trans(d_scores), q), tokens, 3 * DIM, rows, WIDTH)
-    d_v = tl.dot(tl.trans(weights.to(q.dtype)), d_out)
-    _store_gradient(D_QKV + 2 * DIM, PARTIAL + 2 * DIM, d_v, tokens, 3 * DIM, rows, WIDTH)
+    d_q = tl.dot(d_scores, k)
+    _store(D_QKV, d_q, tokens, 3 * DIM, rows, WIDTH)
+    _store(D_QKV + DIM, tl.dot(tl.trans(d_scores), q), tokens, 3 * DIM, rows, WIDTH)
+    _store(D_QKV + 2 * DIM, tl.dot(tl.trans(weights.to(q.dtype)), d_out), tokens, 3 * DIM, rows, WIDTH)
+    _store_sum(PARTIAL, d_q, tokens, rows, WIDTH)
 
 
 @triton.jit
 def _temporal_forward(
     QKV, BIAS, KEEP, OUT, LOG_SUM, scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
-    BIASED: tl.constexpr, KEPT: tl.constexpr,
+    KEPT: tl.constexpr,
 ):  # fmt: skip
     """Softmax over all frames of one joint, key block by key block."""
     sequence = tl.program_id(1)
@@ -304,9 +348,7 @@ def _temporal_forward(
     stride = JOINTS * 3 * DIM
     QKV += first * 3 * DIM + head * WIDTH
     query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
-    q = _tile(QKV, query, stride, FRAMES, WIDTH)
-    if BIASED:
-        q = _plus(q, BIAS + head * WIDTH, WIDTH)
+    q = _plus(_tile(QKV, query, stride, FRAMES, WIDTH), BIAS + head * WIDTH, WIDTH)
     highest = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     out = tl.zeros([QUERIES, WIDTH], tl.float32)
@@ -314,16 +356,14 @@ def _temporal_forward(
         key = start + tl.arange(0, KEYS)
         k = _tile(QKV + DIM, key, stride, FRAMES, WIDTH)
         v = _tile(QKV + 2 * DIM, key, stride, FRAMES, WIDTH)
-        scores = tl.where(key[None, :] < FRAMES, tl.dot(q, tl.trans(k)) * scale, float("-inf"))
-        higher = tl.maximum(highest, tl.max(scores, 1))
+        scores = tl.where(key[None, :] < FRAMES, tl.dot(q, tl.trans(k)), float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1) * scale)
         shrink = tl.exp2(highest - higher)
-        weights = tl.exp2(scores - higher[:, None])
+        weights = tl.exp2(scores * scale - higher[:, None])
         total = total * shrink + tl.sum(weights, 1)
         out = tl.dot(weights.to(v.dtype), v, out * shrink[:, None])
         highest = higher
-    out /= total[:, None]
-    if BIASED:
-        out = _plus(out, BIAS + 2 * DIM + head * WIDTH, WIDTH)
+    out = _plus(out / total[:, None], BIAS + 2 * DIM + head * WIDTH, WIDTH)
     out = _kept(out, KEEP, first, query * JOINTS, FRAMES * JOINTS, KEPT)
     at = (first + query[:, None].to(tl.int64) * JOINTS) * DIM + head * WIDTH + tl.arange(0, WIDTH)[None, :]
     tl.store(OUT + at, out.to(OUT.dtype.element_ty), query[:, None] < FRAMES)
@@ -331,8 +371,22 @@ def _temporal_forward(
 
 
 @triton.jit
+def _output_gradient(
+    OUT, D_OUT, BIAS, KEEP, first, row, JOINTS: tl.constexpr, FRAMES: tl.constexpr, DIM: tl.constexpr,
+    WIDTH: tl.constexpr, KEPT: tl.constexpr,
+):  # fmt: skip
+    """That of the attention itself, without keep and bias, and its product with the output, by token."""
+    out = _tile(OUT, row, JOINTS * DIM, FRAMES, WIDTH).to(tl.float32)
+    d_out = _tile(D_OUT, row, JOINTS * DIM, FRAMES, WIDTH)
+    mean = tl.sum(out * d_out.to(tl.float32), 1)
+    d_out = _kept(d_out, KEEP, first, row * JOINTS, FRAMES * JOINTS, KEPT)
+    bias = tl.load(BIAS + tl.arange(0, WIDTH))
+    return d_out, mean - tl.sum(d_out.to(tl.float32) * bias[None, :], 1)
+
+
+@triton.jit
 def _temporal_backward(
-    QKV, KEEP, OUT, D_OUT, LOG_SUM, D_QKV, PARTIAL, scale, log_scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
+    QKV, BIAS, KEEP, OUT, D_OUT, LOG_SUM, D_QKV, PARTIAL, scale, log_scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, OWN: tl.constexpr, OTHERS: tl.constexpr,
     KEPT: tl.constexpr,
 ):  # fmt: skip
@@ -340,16 +394,17 @@ def _temporal_backward(
     sequence = tl.program_id(1)
     head, joint = sequence % HEADS, sequence // HEADS % JOINTS
     first = (sequence // HEADS // JOINTS).to(tl.int64) * FRAMES * JOINTS + joint
-    stride, out_stride = JOINTS * 3 * DIM, JOINTS * DIM
+    stride = JOINTS * 3 * DIM
     QKV += first * 3 * DIM + head * WIDTH
     D_QKV += first * 3 * DIM + head * WIDTH
+    BIAS += head * WIDTH
     OUT += first * DIM + head * WIDTH
     D_OUT += first * DIM + head * WIDTH
     LOG_SUM += sequence.to(tl.int64) * FRAMES
     PARTIAL += ((sequence // HEADS) * tl.num_programs(0) + tl.program_id(0)) * 3 * DIM + head * WIDTH
 
     own = tl.program_id(0) * OWN + tl.arange(0, OWN)
-    q = _tile(QKV, own, stride, FRAMES, WIDTH)
+    q = _plus(_tile(QKV, own, stride, FRAMES, WIDTH), BIAS, WIDTH)
     k = _tile(QKV + DIM, own, stride, FRAMES, WIDTH)
     v = _tile(QKV + 2 * DIM, own, stride, FRAMES, WIDTH)
 
@@ -357,23 +412,21 @@ def _temporal_backward(
     d_v = tl.zeros([OWN, WIDTH], tl.float32)
     for start in range(0, FRAMES, OTHERS):
         other = start + tl.arange(0, OTHERS)
-        query = _tile(QKV, other, stride, FRAMES, WIDTH)
-        out = _tile(OUT, other, out_stride, FRAMES, WIDTH).to(tl.float32)
-        d_out = _tile(D_OUT, other, out_stride, FRAMES, WIDTH)
-        mean = tl.sum(out * d_out.to(tl.float32), 1)
-        d_out = _kept(d_out, KEEP, first, other * JOINTS, FRAMES * JOINTS, KEPT)
+        query = _plus(_tile(QKV, other, stride, FRAMES, WIDTH), BIAS, WIDTH)
+        d_out, mean = _output_gradient(
+            OUT, D_OUT, BIAS + 2 * DIM, KEEP, first, other, JOINTS, FRAMES, DIM, WIDTH, KEPT
+        )  # fmt: skip
         log_sum = tl.load(LOG_SUM + other, other < FRAMES, float("inf"))  # no weight beyond the last query
         weights = tl.exp2(tl.dot(k, tl.trans(query)) * log_scale - log_sum[None, :])  # (keys, queries)
         d_v += tl.dot(weights.to(q.dtype), d_out)
-        d_scores = weights * (tl.dot(v, tl.trans(d_out)) - mean[None, :]) * scale
+        d_scores = weights * (tl.dot(v, tl.trans(d_out)) - mean[None, :])
         d_k += tl.dot(d_scores.to(q.dtype), query)
-    _store_gradient(D_QKV + DIM, PARTIAL + DIM, d_k, own, stride, FRAMES, WIDTH)
-    _store_gradient(D_QKV + 2 * DIM, PARTIAL + 2 * DIM, d_v, own, stride, FRAMES, WIDTH)
+    _store(D_QKV + DIM, d_k * scale, own, stride, FRAMES, WIDTH)
+    _store(D_QKV + 2 * DIM, d_v, own, stride, FRAMES, WIDTH)
 
-    out = _tile(OUT, own, out_stride, FRAMES, WIDTH).to(tl.float32)
-    d_out = _tile(D_OUT, own, out_stride, FRAMES, WIDTH)
-    mean = tl.sum(out * d_out.to(tl.float32), 1)
-    d_out = _kept(d_out, KEEP, first, own * JOINTS, FRAMES * JOINTS, KEPT)
+    d_out, mean = _output_gradient(OUT, D_OUT, BIAS + 2 * DIM, KEEP, first, own, JOINTS, FRAMES, DIM, WIDTH, KEPT)
+    tl.store(PARTIAL + DIM + tl.arange(0, WIDTH), tl.zeros([WIDTH], tl.float32))
+    _store_sum(PARTIAL + 2 * DIM, d_out, own, FRAMES, WIDTH)
     log_sum = tl.load(LOG_SUM + own, own < FRAMES, float("inf"))
     d_q = tl.zeros([OWN, WIDTH], tl.float32)
     for start in range(0, FRAMES, OTHERS):
@@ -382,14 +435,16 @@ def _temporal_backward(
         value = _tile(QKV + 2 * DIM, other, stride, FRAMES, WIDTH)
         weights = tl.exp2(tl.dot(q, tl.trans(key)) * log_scale - log_sum[:, None])
         weights = tl.where(other[None, :] < FRAMES, weights, 0.0)
-        d_scores = weights * (tl.dot(d_out, tl.trans(value)) - mean[:, None]) * scale
+        d_scores = weights * (tl.dot(d_out, tl.trans(value)) - mean[:, None])
         d_q += tl.dot(d_scores.to(q.dtype), key)
-    _store_gradient(D_QKV, PARTIAL, d_q, own, stride, FRAMES, WIDTH)
+    d_q *= scale
+    _store(D_QKV, d_q, own, stride, FRAMES, WIDTH)
+    _store_sum(PARTIAL, d_q, own, FRAMES, WIDTH)
 
 
 @triton.jit
 def _temporal_backward_whole(
-    QKV, KEEP, OUT, D_OUT, LOG_SUM, D_QKV, PARTIAL, scale, log_scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
+    QKV, BIAS, KEEP, OUT, D_OUT, LOG_SUM, D_QKV, PARTIAL, scale, log_scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     KEPT: tl.constexpr,
 ):  # fmt: skip
@@ -401,17 +456,16 @@ def _temporal_backward_whole(
     QKV += first * 3 * DIM + head * WIDTH
     D_QKV += first * 3 * DIM + head * WIDTH
     PARTIAL += (sequence // HEADS) * 3 * DIM + head * WIDTH
+    BIAS += head * WIDTH
+    OUT += first * DIM + head * WIDTH
+    D_OUT += first * DIM + head * WIDTH
     query = tl.arange(0, QUERIES)
-    q = _tile(QKV, query, stride, FRAMES, WIDTH)
-    d_out = _tile(D_OUT + first * DIM + head * WIDTH, query, JOINTS * DIM, FRAMES, WIDTH)
-    out = _tile(OUT + first * DIM + head * WIDTH, query, JOINTS * DIM, FRAMES, WIDTH).to(tl.float32)
-    mean = tl.sum(out * d_out.to(tl.float32), 1)
-    d_out = _kept(d_out, KEEP, first, query * JOINTS, FRAMES * JOINTS, KEPT)
+    q = _plus(_tile(QKV, query, stride, FRAMES, WIDTH), BIAS, WIDTH)
+    d_out, mean = _output_gradient(OUT, D_OUT, BIAS + 2 * DIM, KEEP, first, query, JOINTS, FRAMES, DIM, WIDTH, KEPT)
+    tl.store(PARTIAL + DIM + tl.arange(0, WIDTH), tl.zeros([WIDTH], tl.float32))
+    _store_sum(PARTIAL + 2 * DIM, d_out, query, FRAMES, WIDTH)
     log_sum = tl.load(LOG_SUM + sequence.to(tl.int64) * FRAMES + query, query < FRAMES, float("inf"))
-    column = tl.arange(0, WIDTH)
     d_q = tl.zeros([QUERIES, WIDTH], tl.float32)
-    sum_k = tl.zeros([WIDTH], tl.float32)
-    sum_v = tl.zeros([WIDTH], tl.float32)
     for start in range(0, FRAMES, KEYS):
         key = start + tl.arange(0, KEYS)
         k = _tile(QKV + DIM, key, stride, FRAMES, WIDTH)
@@ -419,17 +473,14 @@ def _temporal_backward_whole(
         weights = tl.exp2(tl.dot(q, tl.trans(k)) * log_scale - log_sum[:, None])
         weights = tl.where(key[None, :] < FRAMES, weights, 0.0)
         d_v = tl.dot(tl.trans(weights.to(q.dtype)), d_out)
-        d_scores = (weights * (tl.dot(d_out, tl.trans(v)) - mean[:, None]) * scale).to(q.dtype)
-        d_k = tl.dot(tl.trans(d_scores), q)
+        d_scores = (weights * (tl.dot(d_out, tl.trans(v)) - mean[:, None])).to(q.dtype)
+        d_k = tl.dot(tl.trans(d_scores), q) * scale
         d_q = tl.dot(d_scores, k, d_q)
-        at = key[:, None] * stride + column[None, :]
-        tl.store(D_QKV + DIM + at, d_k.to(D_QKV.dtype.element_ty), key[:, None] < FRAMES)
-        tl.store(D_QKV + 2 * DIM + at, d_v.to(D_QKV.dtype.element_ty), key[:, None] < FRAMES)
-        sum_k += tl.sum(d_k, 0)
-        sum_v += tl.sum(d_v, 0)
-    _store_gradient(D_QKV, PARTIAL, d_q, query, stride, FRAMES, WIDTH)
-    tl.store(PARTIAL + DIM + column, sum_k)
-    tl.store(PARTIAL + 2 * DIM + column, sum_v)
+        _store(D_QKV + DIM, d_k, key, stride, FRAMES, WIDTH)
+        _store(D_QKV + 2 * DIM, d_v, key, stride, FRAMES, WIDTH)
+    d_q *= scale
+    _store(D_QKV, d_q, query, stride, FRAMES, WIDTH)
+    _store_sum(PARTIAL, d_q, query, FRAMES, WIDTH)
 
 
 # Launching. Functions take contiguous (rows, width) tensors; rows are tokens.
@@ -438,9 +489,10 @@ def _temporal_backward_whole(
 class Layout:
     """How many tokens there are, and how they lie."""
 
-    def __init__(self, batch: int, frames: int, joints: int):
+    def __init__(self, batch: int, frames: int, joints: int, device):
         self.batch, self.frames, self.joints = batch, frames, joints
         self.rows = batch * frames * joints
+        self.ones = torch.ones(self.rows, device=device)  # what `_finished` sums with
 
 
 def embed(layout, keypoints, weight, bias, position, dtype):
@@ -455,64 +507,79 @@ def embed(layout, keypoints, weight, bias, position, dtype):
 
 def head(layout, normed, weight, bias):
     """(rows, dim) -> (rows, 3) in float32: bfloat16 cannot tell millimetres a metre away."""
+    dim = normed.shape[1]
     out = torch.empty(layout.rows, 3, dtype=torch.float32, device=normed.device)
     _head[(triton.cdiv(layout.rows, 8),)](
-        normed, weight, bias, out, layout.rows, DIM=normed.shape[1], COLUMNS=triton.next_power_of_2(normed.shape[1]),
-        CHUNK=8, num_warps=1,
-    )  # fmt: skip
+        normed, weight, bias, out, layout.rows, DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=8, num_warps=1
+    )
     return out
 
 
-def _chunk(rows: int, most: int) -> int:
+def head_backward(layout, d_out, weight, dtype):
+    """The gradient of head's normed."""
+    dim = weight.shape[1]
+    d_normed = torch.empty(layout.rows, dim, dtype=dtype, device=d_out.device)
+    _head_backward[(triton.cdiv(layout.rows, 8),)](
+        d_out, weight, d_normed, layout.rows, DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=8, num_warps=1
+    )
+    return d_normed
+
+
+def _chunk(rows: int, least: int, most: int, programs: int) -> int:
     """Rows for each program: few enough to busy a GPU, in powers of two, for each is a kernel of its own."""
-    return min(most, max(1, triton.next_power_of_2(rows // 2048)))
+    return max(least, min(most, triton.next_power_of_2(rows // programs)))
 
 
-def _finished(partial):
+def _finished(layout, partial):
     """The sum over programs; as a product with ones, twice as fast as sum(0)."""
-    ones = torch.ones(len(partial), dtype=partial.dtype, device=partial.device)
-    return torch.mv(partial.flatten(1).t(), ones).view(partial.shape[1:])
+    return torch.mv(partial.flatten(1).t(), layout.ones[: len(partial)]).view(partial.shape[1:])
 
 
-def norm(layout, x, branch, bias, keep, inner, position, outer, save: bool, dtype=None):
+def norm(
+    layout, x, outer, branch=None, bias=None, keep=None, inner=None, position=None, ahead=None, save=False, dtype=None
+):
     """sum = x + branch + keep · bias; stream = inner norm of it + position, where given; normed = outer norm of that.
 
-    branch, bias, keep, inner and position may be None. inner, outer: LayerNorms. dtype: of
-    normed, by default x's. Returns sum (if saved), stream (if there is an inner norm), normed.
+    inner, outer: LayerNorms. ahead: bias and keep of the branch that follows, which the stream takes along, so that
+    its product can be added in place. keep, by row, may be None for 1. dtype: of normed, by default x's. Returns sum
+    (if saved), stream (if it is not sum) and normed.
     """
     dim = x.shape[-1]
-    chunk = _chunk(layout.rows, 4)
+    chunk = _chunk(layout.rows, 1, 4, programs=2048)
+    next_bias, next_keep = ahead or (None, None)
     saved = torch.empty_like(x) if save else None
-    stream = torch.empty_like(x) if inner else None
+    stream = torch.empty_like(x) if inner or ahead else None
     normed = torch.empty_like(x, dtype=dtype or x.dtype)
     _norm_forward[(triton.cdiv(layout.rows, chunk),)](
         x, branch, bias, keep, inner and inner.weight, inner and inner.bias, position, outer.weight, outer.bias,
-        saved, stream, normed,
+        next_bias, next_keep, saved, stream, normed,
         layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
         DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, BRANCH=branch is not None, BIASED=bias is not None,
-        KEPT=keep is not None, INNER=inner is not None, PLACED=position is not None, SAVE=save, num_warps=1,
+        KEPT=keep is not None, INNER=inner is not None, PLACED=position is not None, NEXT=ahead is not None,
+        NEXT_KEPT=next_keep is not None, SAVE=save, num_warps=1,
     )  # fmt: skip
     return saved, stream, normed
 
 
-def norm_backward(layout, saved, d_normed, d_stream, keep, inner, position, outer):
-    """Gradients of norm's x, which is that of branch; of position; and (5, dim) of bias, outer w, b, inner w, b."""
+def norm_backward(layout, saved, d_normed, d_stream, outer, keep=None, inner=None, position=None):
+    """Gradients of norm's x, which is that of branch; of position; and of bias, outer w, b, inner w, b, where given."""
     dim = saved.shape[-1]
-    chunk = max(16, _chunk(layout.rows, 32))
+    chunk = _chunk(layout.rows, 16, 64, programs=1024)
     programs = triton.cdiv(layout.rows, chunk)
+    sums = 5 if inner else 3
     d_x = torch.empty_like(saved)
     d_placed = torch.empty_like(saved) if position is not None else None
-    partial = torch.empty(programs, 5, dim, dtype=torch.float32, device=saved.device)
+    partial = torch.empty(programs, sums, dim, dtype=torch.float32, device=saved.device)
     _norm_backward[(programs,)](
         saved, d_normed, d_stream, keep, inner and inner.weight, inner and inner.bias, position, outer.weight,
         d_x, d_placed, partial,
         layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
         DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, KEPT=keep is not None, INNER=inner is not None,
-        PLACED=position is not None, num_warps=2 if inner else 1,
+        PLACED=position is not None, SUMS=sums, STAGES=3, num_warps=1,
     )  # fmt: skip
     if position is not None:
         d_placed = d_placed.view(layout.batch, layout.frames, layout.joints, dim).sum((0, 2), dtype=torch.float32)
-    return d_x, d_placed, _finished(partial)
+    return d_x, d_placed, _finished(layout, partial)
 
 
 def gelu(x, bias, keep):
@@ -520,21 +587,21 @@ def gelu(x, bias, keep):
     rows, width = x.shape
     out = torch.empty_like(x)
     _gelu_forward[(triton.cdiv(width, 256), triton.cdiv(rows, 16))](
-        x, bias, keep, out, rows, width, ROWS=16, COLUMNS=256, KEPT=keep is not None, num_warps=4
+        x, bias, keep, out, rows, WIDTH=width, ROWS=16, COLUMNS=256, KEPT=keep is not None, num_warps=4
     )
     return out
 
 
-def gelu_backward(x, bias, keep, d_out):
+def gelu_backward(layout, x, bias, keep, d_out):
     """Gradients of gelu's x and bias."""
     rows, width = x.shape
     d_x = torch.empty_like(x)
     partial = torch.empty(triton.cdiv(rows, CHUNK), width, dtype=torch.float32, device=x.device)
     _gelu_backward[(triton.cdiv(width, 256), len(partial))](
-        x, bias, keep, d_out, d_x, partial, rows, width,
-        ROWS=8, COLUMNS=256, CHUNK=CHUNK, KEPT=keep is not None, num_warps=4,
+        x, bias, keep, d_out, d_x, partial, rows, WIDTH=width,
+        ROWS=8, COLUMNS=256, CHUNK=CHUNK, KEPT=keep is not None, STAGES=3, num_warps=4,
     )  # fmt: skip
-    return d_x, _finished(partial)
+    return d_x, _finished(layout, partial)
 
 
 def _frames_in_a_tile(joints: int) -> tuple[int, int]:
@@ -543,20 +610,19 @@ def _frames_in_a_tile(joints: int) -> tuple[int, int]:
     return tokens, tokens // joints * joints
 
 
-def attention(layout, qkv, heads: int, scale: float, temporal: bool, keep=None, bias=None):
-    """keep · attention, (rows, 3 · dim) -> (rows, dim), and what its backward needs besides. keep, by row, may be None.
+def attention(layout, qkv, bias, heads: int, scale: float, temporal: bool, keep=None):
+    """keep · attention of qkv + bias, (rows, 3 · dim) -> (rows, dim), and what its backward needs besides.
 
-    bias: of qkv where it has none yet (without a backward). That of the keys changes nothing, for it moves all scores
-    of a query alike; that of the values passes through, for weights sum to one.
+    keep, by row, may be None for 1.
     """
     dim = qkv.shape[1] // 3
     out = torch.empty(layout.rows, dim, dtype=qkv.dtype, device=qkv.device)
-    sizes = {"DIM": dim, "HEADS": heads, "WIDTH": dim // heads}
+    sizes = {"DIM": dim, "HEADS": heads, "WIDTH": dim // heads, "KEPT": keep is not None}
     if not temporal:
         tokens, per_tile = _frames_in_a_tile(layout.joints)
         _spatial_forward[(triton.cdiv(layout.rows, per_tile) * heads,)](
             qkv, bias, keep, out, layout.rows, layout.joints, per_tile, scale * LOG2_E, **sizes, TOKENS=tokens,
-            BIASED=bias is not None, KEPT=keep is not None, num_warps=4,
+            num_warps=4,
         )  # fmt: skip
         return out, None
     sequences = layout.batch * layout.joints * heads
@@ -564,39 +630,38 @@ def attention(layout, qkv, heads: int, scale: float, temporal: bool, keep=None, 
     block = min(64, max(16, triton.next_power_of_2(layout.frames)))
     _temporal_forward[(triton.cdiv(layout.frames, block), sequences)](
         qkv, bias, keep, out, log_sum, scale * LOG2_E, layout.frames, layout.joints, **sizes, QUERIES=block, KEYS=block,
-        BIASED=bias is not None, KEPT=keep is not None, num_warps=4, num_stages=3,
+        num_warps=4, num_stages=3,
     )  # fmt: skip
     return out, log_sum
 
 
-def attention_backward(layout, qkv, heads, scale, temporal, keep, out, log_sum, d_out):
-    """The gradient of qkv, and its sum over rows."""
+def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log_sum, d_out):
+    """Gradients of qkv and bias."""
     dim = out.shape[1]
     d_qkv = torch.empty_like(qkv)
-    sizes = {"DIM": dim, "HEADS": heads, "WIDTH": dim // heads}
+    sizes = {"DIM": dim, "HEADS": heads, "WIDTH": dim // heads, "KEPT": keep is not None}
     if not temporal:
         tokens, per_tile = _frames_in_a_tile(layout.joints)
         tiles = triton.cdiv(layout.rows, per_tile)
         partial = torch.empty(tiles, 3 * dim, dtype=torch.float32, device=qkv.device)
         _spatial_backward[(tiles * heads,)](
-            qkv, keep, d_out, d_qkv, partial, layout.rows, layout.joints, per_tile, scale, scale * LOG2_E, **sizes,
-            TOKENS=tokens, KEPT=keep is not None, num_warps=4,
+            qkv, bias, keep, d_out, d_qkv, partial, layout.rows, layout.joints, per_tile, scale, scale * LOG2_E,
+            **sizes, TOKENS=tokens, num_warps=4,
         )  # fmt: skip
-        return d_qkv, _finished(partial)
+        return d_qkv, _finished(layout, partial)
     if layout.frames <= 256 and sizes["WIDTH"] <= 64:
         queries = max(16, triton.next_power_of_2(layout.frames))
         partial = torch.empty(layout.batch * layout.joints, 3 * dim, dtype=torch.float32, device=qkv.device)
         _temporal_backward_whole[(layout.batch * layout.joints * heads,)](
-            qkv, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints,
-            **sizes, QUERIES=queries, KEYS=min(64, queries), KEPT=keep is not None,
-            num_warps=8 if queries > 128 else 4, num_stages=2,
+            qkv, bias, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints,
+            **sizes, QUERIES=queries, KEYS=min(64, queries), num_warps=8 if queries > 128 else 4, num_stages=3,
         )  # fmt: skip
-        return d_qkv, _finished(partial)
+        return d_qkv, _finished(layout, partial)
     block = min(64, max(16, triton.next_power_of_2(layout.frames)))
     blocks = triton.cdiv(layout.frames, block)
     partial = torch.empty(layout.batch * layout.joints * blocks, 3 * dim, dtype=torch.float32, device=qkv.device)
     _temporal_backward[(blocks, layout.batch * layout.joints * heads)](
-        qkv, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints, **sizes,
-        OWN=block, OTHERS=block, KEPT=keep is not None, num_warps=4, num_stages=2,
+        qkv, bias, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints,
+        **sizes, OWN=block, OTHERS=block, num_warps=4, num_stages=2,
     )  # fmt: skip
-    return d_qkv, _finished(partial)
+    return d_qkv, _finished(layout, partial)

@@ -1,4 +1,4 @@
-"""From a detector's files to 3D poses to take along: one clip, or a folder of them."""
+"""From a film, or the files of a detector, to 3D poses to take along: one clip, or a folder of them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from mixste.formats import is_frame, read
 from mixste.outputs import WRITERS, Lifted
 from mixste.predict import predict
 from mixste.skeleton import human36m
+from mixste.video import SUFFIXES, detect, pyav
 from mixste.viewer import view
 
 OUTPUTS = {**WRITERS, "html": lambda lifted, path: view(lifted).save(path)}
@@ -35,8 +36,8 @@ def lift_clip(
 
     Gaps of up to half a second are filled along straight lines, point by point, before the points become human36m's
     joints; longer ones after, which the notes say. fps: over what the file says. person: 0 for the most prominent.
-    A person much larger or smaller on the screen than in training is lifted as if the image had been cropped or
-    extended around them. DataError if there is no such person, or a joint is seen in no frame.
+    A person much larger or smaller on the screen than in training is lifted as if the image had been extended on all
+    sides, or cropped around them. DataError if there is no such person, or a joint is seen in no frame.
     """
     if model.joints != 17:
         raise DataError(f"expected a model that lifts human36m's 17 joints, found one of {model.joints}")
@@ -79,21 +80,24 @@ def _framed(
     if USUAL[0] <= share <= USUAL[1] or tall == 0:
         return normalize_screen(joints, *resolution), ""
     side = 2 * tall / MEDIAN
-    corner = np.median(joints, axis=(0, 1)) - side / 2
-    return normalize_screen(joints - corner, side, side), (
+    # A wider view keeps the middle, where the camera points to; a narrower one might then not hold the person.
+    wider = share > USUAL[1]
+    middle = np.array(resolution) / 2 if wider else np.median(joints, axis=(0, 1))
+    return normalize_screen(joints - middle + side / 2, side, side), (
         f"the person is {share / 2:.2f} image widths tall, {USUAL[0] / 2:g} to {USUAL[1] / 2:g} in training: lifted as "
-        f"if filmed {side:.0f} pixels wide and centred"
+        f"if filmed {side:.0f} pixels wide{'' if wider else ' and centred'}"
     )
 
 
 def clips_in(source) -> list[Path]:
-    """The clips of a file or folder: itself, or what a folder holds of .json, .npz, .csv and folders of frames."""
+    """The clips of a file or folder: itself, or what a folder holds of films, .json, .npz, .csv and frames' folders."""
     source = Path(source)
     if not source.is_dir() or _is_clip(source):
         return [source]
-    clips = [path for path in sorted(source.iterdir()) if path.suffix in (".json", ".npz", ".csv") or _is_clip(path)]
+    known = (".json", ".npz", ".csv", *SUFFIXES)
+    clips = [path for path in sorted(source.iterdir()) if path.suffix.lower() in known or _is_clip(path)]
     if not clips:
-        raise DataError(f"{source}: expected keypoints in .json, .npz, .csv or folders of frames, found none")
+        raise DataError(f"{source}: expected films, or keypoints in .json, .npz, .csv or folders of frames, found none")
     return clips
 
 
@@ -118,19 +122,24 @@ def lift(
     """Lift every clip of a file or folder and write each, as soon as it is lifted, as out/NAME.npz and so on.
 
     format, layout, resolution: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of npz, csv, json,
-    bvh, gif and html. A clip that cannot be read gives its DataError in place of what was lifted, and the others go on.
-    Raises DataError at once where nothing can be lifted, or an output is unknown.
+    bvh, gif, mp4 and html. A clip that cannot be read gives its DataError in place of what was lifted, and the others
+    go on. Raises DataError at once where nothing can be lifted, or an output is unknown; ImportError for films without
+    the extra `video`.
     """
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
     if unknown:
         raise DataError(f"unknown output {unknown[0]!r}: expected some of {', '.join(OUTPUTS)}")
+    if "mp4" in outputs:
+        pyav()  # or its absence would show when others are written already
     clips = clips_in(source)
 
     def run() -> Iterator[Lifted | DataError]:
         stems = [clip.stem for clip in clips]
         for clip in tqdm(clips, "lifting", unit="clip", disable=None):
             try:
-                lifted = lift_clip(read(clip, format, layout, resolution), model, fps=fps, person=person, flip=flip)
+                film = clip.suffix.lower() in SUFFIXES
+                seen = detect(clip) if film else read(clip, format, layout, resolution)
+                lifted = lift_clip(seen, model, fps=fps, person=person, flip=flip)
             except DataError as error:
                 yield error
                 continue

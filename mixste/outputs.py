@@ -1,20 +1,22 @@
-"""What lifting a clip gives, and the files it is taken along in: .npz, .csv, .json, .bvh and .gif."""
+"""What lifting a clip gives, and the files it is taken along in: .npz, .csv, .json, .bvh, .gif and .mp4."""
 
 import json
 import warnings
 import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from scipy.spatial.transform import Rotation
 
 from mixste.data import DataError
 from mixste.files import replacing
 from mixste.skeleton import human36m
+from mixste.video import save_mp4
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,43 +189,78 @@ def _numbers(values) -> str:
     return " ".join(f"{value:.5f}" for value in values)
 
 
-# --- GIF -------------------------------------------------------------------------------------------------------
+# --- moving pictures -------------------------------------------------------------------------------------------
 
 SIDES = ("#444444", "#d1495b", "#1f6fb4")  # middle, left, right, as in the viewer
+GROUND = "#f4f4f4"  # the image plane
 SMOOTH = 3  # pictures are drawn this much larger and scaled down
 
 
-def write_gif(lifted: Lifted, path, height: int = 240) -> None:
-    """A moving picture: the keypoints in the image plane, and the pose seen half from the side. At most 25 frames/s."""
-    every = max(1, round(lifted.fps / 25))
+def pictures(
+    keypoints: Float[np.ndarray, "frames 17 2"],
+    resolution: tuple[int, int],
+    bodies: Sequence[Float[np.ndarray, "frames 17 3"]],
+    height: int = 240,
+    names: Sequence[str] = (),
+) -> Iterator[Image.Image]:
+    """Each frame as a row of squares: the keypoints in the image plane, then each body seen half from the side.
+
+    bodies: poses in metres, camera axes, relative to the root, in one scale. names: what stands above each square.
+    """
     size = height * SMOOTH
-    scale = 0.96 * size / max(lifted.resolution)
-    corner = (size - np.array(lifted.resolution) * scale) / 2
-    pixels = lifted.keypoints[::every] * scale + corner
-    turned = Rotation.from_euler("yx", [0.5, 0.15]).apply(lifted.poses[::every].reshape(-1, 3)).reshape(-1, 17, 3)
-    reach = max(1e-6, float(np.linalg.norm(lifted.poses, axis=-1).max()))
-    bodies = turned[..., :2] * 0.47 * size / reach + size / 2 + [size, 0]
+    scale = 0.96 * size / max(resolution)
+    corner = (size - np.array(resolution) * scale) / 2
+    reach = max(1e-6, *(float(np.linalg.norm(body, axis=-1).max()) for body in bodies))
+    turn = Rotation.from_euler("yx", [0.5, 0.15]).as_matrix()[:2]  # right and down, as seen
+    drawn = [keypoints * scale + corner]
+    for square, body in enumerate(bodies, 1):
+        drawn.append(body @ turn.T * 0.47 * size / reach + size / 2 + [square * size, 0])
     sides = np.zeros(17, dtype=int)
     sides[list(human36m.left)], sides[list(human36m.right)] = 1, 2
 
-    pictures = []
-    for points in zip(pixels, bodies, strict=True):
-        picture = Image.new("RGB", (2 * size, size), "white")
+    for points in zip(*drawn, strict=True):
+        picture = Image.new("RGB", (len(drawn) * size, size), "white")
         pen = ImageDraw.Draw(picture)
-        pen.rectangle([*corner, *(corner + np.array(lifted.resolution) * scale)], fill="#f4f4f4")
+        pen.rectangle([*corner, *(corner + np.array(resolution) * scale)], fill=GROUND)
         for body in points:
             for parent, child in human36m.bones:
                 ends = [tuple(body[parent].tolist()), tuple(body[child].tolist())]
                 pen.line(ends, fill=SIDES[sides[child]], width=3 * SMOOTH)
             for joint, side in zip(body.tolist(), sides, strict=True):
                 pen.circle(joint, 2 * SMOOTH, fill=SIDES[side])
-        pictures.append(picture.reduce(SMOOTH))
-    palette = pictures[0].quantize(32)  # it has every colour that the others have
-    pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+        for square, name in enumerate(names):
+            pen.text((square * size + size / 30, size / 60), name, fill=SIDES[0], font_size=size / 16)
+        yield picture.reduce(SMOOTH)
+
+
+def save_gif(moving: Iterable[Image.Image], fps: float, path) -> None:
+    """Write what `pictures` draws as an endless .gif: each of its colours is a side's, paled into the ground."""
+    inks, grounds = map(ImageColor.getrgb, SIDES), [ImageColor.getrgb(ground) for ground in ("white", GROUND)]
+    colours = [np.linspace(ink, ground, 6).round() for ink in inks for ground in grounds]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.concatenate(colours).astype(int).ravel().tolist())
+    first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in moving)
     with replacing(path) as temporary:
-        pictures[0].save(
-            temporary, "GIF", save_all=True, append_images=pictures[1:], duration=1000 * every / lifted.fps, loop=0
-        )
+        first.save(temporary, "GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
 
 
-WRITERS = {"npz": write_npz, "csv": write_csv, "json": write_json, "bvh": write_bvh, "gif": write_gif}
+def write_gif(lifted: Lifted, path, height: int = 240) -> None:
+    """Keypoints and pose side by side, for pages and slides. At most 25 frames/s."""
+    every = max(1, round(lifted.fps / 25))
+    moving = pictures(lifted.keypoints[::every], lifted.resolution, [lifted.poses[::every]], height)
+    save_gif(moving, lifted.fps / every, path)
+
+
+def write_mp4(lifted: Lifted, path, height: int = 480) -> None:
+    """The same as a film (H.264), larger and with every frame; ImportError without the extra `video`."""
+    save_mp4(pictures(lifted.keypoints, lifted.resolution, [lifted.poses], height), lifted.fps, path)
+
+
+WRITERS = {
+    "npz": write_npz,
+    "csv": write_csv,
+    "json": write_json,
+    "bvh": write_bvh,
+    "gif": write_gif,
+    "mp4": write_mp4,
+}

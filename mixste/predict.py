@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mixste import fast
 from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.data.windows import evaluation_windows, sliding_windows
 from mixste.skeleton import Skeleton, of_joints
@@ -32,7 +33,8 @@ def reading(model: nn.Module, length: int) -> tuple[Int[np.ndarray, "windows rea
 
 def mirrored(points: Float[Tensor, "*batch joints axes"], skeleton: Skeleton) -> Float[Tensor, "*batch joints axes"]:
     """The mirror image: x reversed, left and right joints swapped. Keypoints must be screen-normalised."""
-    points = points[..., torch.as_tensor(skeleton.mirror, device=points.device), :]
+    index = torch.as_tensor(skeleton.mirror).to(points.device, non_blocking=True)  # a GPU need not stop for it
+    points = points[..., index, :]
     return torch.cat([-points[..., :1], points[..., 1:]], dim=-1)
 
 
@@ -61,15 +63,16 @@ def lift(
     poses: list[Tensor | None] = [None] * len(clips)
     training = model.training
     model.eval()
+    network = fast.Lifter(model) if keypoints.is_cuda and fast.covers(model) else model
     try:
         for width, group in by_width.items():
             windows = torch.from_numpy(np.concatenate([read for _, read in group])).to(keypoints.device)
             lifted = []
             for batch in windows.split(max(1, BATCH_FRAMES // width)):
                 seen = keypoints[batch]  # (batch, frames, joints, 2)
-                out = model(seen)
+                out = network(seen)
                 if flip:
-                    out = (out + mirrored(model(mirrored(seen, skeleton)), skeleton)) / 2
+                    out = (out + mirrored(network(mirrored(seen, skeleton)), skeleton)) / 2
                 lifted.append(out.float())
                 progress(batch.numel())
             parts = torch.cat(lifted).split([len(read) for _, read in group])

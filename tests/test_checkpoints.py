@@ -12,9 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mixste import MixSTE, checkpoints
 from mixste.baselines import PoseFormer, VideoPose3D
+from mixste.camera import normalize_screen
 from mixste.checkpoints import CheckpointError, export_authors, load_checkpoint, save_checkpoint, transfer
-from mixste.model import MixSTE
+from mixste.data import synthetic
+from mixste.data.virtual import film
+from mixste.metrics import mpjpe
+from mixste.predict import predict
 from mixste.skeleton import human36m, humaneva15, mpi_inf_3dhp
 
 sys.path.append(str(Path(__file__).parent / "data"))
@@ -525,3 +530,57 @@ def test_transfer_that_cannot_be():
         transfer(MixSTE(5, 17, 8, 1), 5, human36m, mpi_inf_3dhp)
     with pytest.raises(ValueError, match="one sequence a joint"):
         transfer(MixSTE(5, 17, 8, 1, separate_joints=False), 5, human36m, humaneva15)
+
+
+# --- the weights in the box ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def box(tmp_path, monkeypatch) -> Path:
+    """A package with weights of ours in it instead of its own."""
+    monkeypatch.setattr(checkpoints, "files", lambda package: tmp_path)
+    return tmp_path / "weights"
+
+
+def test_weights_in_the_box_are_stored_in_half_and_read_in_full(box):
+    model = MixSTE(frames=FRAMES, dim=DIM, depth=DEPTH)
+    save_checkpoint(model, box / "tiny.safetensors", torch.float16)
+    save_checkpoint(model, box / "full.safetensors")
+    loaded = MixSTE.from_pretrained("tiny")
+    assert not loaded.training
+    for key, value in loaded.state_dict().items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, model.state_dict()[key], rtol=2**-11, atol=1e-7)
+    sizes = [(box / name).stat().st_size for name in ("tiny.safetensors", "full.safetensors")]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+def test_a_count_of_batches_outlasts_storing_in_half(tmp_path):
+    model = VideoPose3D(frames=9, channels=DIM)
+    model.expand_bn.num_batches_tracked.fill_(100_001)  # above float16's largest number
+    save_checkpoint(model, tmp_path / "half.safetensors", torch.float16)
+    assert load_checkpoint(tmp_path / "half.safetensors").expand_bn.num_batches_tracked == 100_001
+
+
+def test_an_unknown_name_lists_those_there_are(box):
+    with pytest.raises(CheckpointError, match="shipped weights, none here, found 'open-small'"):
+        MixSTE.from_pretrained("open-small")
+    for name in ("b", "a"):
+        save_checkpoint(MixSTE(frames=FRAMES, dim=DIM, depth=1), box / f"{name}.safetensors")
+    with pytest.raises(CheckpointError, match=r"shipped weights, a, b, found '\.\./a'"):
+        MixSTE.from_pretrained("../a")
+
+
+@pytest.mark.parametrize("name", checkpoints.pretrained())
+def test_shipped_weights_lift_people_they_were_not_trained_on(name):
+    """Every file in the package is small, has its card, and lifts bodies and motions of quite another source."""
+    path = checkpoints.pretrained()[name]
+    assert path.stat().st_size < 8e6
+    assert path.with_suffix(".md").exists()
+    network = MixSTE.from_pretrained(name)
+    for action in ("Walking", "Greeting", "Sitting"):
+        world = synthetic.perform("S9", action, "1")[:162]
+        clip = film(world, subject="S9", action=action, fps=synthetic.FPS, keypoints="openpose")[1]
+        lifted = predict(network, normalize_screen(clip.keypoints, *clip.resolution), flip=False)
+        # Metres. Its bodies, cameras and skeleton are those of the recordings; these are others.
+        assert mpjpe(lifted - lifted[:, :1], clip.poses - clip.poses[:, :1]) < 0.15

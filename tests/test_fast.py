@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mixste import MixSTE, fast
+from mixste.predict import predict
 
 VARIANTS = {
     "the paper's": {},
@@ -194,3 +195,12 @@ def test_a_replayed_step_draws_new_branches_to_drop():
     assert len(set(losses)) == 4
     torch.cuda.manual_seed(0)
     assert [float(step(*batch)) for _ in range(4)] == losses
+
+
+@needs_cuda
+@pytest.mark.gpu
+def test_predicting_on_cuda_agrees_with_the_cpu():
+    model = cuda_network().eval()
+    keypoints = torch.randn(100, 17, 2)
+    expected = predict(copy.deepcopy(model).cpu(), keypoints)
+    assert (predict(model, keypoints.cuda()).cpu() - expected).norm() / expected.norm() < 0.02

@@ -91,20 +91,29 @@ def test_unknown_rates_and_other_people_are_told(model):
     assert second.fps == 60
 
 
-@pytest.mark.parametrize("factor", [0.3, 3.0])
-def test_people_of_unusual_size_are_seen_through_another_frame(model, factor):
-    far = lift_clip(detections(moving() * factor), model)
+def test_small_people_are_seen_as_if_the_image_were_cropped_around_them(model):
+    far = lift_clip(detections(moving() * 0.3), model)
     [note] = far.notes
     assert "in training" in note
     # What is filmed does not depend on where it lies in the image, nor on the image's size.
-    moved = lift_clip(detections(moving() * factor + [90, -40], resolution=(round(4000 * factor), 50)), model)
+    moved = lift_clip(detections(moving() * 0.3 + [90, -40], resolution=(1200, 50)), model)
     np.testing.assert_allclose(moved.poses, far.poses, atol=1e-5)
     # 400 pixels tall, as if filmed 0.64 / 2 image widths tall and with the middle joint in the middle.
     side = 400 / 0.32
     middle = np.median(moving(), axis=(0, 1))
     expected = predict(model, normalize_screen(moving() - middle + side / 2, side, side))
     np.testing.assert_allclose(far.poses, expected - expected[:, :1], atol=1e-5)
-    np.testing.assert_allclose(far.keypoints, moving() * factor)
+    np.testing.assert_allclose(far.keypoints, moving() * 0.3)
+
+
+def test_large_people_are_seen_as_if_the_image_were_extended_on_all_sides(model):
+    near = lift_clip(detections(moving() * 3, resolution=(2000, 1000)), model)
+    [note] = near.notes
+    assert note.startswith("the person is 0.60 image widths tall")
+    side = 1200 / 0.32  # 1200 pixels tall
+    expected = predict(model, normalize_screen(moving() * 3 - [1000, 500] + side / 2, side, side))
+    np.testing.assert_allclose(near.poses, expected - expected[:, :1], atol=1e-5)
+    np.testing.assert_allclose(near.keypoints, moving() * 3)
 
 
 def test_models_of_other_joints_are_refused():
@@ -169,8 +178,17 @@ def test_clips_of_one_name_do_not_overwrite_each_other(model, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.csv.json", "a.npz.json"]
 
 
+def test_without_the_extra_no_film_is_promised(model, tmp_path, monkeypatch):
+    def pyav():
+        raise ImportError("no PyAV")
+
+    monkeypatch.setattr("mixste.lift.pyav", pyav)
+    with pytest.raises(ImportError, match="no PyAV"):
+        lift(write_clips(tmp_path / "in"), tmp_path / "out", model, outputs=["npz", "mp4"])
+
+
 def test_nothing_to_lift_is_said_at_once(model, tmp_path):
-    with pytest.raises(DataError, match=r"expected keypoints in .* found none"):
+    with pytest.raises(DataError, match=r"expected films, or keypoints in .* found none"):
         lift(tmp_path, tmp_path / "out", model)
     with pytest.raises(DataError, match="unknown output 'fbx': expected some of npz, csv"):
         lift(tmp_path, tmp_path / "out", model, outputs=["fbx"])

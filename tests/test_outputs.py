@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from mixste.data import DataError
-from mixste.outputs import Lifted, write_bvh, write_csv, write_gif, write_json, write_npz
+from mixste.outputs import Lifted, pictures, write_bvh, write_csv, write_gif, write_json, write_mp4, write_npz
 from mixste.skeleton import human36m
 
 
@@ -201,3 +201,17 @@ def test_gif_moves_at_the_clips_pace(tmp_path):
     assert near((209, 73, 91)) < 8
     assert near((31, 111, 180)) < 8
     assert near((255, 255, 255)) < 8
+
+
+def test_mp4_has_every_frame_at_the_clips_pace(tmp_path):
+    av = pytest.importorskip("av")
+    lifted = a_lifted(frames=10)
+    write_mp4(lifted, tmp_path / "walk.mp4", height=121)
+    with av.open(str(tmp_path / "walk.mp4")) as film:
+        [stream] = film.streams
+        assert (stream.codec_context.name, stream.average_rate) == ("h264", 25)
+        shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
+    assert np.shape(shown) == (10, 120, 242, 3)  # no odd sides in this kind of film
+    drawn = list(pictures(lifted.keypoints, lifted.resolution, [lifted.poses], 121))
+    for film_frame, picture in zip(shown, drawn, strict=True):
+        assert np.abs(film_frame - np.asarray(picture, dtype=float)[:120]).mean() < 6

@@ -1,49 +1,169 @@
-"""What the README shows works as shown."""
+"""What the README and the pages in docs/ show works as shown."""
 
+import json
+import pydoc
 import re
 import shlex
+import tomllib
 
+import numpy as np
 import pytest
+import torch
 from typer.main import get_command
+from typer.testing import CliRunner
 
+from mixste import MixSTE, checkpoints
 from mixste.cli import app
-from mixste.study import runs
+from mixste.detections import LAYOUTS
+from mixste.study import readme, runs
 
-README = (runs.PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+ROOT = runs.PACKAGE.parent
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in (readme.README, *ROOT.glob("docs/*.md"))
+}
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
 
 
-def test_the_example_runs():
-    [example] = blocks("python")
+def extras() -> set[str]:
+    return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+
+
+def coco(frames: int) -> list[dict]:
+    body = np.random.default_rng(0).uniform(300, 700, (frames, 17, 2))
+    return [{"image_id": k, "keypoints": np.c_[one, np.ones(17)].ravel().tolist()} for k, one in enumerate(body)]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with what the pages speak of, and a small network under the name of the one that comes along."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    small = MixSTE(frames=27, dim=16, depth=1)
+    monkeypatch.setattr(checkpoints, "files", lambda package: tmp_path / "package")
+    checkpoints.save_checkpoint(small, "package/weights/open-small.safetensors")
+    checkpoints.save_checkpoint(small, "ours.safetensors")
+    checkpoints.export_authors(small, "best_epoch.bin")
+    (tmp_path / "keypoints.json").write_text(json.dumps(coco(100)))
+    for folder in ("openpose_folder", "recordings"):
+        (tmp_path / folder).mkdir()
+    for k in range(3):
+        people = [{"pose_keypoints_2d": np.full((25, 3), 100.0 + k).ravel().tolist()}]
+        (tmp_path / "openpose_folder" / f"{k}.json").write_text(json.dumps({"people": people}))
+        (tmp_path / "recordings" / f"clip{k}.json").write_text(json.dumps(coco(5)))
+    return tmp_path
+
+
+@EVERY_PAGE
+def test_python_runs_as_it_stands(page, here):
+    """Block after block, as a reader would paste them."""
     scope = {}
-    exec(compile(example, "README.md", "exec"), scope)
-    assert scope["poses"].shape == (100, 17, 3)
+    for example in blocks(page, "python"):
+        exec(compile(example, page, "exec"), scope)
+    if page == "README.md":
+        assert scope["poses"].shape == (100, 17, 3)
 
 
-def commands() -> list[list[str]]:
-    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    return [shlex.split(line) for line in lines if line]
+def commands() -> list[tuple[str, str]]:
+    lines = [
+        (page, line.split(" #")[0].strip())
+        for page in PAGES
+        for code in blocks(page, "sh")
+        for line in code.splitlines()
+    ]
+    return [(page, line) for page, line in lines if line]
 
 
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_commands_exist(command):
-    """The study's own commands parse; make's targets, papermill's notebook and its parameters are there."""
-    if command[0].endswith("mixste"):
+def without_data(command: list[str]) -> bool:
+    """Whether a command of ours needs no licensed data, no hours and no detector: it is run here."""
+    return command[:1] in (["lift"], ["export"]) and "clip.mp4" not in command
+
+
+@pytest.mark.parametrize(("page", "line"), commands(), ids=lambda text: text)
+def test_commands_work_or_exist(page, line, here):
+    """Those that need neither data nor hours are run; of others the command, its options and targets must be there."""
+    first, *rest = shlex.split(line)
+    if first.endswith("mixste") and without_data(rest):
+        done = CliRunner().invoke(app, rest, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert len(list(here.iterdir())) > 6
+    elif first.endswith("mixste"):
         found = get_command(app)
-        arguments = command[1:]
-        while arguments and arguments[0] in getattr(found, "commands", {}):
-            found = found.commands[arguments.pop(0)]
-        found.make_context("mixste", arguments)
-    elif command[0] == "make":
-        assert f"\n{command[1]}:" in (runs.PACKAGE.parent / "Makefile").read_text()
+        while rest and rest[0] in getattr(found, "commands", {}):
+            found = found.commands[rest.pop(0)]
+        found.make_context("mixste", rest)
+    elif first == "make":
+        assert f"\n{rest[0]}:" in (ROOT / "Makefile").read_text()
+    elif first == "export":
+        assert rest[0].split("=")[0].startswith("MIXSTE_")
+    elif first.endswith("pip"):
+        assert rest[:4] == ["install", "-c", "constraints.txt", "-e"]
+        assert rest[4].removeprefix(".[").removesuffix("]") in extras()
     else:
-        assert command[:3] == ["cd", "notebooks", "&&"]
-        assert (runs.PACKAGE.parent / "notebooks" / command[4]).exists()
+        assert (first, *rest[:2]) == ("cd", "notebooks", "&&")
+        assert (ROOT / "notebooks" / rest[3]).exists()
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (runs.PACKAGE.parent / target).exists(), target
+@EVERY_PAGE
+def test_extras_that_are_named_exist(page):
+    assert set(re.findall(r"mixste\[([\w-]+)\]", PAGES[page])) <= extras()
+
+
+@EVERY_PAGE
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", PAGES[page]):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+@EVERY_PAGE
+def test_modules_that_are_named_exist(page):
+    """`mixste.export.stream` and its like."""
+    for name in re.findall(r"`(mixste(?:\.\w+)+)`", PAGES[page]):
+        assert pydoc.locate(name) is not None, name
+
+
+@pytest.mark.parametrize("page", readme.tables(), ids=lambda page: page.name)
+def test_tables_are_those_that_the_command_writes(page):
+    """If not: python -m mixste.study.readme. Digits may differ by what training on another processor moves them."""
+    number = re.compile(r"\d+\.\d+")
+    shown, written = page.read_text(encoding="utf-8"), readme.tables()[page]
+    assert number.sub("#", shown) == number.sub("#", written)
+    np.testing.assert_allclose(*(list(map(float, number.findall(text))) for text in (shown, written)), rtol=0.02)
+
+
+def test_every_profile_has_a_column_of_its_own_and_the_paper_the_last():
+    header, _, first, *_ = readme.results().splitlines()
+    columns = [cell.strip() for cell in header.strip("|").split("|")]
+    assert columns[-1] == "printed in the paper: Human3.6M"
+    assert len(set(columns)) == len(columns) == first.count("|") - 1
+    assert first.split("|")[-2].strip() == "46.8"  # VideoPose3D's in the paper's Table 1
+
+
+def test_the_table_of_layouts_makes_up_what_no_detector_sees():
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in readme.layouts().splitlines()[2:]]
+    made = {joint: [(how, where) for name, how, where in lines if name == joint] for joint, *_ in lines}
+    assert set(made) == {"Hip", "Spine", "Thorax", "Neck", "Head"}
+    assert made["Hip"] == [("MidHip", "body25, halpe26"), ("0.5 LHip + 0.5 RHip", "all")]
+    assert made["Head"][0] == ("HeadTop", "body25b, halpe26")
+    assert made["Head"][-1][0] == "1.5 Nose − 0.25 LShoulder − 0.25 RShoulder"
+    assert all(where == "all" or set(where.split(", ")) < set(LAYOUTS) for rows in made.values() for _, where in rows)
+
+
+def test_text_goes_between_its_marks_alone():
+    page = "a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n"
+    assert readme.between(page, "x", "new") == "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\nb\n"
+    with pytest.raises(ValueError, match="found 0 and 0"):
+        readme.between(page, "y", "new")
+    with pytest.raises(ValueError, match="expected tables or picture, found 'all'"):
+        readme.main("all")
+
+
+def test_the_moving_picture_is_small_and_moves():
+    from PIL import Image
+
+    assert readme.PICTURE.stat().st_size < 1.5e6
+    with Image.open(readme.PICTURE) as film:
+        assert film.n_frames > 100

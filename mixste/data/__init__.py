@@ -134,10 +134,11 @@ class PoseDataset:
 def load(name: str, root=None, keypoints: str = "gt", **options) -> PoseDataset:
     """The data set `name`.
 
-    name: "synthetic", "open-subjects", "open-styles", "human36m", "humaneva" or "mpi_inf_3dhp". root: folder or
-    archive that holds it (default: the environment variable MIXSTE_DATA; "synthetic" needs none). keypoints: "gt",
-    or a detector: "cpn", "openpose" or "mediapipe" as simulated on the sources that have no images, or the <detector>
-    of a data_2d_*_<detector>.npz file. Raises DataError, in one sentence, for whatever is missing or wrong.
+    name: "synthetic", "open-subjects", "open-styles", "human36m", "humaneva", "mpi_inf_3dhp" or "pose2sim", which has
+    nobody to train on. root: folder or archive that holds it (default: the environment variable MIXSTE_DATA;
+    "synthetic" needs none). keypoints: "gt", or a detector: "cpn", "openpose" or "mediapipe" as simulated on the
+    sources that have no images, or the <detector> of a data_2d_*_<detector>.npz file. Raises DataError, in one
+    sentence, for whatever is missing or wrong.
     """
     if name not in SOURCES:
         raise DataError(f"unknown data source {name!r}: expected one of {', '.join(SOURCES)}")
@@ -153,4 +154,5 @@ SOURCES = {
     "human36m": ("mixste.data.human36m", "load"),
     "humaneva": ("mixste.data.humaneva", "load"),
     "mpi_inf_3dhp": ("mixste.data.mpi_inf_3dhp", "load"),
+    "pose2sim": ("mixste.data.pose2sim", "load"),
 }

@@ -42,7 +42,7 @@ ROOT = Path(os.environ.get("MIXSTE_STUDY", PACKAGE.parent))  # holds runs/, resu
 # Code that a run's outcome depends on, besides what made its data, which has a fingerprint of its own.
 CODE = (
     *("model", "baselines", "losses", "metrics", "train", "predict", "evaluate", "skeleton", "camera"),
-    *("fast", "data/windows", "data/augment"),
+    *("fast", "kernels", "data/windows", "data/augment"),
 )
 SYNTHETIC_CODE = ("skeleton", "camera", "data/virtual", "data/synthetic")
 

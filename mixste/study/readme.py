@@ -1,0 +1,117 @@
+"""What a command makes of the README and the pages in docs/.
+
+`python -m mixste.study.readme` writes their tables, `python -m mixste.study.readme picture` what moves in the README.
+"""
+
+import re
+import sys
+from itertools import chain
+from pathlib import Path
+
+from mixste import MixSTE
+from mixste.camera import normalize_screen
+from mixste.data import load
+from mixste.detections import LAYOUTS, MADE_OF
+from mixste.files import replacing
+from mixste.outputs import pictures, save_gif
+from mixste.predict import predict
+from mixste.study import report, runs
+from mixste.study.plan import PROFILES
+
+README, LIFT, PICTURE = (runs.PACKAGE.parent / name for name in ("README.md", "docs/lift.md", "docs/lifted.gif"))
+
+# Of these tables the first rows, which mean the same in every profile.
+SHOWN = {
+    "02_table1": ("Table 1, detected keypoints", 4),
+    "03_table2": ("Table 2, true keypoints", 3),
+    "06_table5_components": ("Table 5", 4),
+}
+
+
+def results() -> str:
+    """MPJPE in mm of the main rows, one column a profile, the paper's printed numbers last; Markdown."""
+    profiles = [name for name in PROFILES if set(SHOWN) <= {path.stem for path in report.tables_of(name)}]
+    lines = [["MPJPE, mm, average over actions", *map(_heading, profiles), "printed in the paper: Human3.6M"]]
+    lines.append(["---"] * len(lines[0]))
+    for table, (title, count) in SHOWN.items():
+        columns = [_averages(name, table).head(count) for name in profiles]
+        for row in range(count):
+            label = re.sub(", [^,]*(?=, T=)", "", columns[0].iloc[row]["row"])  # without the detector, which differs
+            values = [
+                f"{one['value']:.1f} [{one['low']:.1f}, {one['high']:.1f}]" for one in (c.iloc[row] for c in columns)
+            ]
+            lines.append([f"{title}: {label}", *values, f"{columns[0].iloc[row]['printed']:.1f}"])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _heading(name: str) -> str:
+    """Where the numbers of a profile come from, so that no column is taken for another."""
+    source, frames = report.read(name, "02_table1")["source"].iloc[0], PROFILES[name].frames[243]
+    return f"`{name}`: {source}" + (f", small networks, T={frames} for 243" if frames != 243 else "")
+
+
+def _averages(profile: str, name: str):
+    table = report.read(profile, name)
+    return table[(table["column"] == "Avg.") & (table["metric"] == "MPJPE") & (table["against"] == "")]
+
+
+def layouts() -> str:
+    """The joints that are no detector's own point, what they are made of, and which layouts have that; Markdown."""
+    detectors = {name: set(points) for name, points in LAYOUTS.items() if name != "human36m"}
+    lines = ["| joint | made of | in |", "| --- | --- | --- |"]
+    for joint, rows in MADE_OF.items():
+        for row in rows if len(rows) > 1 else ():
+            having = [name for name, points in detectors.items() if set(row) <= points]
+            parts = " + ".join(point if weight == 1 else f"{weight:g} {point}" for point, weight in row.items())
+            where = "all" if len(having) == len(detectors) else ", ".join(having)
+            lines.append(f"| {joint} | {parts.replace('+ -', '− ')} | {where} |")
+    return "\n".join([*lines, "| Spine | 0.5 Hip + 0.5 Thorax | all |"])
+
+
+def tables() -> dict[Path, str]:
+    """The pages with their tables as they should be."""
+    made = {README: ("results", results()), LIFT: ("layouts", layouts())}
+    return {page: between(page.read_text(encoding="utf-8"), *one) for page, one in made.items()}
+
+
+def between(text: str, mark: str, content: str) -> str:
+    """The text with `content` between `<!-- mark: begin -->` and `<!-- mark: end -->`; ValueError without the two."""
+    begin, end = f"<!-- {mark}: begin -->\n", f"<!-- {mark}: end -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(
+            f"expected {begin.strip()} and {end} once each, found {text.count(begin)} and {text.count(end)}"
+        )
+    before, rest = text.split(begin)
+    return f"{before}{begin}{content}\n{end}{rest.split(end)[1]}"
+
+
+def picture() -> None:
+    """docs/lifted.gif: a person of HDM05 whom the network never saw, lifted from one camera's noisy keypoints."""
+    model = MixSTE.from_pretrained("open-small")
+    clips = load("open-subjects", keypoints="openpose").test
+    clips = {clip.action: clip for clip in clips if (clip.subject, clip.camera) == ("hdm_tr", "C1")}
+
+    def filmed(clip):
+        lifted = predict(model, normalize_screen(clip.keypoints, *clip.resolution))
+        bodies = [(poses - poses[:, :1])[::2] for poses in (lifted, clip.poses)]
+        names = (f"{clip.action.lower()}: keypoints", "lifted", "recorded")
+        return pictures(clip.keypoints[::2], clip.resolution, bodies, 200, names)
+
+    actions = ("Throw basketball", "Kick", "Rotate arms", "Squat", "Jog in circle")
+    save_gif(chain.from_iterable(filmed(clips[action]) for action in actions), 25, PICTURE)
+
+
+def main(what: str = "tables") -> None:
+    """Write what is asked for: "tables" or "picture"; ValueError for anything else."""
+    if what == "picture":
+        picture()
+    elif what == "tables":
+        for page, text in tables().items():
+            with replacing(page) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    else:
+        raise ValueError(f"expected tables or picture, found {what!r}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
