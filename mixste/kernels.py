@@ -3,7 +3,7 @@
 All read tokens where they lie, (batch, frames, joints, dim), so that nothing is ever moved between spatial and temporal
 blocks. Tensors are in the network's precision (bfloat16), arithmetic in float32. Gradients that are sums over
 tokens, those of biases and norms, come from the backward kernel that has their terms at hand: each program leaves one
-row in `partial`, and `partial.sum(0)` finishes the sum, in the same order every time.
+row in `partial`, and `_finished` adds them up, in the same order every time.
 """
 
 import math

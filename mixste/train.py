@@ -146,7 +146,7 @@ class Batches:
         self, step: int
     ) -> tuple[Float[Tensor, "batch frames joints 2"], Float[Tensor, "batch supervised joints 3"]]:
         """Keypoints and target poses of one step."""
-        windows = self.windows[self.chosen(step).to(self.windows.device)]
+        windows = self.windows[self.chosen(step).to(self.windows.device, non_blocking=True)]
         first, low, high, clip, flip = windows.unbind(1)
         index = (first[:, None] + self.offsets).clamp(low[:, None], high[:, None])  # (batch, frames)
         keypoints, poses = self.frames.keypoints[index], self.frames.poses[index]
