@@ -76,7 +76,7 @@ def table(found: pd.DataFrame) -> str:
     """The card's table: MPJPE and P-MPJPE in mm, on average over frames; Markdown."""
     found = found.assign(value=found["value"] * found["frames"])
     sums = found.groupby(["source", "keypoints", "fps", "metric"], sort=False)[["value", "frames"]].sum()
-    wide = (sums["value"] / sums["frames"]).unstack("metric")[["MPJPE", "P-MPJPE"]]
+    wide = (sums["value"] / sums["frames"]).unstack("metric", sort=False)[["MPJPE", "P-MPJPE"]]
     lines = ["| source | keypoints | frames a second | MPJPE, mm | P-MPJPE, mm |", "| --- | --- | --- | --- | --- |"]
     for (source, keypoints, fps), row in wide.iterrows():
         lines.append(f"| {source} | {keypoints} | {fps} | {row['MPJPE']:.1f} | {row['P-MPJPE']:.1f} |")
