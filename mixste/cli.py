@@ -203,7 +203,7 @@ def reproduce(
     if dry_run:
         print(batch.plan(profile, chosen))
     elif on:
-        batch.reproduce(profile, chosen, on, jobs)
+        batch.reproduce(batch.plan(profile, chosen), on, jobs)
     else:
         notebooks.reproduce(profile, chosen, jobs, in_place)
 

@@ -143,8 +143,8 @@ def bench_speed(gpu: bool) -> float:
     return frames / lifts * macs_per_pose(replace(PROFILES["paper"].full()[0], data=PROFILES["smoke"].data))
 
 
-def reproduce(profile: str, chosen: list[Path], on: str, jobs: int | None = None) -> None:
-    """Bring notebooks and their runs up to date through Snakemake, by one of the profiles in workflow/profiles.
+def reproduce(batch: Batch, on: str, jobs: int | None = None) -> None:
+    """Do what a batch holds through Snakemake, by one of the profiles in workflow/profiles.
 
     on: the profile's name. jobs: at most so many at a time (default: a CPU core each, or a GPU each; on SLURM what the
     profile says). Raises RuntimeError, naming the logs, if a job failed; the others have been done nevertheless.
@@ -154,22 +154,21 @@ def reproduce(profile: str, chosen: list[Path], on: str, jobs: int | None = None
         raise ValueError(f"--on must be one of {', '.join(places)}, found {on!r}")
     if importlib.util.find_spec("snakemake") is None:
         raise ImportError('--on needs Snakemake, which is not installed: pip install -c constraints.txt -e ".[batch]"')
-    batch = plan(profile, chosen)
-    print(f"{str(batch).splitlines()[-1]}", flush=True)
-    if batch.missing or batch.stale:
-        elsewhere = yaml.safe_load(places[on].read_text()).get("executor", "local") != "local"
+    print(str(batch).splitlines()[-1], flush=True)
+    names = [*batch.missing, *(path.stem for path in batch.stale)]
+    if names:
+        remote = yaml.safe_load(places[on].read_text()).get("executor", "local") != "local"
         gpus = torch.cuda.device_count()
-        folder = write(batch, gpu=batch.profile.gpu and (elsewhere or gpus > 0))
+        folder = write(batch, gpu=batch.profile.gpu and (remote or gpus > 0))
         command = [sys.executable, "-m", "snakemake", "--snakefile", WORKFLOW / "Snakefile", "--directory", folder]
-        command += ["--profile", places[on].parent, "--workflow-profile", "none", "--logger", "mixste"]
-        if elsewhere:
-            command += ["--jobs", str(jobs)] if jobs else []
-        else:
+        command += ["--workflow-profile", places[on].parent, "--logger", "mixste"]
+        if not remote:
             command += ["--cores", str(jobs or max(gpus, os.cpu_count() or 1)), "--resources", f"gpu={gpus}"]
+        elif jobs:
+            command += ["--jobs", str(jobs)]
         call(command, folder)
-        names = [*batch.missing, *(path.stem for path in batch.stale)]
-        left = [name for name in names if not any((folder / done / name).exists() for done in ("trained", "executed"))]
         page()
+        left = [name for name in names if not any((folder / done / name).exists() for done in ("trained", "executed"))]
         if left:
             raise RuntimeError(
                 f"{len(left)} of {len(names)} jobs are left: {', '.join(left[:5])}{', …' if left[5:] else ''} "
@@ -177,7 +176,8 @@ def reproduce(profile: str, chosen: list[Path], on: str, jobs: int | None = None
             )
         shutil.rmtree(folder)
     page()
-    print(f"tables: results/{profile}/ and results/README.md   figures: figures/{profile}/")
+    name = batch.profile.name
+    print(f"tables: results/{name}/, together in results/README.md   figures: figures/{name}/")
 
 
 def write(batch: Batch, gpu: bool) -> Path:

@@ -344,6 +344,7 @@ def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line:
                 report(f"run {run.id} is damaged and will be made again")
                 shutil.rmtree(path)
             _make(run, path, title or run.id)
+            report(f"run {run.id}: trained")
     return Finished(path)
 
 

@@ -41,11 +41,11 @@ class LogHandler(LogHandlerBase):
         elif event == LogEvent.JOB_FINISHED and record.job_id in self.names:
             self.ended(self.names[record.job_id], "done")
         elif event == LogEvent.JOB_ERROR and record.jobid in self.names:
-            self.ended(self.names[record.jobid], "failed")
+            self.ended(self.names[record.jobid], "failed", record.rule_msg or "")
         elif event in (None, LogEvent.ERROR) and record.levelno >= logging.ERROR:
             print(record.getMessage(), file=sys.stderr, flush=True)
 
-    def ended(self, name: str, state: str) -> None:
+    def ended(self, name: str, state: str, message: str = "") -> None:
         if self.state[name] == state:
             return
         self.state[name] = state
@@ -56,8 +56,10 @@ class LogHandler(LogHandlerBase):
         print(line, flush=True)
         if state == "failed":
             log = self.folder / "logs" / f"{name}.log"
-            said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-            print(f"    {said[-1] if said else 'it said nothing'} ({log})", flush=True)
+            said = log.read_text(errors="replace").strip() if log.exists() else message.strip()
+            print(
+                f"    {said.splitlines()[-1] if said else 'it was ended before it said anything'} ({log})", flush=True
+            )
 
     def left(self) -> str:
         """Time left, if the rest goes as fast as what is done went, by the estimates."""
