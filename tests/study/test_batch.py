@@ -36,7 +36,7 @@ RUN = Run(
     recipe=replace(AUTHORS, batch_frames=90),
 )
 TUNED = replace(RUN, seed=1, start=RUN)
-LONG = replace(RUN, poses=300_000)
+LONG = replace(RUN, poses=30_000)
 
 
 @pytest.fixture
@@ -168,9 +168,7 @@ def test_a_run_planned_elsewhere_is_refused_where_data_or_code_differ(checkout):
 @pytest.mark.slow
 def test_a_killed_job_and_a_notebook_that_raises_do_not_stop_the_rest(checkout, capfd):
     """The second call finishes the two, from where they were, and touches nothing else."""
-    fails, works = checkout / "notebooks" / "00_fails.ipynb", checkout / "notebooks" / "00_works.ipynb"
-    notebook(fails, 'profile = "smoke"', "1 / 0")
-    notebook(works, 'profile = "smoke"', "print(profile)")
+    notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "1 / 0")
 
     def kill():
         when((runs.store() / f"{LONG.id}.part").exists)
@@ -179,21 +177,19 @@ def test_a_killed_job_and_a_notebook_that_raises_do_not_stop_the_rest(checkout, 
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(RuntimeError, match=rf"2 of 5 jobs are left: {LONG.id}, 00_fails \(logs in"):
+    with pytest.raises(RuntimeError, match=rf"2 of 4 jobs are left: {LONG.id}, 00_one \(logs in"):
         batch.reproduce(of(RUN, TUNED, LONG), "laptop", jobs=2)
     killer.join()
     said = capfd.readouterr().out
     assert "ZeroDivisionError" in said
-    assert re.search(rf"\[\d/5\] {LONG.id}: failed after \d+ s \(\d running, [12] failed", said)
+    assert re.search(rf"\[\d/4\] {LONG.id}: failed after \d+ s \(\d running, [12] failed", said)
     assert not (runs.store() / LONG.id).exists(), "nothing half-written is there as a run"
     before = written(RUN), written(TUNED)
-    executed = (runs.store() / "notebooks" / "smoke" / "00_works.ipynb").stat().st_mtime_ns
 
-    notebook(fails, 'profile = "smoke"', "1 / 1")
+    notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "1 / 1")
     batch.reproduce(of(RUN, TUNED, LONG), "laptop", jobs=2)
     assert runs.is_whole(runs.store() / LONG.id)
     assert (written(RUN), written(TUNED)) == before
-    assert (runs.store() / "notebooks" / "smoke" / "00_works.ipynb").stat().st_mtime_ns == executed
     assert of(RUN, TUNED, LONG).missing == of(RUN, TUNED, LONG).stale == []
 
 

@@ -42,7 +42,7 @@ class LogHandler(LogHandlerBase):
             self.ended(self.names[record.job_id], "done")
         elif event == LogEvent.JOB_ERROR and record.jobid in self.names:
             self.ended(self.names[record.jobid], "failed", record.rule_msg or "")
-        elif event in (None, LogEvent.ERROR) and record.levelno >= logging.ERROR:
+        elif record.levelno >= logging.ERROR and getattr(record, "exception", "") != "RuleException":  # told already
             print(record.getMessage(), file=sys.stderr, flush=True)
 
     def ended(self, name: str, state: str, message: str = "") -> None:
