@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from typer.main import get_command
 
+from mixste.cli import app
 from mixste.study import batch, notebooks, runs
 from mixste.study.batch import Batch
 from mixste.study.plan import PAPER_POSES, PROFILES
@@ -162,6 +165,22 @@ def test_a_run_planned_elsewhere_is_refused_where_data_or_code_differ(checkout):
     with pytest.raises(runs.RunError, match=f"planned with other data or code .* it would be {TUNED.id}"):
         runs.make_as_planned(planned)
     assert runs.read_spec(planned) == TUNED
+
+
+def test_the_commands_of_the_page_exist():
+    page = (runs.PACKAGE.parent / "docs" / "batch.md").read_text(encoding="utf-8")
+    lines = [
+        line.split(" #")[0] for code in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in code.splitlines()
+    ]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("mixste ")]
+    assert len(commands) > 8
+    for arguments in commands:
+        found = get_command(app)
+        while arguments and arguments[0] in getattr(found, "commands", {}):
+            found = found.commands[arguments.pop(0)]
+        found.make_context("mixste", arguments)
+    for place in re.findall(r"--on (\w+)", page):
+        assert (batch.WORKFLOW / "profiles" / place / "config.yaml").exists()
 
 
 @snakemake

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 
 import pytest
 from test_runs import RUN
+from typer.testing import CliRunner
 
 import mixste.train
+from mixste.cli import app
 from mixste.study import parcels, runs
 from mixste.study.parcels import pack, unpack
 from mixste.study.runs import RunError, make
@@ -62,6 +65,24 @@ def test_runs_arrive_whole_once(packed, parcel, monkeypatch):
     assert again.endswith("2 stay as they are there")
     monkeypatch.setattr(runs, "_make", None)  # a making would fail
     assert make(BEST).model("best") is not None
+
+
+def test_the_commands_as_the_page_shows_them(packed, tmp_path, monkeypatch):
+    """`mixste runs …` of docs/batch.md, one after another."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MIXSTE_RUNS", str(packed / "store"))
+    page = (runs.PACKAGE.parent / "docs" / "batch.md").read_text(encoding="utf-8")
+    said = ""
+    for line in re.findall(r"^mixste (runs \w+.*?) +#", page, re.MULTILINE):
+        if "unpack" in line:
+            monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
+        done = CliRunner().invoke(app, line.split(), catch_exceptions=False)
+        assert done.exit_code == 0
+        said += done.output
+    assert "2 runs in" in said
+    assert "2 finished" in said
+    assert "2 runs arrived" in said
+    assert contents(tmp_path / "store") == contents(packed / "store")
 
 
 def test_a_damaged_run_is_not_packed_and_is_replaced_by_one_that_arrives(parcel, tmp_path):
