@@ -200,10 +200,11 @@ def reproduce(
     chosen = notebooks.choose([name.strip() for name in tables.split(",") if name.strip()], notebook or [])
     if in_place and (on or profile != "smoke"):
         raise ValueError("--in-place goes with profile smoke and without --on")
+    where = batch.place(on) if on else None
     if dry_run:
         print(batch.plan(profile, chosen))
-    elif on:
-        batch.reproduce(batch.plan(profile, chosen), on, jobs)
+    elif where:
+        batch.reproduce(batch.plan(profile, chosen), where, jobs)
     else:
         notebooks.reproduce(profile, chosen, jobs, in_place)
 

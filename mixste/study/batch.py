@@ -143,25 +143,30 @@ def bench_speed(gpu: bool) -> float:
     return frames / lifts * macs_per_pose(replace(PROFILES["paper"].full()[0], data=PROFILES["smoke"].data))
 
 
-def reproduce(batch: Batch, on: str, jobs: int | None = None) -> None:
-    """Do what a batch holds through Snakemake, by one of the profiles in workflow/profiles.
-
-    on: the profile's name. jobs: at most so many at a time (default: a CPU core each, or a GPU each; on SLURM what the
-    profile says). Raises RuntimeError, naming the logs, if a job failed; the others have been done nevertheless.
-    """
+def place(name: str) -> Path:
+    """The profile of Snakemake's of this name; ValueError lists those there are, ImportError says what to install."""
     places = {path.parent.name: path for path in sorted((WORKFLOW / "profiles").glob("*/config.yaml"))}
-    if on not in places:
-        raise ValueError(f"--on must be one of {', '.join(places)}, found {on!r}")
+    if name not in places:
+        raise ValueError(f"--on must be one of {', '.join(places)}, found {name!r}")
     if importlib.util.find_spec("snakemake") is None:
         raise ImportError('--on needs Snakemake, which is not installed: pip install -c constraints.txt -e ".[batch]"')
+    return places[name]
+
+
+def reproduce(batch: Batch, on: Path, jobs: int | None = None) -> None:
+    """Do what a batch holds through Snakemake.
+
+    on: its profile, by `place`. jobs: at most so many at a time (default: one a CPU core, or one a GPU; on SLURM what
+    the profile says). Raises RuntimeError, naming the logs, if a job failed; the others have been done nevertheless.
+    """
     print(str(batch).splitlines()[-1], flush=True)
     names = [*batch.missing, *(path.stem for path in batch.stale)]
     if names:
-        remote = yaml.safe_load(places[on].read_text()).get("executor", "local") != "local"
+        remote = yaml.safe_load(on.read_text()).get("executor", "local") != "local"
         gpus = torch.cuda.device_count()
         folder = write(batch, gpu=batch.profile.gpu and (remote or gpus > 0))
         command = [sys.executable, "-m", "snakemake", "--snakefile", WORKFLOW / "Snakefile", "--directory", folder]
-        command += ["--workflow-profile", places[on].parent, "--logger", "mixste"]
+        command += ["--workflow-profile", on.parent, "--logger", "mixste"]
         if not remote:
             command += ["--cores", str(jobs or max(gpus, os.cpu_count() or 1)), "--resources", f"gpu={gpus}"]
         elif jobs:

@@ -197,7 +197,7 @@ def test_a_killed_job_and_a_notebook_that_raises_do_not_stop_the_rest(checkout, 
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(RuntimeError, match=rf"2 of 4 jobs are left: {LONG.id}, 00_one \(logs in"):
-        batch.reproduce(of(RUN, TUNED, LONG), "laptop", jobs=2)
+        batch.reproduce(of(RUN, TUNED, LONG), batch.place("laptop"), jobs=2)
     killer.join()
     said = capfd.readouterr().out
     assert "ZeroDivisionError" in said
@@ -206,7 +206,7 @@ def test_a_killed_job_and_a_notebook_that_raises_do_not_stop_the_rest(checkout, 
     before = written(RUN), written(TUNED)
 
     notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "1 / 1")
-    batch.reproduce(of(RUN, TUNED, LONG), "laptop", jobs=2)
+    batch.reproduce(of(RUN, TUNED, LONG), batch.place("laptop"), jobs=2)
     assert runs.is_whole(runs.store() / LONG.id)
     assert (written(RUN), written(TUNED)) == before
     assert of(RUN, TUNED, LONG).missing == of(RUN, TUNED, LONG).stale == []
@@ -220,7 +220,7 @@ def test_two_batches_at_once_go_on_after_one_that_vanished(checkout, monkeypatch
 
     def vanishes():
         with pytest.raises(RuntimeError, match="2 of 2 jobs are left"):
-            batch.reproduce(of(LONG, RUN), "node", 1)
+            batch.reproduce(of(LONG, RUN), batch.place("node"), 1)
 
     first = threading.Thread(target=vanishes)
     first.start()
@@ -230,7 +230,9 @@ def test_two_batches_at_once_go_on_after_one_that_vanished(checkout, monkeypatch
     first.join()
     assert not list(runs.store().glob("*/manifest.json"))
 
-    both = [threading.Thread(target=batch.reproduce, args=(of(LONG, RUN, TUNED), "node", 2)) for _ in range(2)]
+    both = [
+        threading.Thread(target=batch.reproduce, args=(of(LONG, RUN, TUNED), batch.place("node"), 2)) for _ in range(2)
+    ]
     for thread in both:
         thread.start()
     for thread in both:
@@ -347,6 +349,6 @@ def test_on_slurm_a_job_whose_node_fails_is_started_again(checkout, slurm, monke
             failed.append(pid)
 
     threading.Thread(target=fail, daemon=True).start()
-    batch.reproduce(of(LONG), "slurm", jobs=2)
+    batch.reproduce(of(LONG), batch.place("slurm"), jobs=2)
     assert failed
     assert of(LONG).missing == of(LONG).stale == []
