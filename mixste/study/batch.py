@@ -60,11 +60,11 @@ class Batch:
             lines.append(f"  {run}  {label}: {state}")
         for path in self.chosen:
             lines.append(f"  {path.stem}: {'execute' if path in self.stale else 'up to date'}")
-        hours = sum(self.seconds.values()) / 3600
         hours, kind = sum(self.seconds.values()) / 3600, "GPU" if self.profile.gpu else "core"
+        hours = f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
         lines += [
             "",
-            f"{len(self.missing)} of {len(self.runs)} runs to train, about {hours:.2g} {kind} hours by "
+            f"{len(self.missing)} of {len(self.runs)} runs to train, about {hours} {kind} hours by "
             f"{self.measured_on}; {len(self.stale)} of {len(self.chosen)} notebooks to execute",
         ]
         return "\n".join(lines)
@@ -115,7 +115,10 @@ def estimate(profile: Profile, wanted: dict[str, Run], finished: list[str]) -> t
             done[model] += work[name] * (1 - about.get("resumed_at", 0.0))
             spent[model] += about["training_seconds"]
     if done["any"]:
-        speed, measured_on = {model: done[model] / spent[model] for model in done}, f"{len(finished)} finished runs"
+        speed, measured_on = (
+            {model: done[model] / spent[model] for model in done if done[model]},
+            f"{len(finished)} finished runs",
+        )
     else:
         measured_on = "results/bench/" + ("h100.csv" if profile.gpu else "cpu.csv")
         speed = {"any": bench_speed(profile.gpu)}
