@@ -130,7 +130,7 @@ def unpack(source: Path) -> str:
         folders = sorted(arriving.iterdir())
         for folder in folders:
             if not folder.suffix:
-                runs.seal(folder, list(folder.iterdir()))
+                runs.seal(folder)
         entered = [_enter(folder) for folder in folders]
     stayed = len(entered) - sum(entered)
     return f"{sum(entered)} runs arrived in {runs.store()}" + (f"; {stayed} stay as they are there" if stayed else "")

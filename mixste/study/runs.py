@@ -395,6 +395,9 @@ def _worker(parent: int) -> None:
 def _make(run: Run, path: Path, title: str) -> None:
     part = path.with_suffix(".part")
     part.mkdir(parents=True, exist_ok=True)
+    if is_whole(part):  # killed on the last steps
+        _rename(part, path)
+        return
     for left in part.glob(".*"):  # by a process that was killed while it wrote
         left.unlink()
     (part / "spec.json").write_text(spec(run))
@@ -436,13 +439,19 @@ def _make(run: Run, path: Path, title: str) -> None:
     np.savez_compressed(part / "errors.npz", joint=joint.astype(np.float16))  # to 1/16 mm at 100 mm
     checkpoints.save_checkpoint(model, part / "weights.safetensors")
     if curve:
-        os.replace(_best(part, min(curve, key=curve.get)), part / "best.safetensors")
-    for file in [part / "state.pt", *part.glob("best-*")]:
-        file.unlink(missing_ok=True)
+        shutil.copyfile(_best(part, min(curve, key=curve.get)), part / "best.safetensors")
     about = environment() | {"training_seconds": trained - began, "testing_seconds": time.monotonic() - trained}
     about["resumed_at"] = begun["step"] / history[-1]["step"]  # the share of the training that these seconds are not of
     (part / "environment.json").write_text(json.dumps(about, indent=1))
-    seal(part, [file for file in part.iterdir() if file.name != "manifest.json"])
+    seal(part)
+    _rename(part, path)
+
+
+def _rename(part: Path, path: Path) -> None:
+    """Give a whole run its name, without what it took to make it."""
+    for file in part.iterdir():
+        if file.name not in {"manifest.json", "best.safetensors"} | FILES:
+            file.unlink()
     os.replace(part, path)
 
 
@@ -472,12 +481,12 @@ def taken_up(part: Path) -> dict:
     return {"step": 0, "history": []}
 
 
-def seal(folder: Path, files: list[Path]) -> None:
+def seal(folder: Path) -> None:
     """Write the manifest of a run's files, once they are on the disk: from then on it counts as whole."""
+    files = [folder / name for name in sorted(FILES | {"best.safetensors"}) if (folder / name).exists()]
     for file in files:
         with open(file, "rb") as written:
             os.fsync(written.fileno())
-    files = sorted(files)
     manifest = {
         "files": {file.name: _hash(file) for file in files},
         "sizes": {file.name: file.stat().st_size for file in files},

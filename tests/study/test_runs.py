@@ -199,6 +199,26 @@ def test_500_runs_are_listed_and_collected_in_a_second(store):
     assert table["MPJPE"].to_numpy() == pytest.approx(np.full(500, evaluate.average(own)["MPJPE"]))
 
 
+def test_a_run_killed_on_its_last_steps_is_not_trained_again(store, monkeypatch):
+    """With all files sealed, only to be renamed; or one step earlier, when the state of its training is still there."""
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mixste.train, "SAVE_SECONDS", 0.0)
+    run = replace(RUN, test_curve=True)
+    for step in ("seal", "_rename"):
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, step, killed)
+            with pytest.raises(KeyboardInterrupt):
+                make(run)
+        assert not (store / run.id).exists()
+    monkeypatch.setattr(runs, "train", None)  # a training would fail
+    done = make(run)
+    assert done.environment["resumed_at"] == 1
+    assert {path.name for path in done.path.iterdir()} == {"manifest.json", "best.safetensors"} | runs.FILES
+
+
 def test_a_second_process_waits_and_finds_the_run(store):
     context = multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:
