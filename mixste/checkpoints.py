@@ -77,6 +77,12 @@ def save_checkpoint(model: nn.Module, path, dtype: torch.dtype = torch.float32) 
             for key, value in model.state_dict().items()
         }
         save_file(weights, temporary, metadata)
+        # It orders the metadata by chance; the same network shall be the same bytes.
+        with open(temporary, "r+b") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) | {"__metadata__": metadata}
+            file.seek(8)
+            file.write(json.dumps(header, separators=(",", ":")).encode().ljust(size))
 
 
 def load_checkpoint(path) -> nn.Module:

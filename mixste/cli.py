@@ -9,6 +9,8 @@ import typer
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Look at data sources, and fetch the open ones.")
 app.add_typer(data_app, name="data")
+runs_app = typer.Typer(no_args_is_help=True, help="Look at the store of runs, and carry runs between machines.")
+app.add_typer(runs_app, name="runs")
 
 Source = Annotated[
     str, typer.Argument(help="synthetic, open-subjects, open-styles, human36m, humaneva, mpi_inf_3dhp or pose2sim")
@@ -67,11 +69,15 @@ def train(
     profile: ProfileName = "smoke",
     table: Annotated[list[str] | None, typer.Option(help="Only the runs of this table; may be given again.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Only the run that this file of a batch describes.")] = None,
 ) -> None:
     """Train the runs of the study that are not in the store yet."""
     from mixste.study import report, runs
     from mixste.study.plan import PLAN, distinct
 
+    if run:
+        runs.make_as_planned(run)
+        return
     unknown = set(table or ()) - set(PLAN)
     if unknown:
         raise ValueError(f"table must be one of {', '.join(PLAN)}, found {', '.join(sorted(unknown))}")
@@ -191,14 +197,61 @@ def bench(
 @app.command()
 def reproduce(
     profile: ProfileName = "smoke",
+    tables: Annotated[str, typer.Option(help='Only the notebooks of these tables of the paper, as "5,6".')] = "",
     notebook: Annotated[list[str] | None, typer.Option(help="Only this one, by number; may be given again.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Jobs at a time.", min=1)] = None,
+    on: Annotated[str, typer.Option(help="laptop, node or slurm: through Snakemake, by that profile of it.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it costs.")] = False,
     in_place: Annotated[bool, typer.Option(help="Keep the outputs in the notebooks themselves (smoke).")] = False,
 ) -> None:
-    """Train what is missing, then execute the notebooks: every table and figure of the study."""
-    from mixste.study.notebooks import reproduce
+    """Train what is missing, then execute the notebooks: every table and figure of the study.
 
-    reproduce(profile, notebook or [], jobs, in_place)
+    Without --on, one process does so on this machine. With it, Snakemake runs each training and each notebook as a job.
+    """
+    from mixste.study import batch, notebooks
+
+    chosen = notebooks.choose([name.strip() for name in tables.split(",") if name.strip()], notebook or [])
+    if in_place and (on or profile != "smoke"):
+        raise ValueError("--in-place goes with profile smoke and without --on")
+    where = batch.place(on) if on else None
+    if dry_run:
+        print(batch.plan(profile, chosen))
+    elif where:
+        batch.reproduce(batch.plan(profile, chosen), where, jobs)
+    else:
+        notebooks.reproduce(profile, chosen, jobs, in_place)
+
+
+@runs_app.command("list")
+def list_runs() -> None:
+    """Every run in the store: finished, unfinished or damaged, with its settings, error, time and size."""
+    from mixste.study import runs
+
+    table = runs.listing()
+    if len(table):
+        print(table.to_string(index=False, na_rep="", float_format="{:.1f}".format))
+    counts = table["state"].value_counts()
+    print(f"{len(table)} runs in {runs.store()}" + "".join(f", {count} {state}" for state, count in counts.items()))
+
+
+@runs_app.command("pack")
+def pack_runs(
+    to: Annotated[Path, typer.Argument(help="Folder to write; it must not be there yet.")],
+    run: Annotated[list[str] | None, typer.Option(help="Only this run, by id; may be given again.")] = None,
+    unfinished: Annotated[bool, typer.Option(help="Also trainings to be gone on with.")] = False,
+) -> None:
+    """Write finished runs as files of at most 16 MiB, to carry to another machine."""
+    from mixste.study import parcels
+
+    print(parcels.pack(to, run or [], unfinished))
+
+
+@runs_app.command("unpack")
+def unpack_runs(source: Annotated[Path, typer.Argument(help="Folder that `mixste runs pack` wrote.")]) -> None:
+    """Bring packed runs into the store, if all of them has arrived as it was packed."""
+    from mixste.study import parcels
+
+    print(parcels.unpack(source))
 
 
 def main() -> None:

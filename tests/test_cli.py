@@ -44,6 +44,12 @@ def test_evaluate_prints_every_action(tmp_path):
         (("train", "--profile", "huge"), "profile must be one of smoke"),
         (("train", "--table", "table9"), "table must be one of table1"),
         (("reproduce", "--notebook", "99"), "notebook must be among 00"),
+        (("reproduce", "--tables", "5,8"), "table must be among 1, 2, 3, 4, 5, 6, 7, found 8"),
+        (("reproduce", "--tables", "2", "--on", "moon"), "--on must be one of laptop, node, slurm, found 'moon'"),
+        (("reproduce", "--profile", "open", "--in-place"), "--in-place goes with profile smoke"),
+        (("train", "--run", "nowhere.json"), "nowhere.json"),
+        (("runs", "unpack", "nowhere"), "found no parcel.json in nowhere"),
+        (("runs", "pack", "parcel", "--run", "0123456789ab"), "found none with the id 0123456789ab"),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments, sentence):

@@ -3,42 +3,83 @@
 import hashlib
 import json
 import logging
+import re
 import tempfile
 import time
 from pathlib import Path
 
 from mixste.study import runs
-from mixste.study.plan import distinct
+from mixste.study.plan import PLAN, distinct
 from mixste.study.report import page, profile_of
 
 NOTEBOOKS = runs.PACKAGE.parent / "notebooks"
 
+# The tables of the plan whose runs each notebook reads.
+READS: dict[str, tuple[str, ...]] = {
+    "00": (),
+    "01": ("table1",),
+    "02": ("table1",),
+    "03": ("table2",),
+    "04": ("table3",),
+    "05": ("table4",),
+    "06": ("table5",),
+    "07": ("table6",),
+    "08": ("table7",),
+    "09": ("table1",),
+    "10": ("table1",),
+    "11": ("table1",),
+    "12": ("table1",),
+    "13": ("paper_vs_code",),
+    "14": tuple(table for table in PLAN if table != "paper_vs_code"),
+    "15": ("table1",),
+    "16": (),
+}
 
-def reproduce(profile: str, only: list[str] = (), jobs: int | None = None, in_place: bool = False) -> None:
-    """Train the profile's runs, then execute the notebooks that are out of date.
 
-    only: numbers of notebooks, as "02"; all by default. Executed copies go to runs/notebooks/<profile>/; with
-    in_place (smoke alone), into the notebooks themselves. Raises RuntimeError, naming the notebook, if one fails.
+def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, in_place: bool = False) -> None:
+    """Train the runs that these notebooks read, then execute those that are out of date: one process, one machine.
+
+    Executed copies go to runs/notebooks/<profile>/; with in_place (smoke alone), into the notebooks themselves. A
+    notebook that fails does not keep the others from being executed; RuntimeError then names it at the end.
     """
-    chosen = [path for path in notebooks() if not only or path.name[:2] in only]
-    if not chosen:
-        numbers = ", ".join(path.name[:2] for path in notebooks())
-        raise ValueError(f"notebook must be among {numbers}, found {', '.join(only)}")
-    scale = profile_of(profile)
-    stale = [path for path in chosen if in_place or not fresh(path, profile)]
-    if stale and not only:
-        runs.make_all(distinct(scale), jobs, title=f"training, profile {profile}")
+    runs.make_all(distinct(profile_of(profile), tables_of(chosen)), jobs, title=f"training, profile {profile}")
+    failed = []
     for number, path in enumerate(chosen, 1):
         began = time.monotonic()
         label = f"[{number}/{len(chosen)}] {path.name}"
-        if path not in stale:
-            print(f"{label}: up to date", flush=True)
-            continue
-        print(f"{label} …", end="", flush=True)
-        execute(path, profile, in_place)
-        print(f" {time.monotonic() - began:.0f} s", flush=True)
+        with runs.locked(_copy(path, profile)):  # by one process at a time, where several share the store
+            if not in_place and fresh(path, profile):
+                print(f"{label}: up to date", flush=True)
+                continue
+            print(f"{label} …", end="", flush=True)
+            try:
+                execute(path, profile, in_place)
+                print(f" {time.monotonic() - began:.0f} s", flush=True)
+            except RuntimeError as error:
+                print(" failed", flush=True)
+                failed.append(str(error))
     page()
-    print(f"tables: results/{profile}/   figures: figures/{profile}/   notebooks: {_copies(profile)}/")
+    print(f"tables: results/{profile}/   figures: figures/{profile}/   notebooks: {runs.store()}/notebooks/{profile}/")
+    if failed:
+        raise RuntimeError("; ".join(failed))
+
+
+def choose(tables: list[str] = (), numbers: list[str] = ()) -> list[Path]:
+    """The notebooks of these tables of the paper ("5") and of these numbers ("06"); all of them where none is named."""
+    of_table = {found[1]: path for path in notebooks() if (found := re.search(r"_table(\d+)", path.name))}
+    of_number = {path.name[:2]: path for path in notebooks()}
+    for what, wanted, there in (("table", tables, of_table), ("notebook", numbers, of_number)):
+        unknown = [name for name in wanted if name not in there]
+        if unknown:
+            raise ValueError(f"{what} must be among {', '.join(there)}, found {', '.join(unknown)}")
+    named = {of_table[name] for name in tables} | {of_number[name] for name in numbers}
+    return sorted(named) or notebooks()
+
+
+def tables_of(chosen: list[Path]) -> tuple[str, ...]:
+    """The tables of the plan that these notebooks read, in the plan's order."""
+    read = {table for path in chosen for table in READS[path.name[:2]]}
+    return tuple(table for table in PLAN if table in read)
 
 
 def notebooks() -> list[Path]:
@@ -51,7 +92,7 @@ def execute(path: Path, profile: str, in_place: bool = False) -> None:
     from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    out = _copies(profile) / path.name
+    out = _copy(path, profile)
     out.parent.mkdir(parents=True, exist_ok=True)
     _stamp(out).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as sockets:
@@ -74,12 +115,12 @@ def execute(path: Path, profile: str, in_place: bool = False) -> None:
 
 def fresh(path: Path, profile: str) -> bool:
     """Whether the executed copy was made from the same notebook, package and results as are there now."""
-    stamp = _stamp(_copies(profile) / path.name)
-    return stamp.exists() and stamp.read_text() == _state(path, profile)
+    out = _copy(path, profile)
+    return out.exists() and _stamp(out).exists() and _stamp(out).read_text() == _state(path, profile)
 
 
-def _copies(profile: str) -> Path:
-    return runs.store() / "notebooks" / profile
+def _copy(path: Path, profile: str) -> Path:
+    return runs.store() / "notebooks" / profile / path.name
 
 
 def _stamp(out: Path) -> Path:

@@ -25,7 +25,8 @@ class Profile:
     data: the main source. detectors: whose keypoints stand for CPN's and HRNet's. comparable: whether the paper's
     numbers measure the same thing. humaneva, dhp: sources of Tables 4 and 3. frames, dims, depths: what stands for the
     paper's T, d_m and d_l. heads, channels, joint_dim: widths of attention heads' number, VideoPose3D and the
-    non-separated models. poses: length of training. recipe: how this profile departs from the authors' recipe.
+    non-separated models. poses: length of training. recipe: how this profile departs from the authors' recipe. gpu:
+    whether a training is worth one.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Profile:
     seeds: tuple[int, ...]
     departure: dict[str, object] = field(default_factory=dict)
     comparable: bool = False
+    gpu: bool = True
 
     def recipe(self, base: Recipe = AUTHORS, **changes) -> Recipe:
         return replace(base, **{**self.departure, **changes})
@@ -96,6 +98,7 @@ def _smoke(
         poses=poses,
         seeds=(0,),
         departure={"learning_rate": 3e-3, "schedule": "cosine", "batch_frames": 64, **departure},
+        gpu=False,
     )
 
 

@@ -3,6 +3,7 @@
 `runs/<id>/` holds spec.json, history.csv (the learning curve), clips.csv (errors by clip, both protocols), errors.npz
 (every joint in every test frame), weights.safetensors, environment.json and manifest.json with the hash of each. A run
 is made in `runs/<id>.part/`, under a lock, and renamed when whole: what is half-made is never read, and taken up again.
+Several processes, on one machine or on several that share the folder, may work on one store at a time.
 """
 
 import ast
@@ -10,14 +11,17 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import io
 import json
 import multiprocessing
 import os
 import platform
+import re
 import shutil
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +37,7 @@ from mixste import checkpoints, data, evaluate
 from mixste.data import PoseDataset
 from mixste.data.virtual import relayout
 from mixste.files import replacing
-from mixste.skeleton import SKELETONS, Skeleton
+from mixste.skeleton import SKELETONS, Skeleton, human36m
 from mixste.train import AUTHORS, Recipe, seed_of, train
 
 PACKAGE = Path(mixste.__file__).parent
@@ -44,6 +48,9 @@ CODE = (
     *("model", "baselines", "losses", "metrics", "train", "predict", "evaluate", "skeleton", "camera"),
     *("fast", "kernels", "data/windows", "data/augment"),
 )
+# What every run holds.
+FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "weights.safetensors", "environment.json"}
+NAME = re.compile(r"[0-9a-f]{12}(\.part)?")  # of a run's folder in the store
 SYNTHETIC_CODE = ("skeleton", "camera", "data/virtual", "data/synthetic")
 
 
@@ -78,7 +85,9 @@ class Data:
 
     @property
     def layout(self) -> Skeleton:
-        return SKELETONS[self.skeleton] if self.skeleton else self.load().skeleton
+        if self.skeleton:
+            return SKELETONS[self.skeleton]
+        return human36m if self.source == "synthetic" else self.load().skeleton
 
 
 @functools.lru_cache(maxsize=4)
@@ -158,11 +167,11 @@ class Run:
 
 @functools.lru_cache(maxsize=4096)
 def _id(run: Run) -> str:
-    parts = [_spec(run), run.data.fingerprint, code_fingerprint(CODE), run.start.id if run.start else ""]
+    parts = [spec(run), run.data.fingerprint, code_fingerprint(CODE), run.start.id if run.start else ""]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def _spec(run: Run) -> str:
+def spec(run: Run) -> str:
     return json.dumps(asdict(run), indent=1, sort_keys=True)
 
 
@@ -185,13 +194,37 @@ def code_fingerprint(modules: tuple[str, ...]) -> str:
     return digest.hexdigest()[:16]
 
 
+def read_spec(path: Path) -> Run:
+    """The run that a spec.json describes. ValueError if it describes none."""
+    try:
+        return _run(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"expected the settings of a run in {path}: {error}") from None
+
+
+def _run(spec: dict) -> Run:
+    start = spec["start"] and _run(spec["start"])
+    data, recipe = Data(**_tuples(spec["data"])), Recipe(**_tuples(spec["recipe"]))
+    return Run(**_tuples(spec) | {"data": data, "recipe": recipe, "start": start})
+
+
+def _tuples(value):
+    """JSON's lists are our tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
 class RunError(RuntimeError):
     """A run that cannot be read; the message says which, and what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A whole run in the store. Every file is checked against its hash as it is read; RunError if it differs."""
+    """A whole run in the store. Every file is checked against its hash as it is read.
+
+    RunError if it differs; the run then no longer counts as whole, and the next call makes it again.
+    """
 
     path: Path
 
@@ -200,10 +233,16 @@ class Finished:
         return self.path.name
 
     def file(self, name: str) -> Path:
-        path, manifest = self.path / name, _manifest(self.path)
-        if manifest is None or _hash(path) != manifest["files"].get(name):
-            raise RunError(f"run {self.id}: {name} is not what was written; delete {self.path} to have it made again")
-        return path
+        if not self._holds(name):
+            with locked(self.path):  # not while another process replaces it
+                if not self._holds(name):
+                    (self.path / "manifest.json").unlink(missing_ok=True)
+                    raise RunError(f"run {self.id}: {name} is not what was written; the next call makes the run again")
+        return self.path / name
+
+    def _holds(self, name: str) -> bool:
+        manifest = _manifest(self.path)
+        return manifest is not None and _hash(self.path / name) == manifest["files"].get(name)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -234,11 +273,64 @@ def store() -> Path:
 
 
 def is_whole(path: Path) -> bool:
-    """All files are there, in the size they were written."""
+    """All files are there as they were written: in their size and, where one has changed since, by its hash.
+
+    Hashing all of a large store at each call would take minutes; `Finished` hashes whatever it reads.
+    """
     manifest = _manifest(path)
-    return manifest is not None and all(
-        (path / name).is_file() and (path / name).stat().st_size == size for name, size in manifest["sizes"].items()
-    )
+    if manifest is None:
+        return False
+    try:
+        sealed = (path / "manifest.json").stat().st_mtime_ns
+        for name, size in manifest["sizes"].items():
+            stat = (path / name).stat()
+            changed = stat.st_mtime_ns >= sealed
+            if stat.st_size != size or (changed and _hash(path / name) != manifest["files"][name]):
+                return False
+    except OSError:
+        return False
+    return True
+
+
+def collect(finished: list[Finished]) -> pd.DataFrame:
+    """The errors by clip of many runs as one table, with a column run: read at once, where one by one takes seconds."""
+    tables = [run.file("clips.csv").read_text() for run in finished]
+    heads, bodies = zip(*(table.split("\n", 1) for table in tables), strict=True)
+    text = io.StringIO("\n".join([heads[0], "".join(bodies)]))
+    table = pd.read_csv(text, dtype={"take": str}, keep_default_na=False)
+    return table.assign(run=np.repeat([run.id for run in finished], [body.count("\n") for body in bodies]))
+
+
+def listing() -> pd.DataFrame:
+    """Every run in the store, finished or not, one a row: id, state, settings, MPJPE by the authors' protocol, cost."""
+    rows, finished = [], []
+    for path in sorted(path for path in store().glob("*") if NAME.fullmatch(path.name) and path.is_dir()):
+        row = {"run": path.stem, "state": "unfinished"}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            spec = json.loads((path / "spec.json").read_text())
+            row |= {key: spec[key] for key in ("model", "frames", "poses", "seed")}
+            row |= {"source": spec["data"]["source"], "keypoints": spec["data"]["keypoints"]}
+        if not path.suffix:
+            try:
+                row["state"] = "finished" if is_whole(path) else "damaged"
+                if row["state"] == "finished":
+                    run = Finished(path)
+                    run.file("clips.csv")
+                    row["seconds"] = run.environment["training_seconds"]
+                    finished.append(run)
+            except RunError:
+                row["state"] = "damaged"
+        row["MiB"] = sum(file.stat().st_size for file in path.iterdir()) / 2**20
+        rows.append(row)
+    if not rows:
+        return pd.DataFrame(columns=["run", "state"])
+    table = pd.DataFrame(rows)
+    if finished:
+        clips = collect(finished).query("protocol == 'authors' and metric == 'MPJPE'")
+        clips = clips.assign(total=clips["value"] * clips["frames"])
+        actions = clips.groupby(["run", "action"])[["total", "frames"]].sum()
+        table["MPJPE"] = table["run"].map((actions["total"] / actions["frames"]).groupby("run").mean())
+    return table
 
 
 def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line: None) -> Finished:
@@ -246,13 +338,22 @@ def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line:
     path = store() / run.id
     if is_whole(path):
         return Finished(path)
-    with _locked(path, report):
+    with locked(path, report):
         if not is_whole(path):
             if path.exists():
                 report(f"run {run.id} is damaged and will be made again")
                 shutil.rmtree(path)
             _make(run, path, title or run.id)
+            report(f"run {run.id}: trained")
     return Finished(path)
+
+
+def make_as_planned(path: Path) -> Finished:
+    """`make` for the run that <id>.json of a batch describes. RunError where data or code are not those of its plan."""
+    run = read_spec(path)
+    if run.id != path.stem:
+        raise RunError(f"run {path.stem} was planned with other data or code than are here, where it would be {run.id}")
+    return make(run, report=print)
 
 
 def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") -> list[Finished]:
@@ -294,6 +395,12 @@ def _worker(parent: int) -> None:
 def _make(run: Run, path: Path, title: str) -> None:
     part = path.with_suffix(".part")
     part.mkdir(parents=True, exist_ok=True)
+    if is_whole(part):  # killed on the last steps
+        _rename(part, path)
+        return
+    for left in part.glob(".*"):  # by a process that was killed while it wrote
+        left.unlink()
+    (part / "spec.json").write_text(spec(run))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         # Sums depend on how many threads share them. One gives the same digits on any number of cores; several runs
@@ -302,13 +409,14 @@ def _make(run: Run, path: Path, title: str) -> None:
     began = time.monotonic()
     dataset = run.data.load()
     model = run.build().to(device)
-    best = {"MPJPE": np.inf}
+    begun = taken_up(part)
+    curve = {row["step"]: row["test_mpjpe"] for row in begun["history"]} if run.test_curve else {}
 
     def at_point(model, row):
         row["test_mpjpe"] = evaluate.average(evaluate.evaluate(model, dataset.test, skeleton=dataset.skeleton))["MPJPE"]
-        if row["test_mpjpe"] < best["MPJPE"]:
-            best["MPJPE"] = row["test_mpjpe"]
-            checkpoints.save_checkpoint(model, part / "best.safetensors")
+        if row["test_mpjpe"] < min(curve.values(), default=np.inf):
+            checkpoints.save_checkpoint(model, _best(part, row["step"]))
+        curve[row["step"]] = row["test_mpjpe"]
 
     history = train(
         *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, part),
@@ -326,33 +434,76 @@ def _make(run: Run, path: Path, title: str) -> None:
     ]
     joint = evaluate.joint_errors(lifted, dataset.test, dataset.skeleton)
 
-    (part / "spec.json").write_text(_spec(run))
     pd.DataFrame(history).to_csv(part / "history.csv", index=False)
     pd.concat(tables).round({"value": 4}).to_csv(part / "clips.csv", index=False)
     np.savez_compressed(part / "errors.npz", joint=joint.astype(np.float16))  # to 1/16 mm at 100 mm
     checkpoints.save_checkpoint(model, part / "weights.safetensors")
+    if curve:
+        shutil.copyfile(_best(part, min(curve, key=curve.get)), part / "best.safetensors")
     about = environment() | {"training_seconds": trained - began, "testing_seconds": time.monotonic() - trained}
+    about["resumed_at"] = begun["step"] / history[-1]["step"]  # the share of the training that these seconds are not of
     (part / "environment.json").write_text(json.dumps(about, indent=1))
-    (part / "state.pt").unlink(missing_ok=True)
-    files = sorted(file for file in part.iterdir() if file.is_file() and not file.name.startswith("."))
+    seal(part)
+    _rename(part, path)
+
+
+def _rename(part: Path, path: Path) -> None:
+    """Give a whole run its name, without what it took to make it."""
+    for file in part.iterdir():
+        if file.name not in {"manifest.json", "best.safetensors"} | FILES:
+            file.unlink()
+    os.replace(part, path)
+
+
+def _best(part: Path, step: int) -> Path:
+    """The weights kept at a point of the test curve, until it is known whether they stay the best."""
+    return part / f"best-{step}.safetensors"
+
+
+def taken_up(part: Path) -> dict:
+    """What a killed training left: its step and history. What cannot be read is removed, and training begins again."""
+    path = part / "state.pt"
+    try:
+        with zipfile.ZipFile(path) as members:
+            damaged = members.testzip()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        curve = {row["step"]: row["test_mpjpe"] for row in state["history"] if "test_mpjpe" in row}
+        if not damaged and (not curve or _best(part, min(curve, key=curve.get)).exists()):
+            return state
+    except FileNotFoundError:
+        return {"step": 0, "history": []}
+    except OSError:
+        raise
+    except Exception:  # a damaged archive fails in more ways than can be listed
+        pass
+    print(f"{path} is damaged: this training begins again", flush=True)
+    path.unlink()
+    return {"step": 0, "history": []}
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a run's files, once they are on the disk: from then on it counts as whole."""
+    files = [folder / name for name in sorted(FILES | {"best.safetensors"}) if (folder / name).exists()]
+    for file in files:
+        with open(file, "rb") as written:
+            os.fsync(written.fileno())
     manifest = {
         "files": {file.name: _hash(file) for file in files},
         "sizes": {file.name: file.stat().st_size for file in files},
     }
-    with replacing(part / "manifest.json") as temporary:
+    with replacing(folder / "manifest.json") as temporary:
         temporary.write_text(json.dumps(manifest, indent=1))
-    os.replace(part, path)
 
 
 @contextlib.contextmanager
-def _locked(path: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """One process at a time; the system frees the lock of a process that dies."""
+def locked(path: Path, report: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """One process at a time at what is or will be `path`; the system frees the lock of a process that dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_suffix(".lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report(f"run {path.name} is being made by another process: waiting for it")
+            report(f"{path.name} is being made by another process: waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -360,8 +511,8 @@ def _locked(path: Path, report: Callable[[str], None]) -> Iterator[None]:
 def _manifest(path: Path) -> dict | None:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        return manifest if manifest.keys() == {"files", "sizes"} else None
-    except (OSError, ValueError, AttributeError):
+        return manifest if FILES <= manifest["files"].keys() == manifest["sizes"].keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

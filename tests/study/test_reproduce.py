@@ -61,21 +61,25 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_notebook_is_executed_once_and_again_when_it_changes(folder, capsys):
     def said():
-        notebooks.reproduce("smoke", ["01"])
+        notebooks.reproduce("smoke", notebooks.choose())
         return capsys.readouterr().out
 
-    path = folder / "01_one.ipynb"
+    path = folder / "00_one.ipynb"
     notebook(path, 'profile = "other"', "print(profile)")
-    assert "01_one.ipynb …" in said()
-    copy = json.loads((folder / "runs" / "notebooks" / "smoke" / "01_one.ipynb").read_text())
+    assert "00_one.ipynb …" in said()
+    copy = json.loads((folder / "runs" / "notebooks" / "smoke" / "00_one.ipynb").read_text())
     assert "smoke\n" in "".join(str(cell["outputs"]) for cell in copy["cells"]).replace("\\n", "\n")
     assert "up to date" in said()
     notebook(path, 'profile = "other"', "print(profile, 2)")
-    assert "01_one.ipynb …" in said()
+    assert "00_one.ipynb …" in said()
+    (folder / "runs" / "notebooks" / "smoke" / "00_one.ipynb").unlink()
+    assert "00_one.ipynb …" in said()
 
 
-def test_a_notebook_that_raises_is_named_and_not_taken_for_done(folder):
-    notebook(folder / "01_one.ipynb", 'profile = "smoke"', "1 / 0")
+def test_a_notebook_that_raises_is_named_and_not_taken_for_done_and_the_rest_goes_on(folder):
+    notebook(folder / "00_one.ipynb", 'profile = "smoke"', "1 / 0")
+    notebook(folder / "00_two.ipynb", 'profile = "smoke"')
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"01_one\.ipynb failed with ZeroDivisionError: division by zero"):
-            notebooks.reproduce("smoke", ["01"])
+        with pytest.raises(RuntimeError, match=r"00_one\.ipynb failed with ZeroDivisionError: division by zero"):
+            notebooks.reproduce("smoke", notebooks.notebooks())
+        assert notebooks.fresh(folder / "00_two.ipynb", "smoke")

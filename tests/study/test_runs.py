@@ -4,13 +4,18 @@ import fcntl
 import json
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
+import subprocess
 import time
+import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import mixste.train
 from mixste import evaluate
 from mixste.study import runs
 from mixste.study.runs import Data, Run, RunError, by_takes, make
@@ -86,27 +91,132 @@ def test_comments_and_docstrings_do_not_count_as_code(tmp_path, monkeypatch):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-@pytest.mark.parametrize("damage", ["truncate", "delete", "manifest", "change"])
-def test_a_damaged_run_is_never_read_as_whole(store, damage):
-    done = make(RUN)
-    weights = done.path / "weights.safetensors"
-    if damage == "truncate":
-        weights.write_bytes(weights.read_bytes()[:100])
-    elif damage == "delete":
-        (done.path / "clips.csv").unlink()
-    elif damage == "manifest":
-        (done.path / "manifest.json").write_text("{")
-    else:  # same size: only the hash tells
-        content = bytearray(weights.read_bytes())
-        content[-1] ^= 1
-        weights.write_bytes(content)
-        with pytest.raises(RunError, match="not what was written"):
-            done.model()
-        return
+def empty_manifest(path):
+    path.write_text(json.dumps({"files": {}, "sizes": {}}))
+
+
+def flip(path):
+    """One bit, the size kept."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def other_size(path):
+    manifest = json.loads(path.read_text())
+    manifest["sizes"]["clips.csv"] += 1
+    path.write_text(json.dumps(manifest))
+
+
+def folder_instead(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("weights.safetensors", lambda path: path.write_bytes(path.read_bytes()[:100])),
+        ("weights.safetensors", flip),
+        ("environment.json", flip),
+        ("clips.csv", lambda path: path.unlink()),
+        ("errors.npz", folder_instead),
+        ("manifest.json", lambda path: path.write_text("{")),
+        ("manifest.json", lambda path: path.write_text("[]")),
+        ("manifest.json", empty_manifest),
+        ("manifest.json", other_size),
+    ],
+)
+def test_a_run_damaged_by_hand_is_never_read_as_whole_and_is_made_again(store, name, damage):
+    weights = make(RUN).file("weights.safetensors").read_bytes()
+    damage(store / RUN.id / name)
+    assert runs.listing()["state"].tolist() == ["damaged"]
     said = []
     again = make(RUN, report=said.append)
-    assert again.model() is not None
+    assert again.file("weights.safetensors").read_bytes() == weights
     assert any("damaged" in line for line in said)
+
+
+def test_damage_that_keeps_size_and_time_is_found_on_reading(store):
+    weights = make(RUN).file("weights.safetensors")
+    times = weights.stat()
+    flip(weights)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    if runs.is_whole(store / RUN.id):  # unless it was written in the same tick of the clock as the manifest
+        with pytest.raises(RunError, match=r"weights\.safetensors is not what was written; the next call makes"):
+            make(RUN).model()
+    assert not runs.is_whole(store / RUN.id)
+    assert make(RUN).model() is not None
+
+
+def flip_weights(state):
+    """One bit of the largest tensor in an archive that is otherwise sound."""
+    with zipfile.ZipFile(state) as members:
+        tensor = members.read(max(members.infolist(), key=lambda member: member.file_size))
+    content = bytearray(state.read_bytes())
+    content[content.index(tensor) + len(tensor) // 2] ^= 1
+    state.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage", [flip_weights, lambda path: path.write_bytes(b"PK"), lambda path: os.truncate(path, 0)]
+)
+def test_a_damaged_state_of_a_killed_training_begins_it_again(store, monkeypatch, capsys, damage):
+    keep = mixste.train._keep
+
+    def keep_then_stop(path, *state):
+        keep(path, *state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mixste.train, "SAVE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(mixste.train, "_keep", keep_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            make(RUN)
+    state = store / f"{RUN.id}.part" / "state.pt"
+    assert runs.listing()["state"].tolist() == ["unfinished"]
+    damage(state)
+    assert make(RUN).environment["resumed_at"] == 0
+    assert "state.pt is damaged: this training begins again" in capsys.readouterr().out
+
+
+def test_500_runs_are_listed_and_collected_in_a_second(store):
+    """Each with the files of one that was made, and the error that it has by the field's average."""
+    done = make(RUN)
+    for number in range(499):
+        (store / f"{number:012x}").mkdir()
+        for name in ("manifest.json", *runs.FILES):
+            shutil.copyfile(done.path / name, store / f"{number:012x}" / name)
+        os.utime(store / f"{number:012x}" / "manifest.json", (time.time() + 1, time.time() + 1))
+    began = time.process_time()
+    table = runs.listing()
+    clips = runs.collect([runs.Finished(store / name) for name in table["run"]])
+    assert time.process_time() - began < 1
+    assert len(table) == 500
+    assert table["state"].eq("finished").all()
+    assert len(clips) == 500 * len(done.clips)
+    own = done.clips[done.clips["protocol"] == "authors"]
+    assert table["MPJPE"].to_numpy() == pytest.approx(np.full(500, evaluate.average(own)["MPJPE"]))
+
+
+def test_a_run_killed_on_its_last_steps_is_not_trained_again(store, monkeypatch):
+    """With all files sealed, only to be renamed; or one step earlier, when the state of its training is still there."""
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mixste.train, "SAVE_SECONDS", 0.0)
+    run = replace(RUN, test_curve=True)
+    for step in ("seal", "_rename"):
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, step, killed)
+            with pytest.raises(KeyboardInterrupt):
+                make(run)
+        assert not (store / run.id).exists()
+    monkeypatch.setattr(runs, "train", None)  # a training would fail
+    done = make(run)
+    assert done.environment["resumed_at"] == 1
+    assert {path.name for path in done.path.iterdir()} == {"manifest.json", "best.safetensors"} | runs.FILES
 
 
 def test_a_second_process_waits_and_finds_the_run(store):
@@ -155,6 +265,39 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(store, monkeypatch):
     with pytest.raises(OSError, match=r"could not write .*weights\.safetensors: No space left on device"):
         make(RUN)
     assert not list(store.glob("*/manifest.json"))
+
+
+@pytest.mark.parametrize("size", [100, 1000, 3000, 12_000])
+def test_whichever_file_no_longer_fits_the_run_is_not_there_and_is_made_by_the_next_call(store, size):
+    """No file may grow over a size: the error of a full disk, at another place each time."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            make(RUN)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(store.glob("*/manifest.json"))
+    assert make(RUN).model() is not None
+
+
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    """A file system of 64 KiB; with room made on it, the next call makes the run."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        monkeypatch.setenv("MIXSTE_RUNS", str(disk))
+        (disk / "full").write_bytes(bytes(60 * 1024))
+        with pytest.raises(OSError, match="No space left on device"):
+            make(RUN)
+        assert not list(disk.glob("*/manifest.json"))
+        (disk / "full").unlink()
+        assert make(RUN).model() is not None
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.slow

@@ -1,0 +1,226 @@
+"""The study as a batch of jobs that Snakemake runs, on this machine or through SLURM (workflow/Snakefile).
+
+What is done is known from the store alone, and asked anew at each call: a job is a run that is not whole, or a notebook
+that is not up to date. Snakemake orders the jobs, starts them and goes on when one fails; each job is a command of
+`mixste` that finishes what it finds half-made, and does nothing where another process has been faster.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from mixste.study import notebooks, runs
+from mixste.study.plan import PLAN, PROFILES, Profile, distinct
+from mixste.study.report import page, profile_of
+from mixste.study.runs import Finished, Run
+
+WORKFLOW = runs.PACKAGE.parent / "workflow"
+BENCH = runs.PACKAGE.parent / "results" / "bench"
+JOB_SECONDS = 20.0  # of a job besides training: to start, to read data, to test or draw
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a call would do. runs: all that the notebooks need, by id. labels: the first row each stands behind.
+
+    missing: ids of the runs to train, each after the one it starts from. stale: the notebooks to execute. seconds: the
+    estimated cost of each missing run, and measured_on what the estimate rests on.
+    """
+
+    profile: Profile
+    chosen: list[Path]
+    runs: dict[str, Run]
+    labels: dict[str, str]
+    missing: list[str]
+    stale: list[Path]
+    seconds: dict[str, float]
+    measured_on: str
+
+    def __str__(self) -> str:
+        """The dry run: what would be done, what is there, and the estimated cost."""
+        lines = [f"profile {self.profile.name}: {self.profile.title}", ""]
+        for run, label in self.labels.items():
+            state = "in the store"
+            if run in self.missing:
+                begun = (runs.store() / f"{run}.part" / "state.pt").exists()
+                state = f"{'go on' if begun else 'train'}, {_span(self.seconds[run])}"
+            lines.append(f"  {run}  {label}: {state}")
+        for path in self.chosen:
+            lines.append(f"  {path.stem}: {'execute' if path in self.stale else 'up to date'}")
+        hours, kind = sum(self.seconds.values()) / 3600, "GPU" if self.profile.gpu else "core"
+        hours = f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
+        lines += [
+            "",
+            f"{len(self.missing)} of {len(self.runs)} runs to train, about {hours} {kind} hours by "
+            f"{self.measured_on}; {len(self.stale)} of {len(self.chosen)} notebooks to execute",
+        ]
+        return "\n".join(lines)
+
+
+def plan(profile: str, chosen: list[Path]) -> Batch:
+    """What it takes to bring these notebooks, and the runs they read, up to date."""
+    scale = profile_of(profile)
+    tables = notebooks.tables_of(chosen)
+    wanted = {run.id: run for run in distinct(scale, tables)}
+    missing = [name for name in wanted if not runs.is_whole(runs.store() / name)]
+    finished = [name for name in wanted if name not in missing]
+    seconds, measured_on = estimate(scale, wanted, finished)
+    return Batch(
+        profile=scale,
+        chosen=chosen,
+        runs=wanted,
+        labels=_labels(scale, tables),
+        missing=missing,
+        stale=[path for path in chosen if not notebooks.fresh(path, profile)],
+        seconds={name: seconds[name] for name in missing},
+        measured_on=measured_on,
+    )
+
+
+def _labels(profile: Profile, tables: tuple[str, ...]) -> dict[str, str]:
+    labels = {}
+    for table in tables:
+        for row in PLAN[table](profile):
+            for run in row.runs:
+                labels.setdefault(run.id, f"{table}, {row.label}, seed {run.seed}")
+                if run.start:
+                    labels.setdefault(run.start.id, f"{table}, start of {row.label}, seed {run.seed}")
+    return labels
+
+
+def estimate(profile: Profile, wanted: dict[str, Run], finished: list[str]) -> tuple[dict[str, float], str]:
+    """Seconds of training for each run, and by what they were estimated.
+
+    By the time that finished runs of the same network took, scaled by multiply-accumulates; where none is finished,
+    by the speeds in results/bench.
+    """
+    work = {name: macs_per_pose(run) * run.poses for name, run in wanted.items()}
+    done, spent = defaultdict(float), defaultdict(float)
+    for name in finished:
+        about = Finished(runs.store() / name).environment
+        for model in (wanted[name].model, "any"):
+            done[model] += work[name] * (1 - about.get("resumed_at", 0.0))
+            spent[model] += about["training_seconds"]
+    if done["any"]:
+        speed, measured_on = (
+            {model: done[model] / spent[model] for model in done if done[model]},
+            f"{len(finished)} finished runs",
+        )
+    else:
+        measured_on = "results/bench/" + ("h100.csv" if profile.gpu else "cpu.csv")
+        speed = {"any": bench_speed(profile.gpu)}
+    return {name: work[name] / speed.get(run.model, speed["any"]) for name, run in wanted.items()}, measured_on
+
+
+def macs_per_pose(run: Run) -> float:
+    """Multiply-accumulates of lifting for each pose supervised: one a window, where only the centre is lifted."""
+    with torch.device("meta"):
+        model = replace(run, start=None).build().eval()
+        window = torch.empty(1, run.frames, len(run.data.layout.joints), 2)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        lifted = model(window)
+    return counter.get_total_flops() / 2 / lifted.shape[1]
+
+
+def bench_speed(gpu: bool) -> float:
+    """Lifting multiply-accumulates that training gets through in a second, as measured on the paper's model.
+
+    On the CPU only lifting was measured; a training step is taken for three times that.
+    """
+    table = pd.read_csv(BENCH / ("h100.csv" if gpu else "cpu.csv"))
+    variant, lifts = ("data, schedule, logging", 1) if gpu else ("fast, float32", 3)
+    frames = table[table["variant"] == variant]["frames_per_second"].iloc[0]
+    return frames / lifts * macs_per_pose(replace(PROFILES["paper"].full()[0], data=PROFILES["smoke"].data))
+
+
+def place(name: str) -> Path:
+    """The profile of Snakemake's of this name; ValueError lists those there are, ImportError says what to install."""
+    places = {path.parent.name: path for path in sorted((WORKFLOW / "profiles").glob("*/config.yaml"))}
+    if name not in places:
+        raise ValueError(f"--on must be one of {', '.join(places)}, found {name!r}")
+    if importlib.util.find_spec("snakemake") is None:
+        raise ImportError('--on needs Snakemake, which is not installed: pip install -c constraints.txt -e ".[batch]"')
+    return places[name]
+
+
+def reproduce(batch: Batch, on: Path, jobs: int | None = None) -> None:
+    """Do what a batch holds through Snakemake.
+
+    on: its profile, by `place`. jobs: at most so many at a time (default: one a CPU core, or one a GPU; on SLURM what
+    the profile says). Raises RuntimeError, naming the logs, if a job failed; the others have been done nevertheless.
+    """
+    print(str(batch).splitlines()[-1], flush=True)
+    names = [*batch.missing, *(path.stem for path in batch.stale)]
+    if names:
+        remote = yaml.safe_load(on.read_text()).get("executor", "local") != "local"
+        gpus = torch.cuda.device_count()
+        folder = write(batch, gpu=batch.profile.gpu and (remote or gpus > 0))
+        command = [sys.executable, "-m", "snakemake", "--snakefile", WORKFLOW / "Snakefile", "--directory", folder]
+        command += ["--workflow-profile", on.parent, "--logger", "mixste"]
+        if not remote:
+            command += ["--cores", str(jobs or max(gpus, os.cpu_count() or 1)), "--resources", f"gpu={gpus}"]
+        elif jobs:
+            command += ["--jobs", str(jobs)]
+        call(command, folder)
+        page()
+        left = [name for name in names if not any((folder / done / name).exists() for done in ("trained", "executed"))]
+        if left:
+            raise RuntimeError(
+                f"{len(left)} of {len(names)} jobs are left: {', '.join(left[:5])}{', …' if left[5:] else ''} "
+                f"(logs in {folder}/logs); the same command goes on from here"
+            )
+        shutil.rmtree(folder)
+    page()
+    name = batch.profile.name
+    print(f"tables: results/{name}/, together in results/README.md   figures: figures/{name}/")
+
+
+def write(batch: Batch, gpu: bool) -> Path:
+    """A new folder in the store with all that the jobs need to know: plan.json, and <id>.json for each run."""
+    parent = runs.store() / "batches"
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=time.strftime("%Y%m%d-%H%M%S-")))
+    folder.chmod(0o755)
+    jobs = {"profile": batch.profile.name, "gpu": gpu, "runs": {}, "notebooks": {}}
+    for name in batch.missing:
+        run = batch.runs[name]
+        needs = [run.start.id] if run.start and run.start.id in batch.missing else []
+        jobs["runs"][name] = {"needs": needs, "label": batch.labels[name], "seconds": batch.seconds[name] + JOB_SECONDS}
+        (folder / f"{name}.json").write_text(runs.spec(run))
+    for path in batch.stale:
+        reads = {run.id for run in distinct(batch.profile, notebooks.tables_of([path]))}
+        needs = [name for name in batch.missing if name in reads]
+        jobs["notebooks"][path.stem] = {"needs": needs, "label": path.stem, "seconds": JOB_SECONDS}
+    (folder / "plan.json").write_text(json.dumps(jobs, indent=1))
+    return folder
+
+
+def call(command: list, folder: Path) -> None:
+    """Run Snakemake to its end; Ctrl-C is its own to handle, which ends the jobs it started."""
+    path = os.pathsep.join(filter(None, [str(WORKFLOW / "progress"), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path, "MIXSTE_BATCH": str(folder)})
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise RuntimeError("stopped; the same command goes on from here") from None
+
+
+def _span(seconds: float) -> str:
+    """As 12 s, 3 min or 4.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,212 @@
+"""Carrying runs between machines: what was packed arrives whole, or is refused.
+
+A parcel is a folder: parcel.json, and piece-0001, piece-0002, … of at most 16 MiB, which one after another are the
+bytes of the files that parcel.json lists with their sizes and hashes.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mixste.study import runs
+from mixste.study.runs import RunError
+
+PIECE = 16 * 2**20
+INDEX = "parcel.json"
+UNFINISHED = re.compile(r"spec\.json|state\.pt|best-\d+\.safetensors")
+
+
+def pack(to: Path, wanted: list[str] = (), unfinished: bool = False) -> str:
+    """Write runs to the new folder `to`: those with these ids, or all. Returns what was packed, in one sentence.
+
+    unfinished: also trainings that were interrupted, to be gone on with elsewhere. Raises RunError if a run is not
+    there or is damaged.
+    """
+    if to.exists():
+        raise RunError(f"expected a folder that is not there yet, found {to}")
+    folders = sorted(path for path in runs.store().glob("*") if runs.NAME.fullmatch(path.name) and path.is_dir())
+    folders = [path for path in folders if not wanted or path.stem in wanted]
+    missing = sorted(set(wanted) - {path.stem for path in folders})
+    if missing:
+        raise RunError(f"expected runs of {runs.store()}, found none with the id {', '.join(missing)}")
+    files, left = [], 0
+    for path in folders:
+        if not path.suffix:
+            if not runs.is_whole(path):
+                raise RunError(f"run {path.name} is damaged and cannot be packed; `mixste reproduce` makes it again")
+            names = {file.name for file in path.iterdir()} & {*runs.FILES, "best.safetensors"}
+            files += [runs.Finished(path).file(name) for name in sorted(names)]
+        elif unfinished and (path / "state.pt").exists() and _idle(path):
+            files += [file for file in sorted(path.iterdir()) if UNFINISHED.fullmatch(file.name)]
+        else:
+            left += 1
+    if not files:
+        raise RunError(f"expected runs to pack in {runs.store()}, found none")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
+    try:
+        pieces = _Pieces(building)
+        entries = [pieces.add(file) for file in tqdm(files, "packing", unit="file", disable=None, leave=False)]
+        pieces.cut()
+        index = {"files": entries, "pieces": pieces.entries}
+        (building / INDEX).write_text(json.dumps(index, indent=1))
+        building.chmod(0o755)
+        os.replace(building, to)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    packed = len({file.parent for file in files})
+    rest = f"; {left} unfinished ones left out" if left else ""
+    return f"{packed} runs in {len(index['pieces'])} pieces in {to}{rest}"
+
+
+class _Pieces:
+    """Files as one stream, cut into pieces."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.entries, self.piece = folder, [], io.BytesIO()
+
+    def add(self, path: Path) -> dict:
+        """Append a file; returns its entry of the index."""
+        digest, size = hashlib.sha256(), 0
+        with open(path, "rb") as file:
+            while block := file.read(min(2**20, PIECE - self.piece.tell())):
+                digest.update(block)
+                size += len(block)
+                self.piece.write(block)
+                if self.piece.tell() == PIECE:
+                    self.cut()
+        return {"name": f"{path.parent.name}/{path.name}", "size": size, "sha256": digest.hexdigest()}
+
+    def cut(self) -> None:
+        """End a piece here, if anything is in it."""
+        if not self.piece.tell():
+            return
+        content, name = self.piece.getvalue(), f"piece-{len(self.entries) + 1:04}"
+        (self.folder / name).write_bytes(content)
+        self.entries.append({"name": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+        self.piece = io.BytesIO()
+
+
+def _idle(part: Path) -> bool:
+    """Whether no process works on a run at this moment."""
+    try:
+        with runs.locked(part.with_suffix(""), _busy):
+            return True
+    except _Busy:
+        return False
+
+
+def unpack(source: Path) -> str:
+    """Bring a parcel's runs into the store. Returns what arrived, in one sentence.
+
+    Everything is checked before anything enters the store. What is there already stays as it is, except for a training
+    that is further along in the parcel. Raises RunError if a piece or a file is missing, cut short, changed, too many,
+    or not a plain file.
+    """
+    index = _index(Path(source))
+    runs.store().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=runs.store(), prefix=".unpacking-") as name:
+        arriving, pieces, piece = Path(name), _pieces(Path(source), index["pieces"]), io.BytesIO()
+        for entry in tqdm(index["files"], "unpacking", unit="file", disable=None, leave=False):
+            path, digest, rest = arriving / entry["name"], hashlib.sha256(), entry["size"]
+            path.parent.mkdir(exist_ok=True)
+            with open(path, "xb") as file:
+                while rest:
+                    piece = piece if (block := piece.read(rest)) else next(pieces)
+                    rest -= len(block)
+                    digest.update(block)
+                    file.write(block)
+            if digest.hexdigest() != entry["sha256"]:
+                raise RunError(f"{source} is damaged: {entry['name']} is not what was packed")
+        folders = sorted(arriving.iterdir())
+        for folder in folders:
+            if not folder.suffix:
+                runs.seal(folder)
+        entered = [_enter(folder) for folder in folders]
+    stayed = len(entered) - sum(entered)
+    return f"{sum(entered)} runs arrived in {runs.store()}" + (f"; {stayed} stay as they are there" if stayed else "")
+
+
+def _index(source: Path) -> dict:
+    """What the parcel says it holds, once every name is one that `pack` gives and every piece is there in its size."""
+    try:
+        index = json.loads((source / INDEX).read_text(encoding="utf-8"))
+        files = {entry["name"]: int(entry["size"]) for entry in index["files"]}
+        pieces = {entry["name"]: int(entry["size"]) for entry in index["pieces"]}
+        [entry["sha256"] for entry in index["files"] + index["pieces"]]
+    except FileNotFoundError:
+        raise RunError(f"expected a folder that `mixste runs pack` wrote, found no {INDEX} in {source}") from None
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{source / INDEX} is damaged") from None
+    held = defaultdict(set)
+    for name in files:
+        folder, _, file = name.partition("/")
+        allowed = UNFINISHED.fullmatch(file) if folder.endswith(".part") else file in {*runs.FILES, "best.safetensors"}
+        if not (runs.NAME.fullmatch(folder) and allowed):
+            raise RunError(f"{source / INDEX} is refused: it names {name!r}, which is no file of a run")
+        held[folder].add(file)
+    for folder, names in held.items():
+        if lacking := ({"spec.json", "state.pt"} if folder.endswith(".part") else runs.FILES) - names:
+            raise RunError(f"{source} is refused: run {folder} comes without {', '.join(sorted(lacking))}")
+    for path in sorted(source.iterdir()):
+        if path.name != INDEX and path.name not in pieces:
+            raise RunError(f"{source} is refused: it holds {path.name}, which was not packed")
+    for number, (name, size) in enumerate(pieces.items(), 1):
+        path = source / name
+        if name != f"piece-{number:04}" or size > PIECE:
+            raise RunError(f"{source / INDEX} is refused: it names {name!r} of {size} bytes as piece {number}")
+        if path.is_symlink() or not path.is_file():
+            raise RunError(f"{source} is incomplete: {name} is {'not a plain file' if path.exists() else 'missing'}")
+        if path.stat().st_size != size:
+            raise RunError(f"{source} is damaged: {name} should have {size} bytes and has {path.stat().st_size}")
+    same = len(files) == len(index["files"]) and len(pieces) == len(index["pieces"])
+    if not same or min(files.values(), default=0) < 0 or sum(files.values()) != sum(pieces.values()):
+        raise RunError(f"{source / INDEX} is damaged: its files do not add up to its pieces")
+    return index
+
+
+def _pieces(source: Path, entries: list[dict]) -> Iterator[io.BytesIO]:
+    for entry in entries:
+        content = (source / entry["name"]).read_bytes()
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise RunError(f"{source} is damaged: {entry['name']} is not what was packed")
+        yield io.BytesIO(content)
+
+
+def _enter(arrived: Path) -> bool:
+    """Give a run its place in the store; False if what is there stays."""
+    place = runs.store() / arrived.stem
+    part = place.with_suffix(".part")
+    try:
+        with runs.locked(place, _busy):
+            if runs.is_whole(place):
+                return False
+            if arrived.suffix:
+                if runs.taken_up(arrived)["step"] <= runs.taken_up(part)["step"]:
+                    return False
+                place = part
+            elif part.exists():
+                shutil.rmtree(part)
+            if place.exists():
+                shutil.rmtree(place)
+            os.replace(arrived, place)
+    except _Busy:
+        return False
+    return True
+
+
+class _Busy(Exception):
+    """Another process makes the run."""
+
+
+def _busy(line: str) -> None:
+    raise _Busy(line)

@@ -1,0 +1,354 @@
+"""The batch: jobs that are killed, raise or meet another batch, on one machine and through a real SLURM."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pytest
+from typer.main import get_command
+
+from mixste.cli import app
+from mixste.study import batch, notebooks, runs
+from mixste.study.batch import Batch
+from mixste.study.plan import PAPER_POSES, PROFILES
+from mixste.study.runs import Data, Run
+from mixste.train import AUTHORS
+
+snakemake = pytest.mark.skipif(
+    not shutil.which("snakemake", path=os.path.dirname(sys.executable)), reason="no Snakemake"
+)
+
+RUN = Run(
+    Data("synthetic", "gt", subjects=("S1", "S9"), actions=("Walking",), test_cameras=1),
+    frames=9,
+    poses=300,
+    seed=0,
+    options=(("depth", 1), ("dim", 8), ("heads", 2)),
+    recipe=replace(AUTHORS, batch_frames=90),
+)
+TUNED = replace(RUN, seed=1, start=RUN)
+LONG = replace(RUN, poses=30_000)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout with the same package and workflow, and notebooks of its own; what is started in it sees no other."""
+    for name in ("mixste", "workflow"):
+        (tmp_path / name).symlink_to(runs.PACKAGE.parent / name)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("MIXSTE_STUDY", str(tmp_path))
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
+    return tmp_path
+
+
+def notebook(path, *sources):
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+
+
+def of(*wanted: Run) -> Batch:
+    """What is missing of these runs and of the checkout's notebooks."""
+    there = {run.id: run for run in wanted}
+    missing = [name for name in there if not runs.is_whole(runs.store() / name)]
+    chosen = notebooks.notebooks()
+    return Batch(
+        profile=PROFILES["smoke"],
+        chosen=chosen,
+        runs=there,
+        labels={name: name for name in there},
+        missing=missing,
+        stale=[path for path in chosen if not notebooks.fresh(path, "smoke")],
+        seconds=dict.fromkeys(missing, 1.0),
+        measured_on="a test",
+    )
+
+
+def when(condition, seconds=60):
+    """Wait for a condition; what it gives."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def processes(checkout, text="") -> list[int]:
+    """Of what was started for this checkout, the processes whose command line holds a text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = f"MIXSTE_RUNS={checkout}/" in (path / "environ").read_text(errors="replace")
+            if ours and text in (path / "cmdline").read_text(errors="replace"):
+                found.append(int(path.name))
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
+
+
+def written(run: Run) -> int:
+    """When a run was sealed: another number if it has been made again."""
+    return (runs.store() / run.id / "manifest.json").stat().st_mtime_ns
+
+
+def test_each_notebook_is_known_by_the_tables_it_reads():
+    for path in notebooks.notebooks():
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        named = set(re.findall(r'"(table\d|paper_vs_code)"', code))
+        if "frames.compared(" in code or re.search(r"runs\.make\(run\b", code):  # of methods, or the full model
+            named |= {"table1"} if "paper_vs_code" not in named else set()
+        assert named == set(notebooks.READS[path.name[:2]]), path.name
+
+
+def test_tables_are_chosen_by_their_numbers_in_the_paper():
+    assert [path.stem for path in notebooks.choose(["6", "5"])] == ["06_table5_components", "07_table6_losses"]
+    assert [path.stem for path in notebooks.choose(["3"], ["00"])] == ["00_data", "04_table3"]
+    assert notebooks.choose() == notebooks.notebooks()
+    with pytest.raises(ValueError, match="table must be among 1, 2, 3, 4, 5, 6, 7, found 8"):
+        notebooks.choose(["8"])
+
+
+def test_the_estimate_is_the_measured_speed_times_the_work(tmp_path, monkeypatch):
+    """The paper's model costs 606.7 M a pose by hand; its hours are its poses over the bench's frames a second.
+
+    Half as deep, it takes half the time; once a run is finished, its own time counts.
+    """
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path))
+    full = replace(PROFILES["paper"].full()[0], data=Data("synthetic"))
+    assert batch.macs_per_pose(full) == pytest.approx(606.7e6, abs=5e4)
+    half = replace(full, options=(("depth", 4), ("dim", 512), ("heads", 8)))
+    with open(batch.BENCH / "h100.csv") as file:
+        [frames] = [row["frames_per_second"] for row in csv.DictReader(file) if "logging" in row["variant"]]
+    seconds, measured_on = batch.estimate(PROFILES["paper"], {"full": full, "half": half}, [])
+    assert measured_on == "results/bench/h100.csv"
+    assert seconds["full"] == pytest.approx(PAPER_POSES / float(frames))
+    assert seconds["half"] == pytest.approx(seconds["full"] / 2, rel=0.01)
+
+    done = runs.make(RUN)
+    wanted = {RUN.id: RUN, "longer": replace(RUN, poses=3000)}
+    seconds, measured_on = batch.estimate(PROFILES["smoke"], wanted, [RUN.id])
+    assert measured_on == "1 finished runs"
+    assert seconds["longer"] == pytest.approx(10 * done.environment["training_seconds"])
+
+
+def test_the_dry_run_says_what_is_there_and_what_would_be_done(checkout):
+    notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"')
+    runs.make(RUN)
+    lines = str(of(RUN, TUNED)).splitlines()
+    assert f"  {RUN.id}  {RUN.id}: in the store" in lines
+    assert f"  {TUNED.id}  {TUNED.id}: train, 1 s" in lines
+    assert "  00_one: execute" in lines
+    assert lines[-1].startswith("1 of 2 runs to train, about 0.00028 core hours")
+
+
+def test_a_run_planned_elsewhere_is_refused_where_data_or_code_differ(checkout):
+    planned = checkout / "0123456789ab.json"
+    planned.write_text(runs.spec(TUNED))
+    with pytest.raises(runs.RunError, match=f"planned with other data or code .* it would be {TUNED.id}"):
+        runs.make_as_planned(planned)
+    assert runs.read_spec(planned) == TUNED
+
+
+def test_the_commands_of_the_page_exist():
+    page = (runs.PACKAGE.parent / "docs" / "batch.md").read_text(encoding="utf-8")
+    lines = [
+        line.split(" #")[0] for code in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in code.splitlines()
+    ]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("mixste ")]
+    assert len(commands) > 8
+    for arguments in commands:
+        found = get_command(app)
+        while arguments and arguments[0] in getattr(found, "commands", {}):
+            found = found.commands[arguments.pop(0)]
+        found.make_context("mixste", arguments)
+    for place in re.findall(r"--on (\w+)", page):
+        assert (batch.WORKFLOW / "profiles" / place / "config.yaml").exists()
+
+
+@snakemake
+@pytest.mark.slow
+def test_a_killed_job_and_a_notebook_that_raises_do_not_stop_the_rest(checkout, capfd):
+    """The second call finishes the two, from where they were, and touches nothing else."""
+    notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "1 / 0")
+
+    def kill():
+        when((runs.store() / f"{LONG.id}.part").exists)
+        for pid in processes(checkout, f"--run\0{LONG.id}.json"):
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(RuntimeError, match=rf"2 of 4 jobs are left: {LONG.id}, 00_one \(logs in"):
+        batch.reproduce(of(RUN, TUNED, LONG), batch.place("laptop"), jobs=2)
+    killer.join()
+    said = capfd.readouterr().out
+    assert "ZeroDivisionError" in said
+    assert re.search(rf"\[\d/4\] {LONG.id}: failed after \d+ s \(\d running, [12] failed", said)
+    assert not (runs.store() / LONG.id).exists(), "nothing half-written is there as a run"
+    before = written(RUN), written(TUNED)
+
+    notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "1 / 1")
+    batch.reproduce(of(RUN, TUNED, LONG), batch.place("laptop"), jobs=2)
+    assert runs.is_whole(runs.store() / LONG.id)
+    assert (written(RUN), written(TUNED)) == before
+    assert of(RUN, TUNED, LONG).missing == of(RUN, TUNED, LONG).stale == []
+
+
+@snakemake
+@pytest.mark.slow
+def test_two_batches_at_once_go_on_after_one_that_vanished(checkout, monkeypatch):
+    """Snakemake and its jobs are killed at work; then two batches share what is left, and nothing is trained twice."""
+    monkeypatch.setattr(batch.shutil, "rmtree", lambda folder: None)  # keep the logs
+
+    def vanishes():
+        with pytest.raises(RuntimeError, match="2 of 2 jobs are left"):
+            batch.reproduce(of(LONG, RUN), batch.place("node"), 1)
+
+    first = threading.Thread(target=vanishes)
+    first.start()
+    when(lambda: list(runs.store().glob("*.part")))
+    for pid in processes(checkout):
+        os.kill(pid, signal.SIGKILL)
+    first.join()
+    assert not list(runs.store().glob("*/manifest.json"))
+
+    both = [
+        threading.Thread(target=batch.reproduce, args=(of(LONG, RUN, TUNED), batch.place("node"), 2)) for _ in range(2)
+    ]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert of(LONG, RUN, TUNED).missing == []
+    logs = "".join(path.read_text() for path in (runs.store() / "batches").glob("*/logs/*.log"))
+    for run in (LONG, RUN, TUNED):
+        assert logs.count(f"run {run.id}: trained") == 1
+
+
+def test_gpus_are_handed_out_one_a_command_and_come_back_from_the_dead(tmp_path):
+    """Four commands on two GPUs, by a stand-in for nvidia-smi: never two on one; a killed command frees its own."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho GPU-a\necho GPU-b\n")
+    smi.chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    env.pop("CUDA_VISIBLE_DEVICES", None)
+
+    def start(script, **variables):
+        command = [sys.executable, batch.WORKFLOW / "one_gpu.py", "sh", "-c", script]
+        return subprocess.Popen(command, env=env | variables, stdout=subprocess.PIPE, text=True)
+
+    # mkdir fails if another command has the GPU.
+    hold = f"mkdir {tmp_path}/$CUDA_VISIBLE_DEVICES && sleep 1 && rmdir {tmp_path}/$CUDA_VISIBLE_DEVICES"
+    assert [process.wait(30) for process in [start(hold) for _ in range(4)]] == [0] * 4
+    stuck = [start("echo $CUDA_VISIBLE_DEVICES; exec sleep 60") for _ in range(2)]
+    held = [process.stdout.readline().strip() for process in stuck]
+    assert sorted(held) == ["GPU-a", "GPU-b"]
+    waits = start("echo $CUDA_VISIBLE_DEVICES")
+    time.sleep(0.5)
+    assert waits.poll() is None
+    stuck[1].kill()
+    assert waits.communicate(timeout=30)[0].strip() == held[1]
+    stuck[0].kill()
+    only = start("echo $CUDA_VISIBLE_DEVICES", CUDA_VISIBLE_DEVICES="1")
+    assert only.communicate(timeout=30)[0].strip() == "GPU-b"
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """A SLURM of one node: munged, slurmctld and slurmd of Debian's packages, all on this machine."""
+    programs = ("slurmctld", "slurmd", "munged", "sbatch", "srun")
+    missing = [name for name in programs if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"no SLURM here: {', '.join(missing)} not found (Debian: slurmctld slurmd slurm-client munge)")
+    if os.getuid() != 0:
+        pytest.skip("slurmd must be started by root")
+    conf = "/etc/slurm/slurm.conf"
+    if os.path.lexists(conf):
+        pytest.skip("this machine has a SLURM of its own")
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    (folder / "key").write_bytes(os.urandom(1024))
+    (folder / "key").chmod(0o400)
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    host = socket.gethostname().split(".")[0]
+    settings = {
+        "ClusterName": "test",
+        "SlurmctldHost": f"{host}(127.0.0.1)",
+        "SlurmctldPort": ports[0],
+        "SlurmdPort": ports[1],
+        "SlurmUser": "root",
+        "AuthInfo": f"socket={folder}/munge.socket",
+        "StateSaveLocation": folder,
+        "SlurmdSpoolDir": folder / "spool",
+        "SlurmctldPidFile": folder / "slurmctld.pid",
+        "SlurmdPidFile": folder / "slurmd.pid",
+        "SlurmctldLogFile": folder / "slurmctld.log",
+        "SlurmdLogFile": folder / "slurmd.log",
+        "ProctrackType": "proctrack/pgid",
+        "TaskPlugin": "task/none",
+        "SelectType": "select/cons_tres",
+        "SelectTypeParameters": "CR_Core",
+        "SlurmdParameters": "config_overrides",
+        "NodeName": f"{host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=64000",
+        "PartitionName": "all Nodes=ALL Default=YES",
+    }
+    (folder / "slurm.conf").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    os.makedirs("/etc/slurm", exist_ok=True)
+    os.symlink(folder / "slurm.conf", conf)
+    munge = ["munged", "--force", "--foreground", f"--key-file={folder}/key", f"--socket={folder}/munge.socket"]
+    munge += [f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"]
+    daemons = []
+    try:
+        for command in (munge, ["slurmctld", "-D"], ["slurmd", "-D"]):
+            daemons.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            if command is munge:
+                when((folder / "munge.socket").exists, 10)
+        when(lambda: "idle" in subprocess.run(["sinfo"], capture_output=True, text=True).stdout, 30)
+        (folder / "config.yaml").write_text("slurm-status-command: squeue\n")  # it keeps no accounts for sacct
+        yield folder
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(20)
+        os.unlink(conf)
+
+
+@snakemake
+@pytest.mark.slow
+def test_on_slurm_a_job_whose_node_fails_is_started_again(checkout, slurm, monkeypatch):
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", str(slurm))
+    notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"')
+    failed = []
+
+    def fail():
+        when(lambda: (runs.store() / f"{LONG.id}.part").exists())
+        for pid in processes(checkout, f"--run\0{LONG.id}.json"):
+            os.kill(pid, signal.SIGKILL)
+            failed.append(pid)
+
+    threading.Thread(target=fail, daemon=True).start()
+    batch.reproduce(of(LONG), batch.place("slurm"), jobs=2)
+    assert failed
+    assert of(LONG).missing == of(LONG).stale == []

@@ -1,0 +1,71 @@
+"""What a batch shows on the terminal: a line for each job that ends, and how many are done, running and failed.
+
+A logger plug-in of Snakemake: it is handed every event, and writes in the place of Snakemake's own messages, which go
+to .snakemake/log of the batch's folder.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+
+
+class LogHandler(LogHandlerBase):
+    writes_to_stream, writes_to_file = True, False
+    has_filter = has_formatter = True
+    needs_rulegraph = False
+
+    def __post_init__(self) -> None:
+        self.folder = Path(os.environ["MIXSTE_BATCH"])
+        plan = json.loads((self.folder / "plan.json").read_text())
+        self.jobs = plan["runs"] | plan["notebooks"]
+        self.names, self.state, self.began = {}, {}, {}
+        self.start = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.show(record)
+        except Exception:  # a batch does not end because a line could not be shown
+            self.handleError(record)
+
+    def show(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None)
+        if event == LogEvent.JOB_INFO and record.wildcards:
+            name = self.names[record.jobid] = next(iter(record.wildcards.values()))
+            self.state[name], self.began[name] = "running", time.monotonic()
+        elif event == LogEvent.JOB_FINISHED and record.job_id in self.names:
+            self.ended(self.names[record.job_id], "done")
+        elif event == LogEvent.JOB_ERROR and record.jobid in self.names:
+            self.ended(self.names[record.jobid], "failed", record.rule_msg or "")
+        elif record.levelno >= logging.ERROR and getattr(record, "exception", "") != "RuleException":  # told already
+            print(record.getMessage(), file=sys.stderr, flush=True)
+
+    def ended(self, name: str, state: str, message: str = "") -> None:
+        if self.state[name] == state:
+            return
+        self.state[name] = state
+        states = list(self.state.values())
+        seconds = time.monotonic() - self.began[name]
+        line = f"[{states.count('done')}/{len(self.jobs)}] {self.jobs[name]['label']}: {state} after {seconds:.0f} s"
+        line += f" ({states.count('running')} running, {states.count('failed')} failed{self.left()})"
+        print(line, flush=True)
+        if state == "failed":
+            log = self.folder / "logs" / f"{name}.log"
+            said = log.read_text(errors="replace").strip() if log.exists() else message.strip()
+            print(
+                f"    {said.splitlines()[-1] if said else 'it was ended before it said anything'} ({log})", flush=True
+            )
+
+    def left(self) -> str:
+        """Time left, if the rest goes as fast as what is done went, by the estimates."""
+        done = sum(job["seconds"] for name, job in self.jobs.items() if self.state.get(name) == "done")
+        rest = sum(job["seconds"] for name, job in self.jobs.items() if self.state.get(name) in (None, "running"))
+        if not done or not rest:
+            return ""
+        seconds = rest / done * (time.monotonic() - self.start)
+        return f", about {seconds / 60:.0f} min left" if seconds < 6000 else f", about {seconds / 3600:.1f} h left"
