@@ -266,6 +266,7 @@ def main() -> None:
     ) as error:  # DataError, CheckpointError and RunError are among them
         print(f"mixste: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("mixste: stopped; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == 130:  # Ctrl-C, as typer hands it on
+            print("mixste: stopped; the same command goes on from here", file=sys.stderr)
+        raise

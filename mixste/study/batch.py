@@ -216,7 +216,7 @@ def call(command: list, folder: Path) -> None:
         process.wait()
     except KeyboardInterrupt:
         process.wait()
-        raise RuntimeError("stopped; the same command goes on from here") from None
+        raise
 
 
 def _span(seconds: float) -> str:
