@@ -17,6 +17,7 @@ import pytest
 
 import mixste.train
 from mixste import evaluate
+from mixste.skeleton import SKELETONS
 from mixste.study import runs
 from mixste.study.runs import Data, Run, RunError, by_takes, make
 from mixste.train import AUTHORS
@@ -248,6 +249,16 @@ def test_fine_tuning_begins_with_the_other_runs_weights(store):
     begun, ended = make(RUN).model().state_dict(), done.model().state_dict()
     for key, value in begun.items():
         np.testing.assert_allclose(ended[key], value, atol=1e-5)
+
+
+def test_other_layouts_take_their_joints_by_name():
+    dataset = DATA.load()
+    stand_in = replace(DATA, skeleton="humaneva15").load()
+    assert stand_in.skeleton is SKELETONS["humaneva15"]
+    for name in ("LKnee", "RWrist", "LShoulder"):
+        here, there = (one.skeleton.joints.index(name) for one in (dataset, stand_in))
+        np.testing.assert_array_equal(stand_in.test[0].poses[:, there], dataset.test[0].poses[:, here])
+        np.testing.assert_array_equal(stand_in.test[0].keypoints[:, there], dataset.test[0].keypoints[:, here])
 
 
 def test_by_takes_splits_the_same_people():
