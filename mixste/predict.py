@@ -53,6 +53,7 @@ def lift(
     each. Returns for each clip the lifted frames' indices, counted from its start, in the order of its windows (with
     repetitions where windows overlap or are padded), and their poses in metres. flip averages with the un-mirrored
     lifting of the mirrored keypoints (notebook 13, row 21). progress is told the number of frames as they are read.
+    On CUDA, MixSTE lifts by `fast.Lifter`, in bfloat16 (results/bench/accuracy.csv: within 0.1 mm of float32).
     """
     readings = [reading(model, length) for _, length in clips]
     starts = [start for start, _ in clips]
