@@ -48,14 +48,25 @@ class VideoPose3D(nn.Module):
             raise ValueError(
                 f"keypoints must be (batch, at least {self.frames}, {self.joints}, 2), found {tuple(keypoints.shape)}"
             )
+        # Of the outputs of each layer, the single frame of one receptive field needs every third: the others are left
+        # out, as in its authors' training, so that batch statistics are of those that count.
+        single = keypoints.shape[1] == self.frames
+
+        def conv(layer: nn.Conv1d, x: Tensor) -> Tensor:
+            return F.conv1d(x, layer.weight, stride=layer.kernel_size) if single else layer(x)
+
         x = keypoints.flatten(2).transpose(1, 2)  # (batch, joints · 2, frames)
-        x = self.activate(self.expand_conv(x), self.expand_bn)
+        x = self.activate(conv(self.expand_conv, x), self.expand_bn)
         for block in range(0, len(self.layers_conv), 2):
             y = x
             for layer in (block, block + 1):  # a wide convolution, then a pointwise one
-                y = self.activate(self.layers_conv[layer](y), self.layers_bn[layer])
-            edge = (x.shape[-1] - y.shape[-1]) // 2  # frames the unpadded convolution loses at either end
-            x = x[..., edge : edge + y.shape[-1]] + y
+                y = self.activate(conv(self.layers_conv[layer], y), self.layers_bn[layer])
+            if single:
+                width = x.shape[-1] // y.shape[-1]
+                x = x[..., width // 2 :: width] + y
+            else:
+                edge = (x.shape[-1] - y.shape[-1]) // 2  # frames the unpadded convolution loses at either end
+                x = x[..., edge : edge + y.shape[-1]] + y
         return self.shrink(x).transpose(1, 2).unflatten(2, (self.joints, 3))
 
     def activate(self, x: Float[Tensor, "batch channels frames"], norm: nn.BatchNorm1d) -> Tensor:

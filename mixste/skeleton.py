@@ -57,6 +57,14 @@ class Skeleton:
             order += [child for child, parent in enumerate(self.parents) if parent == joint]
         return tuple(order)
 
+    @cached_property
+    def chains(self) -> np.ndarray:
+        """(joints, joints), 1 where the bone that ends in the column's joint leads from the root to the row's."""
+        chains = np.eye(len(self.joints))
+        for joint in self.top_down[1:]:
+            chains[joint] += chains[self.parents[joint]]
+        return chains
+
     def weights(self, recipe: str) -> tuple[float, ...]:
         """W of Eq. 10 for recipe "paper" (by group) or "authors" (their code's list)."""
         if recipe == "paper":

@@ -5,6 +5,7 @@ Poses are metres in camera axes (x right, y down, z forward) with the root's pat
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -36,17 +37,22 @@ def resize_bodies(
     travels as much further as the body is larger.
     """
     batch, _, joints, _ = poses.shape
-    pair = torch.as_tensor(skeleton.mirror, device=poses.device).minimum(torch.arange(joints, device=poses.device))
+    pair = np.minimum(skeleton.mirror, np.arange(joints))
+    parents = [joint if parent < 0 else parent for joint, parent in enumerate(skeleton.parents)]
+    pair, parents = (_constant(indices, poses.device) for indices in (pair, parents))
+    chains = _constant(skeleton.chains, poses.device, poses.dtype)
     size = _factors(poses, generator, body, batch, 1, 1)
     scale = size * _factors(poses, generator, bone, batch, 1, joints)[..., pair]  # (batch, 1, joints)
 
-    root = poses[:, :, skeleton.root]
+    root = poses[:, :, [skeleton.root]]
     centre = root.mean(dim=1, keepdim=True)
-    resized = {skeleton.root: centre + size * (root - centre)}
-    for joint in skeleton.top_down[1:]:
-        parent = skeleton.parents[joint]
-        resized[joint] = resized[parent] + scale[..., joint, None] * (poses[:, :, joint] - poses[:, :, parent])
-    return torch.stack([resized[joint] for joint in range(joints)], dim=2)
+    bones = scale[..., None] * (poses - poses[:, :, parents])  # the root's own is 0
+    return centre + size[..., None] * (root - centre) + chains @ bones
+
+
+def _constant(values, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A few numbers on a device, without stopping a GPU as a tensor made there would."""
+    return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
 def _rotations(vectors: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3 3"]:
@@ -79,7 +85,7 @@ def turn_cameras(
     camera then retreats until every joint is `nearest` metres before it.
     """
     batch = len(poses)
-    vertical = poses.new_tensor([0.0, math.cos(down), math.sin(down)])
+    vertical = _constant([0.0, math.cos(down), math.sin(down)], poses.device, poses.dtype)
     turn = _rotations(_uniform(poses, generator, -yaw, yaw, batch, 1) * vertical)
     view = _rotations(_uniform(poses, generator, -tilt, tilt, batch, 3))
     centre = poses.mean(dim=(1, 2), keepdim=True)
@@ -87,7 +93,7 @@ def turn_cameras(
     turned = torch.einsum("bij,bfkj->bfki", turn, poses - centre) + away
     turned = torch.einsum("bij,bfkj->bfki", view, turned)
     retreat = (nearest - turned[..., 2].amin(dim=(1, 2))).clamp_min(0)
-    return turned + retreat[:, None, None, None] * poses.new_tensor([0.0, 0.0, 1.0])
+    return torch.cat([turned[..., :2], turned[..., 2:] + retreat[:, None, None, None]], dim=-1)
 
 
 def project_screen(
