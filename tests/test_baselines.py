@@ -86,6 +86,8 @@ def test_videopose3d_definition(frames, widths):
     found = model(clip)
     assert found.shape == (2, 4, 4, 3)
     np.testing.assert_allclose(found.detach(), expected, rtol=1e-9, atol=1e-9)
+    # One receptive field alone is computed another way.
+    np.testing.assert_allclose(model(clip[:, :frames]).detach(), found[:, :1].detach(), rtol=1e-9, atol=1e-9)
 
 
 def test_videopose3d_sees_its_receptive_field_and_no_more():
