@@ -239,11 +239,12 @@ def pack_runs(
     to: Annotated[Path, typer.Argument(help="Folder to write; it must not be there yet.")],
     run: Annotated[list[str] | None, typer.Option(help="Only this run, by id; may be given again.")] = None,
     unfinished: Annotated[bool, typer.Option(help="Also trainings to be gone on with.")] = False,
+    weights: Annotated[bool, typer.Option(help="With the trained networks, most of a run's size.")] = True,
 ) -> None:
     """Write finished runs as files of at most 16 MiB, to carry to another machine."""
     from mixste.study import parcels
 
-    print(parcels.pack(to, run or [], unfinished))
+    print(parcels.pack(to, run or [], unfinished, weights))
 
 
 @runs_app.command("unpack")

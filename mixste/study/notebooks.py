@@ -30,9 +30,10 @@ READS: dict[str, tuple[str, ...]] = {
     "11": ("table1",),
     "12": ("table1",),
     "13": ("paper_vs_code",),
-    "14": tuple(table for table in PLAN if table != "paper_vs_code"),
+    "14": tuple(table for table in PLAN if table.startswith("table")),
     "15": ("table1",),
     "16": (),
+    "17": ("limits",),
 }
 
 

@@ -25,11 +25,11 @@ INDEX = "parcel.json"
 UNFINISHED = re.compile(r"spec\.json|state\.pt|best-\d+\.safetensors")
 
 
-def pack(to: Path, wanted: list[str] = (), unfinished: bool = False) -> str:
+def pack(to: Path, wanted: list[str] = (), unfinished: bool = False, weights: bool = True) -> str:
     """Write runs to the new folder `to`: those with these ids, or all. Returns what was packed, in one sentence.
 
-    unfinished: also trainings that were interrupted, to be gone on with elsewhere. Raises RunError if a run is not
-    there or is damaged.
+    unfinished: also trainings that were interrupted, to be gone on with elsewhere. weights: without them a run is two
+    megabytes of curves and errors, enough for every table. Raises RunError if a run is not there or is damaged.
     """
     if to.exists():
         raise RunError(f"expected a folder that is not there yet, found {to}")
@@ -43,7 +43,7 @@ def pack(to: Path, wanted: list[str] = (), unfinished: bool = False) -> str:
         if not path.suffix:
             if not runs.is_whole(path):
                 raise RunError(f"run {path.name} is damaged and cannot be packed; `mixste reproduce` makes it again")
-            names = {file.name for file in path.iterdir()} & {*runs.FILES, "best.safetensors"}
+            names = {file.name for file in path.iterdir()} & (runs.FILES | runs.WEIGHTS if weights else runs.FILES)
             files += [runs.Finished(path).file(name) for name in sorted(names)]
         elif unfinished and (path / "state.pt").exists() and _idle(path):
             files += [file for file in sorted(path.iterdir()) if UNFINISHED.fullmatch(file.name)]
@@ -109,8 +109,8 @@ def unpack(source: Path) -> str:
     """Bring a parcel's runs into the store. Returns what arrived, in one sentence.
 
     Everything is checked before anything enters the store. What is there already stays as it is, except for a training
-    that is further along in the parcel. Raises RunError if a piece or a file is missing, cut short, changed, too many,
-    or not a plain file.
+    that is further along in the parcel, and for a run whose weights had stayed behind. Raises RunError if a piece or a
+    file is missing, cut short, changed, too many, or not a plain file.
     """
     index = _index(Path(source))
     runs.store().mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def _index(source: Path) -> dict:
     held = defaultdict(set)
     for name in files:
         folder, _, file = name.partition("/")
-        allowed = UNFINISHED.fullmatch(file) if folder.endswith(".part") else file in {*runs.FILES, "best.safetensors"}
+        allowed = UNFINISHED.fullmatch(file) if folder.endswith(".part") else file in runs.FILES | runs.WEIGHTS
         if not (runs.NAME.fullmatch(folder) and allowed):
             raise RunError(f"{source / INDEX} is refused: it names {name!r}, which is no file of a run")
         held[folder].add(file)
@@ -188,7 +188,7 @@ def _enter(arrived: Path) -> bool:
     part = place.with_suffix(".part")
     try:
         with runs.locked(place, _busy):
-            if runs.is_whole(place):
+            if runs.is_whole(place) and (arrived.suffix or _weights(arrived) <= _weights(place)):
                 return False
             if arrived.suffix:
                 if runs.taken_up(arrived)["step"] <= runs.taken_up(part)["step"]:
@@ -202,6 +202,10 @@ def _enter(arrived: Path) -> bool:
     except _Busy:
         return False
     return True
+
+
+def _weights(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()} & runs.WEIGHTS
 
 
 class _Busy(Exception):

@@ -301,11 +301,17 @@ def page() -> str:
                     f"### [{path.stem}]({name}/{path.name})",
                     "",
                     markdown(with_intervals(table).reset_index()),
+                    *[f"\n*{row}*: {note}." for row, note in noted(table)],
                 ]
     text = "\n".join(lines) + "\n"
     with replacing(runs.ROOT / "results" / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
+
+
+def noted(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """(row, what must be said of it), each once."""
+    return list(dict.fromkeys(table.loc[table["note"] != "", ["row", "note"]].itertuples(index=False, name=None)))
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -48,8 +48,9 @@ CODE = (
     *("model", "baselines", "losses", "metrics", "train", "predict", "evaluate", "skeleton", "camera"),
     *("fast", "kernels", "data/windows", "data/augment"),
 )
-# What every run holds.
-FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "weights.safetensors", "environment.json"}
+# What every run holds, and what it may have left behind where it was made: a hundred times the rest in size.
+FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "environment.json"}
+WEIGHTS = {"weights.safetensors", "best.safetensors"}
 NAME = re.compile(r"[0-9a-f]{12}(\.part)?")  # of a run's folder in the store
 SYNTHETIC_CODE = ("skeleton", "camera", "data/virtual", "data/synthetic")
 
@@ -60,8 +61,9 @@ class Data:
 
     skeleton: another layout than the source's, for stand-ins. subjects, actions: only these (empty: all). split:
     "published" for the source's own; "takes" trains and tests on the same people, as HumanEva does, the last take of
-    each action being the test. test_cameras: test on the clips of the first so many cameras (0: all), where every view
-    would cost more than it tells.
+    each action being the test; "validation" tests on the people whom the source sets apart for choosing settings, or
+    else on the last of those it trains on. test_cameras: test on the clips of the first so many cameras (0: all),
+    where every view would cost more than it tells.
     """
 
     source: str
@@ -99,6 +101,8 @@ def _load(wanted: Data) -> PoseDataset:
     dataset = dataset.select(wanted.subjects or None, wanted.actions or None)
     if wanted.split == "takes":
         dataset = by_takes(dataset)
+    elif wanted.split == "validation":
+        dataset = validating(dataset)
     if wanted.test_cameras:
         cameras = sorted({clip.camera for clip in dataset.test})[: wanted.test_cameras]
         dataset = replace(dataset, test=[clip for clip in dataset.test if clip.camera in cameras])
@@ -125,6 +129,15 @@ def by_takes(dataset: PoseDataset) -> PoseDataset:
     for clip, test in zip(dataset.clips, tests, strict=True):
         chosen[test].append(clip)
     return replace(dataset, train=chosen[False], validation=[], test=chosen[True])
+
+
+def validating(dataset: PoseDataset) -> PoseDataset:
+    """The same training clips, with those for validation as the test; its own test people are seen by nobody."""
+    train, test = dataset.train, dataset.validation
+    if not test:
+        last = train[-1].subject
+        train, test = ([clip for clip in train if (clip.subject == last) is held] for held in (False, True))
+    return replace(dataset, train=train, validation=[], test=test)
 
 
 @dataclass(frozen=True)
@@ -177,21 +190,31 @@ def spec(run: Run) -> str:
 
 @functools.cache
 def code_fingerprint(modules: tuple[str, ...]) -> str:
-    """Hash of what the code of some modules does: comments, docstrings and formatting do not count."""
+    """Hash of what the code of some modules does: comments, docstrings and formatting do not count.
+
+    The same on every version of Python, so that a run made on one machine is found on another.
+    """
     digest = hashlib.sha256()
     for name in modules:
         tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if (
-                isinstance(body, list)
-                and body
-                and isinstance(body[0], ast.Expr)
-                and isinstance(body[0].value, ast.Constant)
-            ):
-                body[0].value.value = ""
-        digest.update(ast.dump(tree).encode())
+        digest.update(repr(_outline(tree)).encode())
     return digest.hexdigest()[:16]
+
+
+def _outline(node):
+    """A syntax tree as plain values, without docstrings, and without the empty fields that versions of Python add."""
+    if isinstance(node, list):
+        return [_outline(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = dict(ast.iter_fields(node))
+    body = fields.get("body")
+    if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        fields["body"] = body[1:]
+    return [
+        type(node).__name__,
+        *((name, _outline(value)) for name, value in fields.items() if value not in (None, [])),
+    ]
 
 
 def read_spec(path: Path) -> Run:
@@ -264,8 +287,17 @@ class Finished:
         return json.loads(self.file("environment.json").read_text())
 
     def model(self, which: str = "weights") -> torch.nn.Module:
-        """The trained network: "weights" at the end, or "best" on the test clips where the run kept it."""
-        return checkpoints.load_checkpoint(self.file(f"{which}.safetensors"))
+        """The trained network: "weights" at the end, or "best" on the test clips where the run kept it.
+
+        RunError if the run was brought here without.
+        """
+        name = f"{which}.safetensors"
+        if name not in (_manifest(self.path) or {"files": {name}})["files"]:
+            raise RunError(
+                f"run {self.id} is here without its {name}: unpack a parcel that holds it, or remove {self.path} to "
+                "train again"
+            )
+        return checkpoints.load_checkpoint(self.file(name))
 
 
 def store() -> Path:
@@ -450,7 +482,7 @@ def _make(run: Run, path: Path, title: str) -> None:
 def _rename(part: Path, path: Path) -> None:
     """Give a whole run its name, without what it took to make it."""
     for file in part.iterdir():
-        if file.name not in {"manifest.json", "best.safetensors"} | FILES:
+        if file.name not in {"manifest.json"} | FILES | WEIGHTS:
             file.unlink()
     os.replace(part, path)
 
@@ -483,7 +515,7 @@ def taken_up(part: Path) -> dict:
 
 def seal(folder: Path) -> None:
     """Write the manifest of a run's files, once they are on the disk: from then on it counts as whole."""
-    files = [folder / name for name in sorted(FILES | {"best.safetensors"}) if (folder / name).exists()]
+    files = [folder / name for name in sorted(FILES | WEIGHTS) if (folder / name).exists()]
     for file in files:
         with open(file, "rb") as written:
             os.fsync(written.fileno())

@@ -57,6 +57,23 @@ def test_the_pieces_are_the_files_one_after_another(packed):
     assert stream == b""
 
 
+def test_weights_may_stay_behind_and_follow(packed, parcel, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("MIXSTE_RUNS", str(packed / "store"))
+        pack(parcel.parent / "light", weights=False)
+    unpack(parcel.parent / "light")
+    light = make(BEST)
+    assert {path.name for path in light.path.iterdir()} == {"manifest.json"} | runs.FILES
+    assert light.clips.equals(runs.Finished(packed / "store" / BEST.id).clips)
+    for which in ("weights", "best"):
+        with pytest.raises(RunError, match=f"{BEST.id} is here without its {which}.safetensors: unpack a parcel"):
+            light.model(which)
+    assert unpack(parcel).startswith("2 runs arrived")
+    assert unpack(parcel.parent / "light").startswith("0 runs arrived")  # and takes no weights away
+    assert contents(runs.store()) == contents(packed / "store")
+    make(BEST).model("best")
+
+
 def test_runs_arrive_whole_once(packed, parcel, monkeypatch):
     assert unpack(parcel).startswith("2 runs arrived")
     assert contents(runs.store()) == contents(packed / "store")

@@ -1,5 +1,6 @@
 """The store: a run is made once, found again, read whole or not at all."""
 
+import ast
 import fcntl
 import json
 import multiprocessing
@@ -19,7 +20,7 @@ import mixste.train
 from mixste import evaluate
 from mixste.skeleton import SKELETONS
 from mixste.study import runs
-from mixste.study.runs import Data, Run, RunError, by_takes, make
+from mixste.study.runs import Data, Run, RunError, by_takes, make, validating
 from mixste.train import AUTHORS
 
 DATA = Data("synthetic", "gt", subjects=("S1", "S9"), actions=("Walking", "Waiting"), test_cameras=1)
@@ -90,6 +91,16 @@ def test_comments_and_docstrings_do_not_count_as_code(tmp_path, monkeypatch):
         hashes.append(runs.code_fingerprint(("m",)))
     runs.code_fingerprint.cache_clear()
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_the_hash_of_code_is_the_same_on_every_python():
+    """Later versions give nodes more fields, empty where the code does not use them."""
+    tree = ast.parse("class A:\n    def f(self):\n        return [*x, 1]\n")
+    later = ast.parse(ast.unparse(tree))
+    for node in ast.walk(later):
+        node._fields = (*node._fields, "type_params", "new")
+        node.type_params, node.new = [], None
+    assert runs._outline(later) == runs._outline(tree)
 
 
 def empty_manifest(path):
@@ -186,8 +197,8 @@ def test_500_runs_are_listed_and_collected_in_a_second(store):
     done = make(RUN)
     for number in range(499):
         (store / f"{number:012x}").mkdir()
-        for name in ("manifest.json", *runs.FILES):
-            shutil.copyfile(done.path / name, store / f"{number:012x}" / name)
+        for path in done.path.iterdir():
+            shutil.copyfile(path, store / f"{number:012x}" / path.name)
         os.utime(store / f"{number:012x}" / "manifest.json", (time.time() + 1, time.time() + 1))
     began = time.process_time()
     table = runs.listing()
@@ -217,7 +228,7 @@ def test_a_run_killed_on_its_last_steps_is_not_trained_again(store, monkeypatch)
     monkeypatch.setattr(runs, "train", None)  # a training would fail
     done = make(run)
     assert done.environment["resumed_at"] == 1
-    assert {path.name for path in done.path.iterdir()} == {"manifest.json", "best.safetensors"} | runs.FILES
+    assert {path.name for path in done.path.iterdir()} == {"manifest.json"} | runs.FILES | runs.WEIGHTS
 
 
 def test_a_second_process_waits_and_finds_the_run(store):
@@ -266,6 +277,18 @@ def test_by_takes_splits_the_same_people():
     assert {clip.subject for clip in dataset.train} == {clip.subject for clip in dataset.test}
     takes = {(clip.subject, clip.action): clip.take for clip in dataset.test}
     assert all(clip.take != takes[clip.subject, clip.action] for clip in dataset.train)
+
+
+def test_validating_never_touches_the_test_people():
+    dataset = DATA.load()
+    assert dataset.validation, "the source sets people apart"
+    chosen = validating(dataset)
+    assert chosen.test == dataset.validation
+    assert chosen.train == dataset.train
+    last = {clip.subject for clip in validating(replace(dataset, validation=[])).test}
+    assert last == {dataset.train[-1].subject}
+    assert last.isdisjoint(clip.subject for clip in validating(replace(dataset, validation=[])).train)
+    assert replace(DATA, split="validation").load().fingerprint == chosen.fingerprint
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(store, monkeypatch):
