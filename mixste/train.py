@@ -39,8 +39,9 @@ class Recipe:
     "cosine" rises over the first twentieth and falls to zero, for trainings of another length than theirs.
     batch_frames: poses supervised a step (10). dropout, drop_path (11). attention_scale, embedding_norm (12, 13).
     interval: frames between the starts of training windows, T if None (19). mirror: each window also mirrored (19).
-    body_shapes: each window's person resized at random, bone by bone; new_cameras: and seen from elsewhere (neither is
-    in the paper).
+    Not in the paper: random_starts, each window drawn from anywhere in its clip, or where the clip is shorter, the clip
+    lying anywhere in the window; body_shapes, each window's person resized at random, bone by bone; new_cameras, and
+    seen from elsewhere.
     """
 
     loss: tuple[tuple[str, float], ...] = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 2.0))
@@ -58,6 +59,7 @@ class Recipe:
     embedding_norm: bool = False
     interval: int | None = None
     mirror: bool = True
+    random_starts: bool = False
     body_shapes: bool = False
     new_cameras: bool = False
 
@@ -70,6 +72,8 @@ class Recipe:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}")
+        if self.random_starts and self.interval is not None:
+            raise ValueError(f"random_starts leave no interval between windows, found interval {self.interval}")
         for name in ("batch_frames", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
@@ -105,6 +109,8 @@ class Batches:
             raise DataError("expected at least one training clip, found none")
         self.skeleton, self.seed, self.recipe = skeleton, seed, recipe
         self.seq2frame = isinstance(model, PoseFormer | VideoPose3D)
+        if self.seq2frame and recipe.random_starts:
+            raise ValueError("random_starts are for seq2seq networks: the others read a window around every frame")
         self.augmented = recipe.body_shapes or recipe.new_cameras
         self.frames = Frames.of(clips, skeleton, device, paths=self.augmented)
         self.poses_per_window = 1 if self.seq2frame else model.frames
@@ -148,6 +154,11 @@ class Batches:
         """Keypoints and target poses of one step."""
         windows = self.windows[self.chosen(step).to(self.windows.device, non_blocking=True)]
         first, low, high, clip, flip = windows.unbind(1)
+        if self.recipe.random_starts:
+            generator = torch.Generator(first.device).manual_seed(seed_of(self.seed, step, 2))
+            spare = high - low + 1 - len(self.offsets)  # frames the clip is longer than a window, or shorter
+            drawn = torch.rand(len(first), generator=generator, device=first.device, dtype=torch.float64)
+            first = low + spare.clamp(max=0) + (drawn * (spare.abs() + 1)).long()
         index = (first[:, None] + self.offsets).clamp(low[:, None], high[:, None])  # (batch, frames)
         keypoints, poses = self.frames.keypoints[index], self.frames.poses[index]
         if self.augmented:

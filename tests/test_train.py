@@ -70,6 +70,35 @@ def test_seq2frame_sees_the_window_around_the_frame_it_lifts():
         np.testing.assert_allclose(window, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("length", [5, 9, 12])
+def test_random_starts_lie_within_the_clip_or_the_clip_within_the_window(length):
+    """Every place that a window of nine can take comes up, and no other."""
+    one = clip(length)
+    recipe = replace(AUTHORS, batch_frames=72, mirror=False, random_starts=True)
+    batches = Batches(small(), [one], human36m, recipe, 0, "cpu")
+    assert torch.equal(batches[3][0], batches[3][0])
+    screen = normalize_screen(one.keypoints, *one.resolution)
+    spare = length - 9
+    places = {
+        start: screen[np.clip(np.arange(9) + start, 0, length - 1)] for start in range(min(0, spare), max(0, spare) + 1)
+    }
+    seen = []
+    for window in torch.cat([batches[step][0] for step in range(20)]):
+        [start] = [start for start, expected in places.items() if np.allclose(window, expected, atol=1e-6)]
+        seen.append(start)
+    shares = np.unique(seen, return_counts=True)[1] / len(seen)
+    assert len(shares) == len(places)
+    assert shares.max() < 2 * shares.min()
+
+
+def test_random_starts_are_refused_where_they_mean_nothing():
+    recipe = replace(AUTHORS, random_starts=True)
+    with pytest.raises(ValueError, match="random_starts leave no interval between windows, found interval 1"):
+        replace(recipe, interval=1)
+    with pytest.raises(ValueError, match="random_starts are for seq2seq networks"):
+        Batches(PoseFormer(3, 17, 8, 1, 2), [clip(4)], human36m, recipe, 0, "cpu")
+
+
 def test_resized_bodies_are_filmed_by_the_same_camera():
     one = clip(9, still=True)
     recipe = replace(AUTHORS, batch_frames=9, mirror=False, body_shapes=True)
