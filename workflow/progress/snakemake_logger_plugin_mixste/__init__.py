@@ -57,9 +57,10 @@ class LogHandler(LogHandlerBase):
         if state == "failed":
             log = self.folder / "logs" / f"{name}.log"
             said = log.read_text(errors="replace").strip() if log.exists() else message.strip()
-            print(
-                f"    {said.splitlines()[-1] if said else 'it was ended before it said anything'} ({log})", flush=True
-            )
+            lines = said.splitlines() or ["it was ended before it said anything"]
+            # A kernel may still complain of being shut down after the command has said what is wrong.
+            lines = [line for line in lines if line.startswith("mixste: ")] or lines
+            print(f"    {lines[-1]} ({log})", flush=True)
 
     def left(self) -> str:
         """Time left, if the rest goes as fast as what is done went, by the estimates."""
