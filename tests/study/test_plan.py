@@ -42,6 +42,17 @@ def test_a_model_taught_fewer_poses_takes_as_many_steps_and_its_row_says_so():
         assert short == row.label.startswith("PoseFormer") == ("93,750 poses of training" in row.note)
 
 
+def test_what_is_taken_apart_is_a_row_of_table_1():
+    """In profile open with a shorter T, which every row then says."""
+    for profile, label in (PROFILES["smoke"], "T=243"), (PROFILES["open"], "T=81"):
+        [whole] = [row for row in PLAN["table1"](profile) if row.label == f"MixSTE, cpn, {label}"]
+        for table in ("table5", "table6"):
+            rows = PLAN[table](profile)
+            assert whole.runs in [row.runs for row in rows]
+            assert {run.frames for row in rows for run in row.runs} == {whole.runs[0].frames}
+            assert all(("T = 81 in the place of 243" in row.note) == (profile.name == "open") for row in rows)
+
+
 def test_table_7_maps_every_size():
     for profile in PROFILES.values():
         for sizes, column in ((profile.frames, "frames"), (profile.dims, "dim"), (profile.depths, "depth")):
