@@ -372,24 +372,30 @@ class Frozen(nn.Module):
         return self.network(keypoints)
 
 
-def train_plainly(model: MixSTE, dataset, recipe, poses: int, seed: int) -> None:
-    """The training loop of `mixste.train` in float32 throughout, nothing fused or recorded."""
+def train_plainly(model: MixSTE, dataset, recipe, poses: int, seed: int, twin: Reference | None = None) -> None:
+    """The training loop of `mixste.train` in float32 throughout, nothing recorded, only the optimizer fused.
+
+    twin: of the model, trained in its place; the model then takes its weights.
+    """
     from mixste.train import learning_rate
 
     device = next(model.parameters()).device
     batches = Batches(model, dataset.train, dataset.skeleton, recipe, seed, device)
-    optimizer, loss = optimizer_of(model, recipe), loss_of(recipe, dataset.skeleton, device)
+    network, forward = (twin, twin) if twin else (model, lambda keypoints: fast.plain_forward(model, keypoints))
+    optimizer, loss = optimizer_of(network, recipe), loss_of(recipe, dataset.skeleton, device)
     steps = -(-poses // (batches.size * batches.poses_per_window))
     torch.manual_seed(seed)
-    model.train()
+    network.train()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step, steps, step * batches.size // len(batches))
         keypoints, target = batches[step]
-        value = loss(fast.plain_forward(model, keypoints), target)
+        value = loss(forward(keypoints), target)
         optimizer.zero_grad()
         value.backward(value.detach() if recipe.scaled_gradient else None)
         optimizer.step()
+    if twin:
+        model.load_state_dict(twin.state_dict())
 
 
 def cpu_table() -> pd.DataFrame:
