@@ -23,6 +23,7 @@ except ImportError:  # Triton comes with PyTorch for CUDA only
 # Up to here a head's products are so small that library attention spends its time on overhead.
 SMALL_TOKENS, SMALL_WIDTH = 32, 16
 SAFE_SCORE = 100.0  # 2 to this power, summed and squared, still fits single precision
+MOST_FRAMES = 8192  # of a batch at once in training: 27 GiB of an H100 at the paper's size
 
 
 def covers(model: nn.Module) -> bool:
@@ -319,8 +320,9 @@ class Step:
 
     On CUDA, MixSTE's blocks run in bfloat16 by `cuda_forward`, other networks under autocast; forward, loss and
     backward are recorded once and replayed since, one launch instead of thousands: batches must keep their shape, and
-    the loss is a tensor that the next call overwrites. Under torchrun each process takes its part of the batch, which
-    all must be given whole, and ends with the gradients of the whole; raises ValueError if it cannot be dealt evenly.
+    the loss is a tensor that the next call overwrites. MixSTE takes a batch of more than MOST_FRAMES in even pieces and
+    averages. Under torchrun each process takes its part of the batch, which all must be given whole, and ends with the
+    gradients of the whole; raises ValueError if it cannot be dealt evenly.
     """
 
     def __init__(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], scaled_gradient: bool = False):
@@ -341,20 +343,38 @@ class Step:
                 f"expected a batch that {self.processes} processes can share, found {len(keypoints)} windows"
             )
         batch = [x.chunk(self.processes)[self.process] for x in (keypoints, target)]
-        if not keypoints.is_cuda:
-            loss = self.compute(*batch)
-        else:
-            if self.recording is None:
-                buffers = [buffer.clone() for buffer in self.model.buffers()]
-                self.recording = recorded(self.compute, *batch)
-                for buffer, value in zip(self.model.buffers(), buffers, strict=True):
-                    buffer.copy_(value)
-            graph, inputs, loss = self.recording
-            for given, x in zip(inputs, batch, strict=True):
-                given.copy_(x)
-            graph.replay()
-        if self.processes > 1:
-            self.share(loss)
+        pieces = self.pieces(*batch[0].shape[:2])
+        self.shares = self.processes * pieces
+        total = None
+        for piece in zip(*(x.chunk(pieces) for x in batch), strict=True):
+            loss = self.one_piece(*piece)
+            if self.shares > 1:
+                gradients = [p.grad for p in self.parameters if p.grad is not None]
+                flat = torch.cat([loss.view(1), *(gradient.flatten() for gradient in gradients)])
+                total = flat if total is None else total.add_(flat)
+        if self.shares > 1:
+            self.average(total, loss, gradients)
+        return loss
+
+    def pieces(self, windows: int, frames: int) -> int:
+        """The fewest even pieces of at most MOST_FRAMES; one of a network whose batch norms tie its windows."""
+        if not isinstance(self.model, MixSTE):
+            return 1
+        even = (n for n in range(1, windows) if windows % n == 0)
+        return next((n for n in even if windows // n * frames <= MOST_FRAMES), windows)
+
+    def one_piece(self, *batch: Tensor) -> Tensor:
+        if not batch[0].is_cuda:
+            return self.compute(*batch)
+        if self.recording is None:
+            buffers = [buffer.clone() for buffer in self.model.buffers()]
+            self.recording = recorded(self.compute, *batch)
+            for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+        graph, inputs, loss = self.recording
+        for given, x in zip(inputs, batch, strict=True):
+            given.copy_(x)
+        graph.replay()
         return loss
 
     def compute(self, keypoints: Tensor, target: Tensor) -> Tensor:
@@ -370,19 +390,18 @@ class Step:
             with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
                 poses = forward(self.model, keypoints)
         loss = self.loss(poses, target)
-        loss.backward(loss.detach() if self.scaled_gradient and self.processes == 1 else None)
+        loss.backward(loss.detach() if self.scaled_gradient and self.shares == 1 else None)
         return loss.detach()
 
-    def share(self, loss: Tensor) -> None:
-        """Average loss and gradients over all processes."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        flat = torch.cat([loss.view(1), *(gradient.flatten() for gradient in gradients)])
-        torch.distributed.all_reduce(flat)
-        flat /= self.processes
-        loss.copy_(flat[0])
+    def average(self, total: Tensor, loss: Tensor, gradients: list[Tensor]) -> None:
+        """Write the mean over all shares of the batch into loss and gradients; total is this process's sum, flat."""
+        if self.processes > 1:
+            torch.distributed.all_reduce(total)
+        total /= self.shares
+        loss.copy_(total[0])
         if self.scaled_gradient:
-            flat[1:] *= flat[0]
-        parts = flat[1:].split([gradient.numel() for gradient in gradients])
+            total[1:] *= total[0]
+        parts = total[1:].split([gradient.numel() for gradient in gradients])
         torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
 

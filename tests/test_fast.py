@@ -138,6 +138,23 @@ def test_two_processes_get_the_gradients_of_one(tmp_path):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("most", [1, 6, 12, 23, 24])
+def test_a_batch_in_pieces_gives_the_gradients_of_the_whole(monkeypatch, most):
+    torch.manual_seed(2)
+    batch, target = torch.randn(4, 6, 5, 2).double(), torch.randn(4, 6, 5, 3).double()
+    model = network()
+    loss = squared_error(model(batch), target)
+    loss.backward(loss.detach())
+    expected = [loss.detach(), *(p.grad for p in model.parameters())]
+    monkeypatch.setattr(fast, "MOST_FRAMES", most)
+    step = fast.Step(model, squared_error, scaled_gradient=True)
+    assert step.pieces(4, 6) == {1: 4, 6: 4, 12: 2, 23: 2, 24: 1}[most]
+    for _ in range(2):
+        ours = [step(batch, target), *(p.grad for p in model.parameters())]
+        for own, theirs in zip(ours, expected, strict=True):
+            torch.testing.assert_close(own, theirs, rtol=1e-10, atol=1e-12)
+
+
 def test_in_bfloat16_a_cpu_lifts_to_a_percent():
     model = network().float().eval()
     keypoints = torch.randn(2, 6, 5, 2)
@@ -195,6 +212,20 @@ def test_a_replayed_step_draws_new_branches_to_drop():
     assert len(set(losses)) == 4
     torch.cuda.manual_seed(0)
     assert [float(step(*batch)) for _ in range(4)] == losses
+
+
+@needs_cuda
+@pytest.mark.gpu
+def test_pieces_on_cuda_give_the_gradients_of_the_whole(monkeypatch):
+    batch = torch.randn(4, 81, 17, 2, device="cuda"), torch.randn(4, 81, 17, 3, device="cuda")
+    found = []
+    for most in (4 * 81, 2 * 81):
+        monkeypatch.setattr(fast, "MOST_FRAMES", most)
+        model = cuda_network().train()
+        loss = fast.Step(model, squared_error)(*batch)
+        found.append(torch.cat([loss.view(1), *(p.grad.flatten() for p in model.parameters())]).clone())
+    whole, pieces = found
+    assert (pieces - whole).norm() / whole.norm() < 0.02
 
 
 @needs_cuda

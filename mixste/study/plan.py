@@ -27,8 +27,9 @@ class Profile:
     paper's T, d_m and d_l. heads, channels, joint_dim: widths of attention heads' number, VideoPose3D and the
     non-separated models. poses: length of training. departure: from the authors' recipe. shares: of poses and batch,
     for models that take so much longer over a pose; their steps are as many. long: length of the long training, in
-    `poses`. steady: the d_m up to which MixSTE bears the learning rate; wider, it is in inverse proportion. ablated:
-    which of the paper's T stands for 243 in Tables 5 and 6 and notebook 13. gpu: whether a training is worth one.
+    `poses`. steady: the width of tokens up to which MixSTE bears the learning rate; wider, it is in inverse proportion.
+    ablated: which of the paper's T and d_m stand for 243 and 512 in Tables 5 and 6 and notebook 13. gpu: whether a
+    training is worth one.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Profile:
     shares: dict[str, float] = field(default_factory=dict)
     long: int = 2
     steady: int = 640
-    ablated: int = 243
+    ablated: dict[str, int] = field(default_factory=lambda: {"frames": 243, "dim": 512})
     comparable: bool = False
     gpu: bool = True
 
@@ -60,11 +61,12 @@ class Profile:
         self, frames=243, keypoints=None, *, dim=512, depth=8, data=None, recipe=None, options=None
     ) -> tuple[Run, ...]:
         """MixSTE's runs, one a seed. frames, dim and depth are the paper's figures; options are the network's own."""
-        sizes = {"dim": self.dims[dim], "depth": self.depths[depth], "heads": self.heads}
+        options = {"dim": self.dims[dim], "depth": self.depths[depth], "heads": self.heads} | (options or {})
         recipe = recipe or self.recipe()
-        if dim > self.steady:
-            recipe = replace(recipe, learning_rate=recipe.learning_rate * self.steady / dim)
-        return self.seeded("mixste", frames, sizes | (options or {}), recipe, keypoints, data)
+        width = options["dim"] * (1 if options.get("separate_joints", True) else 17)
+        if width > self.steady:
+            recipe = replace(recipe, learning_rate=recipe.learning_rate * self.steady / width)
+        return self.seeded("mixste", frames, options, recipe, keypoints, data)
 
     def peer(self, model: str, frames: int, keypoints=None, data=None, start=None) -> tuple[Run, ...]:
         """VideoPose3D's or PoseFormer's runs, trained on the plain MPJPE as their authors do."""
@@ -95,12 +97,16 @@ class Profile:
         return tuple(replace(run, test_curve=True) for run in self.mixste())
 
     def whole(self) -> tuple[Run, ...]:
-        """The row of Tables 5 and 6 from which nothing is taken away: `full`, or that of Table 1 with another T."""
-        return self.full() if self.ablated == 243 else self.mixste(self.ablated)
+        """The row of Tables 5 and 6 from which nothing is taken away: `full`, or smaller where these are."""
+        return self.mixste(**self.ablated) if self.ablated_note else self.full()
 
     @property
     def ablated_note(self) -> str:
-        return "" if self.ablated == 243 else f"T = {self.frames[self.ablated]} in the place of 243"
+        frames, dim = self.ablated.values()
+        small = (
+            f"T = {self.frames[frames]}, d_m = {self.dims[dim]} in the place of {self.frames[243]}, {self.dims[512]}"
+        )
+        return "" if (frames, dim) == (243, 512) else small
 
 
 def _smoke(
@@ -191,7 +197,7 @@ PROFILES = {
         shares={"poseformer": 1 / 32},
         long=8,
         steady=256,
-        ablated=81,  # half of the clips are shorter than 97 frames
+        ablated={"frames": 81, "dim": 256},  # half of the clips are shorter than 97 frames
     ),
     "paper-cpu": _smoke(
         "paper-cpu",
@@ -339,9 +345,9 @@ def table5(p: Profile) -> list[Row]:
     details = published(5)["detail"].unique()
     narrow = {"separate_joints": False, "dim": p.joint_dim}
     runs = [
-        p.mixste(p.ablated, recipe=plain, options=narrow | {"alternating": False}),
-        p.mixste(p.ablated, recipe=plain, options=narrow),
-        p.mixste(p.ablated, recipe=plain),
+        p.mixste(**p.ablated, recipe=plain, options=narrow | {"alternating": False}),
+        p.mixste(**p.ablated, recipe=plain, options=narrow),
+        p.mixste(**p.ablated, recipe=plain),
         p.whole(),
     ]
     labels = ["seq2seq baseline", "+ alternating", "+ joint separation", "+ our loss"]
@@ -356,7 +362,7 @@ def table6(p: Profile) -> list[Row]:
     rows = []
     for name, terms in TABLE_6.items():
         ours, recipe = terms == dict(AUTHORS.loss), p.recipe(loss=tuple(terms.items()))
-        runs = p.whole() if ours else p.mixste(p.ablated, recipe=recipe)
+        runs = p.whole() if ours else p.mixste(**p.ablated, recipe=recipe)
         against = "" if name == "MPJPE Loss" else "MPJPE Loss"
         rows.append(Row(name, runs, _printed(6, detail=name), against, p.ablated_note))
     return rows
@@ -385,16 +391,16 @@ def paper_vs_code(p: Profile) -> list[Row]:
         "3: coefficients 0.5, 1.0": {"loss": half},
         "6: plain gradient": {"scaled_gradient": PAPER.scaled_gradient},
         "7: Adam": {"optimizer": PAPER.optimizer, "weight_decay": PAPER.weight_decay},
-        "10: batch of 1024 windows": {"batch_frames": p.recipe().batch_frames * p.frames[p.ablated]},
+        "10: batch of 1024 windows": {"batch_frames": p.recipe().batch_frames * p.frames[p.ablated["frames"]]},
         "11: dropout": {"dropout": PAPER.dropout, "drop_path": PAPER.drop_path},
         "12: attention scale": {"attention_scale": PAPER.attention_scale},
         "13: embedding norm": {"embedding_norm": PAPER.embedding_norm},
         "19: no mirrored windows": {"mirror": False},
     }
-    plain = tuple(replace(run, test_curve=True) for run in p.mixste(p.ablated, recipe=p.recipe(**own)))
+    plain = tuple(replace(run, test_curve=True) for run in p.mixste(**p.ablated, recipe=p.recipe(**own)))
     recipes = {label: p.recipe(**own | change) for label, change in switched.items()}
     recipes["paper's recipe"] = p.recipe(PAPER, random_starts=PAPER.random_starts)
-    switches = {label: p.mixste(p.ablated, recipe=recipe) for label, recipe in recipes.items()}
+    switches = {label: p.mixste(**p.ablated, recipe=recipe) for label, recipe in recipes.items()}
     rows = [Row(label, runs, against=base, note=p.ablated_note) for label, runs in switches.items()]
     return [Row(base, plain, note=p.ablated_note), *rows]
 

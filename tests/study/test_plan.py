@@ -10,10 +10,11 @@ from mixste.study.published import published
 def test_distinct_runs(name):
     """Counted by hand for one seed: 5 in Table 1, 3 in 2, 2 in 3, 7 and two pretrainings in 4; 3 new ones in 5, four in
     6, ten in 7, and eleven in notebook 13. The full model is a row of 1, 5, 6 and 7, the start of a row of 4, and the
-    base of 13, unless the profile departs from what 13 measures. Eight in notebook 17, of one seed."""
+    base of 13, unless the profile takes a smaller one apart in 5 and 6, or departs from what 13 measures. Eight in
+    notebook 17, of one seed."""
     profile = PROFILES[name]
-    found, base = distinct(profile), 1 if name.startswith("open") and profile.gpu else 0
-    assert len(found) == len(set(found)) == len(profile.seeds) * (5 + 3 + 2 + 9 + 3 + 4 + 10 + 11 + base) + 8
+    found, own = distinct(profile), 2 if name.startswith("open") and profile.gpu else 0
+    assert len(found) == len(set(found)) == len(profile.seeds) * (5 + 3 + 2 + 9 + 3 + 4 + 10 + 11 + own) + 8
     assert set(profile.full()) <= set(found)
     for place, run in enumerate(found):
         assert run.start is None or run.start in found[:place]
@@ -42,15 +43,28 @@ def test_a_model_taught_fewer_poses_takes_as_many_steps_and_its_row_says_so():
         assert short == row.label.startswith("PoseFormer") == ("93,750 poses of training" in row.note)
 
 
-def test_what_is_taken_apart_is_a_row_of_table_1():
-    """In profile open with a shorter T, which every row then says."""
-    for profile, label in (PROFILES["smoke"], "T=243"), (PROFILES["open"], "T=81"):
-        [whole] = [row for row in PLAN["table1"](profile) if row.label == f"MixSTE, cpn, {label}"]
-        for table in ("table5", "table6"):
-            rows = PLAN[table](profile)
-            assert whole.runs in [row.runs for row in rows]
-            assert {run.frames for row in rows for run in row.runs} == {whole.runs[0].frames}
-            assert all(("T = 81 in the place of 243" in row.note) == (profile.name == "open") for row in rows)
+def test_tables_5_and_6_take_one_model_apart():
+    """The full one; in profile open a smaller one, which every row then says."""
+    for profile in (PROFILES["smoke"], PROFILES["open"]):
+        tables = [PLAN["table5"](profile), PLAN["table6"](profile)]
+        rows = [row for table in tables for row in table]
+        [whole] = {row.runs for row in tables[0]} & {row.runs for row in tables[1] if row.label.endswith("T-Loss")}
+        assert (whole == profile.full()) == (profile.name == "smoke")
+        assert {run.frames for row in rows for run in row.runs} == {whole[0].frames}
+        small = "T = 81, d_m = 256 in the place of 243, 512" if profile.name == "open" else ""
+        assert {row.note for row in rows} == {small}
+
+
+def test_wide_tokens_learn_more_slowly_where_they_would_collapse():
+    """In profile open: 1e-3 up to 256 wide, by hand; a temporal token of 17 joints of 32 is 544 wide."""
+    rates = {}
+    for table in ("table5", "table7"):
+        for row in PLAN[table](PROFILES["open"]):
+            options = dict(row.runs[0].options)
+            width = 17 * 32 if not options.get("separate_joints", True) else options["dim"]
+            rates[width] = row.runs[0].recipe.learning_rate
+    expected = {64: 1e-3, 128: 1e-3, 256: 1e-3, 512: 5e-4, 544: 1e-3 * 256 / 544, 640: 4e-4}
+    assert rates == pytest.approx(expected)
 
 
 def test_table_7_maps_every_size():
