@@ -16,7 +16,7 @@ from mixste.files import replacing
 from mixste.outputs import pictures, save_gif
 from mixste.predict import predict
 from mixste.study import report, runs
-from mixste.study.plan import PROFILES
+from mixste.study.plan import PAPER_POSES, PROFILES
 
 README, LIFT, PICTURE = (runs.PACKAGE.parent / name for name in ("README.md", "docs/lift.md", "docs/lifted.gif"))
 
@@ -29,25 +29,33 @@ SHOWN = {
 
 
 def results() -> str:
-    """MPJPE in mm of the main rows, one column a profile, the paper's printed numbers last; Markdown."""
+    """MPJPE in mm of the main rows, one column a profile, the paper's printed numbers last, notes below; Markdown."""
     profiles = [name for name in PROFILES if set(SHOWN) <= {path.stem for path in report.tables_of(name)}]
     lines = [["MPJPE, mm, average over actions", *map(_heading, profiles), "printed in the paper: Human3.6M"]]
     lines.append(["---"] * len(lines[0]))
+    notes: dict[str, str] = {}  # to their marks
+
+    def cell(row) -> str:
+        mark = notes.setdefault(row["note"], f"<sup>{len(notes) + 1}</sup>") if row["note"] else ""
+        return f"{row['value']:.1f} [{row['low']:.1f}, {row['high']:.1f}]{mark}"
+
     for table, (title, count) in SHOWN.items():
         columns = [_averages(name, table).head(count) for name in profiles]
         for row in range(count):
             label = re.sub(", [^,]*(?=, T=)", "", columns[0].iloc[row]["row"])  # without the detector, which differs
-            values = [
-                f"{one['value']:.1f} [{one['low']:.1f}, {one['high']:.1f}]" for one in (c.iloc[row] for c in columns)
-            ]
-            lines.append([f"{title}: {label}", *values, f"{columns[0].iloc[row]['printed']:.1f}"])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            printed = f"{columns[0].iloc[row]['printed']:.1f}"
+            lines.append([f"{title}: {label}", *(cell(column.iloc[row]) for column in columns), printed])
+    table = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join(table + [f"\n{mark} {note}." for note, mark in notes.items()])
 
 
 def _heading(name: str) -> str:
     """Where the numbers of a profile come from, so that no column is taken for another."""
-    source, frames = report.read(name, "02_table1")["source"].iloc[0], PROFILES[name].frames[243]
-    return f"`{name}`: {source}" + (f", small networks, T={frames} for 243" if frames != 243 else "")
+    source, profile = report.read(name, "02_table1")["source"].iloc[0], PROFILES[name]
+    frames, share = profile.frames[243], profile.poses / PAPER_POSES
+    size = f", small networks, T={frames} for 243" if frames != 243 else ""
+    length = f", {share:.1%} of the paper's training" if share < 1 and not size else ""
+    return f"`{name}`: {source}{size}{length}"
 
 
 def _averages(profile: str, name: str):

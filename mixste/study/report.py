@@ -1,5 +1,6 @@
 """From runs to tidy tables: values with intervals, beside what the paper prints."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,6 +37,8 @@ COLUMNS = {
     "printed": float,
     "note": str,
 }
+# Of a run's environment, what its line in runs.csv tells.
+MADE = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
 UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
 
 
@@ -277,7 +280,10 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def page() -> str:
-    """results/README.md: the averages of every table there is, profile by profile, beside the paper's numbers."""
+    """results/README.md: the averages of every table there is, profile by profile, beside the paper's numbers.
+
+    Also results/<profile>/runs.csv, see `ledger`.
+    """
     lines = [
         "# Results",
         "",
@@ -289,7 +295,8 @@ def page() -> str:
         tables = [path for path in tables_of(name) if path.stem != "01_architecture"]  # it repeats Table 1's averages
         if not tables:
             continue
-        lines += ["", f"## Profile `{name}`: {profile.title}"]
+        made = ledger(name)
+        lines += ["", f"## Profile `{name}`: {profile.title}", "", f"Of {len(made)} runs: [runs.csv]({name}/runs.csv)."]
         for path in tables:
             table = read(name, path.stem)
             table = table[
@@ -309,6 +316,31 @@ def page() -> str:
     return text
 
 
+def ledger(profile: str) -> pd.DataFrame:
+    """The runs that a profile's tables name, each with what it is and where it was made, kept as runs.csv beside them.
+
+    Of a run that is no longer in the store, the line stays as it was.
+    """
+    path = runs.ROOT / "results" / profile / "runs.csv"
+    old = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("run").T.to_dict() if path.exists() else {}
+    tables: dict[str, list[str]] = {}
+    for table in tables_of(profile):
+        for run in dict.fromkeys(" ".join(read(profile, table.stem)["runs"]).split()):
+            tables.setdefault(run, []).append(table.stem[:2])
+    lines = []
+    for run, numbers in sorted(tables.items(), key=lambda item: (item[1], item[0])):
+        line, folder = old.get(run, {}), runs.store() / run
+        if runs.is_whole(folder):
+            spec, made = json.loads((folder / "spec.json").read_text()), runs.Finished(folder).environment
+            line = {name: spec[name] for name in ("model", "frames", "poses", "seed")}
+            line |= {"keypoints": spec["data"]["keypoints"]} | {name: made[name] for name in MADE}
+        lines.append({"run": run} | line | {"notebooks": " ".join(numbers)})
+    table = pd.DataFrame(lines, columns=["run", "notebooks", "model", "frames", "poses", "seed", "keypoints", *MADE])
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.1f")
+    return table
+
+
 def noted(table: pd.DataFrame) -> list[tuple[str, str]]:
     """(row, what must be said of it), each once."""
     return list(dict.fromkeys(table.loc[table["note"] != "", ["row", "note"]].itertuples(index=False, name=None)))
@@ -321,7 +353,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def tables_of(profile: str) -> list[Path]:
-    return sorted((runs.ROOT / "results" / profile).glob("*.csv"))
+    return sorted((runs.ROOT / "results" / profile).glob("[0-9][0-9]_*.csv"))
 
 
 def ready(tables: tuple[str, ...], profile: Profile) -> str:

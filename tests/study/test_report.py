@@ -1,5 +1,7 @@
 """Tables: means, intervals and differences against what is worked out by hand; one schema for every CSV."""
 
+import json
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,7 +107,44 @@ def test_unknown_profile():
         report.profile_of("huge")
 
 
-COMMITTED = sorted((runs.ROOT / "results").glob("*/*.csv"))
+def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
+    """Of runs that tables name, in the order of the tables; lines of runs no longer in the store stay."""
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
+    ids = ["b" * 12, "a" * 12]
+    made = {"device": "a CPU", "torch": "2", "numpy": "2", "python": "3", "mixste": "0", "training_seconds": 1.26}
+    for seed, run in enumerate(ids):
+        folder = tmp_path / "store" / run
+        folder.mkdir(parents=True)
+        for name in runs.FILES | runs.WEIGHTS:
+            (folder / name).write_text("")
+        spec = {"model": "mixste", "frames": 3, "poses": 9, "seed": seed, "data": {"keypoints": "gt"}}
+        (folder / "spec.json").write_text(json.dumps(spec))
+        (folder / "environment.json").write_text(json.dumps(made | {"testing_seconds": 0.5}))
+        runs.seal(folder)
+    report.save(good().assign(runs=" ".join(ids)), "02_one")
+    report.save(good().assign(runs=ids[1]), "03_two")
+    report.save(good().assign(runs=""), "04_none")
+    for _ in range(2):
+        found = report.ledger("smoke").set_index("run")
+        assert found["notebooks"].to_dict() == {ids[0]: "02", ids[1]: "02 03"}
+        assert found["seed"].astype(int).to_dict() == {ids[0]: 0, ids[1]: 1}
+        assert set(found["device"]) == {"a CPU"}
+        assert found["training_seconds"].astype(float).round(1).tolist() == [1.3, 1.3]
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)
+
+
+@pytest.mark.parametrize("profile", [name for name in PROFILES if (runs.ROOT / "results" / name).exists()])
+def test_every_run_that_a_committed_table_names_has_its_line(profile):
+    ledger = pd.read_csv(runs.ROOT / "results" / profile / "runs.csv", keep_default_na=False, dtype=str)
+    named = {
+        run for path in report.tables_of(profile) for run in " ".join(report.read(profile, path.stem)["runs"]).split()
+    }
+    assert set(ledger["run"]) == named
+    assert (ledger != "").all(axis=None)
+
+
+COMMITTED = sorted((runs.ROOT / "results").glob("*/[0-9]*.csv"))
 
 
 @pytest.mark.parametrize(
