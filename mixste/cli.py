@@ -1,5 +1,6 @@
 """The command line. Each command calls one function that a notebook could call."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -203,6 +204,9 @@ def reproduce(
     on: Annotated[str, typer.Option(help="laptop, node or slurm: through Snakemake, by that profile of it.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it costs.")] = False,
     in_place: Annotated[bool, typer.Option(help="Keep the outputs in the notebooks themselves (smoke).")] = False,
+    so_far: Annotated[
+        bool, typer.Option("--so-far", help="Train nothing: tables of the rows that are trained already.")
+    ] = False,
 ) -> None:
     """Train what is missing, then execute the notebooks: every table and figure of the study.
 
@@ -211,6 +215,11 @@ def reproduce(
     from mixste.study import batch, notebooks
 
     chosen = notebooks.choose([name.strip() for name in tables.split(",") if name.strip()], notebook or [])
+    if so_far:
+        if on or in_place or dry_run:
+            raise ValueError("--so-far goes without --on, --in-place and --dry-run")
+        os.environ["MIXSTE_SO_FAR"] = "1"  # for the notebooks' kernels too
+        chosen = [path for path in chosen if "_table" in path.name]  # the others need all of their runs
     if in_place and (on or profile != "smoke"):
         raise ValueError("--in-place goes with profile smoke and without --on")
     where = batch.place(on) if on else None

@@ -65,8 +65,9 @@ def show(figure: Figure) -> None:
 
 
 def by_column(table: pd.DataFrame, metric: str, rows: list[str]) -> Figure:
-    """One metric of a tidy table: columns across, a point with its interval for each row."""
+    """One metric of a tidy table: columns across, a point with its interval for each of these rows that it has."""
     table = table[(table["metric"] == metric) & (table["against"] == "")]
+    rows = [row for row in rows if row in set(table["row"])]
     columns = list(dict.fromkeys(table["column"]))
     figure, axes = plt.subplots(figsize=(11, 4), layout="constrained")
     for place, (row, color) in enumerate(zip(rows, sns.color_palette(n_colors=len(rows)), strict=True)):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mixste.study import runs
 from mixste.study.plan import PLAN, distinct
-from mixste.study.report import page, profile_of
+from mixste.study.report import page, profile_of, so_far
 
 NOTEBOOKS = runs.PACKAGE.parent / "notebooks"
 
@@ -40,17 +40,23 @@ READS: dict[str, tuple[str, ...]] = {
 def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, in_place: bool = False) -> None:
     """Train the runs that these notebooks read, then execute those that are out of date: one process, one machine.
 
+    With MIXSTE_SO_FAR=1 nothing is trained, see `mixste.study.report.trained`, and all of them are executed.
     Executed copies go to runs/notebooks/<profile>/; with in_place (smoke alone), into the notebooks themselves. A
     notebook that fails does not keep the others from being executed; RuntimeError then names it at the end.
     """
-    runs.make_all(distinct(profile_of(profile), tables_of(chosen)), jobs, title=f"training, profile {profile}")
+    scale = profile_of(profile)
+    if not so_far():
+        runs.make_all(distinct(scale, tables_of(chosen)), jobs, title=f"training, profile {profile}")
     failed = []
     for number, path in enumerate(chosen, 1):
         began = time.monotonic()
         label = f"[{number}/{len(chosen)}] {path.name}"
         with runs.locked(_copy(path, profile)):  # by one process at a time, where several share the store
-            if not in_place and fresh(path, profile):
+            if not in_place and not so_far() and fresh(path, profile):
                 print(f"{label}: up to date", flush=True)
+                continue
+            if so_far() and not any(runs.is_whole(runs.store() / run.id) for run in distinct(scale, tables_of([path]))):
+                print(f"{label}: nothing is trained yet", flush=True)
                 continue
             print(f"{label} …", end="", flush=True)
             try:
@@ -130,7 +136,7 @@ def _stamp(out: Path) -> Path:
 
 def _state(path: Path, profile: str) -> str:
     """Hash of what bears on a notebook: its source, the package, and the tables and figures that are there."""
-    digest = hashlib.sha256(profile.encode())
+    digest = hashlib.sha256(f"{profile} {so_far()}".encode())
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     digest.update(json.dumps([cell["source"] for cell in cells]).encode())
     for module in sorted(runs.PACKAGE.rglob("*.py")):

@@ -29,8 +29,9 @@ class Profile:
     non-separated models. poses: length of training. departure: from the authors' recipe. shares: of poses and batch,
     for models that take so much longer over a pose; their steps are as many. long: length of the long training, in
     `poses`. rate: MixSTE's learning rate up to 512 wide and T = 81, where it does not bear its peers'; lower for wider
-    tokens, and for longer windows, of which a batch has fewer. ablated: which of the paper's T and d_m stand for 243
-    and 512 in Tables 5 and 6 and notebook 13. gpu: whether a training is worth one.
+    tokens, and for longer windows, of which a batch has fewer. ablated: which of the paper's T stands for 243 in
+    Tables 5 and 6 and notebook 13. slim: which d_m for 512 in Table 6 and notebook 13, where all rows are as wide. gpu:
+    whether a training is worth one.
     """
 
     name: str
@@ -51,7 +52,8 @@ class Profile:
     shares: dict[str, float] = field(default_factory=dict)
     long: int = 2
     rate: float | None = None
-    ablated: dict[str, int] = field(default_factory=lambda: {"frames": 243, "dim": 512})
+    ablated: int = 243
+    slim: int = 512
     comparable: bool = False
     gpu: bool = True
 
@@ -101,17 +103,19 @@ class Profile:
         """The paper's model, T = 243, by the authors' recipe, on the first detector: a row of Tables 1, 5, 6 and 7."""
         return tuple(replace(run, test_curve=True) for run in self.mixste())
 
-    def whole(self) -> tuple[Run, ...]:
-        """The row of Tables 5 and 6 from which nothing is taken away: `full`, or smaller where these are."""
-        return self.mixste(**self.ablated) if self.ablated_note else self.full()
+    def whole(self, dim=512) -> tuple[Run, ...]:
+        """The row of Table 5 or 6 from which nothing is taken away: `full`, or smaller where these are."""
+        return self.mixste(self.ablated, dim=dim) if self.smaller(dim) else self.full()
 
-    @property
-    def ablated_note(self) -> str:
-        frames, dim = self.ablated.values()
-        small = (
-            f"T = {self.frames[frames]}, d_m = {self.dims[dim]} in the place of {self.frames[243]}, {self.dims[512]}"
-        )
-        return "" if (frames, dim) == (243, 512) else small
+    def smaller(self, dim=512) -> str:
+        """What a row must say of sizes that stand for T = 243 and d_m = 512; empty for those."""
+        sizes = {"T": (self.frames, self.ablated, 243), "d_m": (self.dims, dim, 512)}
+        own = [
+            f"{name} = {stands[used]} in the place of {stands[paper]}"
+            for name, (stands, used, paper) in sizes.items()
+            if used != paper
+        ]
+        return ", ".join(own)
 
 
 def _smoke(
@@ -204,7 +208,8 @@ PROFILES = {
         # At 1e-3 seven trainings of eight ended with one pose for all, 512 wide, and one of three, 256 wide; at 5e-4
         # three of six with T = 243, none of six with T = 81. Clipped gradients collapsed as often.
         rate=5e-4,
-        ablated={"frames": 81, "dim": 256},  # half of the clips are shorter than 97 frames
+        ablated=81,  # half of the clips are shorter than 97 frames
+        slim=256,
     ),
     "paper-cpu": _smoke(
         "paper-cpu",
@@ -352,14 +357,14 @@ def table5(p: Profile) -> list[Row]:
     details = published(5)["detail"].unique()
     narrow = {"separate_joints": False, "dim": p.joint_dim}
     runs = [
-        p.mixste(**p.ablated, recipe=plain, options=narrow | {"alternating": False}),
-        p.mixste(**p.ablated, recipe=plain, options=narrow),
-        p.mixste(**p.ablated, recipe=plain),
+        p.mixste(p.ablated, recipe=plain, options=narrow | {"alternating": False}),
+        p.mixste(p.ablated, recipe=plain, options=narrow),
+        p.mixste(p.ablated, recipe=plain),
         p.whole(),
     ]
     labels = ["seq2seq baseline", "+ alternating", "+ joint separation", "+ our loss"]
     return [
-        Row(label, row, _printed(5, detail=detail), against, p.ablated_note)
+        Row(label, row, _printed(5, detail=detail), against, p.smaller())
         for label, row, detail, against in zip(labels, runs, details, ["", *labels[:-1]], strict=True)
     ]
 
@@ -369,9 +374,9 @@ def table6(p: Profile) -> list[Row]:
     rows = []
     for name, terms in TABLE_6.items():
         ours, recipe = terms == dict(AUTHORS.loss), p.recipe(loss=tuple(terms.items()))
-        runs = p.whole() if ours else p.mixste(**p.ablated, recipe=recipe)
+        runs = p.whole(p.slim) if ours else p.mixste(p.ablated, dim=p.slim, recipe=recipe)
         against = "" if name == "MPJPE Loss" else "MPJPE Loss"
-        rows.append(Row(name, runs, _printed(6, detail=name), against, p.ablated_note))
+        rows.append(Row(name, runs, _printed(6, detail=name), against, p.smaller(p.slim)))
     return rows
 
 
@@ -398,18 +403,18 @@ def paper_vs_code(p: Profile) -> list[Row]:
         "3: coefficients 0.5, 1.0": {"loss": half},
         "6: plain gradient": {"scaled_gradient": PAPER.scaled_gradient},
         "7: Adam": {"optimizer": PAPER.optimizer, "weight_decay": PAPER.weight_decay},
-        "10: batch of 1024 windows": {"batch_frames": p.recipe().batch_frames * p.frames[p.ablated["frames"]]},
+        "10: batch of 1024 windows": {"batch_frames": p.recipe().batch_frames * p.frames[p.ablated]},
         "11: dropout": {"dropout": PAPER.dropout, "drop_path": PAPER.drop_path},
         "12: attention scale": {"attention_scale": PAPER.attention_scale},
         "13: embedding norm": {"embedding_norm": PAPER.embedding_norm},
         "19: no mirrored windows": {"mirror": False},
     }
-    plain = tuple(replace(run, test_curve=True) for run in p.mixste(**p.ablated, recipe=p.recipe(**own)))
+    plain = tuple(replace(run, test_curve=True) for run in p.mixste(p.ablated, dim=p.slim, recipe=p.recipe(**own)))
     recipes = {label: p.recipe(**own | change) for label, change in switched.items()}
     recipes["paper's recipe"] = p.recipe(PAPER, random_starts=PAPER.random_starts)
-    switches = {label: p.mixste(**p.ablated, recipe=recipe) for label, recipe in recipes.items()}
-    rows = [Row(label, runs, against=base, note=p.ablated_note) for label, runs in switches.items()]
-    return [Row(base, plain, note=p.ablated_note), *rows]
+    switches = {label: p.mixste(p.ablated, dim=p.slim, recipe=recipe) for label, recipe in recipes.items()}
+    rows = [Row(label, runs, against=base, note=p.smaller(p.slim)) for label, runs in switches.items()]
+    return [Row(base, plain, note=p.smaller(p.slim)), *rows]
 
 
 def limits(p: Profile) -> list[Row]:

@@ -46,16 +46,39 @@ def profile_of(name: str) -> Profile:
     """The profile of this name; ValueError lists those there are.
 
     The environment variable MIXSTE_POSES cuts its trainings short, to try out whether data and machine hold; the title
-    says so.
+    says so. MIXSTE_SO_FAR=1 trains nothing: tables hold the rows that are trained, see `trained`.
     """
     if name not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, found {name!r}")
     profile, poses = PROFILES[name], os.environ.get("MIXSTE_POSES", "")
+    if so_far():
+        profile = replace(profile, title=f"{profile.title}; so far: rows that are not trained yet are left out")
     if not poses:
         return profile
     if not poses.isdecimal() or int(poses) < 1:
         raise ValueError(f"MIXSTE_POSES must be a positive number, found {poses!r}")
     return replace(profile, poses=int(poses), title=f"{profile.title}, CUT SHORT to {poses} poses of training")
+
+
+def so_far() -> bool:
+    return os.environ.get("MIXSTE_SO_FAR") == "1"
+
+
+def trained(rows: list[Row]) -> list[Row]:
+    """The rows with the runs that are in the store already, without those that have none; each says how many it lacks.
+
+    RunError if there is no run at all.
+    """
+    found = []
+    for row in rows:
+        done = tuple(run for run in row.runs if runs.is_whole(runs.store() / run.id))
+        few = f"{len(done)} of {len(row.runs)} seeds so far" if len(done) < len(row.runs) else ""
+        if done:
+            found.append(replace(row, runs=done, note="; ".join(filter(None, (row.note, few)))))
+    if not found:
+        raise runs.RunError(f"none of {', '.join(row.label for row in rows)} is trained yet, in {runs.store()}")
+    labels = {row.label for row in found}
+    return [row if row.against in labels else replace(row, against="") for row in found]
 
 
 def by_clip(row: Row, protocol: str = "authors") -> pd.DataFrame:
@@ -81,8 +104,9 @@ def measure(
 ) -> pd.DataFrame:
     """The tidy table of some rows, by `column` (a name for each clip) and on average ("Avg.", the mean of columns).
 
-    Runs that are not in the store are trained.
+    Runs that are not in the store are trained, but for MIXSTE_SO_FAR. Differences are between the seeds that both have.
     """
+    rows = trained(rows) if so_far() else rows
     clips = {row.label: by_clip(row, protocol) for row in rows}
     out = []
     for row in rows:
@@ -140,7 +164,10 @@ def _differences(own, other, row: Row, metric: str, averages_only: bool) -> list
     out = []
     unit = runs.evaluate.UNITS[metric]
     for name, group, weights in _columns(own, averages_only):
-        a, b = group.drop(columns="frames"), other.loc[group.index].drop(columns="frames")
+        seeds = group.columns.drop("frames").intersection(other.columns)
+        a, b = group[seeds], other.loc[group.index, seeds]
+        if seeds.empty:
+            continue
         out.append(
             {
                 **_about(row, name, metric, unit, row.against),
@@ -357,7 +384,9 @@ def tables_of(profile: str) -> list[Path]:
 
 
 def ready(tables: tuple[str, ...], profile: Profile) -> str:
-    """Train whatever these tables lack; says in one line how many runs stand behind them."""
+    """Train whatever these tables lack, but for MIXSTE_SO_FAR; says in one line how many runs stand behind them."""
     wanted = distinct(profile, tables)
+    if so_far():
+        return f"{sum(runs.is_whole(runs.store() / run.id) for run in wanted)} of {len(wanted)} runs so far"
     runs.make_all(wanted, title=", ".join(tables))
     return f"{len(wanted)} runs ready"

@@ -62,6 +62,29 @@ def test_values_intervals_and_differences():
     assert set(own["runs"]) == {"a b"}
 
 
+def test_so_far_rows_hold_what_is_trained(monkeypatch):
+    """Differences are between the seeds that both have; rows without any run are left out, and none is trained."""
+    done = {"a", "b", "d", "e"}
+    monkeypatch.setenv("MIXSTE_SO_FAR", "1")
+    monkeypatch.setattr(runs, "is_whole", lambda path: path.name in done)
+    base = Row("base", (Fake("a", 0, (20, 30, 50, 70, 90)), Fake("b", 1, (30, 40, 60, 80, 100))), note="small")
+    none = Row("none", (Fake("c", 0, (0,) * 5),), against="base")
+    one = Row("one", (Fake("missing", 0, (0,) * 5), Fake("d", 1, (31, 41, 61, 81, 101))), against="base", note="small")
+    last = Row("last", (Fake("e", 0, (1, 1, 1, 1, 1)),), against="none")
+    table = report.measure([base, none, one, last], SMOKE, "test", averages_only=True)
+    found = table.set_index(["row", "against"])
+    assert found["value"].to_dict() == pytest.approx(
+        {("base", ""): 66.25, ("one", ""): 72.25, ("one", "base"): 1.0, ("last", ""): 1.0}
+    )
+    assert found["runs"].to_dict()["one", "base"] == "d"
+    assert found["note"].droplevel("against").to_dict() == {
+        "base": "small", "one": "small; 1 of 2 seeds so far", "last": ""
+    }  # fmt: skip
+    assert "so far" in report.profile_of("smoke").title
+    with pytest.raises(runs.RunError, match="none of none is trained yet, in "):
+        report.measure([none], SMOKE, "test")
+
+
 def test_averages_only_and_one_group():
     row = Row("ours", (Fake("a", 0, (10, 10, 10, 90, 90)),))
     actions = report.measure([row], SMOKE, "test", averages_only=True)
