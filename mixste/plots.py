@@ -86,7 +86,7 @@ def by_column(table: pd.DataFrame, metric: str, rows: list[str]) -> Figure:
 
 def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
     """Averages of a tidy table with their intervals, a panel a metric; what the paper prints as an open diamond."""
-    table = table[(table["column"] == "Avg.") & (table["against"] == "")]
+    table = table[(table["column"] == "Avg.") & (table["against"] == "") & table["metric"].isin(metrics)]
     labels = list(dict.fromkeys(table["row"]))
     size = (3 + 3 * len(metrics), 1 + 0.4 * len(labels))
     figure, grid = plt.subplots(1, len(metrics), figsize=size, layout="constrained", sharey=True, squeeze=False)

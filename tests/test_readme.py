@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from mixste import MixSTE, checkpoints
 from mixste.cli import app
 from mixste.detections import LAYOUTS
-from mixste.study import readme, runs
+from mixste.study import readme, report, runs
+from mixste.study.plan import PLAN, PROFILES
 
 ROOT = runs.PACKAGE.parent
 PAGES = {
@@ -140,6 +141,31 @@ def test_every_profile_has_a_column_of_its_own_and_the_paper_the_last():
     assert columns[-1] == "printed in the paper: Human3.6M"
     assert len(set(columns)) == len(columns) == first.count("|") - 1
     assert first.split("|")[-2].strip() == "46.8"  # VideoPose3D's in the paper's Table 1
+
+
+def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch, capsys):
+    """In the README's table and on the page of results."""
+    monkeypatch.setattr(readme.runs, "ROOT", tmp_path)
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
+    about = {"column": "Avg.", "metric": "MPJPE", "unit": "mm", "low": 1.0, "high": 9.0, "printed": 4.0, "runs": "a"}
+    for profile, note in ("smoke", ""), ("open", "shorter"):
+        rows = [row.label for row in PLAN["table1"](PROFILES[profile])]
+        rows = rows if profile == "smoke" else [rows[2], rows[4]]
+        values = [about | {"row": row, "value": 2.0 + place, "note": note} for place, row in enumerate(rows)]
+        report.save(report.tidy(values, PROFILES[profile], "1"), "02_table1")
+    lines = readme.results().splitlines()
+    cells = {line.split(" | ")[0][2:]: line.strip("|").split(" | ")[1:] for line in lines[2:] if line.startswith("|")}
+    title = "Table 1, detected keypoints: "
+    assert [cell.strip() for cell in cells[f"{title}MixSTE, T=81"]] == [
+        "4.0 [1.0, 9.0]",
+        "2.0 [1.0, 9.0]<sup>1</sup>",
+        "4.0",
+    ]
+    assert cells[f"{title}MixSTE, T=243"][1] == "not yet", "the row of the other detector is no stand-in"
+    assert lines[-1] == "<sup>1</sup> shorter."
+    page = report.page()
+    assert page.count("Not trained yet") == 1
+    assert "Not trained yet: VideoPose3D, cpn, T=243; PoseFormer, cpn, T=81; MixSTE, cpn, T=243." in page
 
 
 def test_the_table_of_layouts_makes_up_what_no_detector_sees():

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import Float
 from scipy.signal import resample_poly
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mixste.data import Clip, DataError, PoseDataset, asf_amc, bvh
 from mixste.data.virtual import film

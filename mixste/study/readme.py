@@ -3,10 +3,11 @@
 `python -m mixste.study.readme` writes their tables, `python -m mixste.study.readme picture` what moves in the README.
 """
 
-import re
 import sys
 from itertools import chain
 from pathlib import Path
+
+import pandas as pd
 
 from mixste import MixSTE
 from mixste.camera import normalize_screen
@@ -30,37 +31,43 @@ SHOWN = {
 
 def results() -> str:
     """MPJPE in mm of the main rows, one column a profile, the paper's printed numbers last, notes below; Markdown."""
-    profiles = [name for name in PROFILES if set(SHOWN) <= {path.stem for path in report.tables_of(name)}]
+    profiles = [name for name in PROFILES if set(SHOWN) & {path.stem for path in report.tables_of(name)}]
     lines = [["MPJPE, mm, average over actions", *map(_heading, profiles), "printed in the paper: Human3.6M"]]
     lines.append(["---"] * len(lines[0]))
     notes: dict[str, str] = {}  # to their marks
 
-    def cell(row) -> str:
+    def cell(column: pd.DataFrame, label: str) -> str:
+        if label not in column.index:
+            return "not yet"
+        row = column.loc[label]
         mark = notes.setdefault(row["note"], f"<sup>{len(notes) + 1}</sup>") if row["note"] else ""
         return f"{row['value']:.1f} [{row['low']:.1f}, {row['high']:.1f}]{mark}"
 
     for table, (title, count) in SHOWN.items():
-        columns = [_averages(name, table).head(count) for name in profiles]
-        for row in range(count):
-            label = re.sub(", [^,]*(?=, T=)", "", columns[0].iloc[row]["row"])  # without the detector, which differs
-            printed = f"{columns[0].iloc[row]['printed']:.1f}"
-            lines.append([f"{title}: {label}", *(cell(column.iloc[row]) for column in columns), printed])
+        columns = [_averages(name, table) for name in profiles]
+        for label, printed in columns[0]["printed"].head(count).items():
+            lines.append([f"{title}: {label}", *(cell(column, label) for column in columns), f"{printed:.1f}"])
     table = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join(table + [f"\n{mark} {note}." for note, mark in notes.items()])
 
 
 def _heading(name: str) -> str:
     """Where the numbers of a profile come from, so that no column is taken for another."""
-    source, profile = report.read(name, "02_table1")["source"].iloc[0], PROFILES[name]
+    profile = PROFILES[name]
     frames, share = profile.frames[243], profile.poses / PAPER_POSES
     size = f", small networks, T={frames} for 243" if frames != 243 else ""
     length = f", {share:.1%} of the paper's training" if share < 1 and not size else ""
-    return f"`{name}`: {source}{size}{length}"
+    return f"`{name}`: {profile.data.source}{size}{length}"
 
 
-def _averages(profile: str, name: str):
+def _averages(profile: str, name: str) -> pd.DataFrame:
+    """A table's averages by row; the rows of its first detector without the name of that, which differs."""
+    if name not in {path.stem for path in report.tables_of(profile)}:
+        return pd.DataFrame(columns=list(report.COLUMNS))
     table = report.read(profile, name)
-    return table[(table["column"] == "Avg.") & (table["metric"] == "MPJPE") & (table["against"] == "")]
+    table = table[(table["column"] == "Avg.") & (table["metric"] == "MPJPE") & (table["against"] == "")]
+    first = PROFILES[profile].detectors[0]
+    return table.set_index(table["row"].str.replace(f", (?:{first}|GT)(?=, T=)", "", regex=True))
 
 
 def layouts() -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from mixste import metrics
 from mixste.files import replacing
 from mixste.study import runs
-from mixste.study.plan import PROFILES, Profile, Row, distinct
+from mixste.study.plan import PLAN, PROFILES, Profile, Row, distinct
 
 # One value a row. `against` names the row that `value` is the difference to (row − against), and is empty for the value
 # itself. low, high: 95 % bootstrap interval over takes (the views of one take averaged first). seed_spread: standard
@@ -337,6 +337,9 @@ def page() -> str:
                     markdown(with_intervals(table).reset_index()),
                     *[f"\n*{row}*: {note}." for row, note in noted(table)],
                 ]
+                plan = PLAN.get(f"table{table['table'].iloc[0]}", lambda profile: [])(profile)
+                left = [row.label for row in plan if row.label not in set(table["row"])]
+                lines += [f"\nNot trained yet: {'; '.join(left)}."] if left else []
     text = "\n".join(lines) + "\n"
     with replacing(runs.ROOT / "results" / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
