@@ -218,8 +218,10 @@ def reproduce(
     if so_far:
         if on or in_place or dry_run:
             raise ValueError("--so-far goes without --on, --in-place and --dry-run")
-        os.environ["MIXSTE_SO_FAR"] = "1"  # for the notebooks' kernels too
         chosen = [path for path in chosen if "_table" in path.name]  # the others need all of their runs
+        if not chosen:
+            raise ValueError(f"--so-far makes Tables 1 to 7, found notebook {', '.join(notebook)}")
+        os.environ["MIXSTE_SO_FAR"] = "1"  # for the notebooks' kernels too
     if in_place and (on or profile != "smoke"):
         raise ValueError("--in-place goes with profile smoke and without --on")
     where = batch.place(on) if on else None

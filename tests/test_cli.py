@@ -51,6 +51,8 @@ def test_evaluate_prints_every_action(tmp_path):
         (("reproduce", "--tables", "5,8"), "table must be among 1, 2, 3, 4, 5, 6, 7, found 8"),
         (("reproduce", "--tables", "2", "--on", "moon"), "--on must be one of laptop, node, slurm, found 'moon'"),
         (("reproduce", "--profile", "open", "--in-place"), "--in-place goes with profile smoke"),
+        (("reproduce", "--so-far", "--in-place"), "--so-far goes without --on, --in-place and --dry-run"),
+        (("reproduce", "--so-far", "--notebook", "17"), "--so-far makes Tables 1 to 7, found notebook 17"),
         (("train", "--run", "nowhere.json"), "nowhere.json"),
         (("runs", "unpack", "nowhere"), "found no parcel.json in nowhere"),
         (("runs", "pack", "parcel", "--run", "0123456789ab"), "found none with the id 0123456789ab"),

@@ -83,3 +83,12 @@ def test_a_notebook_that_raises_is_named_and_not_taken_for_done_and_the_rest_goe
         with pytest.raises(RuntimeError, match=r"00_one\.ipynb failed with ZeroDivisionError: division by zero"):
             notebooks.reproduce("smoke", notebooks.notebooks())
         assert notebooks.fresh(folder / "00_two.ipynb", "smoke")
+
+
+def test_so_far_trains_nothing(tmp_path):
+    command = [sys.executable, "-c", "from mixste.cli import main; main()", "reproduce", "--so-far"]
+    where = {"MIXSTE_RUNS": str(tmp_path / "runs"), "MIXSTE_STUDY": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | where)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("nothing is trained yet") == 7
+    assert not list(tmp_path.glob("runs/????????????*"))
