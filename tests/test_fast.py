@@ -125,13 +125,18 @@ def squared_error(pred, target):
     return (pred - target).square().mean()
 
 
-def test_two_processes_get_the_gradients_of_one(tmp_path):
+def whole_batch():
+    """A batch, its targets, and the loss and the gradients, scaled by it, that plain PyTorch finds for them."""
     torch.manual_seed(2)
     batch, target = torch.randn(4, 6, 5, 2).double(), torch.randn(4, 6, 5, 3).double()
     model = network()
     loss = squared_error(model(batch), target)
     loss.backward(loss.detach())
-    expected = [loss.detach(), *(p.grad for p in model.parameters())]
+    return batch, target, [loss.detach(), *(p.grad for p in model.parameters())]
+
+
+def test_two_processes_get_the_gradients_of_one(tmp_path):
+    batch, target, expected = whole_batch()
     torch.multiprocessing.start_processes(halves, (str(tmp_path), batch, target), nprocs=2, start_method="spawn")
     for rank in range(2):
         for ours, theirs in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
@@ -140,12 +145,8 @@ def test_two_processes_get_the_gradients_of_one(tmp_path):
 
 @pytest.mark.parametrize("most", [1, 6, 12, 23, 24])
 def test_a_batch_in_pieces_gives_the_gradients_of_the_whole(monkeypatch, most):
-    torch.manual_seed(2)
-    batch, target = torch.randn(4, 6, 5, 2).double(), torch.randn(4, 6, 5, 3).double()
+    batch, target, expected = whole_batch()
     model = network()
-    loss = squared_error(model(batch), target)
-    loss.backward(loss.detach())
-    expected = [loss.detach(), *(p.grad for p in model.parameters())]
     monkeypatch.setattr(fast, "MOST_FRAMES", most)
     step = fast.Step(model, squared_error, scaled_gradient=True)
     assert step.pieces(4, 6) == {1: 4, 6: 4, 12: 2, 23: 2, 24: 1}[most]

@@ -55,7 +55,8 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, in_plac
             if not in_place and not so_far() and fresh(path, profile):
                 print(f"{label}: up to date", flush=True)
                 continue
-            if so_far() and not any(runs.is_whole(runs.store() / run.id) for run in distinct(scale, tables_of([path]))):
+            needed = distinct(scale, tables_of([path]))
+            if so_far() and runs.lacking(needed) == needed:
                 print(f"{label}: nothing is trained yet", flush=True)
                 continue
             print(f"{label} …", end="", flush=True)

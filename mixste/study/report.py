@@ -71,8 +71,9 @@ def trained(rows: list[Row]) -> list[Row]:
     """
     found = []
     for row in rows:
-        done = tuple(run for run in row.runs if runs.is_whole(runs.store() / run.id))
-        few = f"{len(done)} of {len(row.runs)} seeds so far" if len(done) < len(row.runs) else ""
+        missing = runs.lacking(row.runs)
+        done = tuple(run for run in row.runs if run not in missing)
+        few = f"{len(done)} of {len(row.runs)} seeds so far" if missing else ""
         if done:
             found.append(replace(row, runs=done, note="; ".join(filter(None, (row.note, few)))))
     if not found:
@@ -163,11 +164,11 @@ def _values(takes: pd.DataFrame, row: Row, metric: str, averages_only: bool) -> 
 def _differences(own, other, row: Row, metric: str, averages_only: bool) -> list[dict]:
     out = []
     unit = runs.evaluate.UNITS[metric]
+    seeds = own.columns.drop("frames").intersection(other.columns)
+    if seeds.empty:
+        return out
     for name, group, weights in _columns(own, averages_only):
-        seeds = group.columns.drop("frames").intersection(other.columns)
         a, b = group[seeds], other.loc[group.index, seeds]
-        if seeds.empty:
-            continue
         out.append(
             {
                 **_about(row, name, metric, unit, row.against),
@@ -337,7 +338,8 @@ def page() -> str:
                     markdown(with_intervals(table).reset_index()),
                     *[f"\n*{row}*: {note}." for row, note in noted(table)],
                 ]
-                plan = PLAN.get(f"table{table['table'].iloc[0]}", lambda profile: [])(profile)
+                number = f"table{table['table'].iloc[0]}"
+                plan = PLAN[number](profile) if number in PLAN else []
                 left = [row.label for row in plan if row.label not in set(table["row"])]
                 lines += [f"\nNot trained yet: {'; '.join(left)}."] if left else []
     text = "\n".join(lines) + "\n"
@@ -390,6 +392,6 @@ def ready(tables: tuple[str, ...], profile: Profile) -> str:
     """Train whatever these tables lack, but for MIXSTE_SO_FAR; says in one line how many runs stand behind them."""
     wanted = distinct(profile, tables)
     if so_far():
-        return f"{sum(runs.is_whole(runs.store() / run.id) for run in wanted)} of {len(wanted)} runs so far"
+        return f"{len(wanted) - len(runs.lacking(wanted))} of {len(wanted)} runs so far"
     runs.make_all(wanted, title=", ".join(tables))
     return f"{len(wanted)} runs ready"

@@ -22,7 +22,7 @@ import signal
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -324,6 +324,11 @@ def is_whole(path: Path) -> bool:
     return True
 
 
+def lacking(wanted: Iterable[Run]) -> list[Run]:
+    """Those that are not in the store, or not whole."""
+    return [run for run in wanted if not is_whole(store() / run.id)]
+
+
 def collect(finished: list[Finished]) -> pd.DataFrame:
     """The errors by clip of many runs as one table, with a column run: read at once, where one by one takes seconds."""
     tables = [run.file("clips.csv").read_text() for run in finished]
@@ -390,7 +395,7 @@ def make_as_planned(path: Path) -> Finished:
 
 def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") -> list[Finished]:
     """`make` for many runs, `jobs` at a time (default: one for each CPU core, or one on a GPU)."""
-    missing = [run for run in wanted if not is_whole(store() / run.id)]
+    missing = lacking(wanted)
     jobs = min(len(missing), jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1))
     with tqdm(total=len(missing), desc=title, unit="run", disable=None if missing else True) as bar:
         if jobs > 1:
