@@ -1,4 +1,4 @@
-"""Evaluation metrics of the field and the bootstrap behind the study's intervals.
+"""Evaluation metrics of the field.
 
 Poses are NumPy arrays or tensors (..., frames, joints, 3), root-relative as the protocols have it; every number
 comes back in their unit, computed in double precision. Shapes that differ, or numbers that are not finite, raise
@@ -80,48 +80,6 @@ def aligned(pred: Poses, target: Poses) -> Float[np.ndarray, "*batch frames join
 def error_variance(errors: Float[np.ndarray, "joints"]) -> float:
     """VAR. of Figure 4: the (population) variance among the mean errors of joints, divided by 10."""
     return float(np.var(_finite("errors", errors)) / 10.0)
-
-
-def bootstrap_interval(
-    values: Float[np.ndarray, "clips"],
-    weights: Float[np.ndarray, "clips"] | None = None,
-    *,
-    seed: int,
-    level: float = 0.95,
-    draws: int = 2000,
-) -> tuple[float, float, float]:
-    """Weighted mean of one value a clip, with the low and high end of its percentile bootstrap interval.
-
-    Clips are drawn again with replacement, `draws` times. weights: positive, by default 1; a clip's frame count makes
-    the mean that of all frames, its share of its action's frames that of the actions' means. Views of one take are not
-    independent: average them first. Raises ValueError for fewer than 2 clips, which tell nothing of their spread.
-    """
-    values = _finite("values", values)
-    weights = np.ones(values.shape) if weights is None else _finite("weights", weights)
-    if values.ndim != 1 or values.shape != weights.shape or len(values) < 2:
-        raise ValueError(
-            f"values and weights must be one number a clip for at least 2 clips, found {values.shape}, {weights.shape}"
-        )
-    if (weights <= 0).any():
-        raise ValueError(f"weights must be positive, found {weights.min()}")
-    # How often each clip is drawn.
-    counts = np.random.default_rng(seed).multinomial(len(values), np.full(len(values), 1 / len(values)), size=draws)
-    means = counts @ (weights * values) / (counts @ weights)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(np.average(values, weights=weights)), float(low), float(high)
-
-
-def paired_difference(
-    a: Float[np.ndarray, "clips"],
-    b: Float[np.ndarray, "clips"],
-    weights: Float[np.ndarray, "clips"] | None = None,
-    **options,
-) -> tuple[float, float, float]:
-    """`bootstrap_interval` of a − b, two methods' values on the same clips; the options are its own."""
-    a, b = _finite("values", a), _finite("values", b)
-    if a.shape != b.shape:
-        raise ValueError(f"a and b must hold the same clips, found shapes {a.shape} and {b.shape}")
-    return bootstrap_interval(a - b, weights, **options)
 
 
 def _procrustes(

@@ -13,14 +13,12 @@ from mixste import metrics
 from mixste.metrics import (
     aligned,
     auc,
-    bootstrap_interval,
     error_variance,
     joint_errors,
     mpjpe,
     mpjve,
     n_mpjpe,
     p_mpjpe,
-    paired_difference,
     pck,
 )
 
@@ -242,64 +240,3 @@ def test_bad_input(metric):
     for pred, target in [(good, good[:1]), (good[0], good[0]), (good[..., :2], good[..., :2]), (good[:0], good[:0])]:
         with pytest.raises(ValueError, match="frames, joints, 3"):
             metric(pred, target)
-
-
-# --- bootstrap
-
-
-def test_bootstrap_of_two_clips_is_exact():
-    """Two clips drawn twice: both the first, one each, or both the second, with chances ¼, ½ and ¼."""
-    values = np.array([0.0, 1.0])
-    assert bootstrap_interval(values, seed=0) == (0.5, 0.0, 1.0)
-    assert bootstrap_interval(values, seed=0, level=0.4) == (0.5, 0.5, 0.5)
-    # Three times as many frames in the first: one each makes ¼.
-    weights = np.array([3.0, 1.0])
-    assert bootstrap_interval(values, weights, seed=0) == (0.25, 0.0, 1.0)
-    assert bootstrap_interval(values, weights, seed=0, level=0.4) == (0.25, 0.25, 0.25)
-
-
-def test_bootstrap_covers_the_truth():
-    rng = np.random.default_rng(0)
-    intervals = [bootstrap_interval(rng.normal(40, 10, size=50), seed=seed, level=0.9) for seed in range(300)]
-    covered = np.mean([low <= 40 <= high for _, low, high in intervals])
-    assert 0.84 < covered < 0.94  # a percentile interval of 50 clips falls a little short of 0.9
-    assert np.mean([high - low for _, low, high in intervals]) == pytest.approx(2 * 1.645 * 10 / 50**0.5, rel=0.05)
-
-
-def test_bootstrap_is_seeded_and_follows_its_values():
-    values = poses(20)[:, 0]
-    first = bootstrap_interval(values, seed=1)
-    assert first == bootstrap_interval(values, seed=1)
-    assert first[1:] != bootstrap_interval(values, seed=2)[1:]
-    assert bootstrap_interval(2 * values + 5, seed=1) == pytest.approx([2 * end + 5 for end in first])
-    assert bootstrap_interval(np.full(9, 7.0), seed=1) == pytest.approx((7, 7, 7))
-
-
-def test_paired_difference_sees_what_clips_share():
-    rng = np.random.default_rng(0)
-    difficulty = rng.normal(40, 20, size=60)
-    ours, theirs = difficulty + rng.normal(-1, 1, size=60), difficulty + rng.normal(0, 1, size=60)
-    mean, low, high = paired_difference(ours, theirs, seed=0)
-    assert mean == pytest.approx(ours.mean() - theirs.mean())
-    assert low < mean < high < 0  # better by about 1, which the intervals of the two alone could not tell
-    assert bootstrap_interval(ours, seed=0)[2] > bootstrap_interval(theirs, seed=0)[1]
-    assert paired_difference(theirs, ours, seed=0) == pytest.approx((-mean, -high, -low))
-
-
-@pytest.mark.parametrize(
-    ("values", "weights"),
-    [
-        (np.array([1.0]), None),
-        (np.array([1.0, np.nan]), None),
-        (np.ones(3), np.ones(2)),
-        (np.ones(2), np.array([1.0, 0.0])),
-    ],
-)
-def test_bootstrap_refuses(values, weights):
-    with pytest.raises((ValueError, TypeError)):  # TypeError where type hints are checked
-        bootstrap_interval(values, weights, seed=0)
-
-
-def test_paired_difference_needs_the_same_clips():
-    with pytest.raises((ValueError, TypeError)):
-        paired_difference(np.ones(3), np.ones(2), seed=0)

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from mixste import metrics
+from mixste.intervals import bootstrap_interval
 from mixste.study import runs
 from mixste.study.plan import Profile
 from mixste.study.runs import Finished
@@ -36,10 +36,11 @@ def take_of_frames(finished: list[Finished]) -> Int[np.ndarray, "frames"]:
 
 
 def average(values: Float[np.ndarray, "seeds frames"], takes: Int[np.ndarray, "frames"]) -> dict[str, float]:
-    """Mean over frames and seeds as a tidy table holds it: value, low, high (95 %, over takes), seeds, seed_spread."""
+    """Mean over frames and seeds as a tidy table holds it: value, low, high (95 %, over takes and seeds), seeds,
+    seed_spread."""
     frames = np.bincount(takes)
-    means = np.bincount(takes, values.mean(axis=0)) / frames
-    value, low, high = metrics.bootstrap_interval(means, frames, seed=0)
+    means = np.stack([np.bincount(takes, own) / frames for own in values], axis=1)
+    value, low, high = bootstrap_interval(means, frames, seed=0)
     spread = values.mean(axis=1).std(ddof=1) if len(values) > 1 else np.nan
     return {"value": value, "low": low, "high": high, "seeds": len(values), "seed_spread": float(spread)}
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixste import metrics
 from mixste.files import replacing
+from mixste.intervals import bootstrap_interval
 from mixste.study import runs
 from mixste.study.plan import PLAN, PROFILES, Profile, Row, distinct
 
 # One value a row. `against` names the row that `value` is the difference to (row − against), and is empty for the value
-# itself. low, high: 95 % bootstrap interval over takes (the views of one take averaged first). seed_spread: standard
-# deviation over seeds. printed: the paper's number, wherever it has one, comparable or not.
+# itself. low, high: 95 % bootstrap interval over takes (the views of one take averaged first) and seeds. seed_spread:
+# standard deviation over seeds. printed: the paper's number, wherever it has one, comparable or not.
 COLUMNS = {
     "table": str,
     "row": str,
@@ -37,6 +37,7 @@ COLUMNS = {
     "printed": float,
     "note": str,
 }
+APART = 1.5  # times the median seed's error: a training that ended elsewhere than the others
 # Of a run's environment, what its line in runs.csv tells.
 MADE = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
 UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
@@ -111,6 +112,7 @@ def measure(
     clips = {row.label: by_clip(row, protocol) for row in rows}
     out = []
     for row in rows:
+        row = replace(row, note="; ".join(filter(None, (row.note, _apart(clips[row.label])))))
         for metric in metrics_shown:
             own = _takes(clips[row.label], metric, column)
             out += _values(own, row, metric, averages_only)
@@ -125,6 +127,17 @@ def measure(
         "comparable": profile.comparable,
     }
     return pd.DataFrame(out).assign(**about)[list(COLUMNS)]
+
+
+def _apart(clips: pd.DataFrame) -> str:
+    """What must be said of a row one of whose seeds ended elsewhere than the others, of which a mean tells nothing."""
+    clips = clips[clips["metric"] == "MPJPE"]
+    sums = clips.assign(total=clips["value"] * clips["frames"]).groupby("seed")[["total", "frames"]].sum()
+    errors = sums["total"] / sums["frames"]
+    apart = (errors > APART * errors.median()).any()
+    return (
+        f"its seeds end apart, at {', '.join(f'{error:.1f}' for error in errors)} mm over all frames" if apart else ""
+    )
 
 
 def _takes(clips: pd.DataFrame, metric: str, column) -> pd.DataFrame:
@@ -152,7 +165,7 @@ def _values(takes: pd.DataFrame, row: Row, metric: str, averages_only: bool) -> 
         out.append(
             {
                 **_about(row, name, metric, unit, ""),
-                **_interval(values.mean(axis=1), weights),
+                **_interval(values, weights),
                 "seeds": values.shape[1],
                 "seed_spread": _spread(values, weights),
                 "printed": _printed(row, metric, name),
@@ -172,7 +185,7 @@ def _differences(own, other, row: Row, metric: str, averages_only: bool) -> list
         out.append(
             {
                 **_about(row, name, metric, unit, row.against),
-                **_interval(a.mean(axis=1) - b.mean(axis=1), weights),
+                **_interval(a - b, weights),
                 "seeds": a.shape[1],
                 "seed_spread": _spread(a - b, weights),
                 "printed": np.nan,
@@ -194,10 +207,11 @@ def _about(row: Row, column: str, metric: str, unit: str, against: str) -> dict:
     }
 
 
-def _interval(values: pd.Series, weights: pd.Series) -> dict[str, float]:
+def _interval(values: pd.DataFrame, weights: pd.Series) -> dict[str, float]:
+    """Of (takes, seeds)."""
     if len(values) < 2:
-        return {"value": float(values.iloc[0]), "low": np.nan, "high": np.nan}
-    value, low, high = metrics.bootstrap_interval(values.to_numpy(), weights.to_numpy(), seed=0)
+        return {"value": float(values.to_numpy().mean()), "low": np.nan, "high": np.nan}
+    value, low, high = bootstrap_interval(values.to_numpy(), weights.to_numpy(), seed=0)
     return {"value": value, "low": low, "high": high}
 
 
@@ -316,8 +330,9 @@ def page() -> str:
         "# Results",
         "",
         "Written by `mixste reproduce` from the tables in the folders beside it. Each number is an average with its",
-        "95 % bootstrap interval over takes; differences are paired, take by take. Only profile `paper` measures what",
-        "the paper measures. Elsewhere the column *paper* is there to compare shapes, not heights.",
+        "95 % bootstrap interval over takes and seeds; differences are paired, take by take and seed by seed. Only",
+        "profile `paper` measures what the paper measures. Elsewhere the column *paper* is there to compare shapes,",
+        "not heights.",
     ]
     for name, profile in PROFILES.items():
         tables = [path for path in tables_of(name) if path.stem != "01_architecture"]  # it repeats Table 1's averages

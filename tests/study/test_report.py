@@ -55,11 +55,21 @@ def test_values_intervals_and_differences():
     # Views are averaged first: walk is (17 · 200 + 42 · 200) / 400; sit (62 · 50 + 82 · 150) / 200.
     assert own["value"].to_dict() == pytest.approx({"walk": 29.5, "sit": 77.0, "Avg.": 53.25})
     assert own["seed_spread"].tolist() == pytest.approx([np.std([0, 4], ddof=1)] * 3)
-    assert own.loc["walk", ["low", "high"]].tolist() == pytest.approx([17, 42]), "of two takes, the extremes"
+    assert own.loc["walk", ["low", "high"]].tolist() == pytest.approx([15, 44]), "of two takes, two seeds"
     difference = table[table["against"] == "base"].set_index("column")
     assert difference["value"].to_dict() == pytest.approx({"walk": -8.0, "sit": -8.0, "Avg.": -8.0})
-    assert difference.loc["Avg.", ["low", "high"]].tolist() == pytest.approx([-8, -8]), "paired: takes differ alike"
+    assert difference.loc["Avg.", ["low", "high"]].tolist() == pytest.approx([-10, -6]), "paired: takes differ alike"
     assert set(own["runs"]) == {"a b"}
+
+
+def test_a_row_says_that_one_of_its_seeds_ended_elsewhere():
+    near = Fake("a", 0, (20, 30, 50, 70, 90)), Fake("b", 1, (26, 36, 56, 76, 96))
+    far = Fake("c", 2, (120, 130, 150, 170, 190))
+    alike, apart = Row("alike", near), Row("apart", (*near, far), note="small")
+    table = report.measure([alike, apart], SMOKE, "test", averages_only=True).set_index("row")
+    assert table.loc["alike", "note"] == ""
+    # (20 · 100 + 30 · 100 + 50 · 200 + 70 · 50 + 90 · 150) / 600
+    assert table.loc["apart", "note"] == "small; its seeds end apart, at 53.3, 59.3, 153.3 mm over all frames"
 
 
 def test_so_far_rows_hold_what_is_trained(monkeypatch):

@@ -1,0 +1,51 @@
+"""The bootstrap behind the study's intervals: how far an average over test clips can be trusted."""
+
+import numpy as np
+from jaxtyping import Float
+
+PerClip = Float[np.ndarray, "clips"] | Float[np.ndarray, "clips seeds"]
+
+
+def bootstrap_interval(
+    values: PerClip,
+    weights: Float[np.ndarray, "clips"] | None = None,
+    *,
+    seed: int,
+    level: float = 0.95,
+    draws: int = 2000,
+) -> tuple[float, float, float]:
+    """Weighted mean of one value a clip, with the low and high end of its percentile bootstrap interval.
+
+    Clips are drawn again with replacement, `draws` times; of trainings by several seeds, a column each, so are the
+    seeds, for what another training would give (of few seeds that says too little rather than too much). weights:
+    positive, by default 1; a clip's frame count makes the mean that of all frames, its share of its action's frames
+    that of the actions' means. Views of one take are not independent: average them first. Raises ValueError for fewer
+    than 2 clips, which tell nothing of their spread, for shapes that do not fit and numbers that are not finite.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if values.ndim not in (1, 2) or weights.shape != values.shape[:1] or len(values) < 2 or not values.size:
+        raise ValueError(
+            "values must be one number a clip, or one for each seed, and weights one a clip, for at least 2 clips, "
+            f"found {values.shape}, {weights.shape}"
+        )
+    if not (np.isfinite(values).all() and np.isfinite(weights).all() and (weights > 0).all()):
+        raise ValueError("values must be finite and weights positive, found others")
+    values = values.reshape(len(values), -1)
+    rng = np.random.default_rng(seed)
+    # How often each clip is drawn, and each seed.
+    clips, seeds = (rng.multinomial(n, np.full(n, 1 / n), size=draws) for n in values.shape)
+    of_seeds = clips @ (weights[:, None] * values) / (clips @ weights)[:, None]  # (draws, seeds)
+    means = (of_seeds * seeds).sum(axis=1) / values.shape[1]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(np.average(values.mean(axis=1), weights=weights)), float(low), float(high)
+
+
+def paired_difference(
+    a: PerClip, b: PerClip, weights: Float[np.ndarray, "clips"] | None = None, **options
+) -> tuple[float, float, float]:
+    """`bootstrap_interval` of a − b, two methods' values on the same clips; the options are its own."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must hold the same clips, found shapes {a.shape} and {b.shape}")
+    return bootstrap_interval(a - b, weights, **options)
