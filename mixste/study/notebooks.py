@@ -55,8 +55,8 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, in_plac
             if not in_place and not so_far() and fresh(path, profile):
                 print(f"{label}: up to date", flush=True)
                 continue
-            needed = distinct(scale, tables_of([path]))
-            if so_far() and runs.lacking(needed) == needed:
+            own = [run for table in tables_of([path]) for row in PLAN[table](scale) for run in row.runs]
+            if so_far() and runs.lacking(own) == own:
                 print(f"{label}: nothing is trained yet", flush=True)
                 continue
             print(f"{label} …", end="", flush=True)
