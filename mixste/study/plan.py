@@ -27,7 +27,7 @@ class Profile:
     numbers measure the same thing. humaneva, dhp: sources of Tables 4 and 3. frames, dims, depths: what stands for the
     paper's T, d_m and d_l. heads, channels, joint_dim: widths of attention heads' number, VideoPose3D and the
     non-separated models. poses: length of training. departure: from the authors' recipe. shares: of poses and batch,
-    for models that take so much longer over a pose; their steps are as many. long: length of the long training, in
+    for models that take so much longer over a pose; their steps are as many. long: lengths of the long trainings, in
     `poses`. rate: MixSTE's learning rate up to 512 wide and T = 81, where it does not bear its peers'; lower for wider
     tokens, and for longer windows, of which a batch has fewer. ablated: which of the paper's T stands for 243 in
     Tables 5 and 6 and notebook 13. slim: which d_m for 512 in Table 6 and notebook 13, where all rows are as wide. gpu:
@@ -50,7 +50,7 @@ class Profile:
     seeds: tuple[int, ...]
     departure: dict[str, object] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
-    long: int = 2
+    long: tuple[int, ...] = (2,)
     rate: float | None = None
     ablated: int = 243
     slim: int = 512
@@ -204,9 +204,9 @@ PROFILES = {
             "drop_path": 0.0,
         },
         shares={"poseformer": 1 / 32},
-        long=8,
+        long=(8, 32),
         # At 1e-3 seven trainings of eight ended with one pose for all, 512 wide, and one of three, 256 wide; at 5e-4
-        # three of six with T = 243, none of six with T = 81. Clipped gradients collapsed as often.
+        # three of six with T = 243, one of nine with T = 81. Clipped gradients collapsed as often.
         rate=5e-4,
         ablated=81,  # half of the clips are shorter than 97 frames
         slim=256,
@@ -350,12 +350,17 @@ def table4(p: Profile) -> list[Row]:
     ]
 
 
+def _narrow(p: Profile) -> dict[str, int | bool]:
+    """Options without joint separation."""
+    return {"separate_joints": False, "dim": p.joint_dim}
+
+
 def table5(p: Profile) -> list[Row]:
     """Components. Without joint separation a joint is joint_dim wide, as in PoseFormer (a temporal token joints times
     that); with it, dim."""
     plain = p.recipe(loss=(("mpjpe", 1.0),))
     details = published(5)["detail"].unique()
-    narrow = {"separate_joints": False, "dim": p.joint_dim}
+    narrow = _narrow(p)
     runs = [
         p.mixste(p.ablated, recipe=plain, options=narrow | {"alternating": False}),
         p.mixste(p.ablated, recipe=plain, options=narrow),
@@ -420,8 +425,9 @@ def paper_vs_code(p: Profile) -> list[Row]:
 def limits(p: Profile) -> list[Row]:
     """What augmentation and length of training are worth, from exact keypoints, on people set apart for such choices.
 
-    One seed, first of the profile's. The curves of the long trainings are theirs too (notebook 17). The rate is that of
-    the peers: from exact keypoints none of these narrow networks has collapsed.
+    One seed, first of the profile's. The curves of the long trainings are theirs too (notebook 17); two other networks,
+    trained as long on the same, say whether the order of the methods is one of length. MixSTE's rate is that of its
+    peers: from exact keypoints none of these narrow networks has collapsed.
     """
     data, names = replace(p.data, keypoints="gt", split="validation"), ("random_starts", "body_shapes", "new_cameras")
     choices = {"as recorded": (), **{name.replace("_", " "): (name,) for name in names}}
@@ -431,10 +437,28 @@ def limits(p: Profile) -> list[Row]:
         recipe = p.recipe(**{name: name in chosen for name in names})
         runs = p.mixste(81, dim=256, data=data, recipe=recipe, rate=recipe.learning_rate)[:1]
         rows.append(Row(label, runs, against="as recorded" if rows else ""))
-    for base in (rows[2], rows[-1]):
-        long = tuple(replace(run, poses=p.long * run.poses, test_curve=True) for run in base.runs)
-        rows.append(Row(f"{base.label}, {p.long} times as long", long, against=base.label))
-    return rows
+    shapes, every = rows[2], rows[-1]
+
+    def long(label: str, runs: tuple[Run, ...], times: int, against: str) -> Row:
+        runs = tuple(replace(run, poses=times * run.poses, test_curve=True) for run in runs[:1])
+        return Row(f"{label}, {times} times as long", runs, against=against)
+
+    first, *more = p.long
+    ours = long(every.label, every.runs, first, every.label)
+    recipe = p.recipe(loss=(("mpjpe", 1.0),), **dict.fromkeys(names, True))
+    baseline = p.mixste(81, data=data, recipe=recipe, options={**_narrow(p), "alternating": False})
+    videopose3d = tuple(  # reads a window around every frame: nothing to start at random
+        replace(run, recipe=replace(run.recipe, **dict.fromkeys(names[1:], True)))
+        for run in p.peer("videopose3d", 81, data=data)
+    )
+    return [
+        *rows,
+        long(shapes.label, shapes.runs, first, shapes.label),
+        long("VideoPose3D", videopose3d, first, ours.label),
+        long("seq2seq baseline", baseline, first, ours.label),
+        ours,
+        *(long(every.label, every.runs, times, ours.label) for times in more),
+    ]
 
 
 PLAN: dict[str, Callable[[Profile], list[Row]]] = {

@@ -353,8 +353,9 @@ def page() -> str:
                     markdown(with_intervals(table).reset_index()),
                     *[f"\n*{row}*: {note}." for row, note in noted(table)],
                 ]
-                number = f"table{table['table'].iloc[0]}"
-                plan = PLAN[number](profile) if number in PLAN else []
+                number = table["table"].iloc[0]
+                name = {"13": "paper_vs_code", "17": "limits"}.get(number, f"table{number}")
+                plan = PLAN[name](profile) if name in PLAN else []
                 left = [row.label for row in plan if row.label not in set(table["row"])]
                 lines += [f"\nNot trained yet: {'; '.join(left)}."] if left else []
     text = "\n".join(lines) + "\n"

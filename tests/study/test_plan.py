@@ -64,7 +64,7 @@ SMALLER = {
 
 def test_what_would_collapse_learns_more_slowly():
     """In profile open, by hand: 5e-4, less for tokens wider than 512 and, by the root, for windows longer than 81. A
-    temporal token of 17 joints of 32 is 544 wide. The peers and notebook 17 keep 1e-3."""
+    temporal token of 17 joints of 32 is 544 wide. The peers and notebook 17 keep 1e-3, but for Table 5's baseline."""
     open_, rates = PROFILES["open"], {}
     for table in ("table5", "table7"):
         for row in PLAN[table](open_):
@@ -75,7 +75,7 @@ def test_what_would_collapse_learns_more_slowly():
     slower[512, 300] = 2.598076e-4
     assert rates == pytest.approx(dict.fromkeys(rates, 5e-4) | slower)
     others = [*open_.peer("videopose3d", 243), *open_.peer("poseformer", 81)]
-    others += [run for row in PLAN["limits"](open_) for run in row.runs]
+    others += [run for row in PLAN["limits"](open_) for run in row.runs if "baseline" not in row.label]
     assert {run.recipe.learning_rate for run in others} == {1e-3}
 
 
