@@ -163,8 +163,12 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     ]
     assert cells[f"{title}MixSTE, T=243"][1] == "not yet", "the row of the other detector is no stand-in"
     assert lines[-1] == "<sup>1</sup> shorter."
+    *limits, last = [row.label for row in PLAN["limits"](PROFILES["smoke"])]
+    values = [about | {"row": row, "value": 2.0, "note": ""} for row in limits]
+    report.save(report.tidy(values, PROFILES["smoke"], "17"), "17_limits")
     page = report.page()
-    assert page.count("Not trained yet") == 1
+    assert page.count("Not trained yet") == 2
+    assert f"Not trained yet: {last}." in page
     assert "Not trained yet: VideoPose3D, cpn, T=243; PoseFormer, cpn, T=81; MixSTE, cpn, T=243." in page
 
 

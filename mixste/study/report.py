@@ -354,8 +354,8 @@ def page() -> str:
                     *[f"\n*{row}*: {note}." for row, note in noted(table)],
                 ]
                 number = table["table"].iloc[0]
-                name = {"13": "paper_vs_code", "17": "limits"}.get(number, f"table{number}")
-                plan = PLAN[name](profile) if name in PLAN else []
+                rows = PLAN.get({"13": "paper_vs_code", "17": "limits"}.get(number, f"table{number}"))
+                plan = rows(profile) if rows else []
                 left = [row.label for row in plan if row.label not in set(table["row"])]
                 lines += [f"\nNot trained yet: {'; '.join(left)}."] if left else []
     text = "\n".join(lines) + "\n"
