@@ -3,11 +3,9 @@
 import numpy as np
 from jaxtyping import Float
 
-PerClip = Float[np.ndarray, "clips"] | Float[np.ndarray, "clips seeds"]
-
 
 def bootstrap_interval(
-    values: PerClip,
+    values: Float[np.ndarray, "clips"] | Float[np.ndarray, "clips seeds"],
     weights: Float[np.ndarray, "clips"] | None = None,
     *,
     seed: int,
@@ -39,13 +37,3 @@ def bootstrap_interval(
     means = (of_seeds * seeds).sum(axis=1) / values.shape[1]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(np.average(values.mean(axis=1), weights=weights)), float(low), float(high)
-
-
-def paired_difference(
-    a: PerClip, b: PerClip, weights: Float[np.ndarray, "clips"] | None = None, **options
-) -> tuple[float, float, float]:
-    """`bootstrap_interval` of a − b, two methods' values on the same clips; the options are its own."""
-    a, b = np.asarray(a), np.asarray(b)
-    if a.shape != b.shape:
-        raise ValueError(f"a and b must hold the same clips, found shapes {a.shape} and {b.shape}")
-    return bootstrap_interval(a - b, weights, **options)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mixste.study import runs
 from mixste.study.plan import PLAN, distinct
-from mixste.study.report import page, profile_of, so_far
+from mixste.study.report import page, profile_of
+from mixste.study.runs import so_far
 
 NOTEBOOKS = runs.PACKAGE.parent / "notebooks"
 
@@ -56,7 +57,7 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, in_plac
                 print(f"{label}: up to date", flush=True)
                 continue
             own = [run for table in tables_of([path]) for row in PLAN[table](scale) for run in row.runs]
-            if so_far() and runs.lacking(own) == own:
+            if so_far() and own and runs.lacking(own) == own:
                 print(f"{label}: nothing is trained yet", flush=True)
                 continue
             print(f"{label} …", end="", flush=True)
@@ -136,8 +137,10 @@ def _stamp(out: Path) -> Path:
 
 
 def _state(path: Path, profile: str) -> str:
-    """Hash of what bears on a notebook: its source, the package, and the tables and figures that are there."""
-    digest = hashlib.sha256(f"{profile} {so_far()}".encode())
+    """Hash of what bears on a notebook: source, package, runs, and the tables and figures that are there."""
+    scale = profile_of(profile)
+    wanted = [run.id for run in distinct(scale, tables_of([path]))]  # data that changed make other runs
+    digest = hashlib.sha256(f"{scale.name} {scale.title} {scale.data.fingerprint} {wanted}".encode())
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     digest.update(json.dumps([cell["source"] for cell in cells]).encode())
     for module in sorted(runs.PACKAGE.rglob("*.py")):

@@ -37,7 +37,7 @@ COLUMNS = {
     "printed": float,
     "note": str,
 }
-APART = 1.5  # times the median seed's error: a training that ended elsewhere than the others
+APART, SEEDS_APART = 1.5, "seeds end apart"  # one's error is so many times another's: trainings that ended elsewhere
 # Of a run's environment, what its line in runs.csv tells.
 MADE = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
 UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
@@ -52,17 +52,13 @@ def profile_of(name: str) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, found {name!r}")
     profile, poses = PROFILES[name], os.environ.get("MIXSTE_POSES", "")
-    if so_far():
+    if runs.so_far():
         profile = replace(profile, title=f"{profile.title}; so far: rows that are not trained yet are left out")
     if not poses:
         return profile
     if not poses.isdecimal() or int(poses) < 1:
         raise ValueError(f"MIXSTE_POSES must be a positive number, found {poses!r}")
     return replace(profile, poses=int(poses), title=f"{profile.title}, CUT SHORT to {poses} poses of training")
-
-
-def so_far() -> bool:
-    return os.environ.get("MIXSTE_SO_FAR") == "1"
 
 
 def trained(rows: list[Row]) -> list[Row]:
@@ -83,7 +79,7 @@ def trained(rows: list[Row]) -> list[Row]:
     return [row if row.against in labels else replace(row, against="") for row in found]
 
 
-def by_clip(row: Row, protocol: str = "authors") -> pd.DataFrame:
+def by_clip(row: Row, protocol: str) -> pd.DataFrame:
     """Errors of a row's runs, one row a seed, clip and metric."""
     tables = [runs.make(run, row.label).clips.assign(seed=run.seed) for run in row.runs]
     table = pd.concat(tables)
@@ -102,23 +98,27 @@ def measure(
     metrics_shown: tuple[str, ...] = ("MPJPE",),
     column: Callable[[pd.DataFrame], pd.Series] = lambda clips: clips["action"],
     averages_only: bool = False,
-    protocol: str = "authors",
+    protocol: str = "",
 ) -> pd.DataFrame:
     """The tidy table of some rows, by `column` (a name for each clip) and on average ("Avg.", the mean of columns).
 
-    Runs that are not in the store are trained, but for MIXSTE_SO_FAR. Differences are between the seeds that both have.
+    Runs that are not in the store are trained, but for MIXSTE_SO_FAR. Differences are between the seeds that both have,
+    and count takes by the row's own frames. protocol: by default the profile's.
     """
-    rows = trained(rows) if so_far() else rows
+    rows, protocol = trained(rows) if runs.so_far() else rows, protocol or profile.protocol
     clips = {row.label: by_clip(row, protocol) for row in rows}
+    apart = {label: _apart(own) for label, own in clips.items()}
     out = []
     for row in rows:
-        row = replace(row, note="; ".join(filter(None, (row.note, _apart(clips[row.label])))))
+        row = replace(row, note="; ".join(filter(None, (row.note, apart[row.label]))))
         for metric in metrics_shown:
             own = _takes(clips[row.label], metric, column)
             out += _values(own, row, metric, averages_only)
             if row.against:
                 other = _takes(clips[row.against], metric, column).reindex(own.index)
-                out += _differences(own, other, row, metric, averages_only)
+                told = apart[row.against] and f"{row.against}: {apart[row.against]}"
+                both = replace(row, note="; ".join(filter(None, (row.note, told))))
+                out += _differences(own, other, both, metric, averages_only)
     about = {
         "table": table,
         "protocol": protocol,
@@ -134,10 +134,9 @@ def _apart(clips: pd.DataFrame) -> str:
     clips = clips[clips["metric"] == "MPJPE"]
     sums = clips.assign(total=clips["value"] * clips["frames"]).groupby("seed")[["total", "frames"]].sum()
     errors = sums["total"] / sums["frames"]
-    apart = (errors > APART * errors.median()).any()
-    return (
-        f"its seeds end apart, at {', '.join(f'{error:.1f}' for error in errors)} mm over all frames" if apart else ""
-    )
+    if errors.max() <= APART * errors.min():
+        return ""
+    return f"{SEEDS_APART}, at {', '.join(f'{error:.1f}' for error in errors)} mm over all frames"
 
 
 def _takes(clips: pd.DataFrame, metric: str, column) -> pd.DataFrame:
@@ -332,7 +331,8 @@ def page() -> str:
         "Written by `mixste reproduce` from the tables in the folders beside it. Each number is an average with its",
         "95 % bootstrap interval over takes and seeds; differences are paired, take by take and seed by seed. Only",
         "profile `paper` measures what the paper measures. Elsewhere the column *paper* is there to compare shapes,",
-        "not heights.",
+        "not heights, and each frame counts once, where the authors' protocol counts padding and overlaps too.",
+        "An interval over few seeds, and more so over one, is narrower than what another training would differ by.",
     ]
     for name, profile in PROFILES.items():
         tables = [path for path in tables_of(name) if path.stem != "01_architecture"]  # it repeats Table 1's averages
@@ -340,6 +340,11 @@ def page() -> str:
             continue
         made = ledger(name)
         lines += ["", f"## Profile `{name}`: {profile.title}", "", f"Of {len(made)} runs: [runs.csv]({name}/runs.csv)."]
+        if profile.rate:
+            lines += [
+                f"MixSTE's learning rate is {profile.rate:g} up to d_m = 512 and T = 81, lower for wider tokens and"
+            ]
+            lines += [f"longer windows, which collapse at it; its peers' is {profile.recipe().learning_rate:g}."]
         for path in tables:
             table = read(name, path.stem)
             table = table[
@@ -381,9 +386,12 @@ def ledger(profile: str) -> pd.DataFrame:
         if runs.is_whole(folder):
             spec, made = json.loads((folder / "spec.json").read_text()), runs.Finished(folder).environment
             line = {name: spec[name] for name in ("model", "frames", "poses", "seed")}
-            line |= {"keypoints": spec["data"]["keypoints"]} | {name: made[name] for name in MADE}
+            line |= {"options": " ".join(f"{name}={value}" for name, value in spec["options"])}
+            line |= {"keypoints": spec["data"]["keypoints"], "learning_rate": f"{spec['recipe']['learning_rate']:.3g}"}
+            line |= {name: made[name] for name in MADE}
         lines.append({"run": run} | line | {"notebooks": " ".join(numbers)})
-    table = pd.DataFrame(lines, columns=["run", "notebooks", "model", "frames", "poses", "seed", "keypoints", *MADE])
+    columns = ["run", "notebooks", "model", "frames", "options", "keypoints", "poses", "learning_rate", "seed", *MADE]
+    table = pd.DataFrame(lines, columns=columns)
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.1f")
     return table
@@ -407,7 +415,7 @@ def tables_of(profile: str) -> list[Path]:
 def ready(tables: tuple[str, ...], profile: Profile) -> str:
     """Train whatever these tables lack, but for MIXSTE_SO_FAR; says in one line how many runs stand behind them."""
     wanted = distinct(profile, tables)
-    if so_far():
+    if runs.so_far():
         return f"{len(wanted) - len(runs.lacking(wanted))} of {len(wanted)} runs so far"
     runs.make_all(wanted, title=", ".join(tables))
     return f"{len(wanted)} runs ready"

@@ -35,7 +35,7 @@ from tqdm import tqdm
 import mixste
 from mixste import checkpoints, data, evaluate
 from mixste.data import PoseDataset
-from mixste.data.virtual import relayout
+from mixste.data.splits import by_takes, in_layout, validating
 from mixste.files import replacing
 from mixste.skeleton import SKELETONS, Skeleton, human36m
 from mixste.train import AUTHORS, Recipe, seed_of, train
@@ -52,7 +52,7 @@ CODE = (
 FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "environment.json"}
 WEIGHTS = {"weights.safetensors", "best.safetensors"}
 NAME = re.compile(r"[0-9a-f]{12}(\.part)?")  # of a run's folder in the store
-SYNTHETIC_CODE = ("skeleton", "camera", "data/virtual", "data/synthetic")
+SYNTHETIC_CODE = ("skeleton", "camera", "data/virtual", "data/synthetic", "data/splits")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Data:
         """Of all that this reads; the synthetic source is what its code makes, and need not be made to be known."""
         if self.source != "synthetic":
             return self.load().fingerprint
-        return hashlib.sha256(f"{self} {code_fingerprint(SYNTHETIC_CODE)}".encode()).hexdigest()[:16]
+        cameras = [path.read_text() for path in sorted((PACKAGE / "data").glob("*_cameras.json"))]
+        return hashlib.sha256(f"{self} {code_fingerprint(SYNTHETIC_CODE)} {cameras}".encode()).hexdigest()[:16]
 
     @property
     def layout(self) -> Skeleton:
@@ -107,37 +108,6 @@ def _load(wanted: Data) -> PoseDataset:
         cameras = sorted({clip.camera for clip in dataset.test})[: wanted.test_cameras]
         dataset = replace(dataset, test=[clip for clip in dataset.test if clip.camera in cameras])
     return dataset
-
-
-def in_layout(dataset: PoseDataset, layout: Skeleton) -> PoseDataset:
-    """The same clips with the joints of another layout, as far as human36m's seventeen can stand for them."""
-    splits = {
-        split: [
-            replace(clip, keypoints=relayout(clip.keypoints, layout), poses=relayout(clip.poses, layout))
-            for clip in getattr(dataset, split)
-        ]
-        for split in ("train", "validation", "test")
-    }
-    return replace(dataset, skeleton=layout, **splits)
-
-
-def by_takes(dataset: PoseDataset) -> PoseDataset:
-    """The same clips, split so that the last take of each person's action is the test and the others train."""
-    last = {(clip.subject, clip.action): clip.take for clip in dataset.clips}
-    tests = [clip.take == last[clip.subject, clip.action] for clip in dataset.clips]
-    chosen = {True: [], False: []}
-    for clip, test in zip(dataset.clips, tests, strict=True):
-        chosen[test].append(clip)
-    return replace(dataset, train=chosen[False], validation=[], test=chosen[True])
-
-
-def validating(dataset: PoseDataset) -> PoseDataset:
-    """The same training clips, with those for validation as the test; its own test people are seen by nobody."""
-    train, test = dataset.train, dataset.validation
-    if not test:
-        last = train[-1].subject
-        train, test = ([clip for clip in train if (clip.subject == last) is held] for held in (False, True))
-    return replace(dataset, train=train, validation=[], test=test)
 
 
 @dataclass(frozen=True)
@@ -180,7 +150,8 @@ class Run:
 
 @functools.lru_cache(maxsize=4096)
 def _id(run: Run) -> str:
-    parts = [spec(run), run.data.fingerprint, code_fingerprint(CODE), run.start.id if run.start else ""]
+    parts = [spec(run), run.data.fingerprint, code_fingerprint(CODE)]
+    parts += [run.start.id, code_fingerprint(("checkpoints",))] if run.start else [""]  # which fits one to the other
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
@@ -304,6 +275,11 @@ def store() -> Path:
     return Path(os.environ.get("MIXSTE_RUNS", ROOT / "runs"))
 
 
+def so_far() -> bool:
+    """Whether nothing is to be trained, see `mixste.study.report.trained`."""
+    return os.environ.get("MIXSTE_SO_FAR") == "1"
+
+
 def is_whole(path: Path) -> bool:
     """All files are there as they were written: in their size and, where one has changed since, by its hash.
 
@@ -375,6 +351,8 @@ def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line:
     path = store() / run.id
     if is_whole(path):
         return Finished(path)
+    if so_far():
+        raise RunError(f"{title or run.id} is not trained yet, and MIXSTE_SO_FAR=1 trains nothing")
     with locked(path, report):
         if not is_whole(path):
             if path.exists():

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ class Fake:
             }
             for (action, take, camera), n, v in zip(takes, frames, self.values, strict=True)
         ]
-        return pd.DataFrame(rows).assign(protocol="authors", unit="mm")
+        return pd.DataFrame(rows).assign(protocol="exact", unit="mm")
 
 
 @pytest.fixture(autouse=True)
@@ -65,11 +65,17 @@ def test_values_intervals_and_differences():
 def test_a_row_says_that_one_of_its_seeds_ended_elsewhere():
     near = Fake("a", 0, (20, 30, 50, 70, 90)), Fake("b", 1, (26, 36, 56, 76, 96))
     far = Fake("c", 2, (120, 130, 150, 170, 190))
-    alike, apart = Row("alike", near), Row("apart", (*near, far), note="small")
-    table = report.measure([alike, apart], SMOKE, "test", averages_only=True).set_index("row")
-    assert table.loc["alike", "note"] == ""
+    alike, apart = Row("alike", near, against="apart"), Row("apart", (*near, far), note="small")
+    most = Row("most", (near[0], replace(far, seed=1), replace(far, id="d")))
+    table = report.measure([alike, apart, most], SMOKE, "test", averages_only=True).set_index(["row", "against"])
     # (20 · 100 + 30 · 100 + 50 · 200 + 70 · 50 + 90 · 150) / 600
-    assert table.loc["apart", "note"] == "small; its seeds end apart, at 53.3, 59.3, 153.3 mm over all frames"
+    told = "seeds end apart, at 53.3, 59.3, 153.3 mm over all frames"
+    assert table["note"].to_dict() == {
+        ("alike", ""): "",
+        ("alike", "apart"): f"apart: {told}",
+        ("apart", ""): f"small; {told}",
+        ("most", ""): "seeds end apart, at 53.3, 153.3, 153.3 mm over all frames",
+    }
 
 
 def test_so_far_rows_hold_what_is_trained(monkeypatch):
@@ -152,6 +158,7 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
         for name in runs.FILES | runs.WEIGHTS:
             (folder / name).write_text("")
         spec = {"model": "mixste", "frames": 3, "poses": 9, "seed": seed, "data": {"keypoints": "gt"}}
+        spec |= {"options": [["dim", 8], ["depth", 2]], "recipe": {"learning_rate": 0.0025}}
         (folder / "spec.json").write_text(json.dumps(spec))
         (folder / "environment.json").write_text(json.dumps(made | {"testing_seconds": 0.5}))
         runs.seal(folder)
@@ -163,6 +170,8 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
         assert found["notebooks"].to_dict() == {ids[0]: "02", ids[1]: "02 03"}
         assert found["seed"].astype(int).to_dict() == {ids[0]: 0, ids[1]: 1}
         assert set(found["device"]) == {"a CPU"}
+        assert set(found["options"]) == {"dim=8 depth=2"}
+        assert set(found["learning_rate"].astype(float)) == {0.0025}
         assert found["training_seconds"].astype(float).round(1).tolist() == [1.3, 1.3]
         shutil.rmtree(tmp_path / "store", ignore_errors=True)
 

@@ -18,9 +18,10 @@ import pytest
 
 import mixste.train
 from mixste import evaluate
+from mixste.data.splits import by_takes, validating
 from mixste.skeleton import SKELETONS
 from mixste.study import runs
-from mixste.study.runs import Data, Run, RunError, by_takes, make, validating
+from mixste.study.runs import Data, Run, RunError, make
 from mixste.train import AUTHORS
 
 DATA = Data("synthetic", "gt", subjects=("S1", "S9"), actions=("Walking", "Waiting"), test_cameras=1)
