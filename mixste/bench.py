@@ -457,6 +457,9 @@ def main(*parts: str) -> None:
         tables |= {"scaling": lambda: scaling(device), "accuracy": lambda: accuracy(device)}
     if torch.distributed.is_torchelastic_launched():
         tables = {f"{name}-processes": processes_table}
+    unknown = set(parts) - set(tables)
+    if unknown:
+        raise ValueError(f"on this machine, parts are {', '.join(tables)}, found {', '.join(sorted(unknown))}")
     OUT.mkdir(parents=True, exist_ok=True)
     for part, make in tables.items():
         if not parts or part in parts:

@@ -1,6 +1,7 @@
 """The command line. Each command calls one function that a notebook could call."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +29,11 @@ def network(checkpoint: str):
     """The network of a file, or of the name, which has no ending, of weights that come with the package."""
     from mixste import checkpoints
 
-    return (checkpoints.load_checkpoint if Path(checkpoint).suffix else checkpoints.from_pretrained)(checkpoint)
+    model = (checkpoints.load_checkpoint if Path(checkpoint).suffix else checkpoints.from_pretrained)(checkpoint)
+    for name, weights in model.state_dict().items():
+        if not weights.isfinite().all():
+            raise checkpoints.CheckpointError(f"{checkpoint}: expected finite weights, found NaN or infinity in {name}")
+    return model
 
 
 @data_app.command("show")
@@ -96,12 +101,14 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help='"authors" or "exact".')] = "authors",
 ) -> None:
     """Errors of a checkpoint on a source's test clips, by action."""
+    import numpy as np
     from tqdm import tqdm
 
     from mixste import evaluate as ev
     from mixste.data import load
     from mixste.study.published import published
 
+    ev.counted(np.arange(1), protocol)  # which says at once what is wrong with it
     model = network(checkpoint)
     dataset = load(source, root, keypoints)
     with tqdm(desc="testing", unit="frame", unit_scale=True, disable=None) as bar:
@@ -138,10 +145,9 @@ def lift(
     from mixste.data import DataError
     from mixste.lift import lift
 
-    try:
-        resolution = tuple(int(number) for number in size.split("x")) if size else None
-    except ValueError:
-        raise DataError(f"size must be like 1920x1080, found {size!r}") from None
+    if size is not None and not re.fullmatch(r"\d+x\d+", size):
+        raise DataError(f"size must be like 1920x1080, found {size!r}")
+    resolution = size and tuple(map(int, size.split("x")))
     outputs = {"outputs": to} if to else {}
     failed = 0
     for result in lift(
@@ -187,7 +193,10 @@ def export(
 
 @app.command()
 def bench(
-    parts: Annotated[list[str] | None, typer.Argument(help="h100, accuracy or scaling; none: this CPU.")] = None,
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(help="On a CPU: cpu; on a GPU: its name, accuracy, scaling. None: all of them."),
+    ] = None,
 ) -> None:
     """Time the network against the plain reference, side by side, into results/bench."""
     from mixste.bench import main

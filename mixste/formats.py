@@ -18,6 +18,8 @@ from mixste.data import DataError
 from mixste.detections import BY_COUNT, LAYOUTS, MADE_OF, Detections
 from mixste.skeleton import human36m
 
+MOST_PIXELS = 100_000  # of an image's side
+
 
 def read(
     path, format: str = "auto", layout: str | None = None, resolution: tuple[int, int] | None = None
@@ -34,9 +36,12 @@ def read(
         raise DataError(f"{path}: expected keypoints, found no such file or folder")
     if layout is not None and layout not in LAYOUTS:
         raise DataError(f"unknown layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
-    content = _frames_of(path) if path.is_dir() else _json(path) if path.suffix == ".json" else path
+    suffix = path.suffix.lower()
+    content = _frames_of(path) if path.is_dir() else _json(path) if suffix == ".json" else path
     if format == "auto":
-        format = path.suffix[1:] if content is path else _format(content)
+        format = suffix[1:] if content is path else _format(content)
+    elif (format in ("npz", "csv")) != (content is path) and format in READERS:
+        raise DataError(f"{path}: expected a file that {format} is written to, found {suffix or 'a folder'}")
     if format not in READERS:
         raise DataError(
             f"{path}: expected a folder of .json files, .json, .npz or .csv, in one of the formats "
@@ -46,7 +51,7 @@ def read(
         found = READERS[format](content)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, OSError) as error:
         raise DataError(
             f"{path}: expected keypoints as {format} writes them, found {type(error).__name__}: {error}"
         ) from None
@@ -70,6 +75,8 @@ def read(
     resolution = resolution or found.get("resolution")
     if resolution is None:
         raise DataError(f"{path}: expected to be told the width and height of the image, which the file does not say")
+    if len(resolution) != 2 or not all(1 <= side <= MOST_PIXELS for side in resolution):
+        raise DataError(f"{path}: expected an image 1 to {MOST_PIXELS:,} pixels wide and high, found {resolution}")
     if np.abs(everyone[everyone[..., 2] > 0, :2]).max(initial=0) < 3:
         everyone = everyone * [*resolution, 1]
     people = np.split(everyone, np.cumsum([len(frame) for frame in people])[:-1])
@@ -101,7 +108,7 @@ def is_frame(path: Path) -> bool:
 def _json(path: Path):
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise DataError(f"{path}: expected JSON, found {error}") from None
 
 
@@ -189,6 +196,8 @@ def _mediapipe(content) -> dict:
             return next((people(value[key]) for key in keys if key in value), [])
         if not value:
             return []
+        if isinstance(value, str):
+            raise ValueError(f"the text {value[:20]!r}")
         if isinstance(value[0], dict) and "x" in value[0]:
             return [[(point["x"], point["y"], point.get("visibility", point.get("score", 1.0))) for point in value]]
         if isinstance(value[0], list) and isinstance(
@@ -215,8 +224,10 @@ def _npz(path: Path) -> dict:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        raise DataError(f"expected an .npz file of plain arrays, found another ({error})") from None
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError):
+        raise DataError("expected an .npz file of plain arrays, found another") from None
+    if "keypoints" not in arrays:
+        raise DataError(f"expected an array keypoints, found {', '.join(arrays) or 'none'}")
     points = arrays["keypoints"].astype(float)
     if points.ndim != 3 or points.shape[2] not in (2, 3):
         raise DataError(f"expected keypoints (frames, points, 2 or 3), found {points.shape}")

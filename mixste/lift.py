@@ -22,6 +22,7 @@ OUTPUTS = {**WRITERS, "html": lambda lifted, path: view(lifted).save(path)}
 
 SHORT_GAP = 0.5  # seconds that a point may be unseen before a straight line is no good guess
 FPS = 30.0  # of files that do not say
+FPS_RANGE = (0.01, 10_000.0)
 
 # How tall people are on the screens that networks learn from, the least, the most and the median clip of the synthetic
 # source under Human3.6M's cameras: from the highest to the lowest joint in units of `normalize_screen` (the image is 2
@@ -42,9 +43,14 @@ def lift_clip(
     if model.joints != 17:
         raise DataError(f"expected a model that lifts human36m's 17 joints, found one of {model.joints}")
     notes = []
-    if fps is None and detections.fps is None:
+    fps = detections.fps if fps is None else fps
+    if fps is None:
         notes.append(f"frames a second are not in the file: taken as {FPS:g}")
-    fps = fps or detections.fps or FPS
+        fps = FPS
+    if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
+        raise DataError(
+            f"{detections.name}: expected {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g} frames a second, found {fps:g}"
+        )
     points, people = follow(detections, person)
     if people > 1:
         notes.append(f"lifted person {person} of {people}, counted from 0 by size and time in view")
@@ -67,6 +73,8 @@ def lift_clip(
     screen, note = _framed(joints, detections.resolution)
     notes += [note] if note else []
     poses = predict(model, screen.astype(np.float32), flip)
+    if not np.isfinite(poses).all():
+        raise DataError(f"{detections.name}: expected finite poses, found NaN or infinity, as of damaged weights")
     poses = poses - poses[:, [human36m.root]]
     return Lifted(detections.name, fps, detections.resolution, joints, poses, ~seen, tuple(notes))
 
@@ -102,8 +110,11 @@ def clips_in(source) -> list[Path]:
 
 
 def _is_clip(folder: Path) -> bool:
-    first = min(folder.glob("*.json"), default=None) if folder.is_dir() else None
-    return first is not None and is_frame(first)
+    files = [path for path in folder.glob("*.json") if path.is_file()] if folder.is_dir() else []
+    try:
+        return bool(files) and is_frame(min(files))
+    except DataError:  # a clip that cannot be read, among others perhaps
+        return False
 
 
 def lift(
@@ -123,8 +134,8 @@ def lift(
 
     format, layout, resolution: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of npz, csv, json,
     bvh, gif, mp4 and html. A clip that cannot be read gives its DataError in place of what was lifted, and the others
-    go on. Raises DataError at once where nothing can be lifted, or an output is unknown; ImportError for films without
-    the extra `video`.
+    go on. Raises DataError at once where nothing can be lifted, an output is unknown, or would replace what is lifted;
+    ImportError for films without the extra `video`.
     """
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
     if unknown:
@@ -132,10 +143,19 @@ def lift(
     if "mp4" in outputs:
         pyav()  # or its absence would show when others are written already
     clips = clips_in(source)
+    stems = [clip.stem for clip in clips]
+    names = [clip.stem if stems.count(clip.stem) == 1 else clip.name for clip in clips]
+    names = names if len(set(names)) == len(names) else [clip.name for clip in clips]
+    read_from = {clip.resolve() for clip in clips}
+    for name in names:
+        for kind in outputs:
+            if (Path(out) / f"{name}.{kind}").resolve() in read_from:
+                raise DataError(
+                    f"expected another folder for the results: {name}.{kind} in {out} is what they come from"
+                )
 
     def run() -> Iterator[Lifted | DataError]:
-        stems = [clip.stem for clip in clips]
-        for clip in tqdm(clips, "lifting", unit="clip", disable=None):
+        for clip, name in zip(tqdm(clips, "lifting", unit="clip", disable=None), names, strict=True):
             try:
                 film = clip.suffix.lower() in SUFFIXES
                 seen = detect(clip) if film else read(clip, format, layout, resolution)
@@ -143,7 +163,6 @@ def lift(
             except DataError as error:
                 yield error
                 continue
-            name = clip.stem if stems.count(clip.stem) == 1 else clip.name
             for kind in outputs:
                 OUTPUTS[kind](lifted, Path(out) / f"{name}.{kind}")
             yield lifted

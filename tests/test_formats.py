@@ -8,6 +8,7 @@ import pytest
 from mixste.data import DataError
 from mixste.detections import to_human36m
 from mixste.formats import is_frame, read
+from mixste.skeleton import human36m
 
 # Pixels of a person who faces the camera: their left is on the right of the image.
 PERSON = {
@@ -270,6 +271,9 @@ def test_csv_of_mediapipe_by_number(tmp_path):
         ("a.csv", "time,angle\n1,2\n", "expected columns such as Nose_x"),
         ("a.csv", "nose_x,nose_y\n1,left\n", "as csv writes them"),
         ("a.npz", "not a zip", "plain arrays"),
+        ("a.json", '"a"', "as mediapipe writes them, found ValueError: the text 'a'"),
+        ("a.json", "[" * 100_000, "expected JSON, found"),
+        ("a.csv", "frame,nose_x,nose_y\ninf,1,2\n", "as csv writes them, found OverflowError"),
     ],
 )
 def test_bad_files_are_told_in_a_sentence(tmp_path, name, content, message):
@@ -278,6 +282,24 @@ def test_bad_files_are_told_in_a_sentence(tmp_path, name, content, message):
         read(tmp_path / name)
     assert str(error.value).startswith(str(tmp_path / name))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("resolution", [(0, 0), (-100, 100), (0.5, 0.5), (1920,), (1920, 1080, 3), (10**9, 1), np.inf])
+def test_impossible_images_are_refused(tmp_path, resolution):
+    np.savez(tmp_path / "a.npz", keypoints=np.ones((3, 17, 2)), joints=human36m.joints, resolution=resolution)
+    with pytest.raises(DataError, match=r"a\.npz: expected (an image 1 to 100,000|keypoints as npz)"):
+        read(tmp_path / "a.npz")
+
+
+def test_endings_in_capitals_and_formats_of_other_files(tmp_path):
+    with open(tmp_path / "A.NPZ", "wb") as file:
+        np.savez(file, keypoints=np.ones((3, 17, 2)), joints=human36m.joints, resolution=(9, 9))
+    assert len(read(tmp_path / "A.NPZ").people) == 3
+    with pytest.raises(DataError, match=r"expected a file that coco is written to, found \.npz"):
+        read(tmp_path / "A.NPZ", "coco")
+    np.savez(tmp_path / "b.npz", points=np.ones(3))
+    with pytest.raises(DataError, match="expected an array keypoints, found points"):
+        read(tmp_path / "b.npz")
 
 
 def test_ambiguous_arrays_want_a_layout(tmp_path):

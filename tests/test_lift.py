@@ -178,6 +178,57 @@ def test_clips_of_one_name_do_not_overwrite_each_other(model, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.csv.json", "a.npz.json"]
 
 
+def test_three_clips_never_share_an_output(model, tmp_path):
+    """c.csv of another name's clip and the results of c.csv, where c.npz is there too."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("c.npz", "c.csv.npz"):
+        np.savez(source / name, keypoints=moving(), joints=human36m.joints, resolution=(1000, 1000))
+    (source / "c.csv").write_text("x")
+    list(lift(source, tmp_path / "out", model, outputs=["json"]))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["c.csv.npz.json", "c.npz.json"]
+
+
+def test_results_never_replace_what_they_come_from(model, tmp_path):
+    np.savez(tmp_path / "a.npz", keypoints=moving(), joints=human36m.joints, resolution=(1000, 1000))
+    before = (tmp_path / "a.npz").read_bytes()
+    for source in (tmp_path / "a.npz", tmp_path):
+        with pytest.raises(DataError, match=r"another folder for the results: a\.npz in .* is what they come from"):
+            lift(source, tmp_path, model)
+    assert (tmp_path / "a.npz").read_bytes() == before
+
+
+def test_a_broken_first_file_does_not_stop_the_folder(model, tmp_path):
+    source = write_clips(tmp_path / "in")
+    (source / "0.json").write_text("[" * 100_000)
+    (source / "1.json").write_text('"text"')
+    (source / "2.json").mkdir()
+    results = list(lift(source, tmp_path / "out", model, resolution=(1000, 1000), outputs=["npz"]))
+    errors = [str(result) for result in results if isinstance(result, DataError)]
+    assert len(results) - len(errors) == 3
+    assert [error.split(": ")[0].rsplit("/", 1)[1] for error in errors] == [
+        "0.json",
+        "1.json",
+        "2.json",
+        "b_broken.json",
+    ]
+
+
+@pytest.mark.parametrize("fps", [0.0, -5.0, np.nan, np.inf, 1e-300, 1e300])
+def test_impossible_rates_are_refused(model, fps):
+    with pytest.raises(DataError, match=r"expected 0\.01 to 10000 frames a second, found"):
+        lift_clip(detections(moving()), model, fps=fps)
+
+
+def test_damaged_weights_write_nothing(tmp_path):
+    model = MixSTE(frames=9, dim=16, depth=1, heads=2)
+    model.head.bias.data[0] = np.nan
+    np.savez(tmp_path / "a.npz", keypoints=moving(), joints=human36m.joints, resolution=(1000, 1000))
+    [error] = lift(tmp_path / "a.npz", tmp_path / "out", model)
+    assert "a: expected finite poses, found NaN or infinity" in str(error)
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_the_extra_no_film_is_promised(model, tmp_path, monkeypatch):
     def pyav():
         raise ImportError("no PyAV")

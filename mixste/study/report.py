@@ -388,12 +388,12 @@ def ledger(profile: str) -> pd.DataFrame:
             line = {name: spec[name] for name in ("model", "frames", "poses", "seed")}
             line |= {"options": " ".join(f"{name}={value}" for name, value in spec["options"])}
             line |= {"keypoints": spec["data"]["keypoints"], "learning_rate": f"{spec['recipe']['learning_rate']:.3g}"}
-            line |= {name: made[name] for name in MADE}
+            line |= {name: round(made[name], 1) if name.endswith("seconds") else made[name] for name in MADE}
         lines.append({"run": run} | line | {"notebooks": " ".join(numbers)})
     columns = ["run", "notebooks", "model", "frames", "options", "keypoints", "poses", "learning_rate", "seed", *MADE]
     table = pd.DataFrame(lines, columns=columns)
     with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.1f")
+        table.to_csv(temporary, index=False)
     return table
 
 
