@@ -227,9 +227,10 @@ def reproduce(
     if so_far:
         if on or in_place or dry_run:
             raise ValueError("--so-far goes without --on, --in-place and --dry-run")
-        chosen = [path for path in chosen if "_table" in path.name]  # the others need all of their runs
-        if not chosen:
-            raise ValueError(f"--so-far makes Tables 1 to 7, found notebook {', '.join(notebook)}")
+        others = [number for number in notebook or [] if "_table" not in notebooks.choose(numbers=[number])[0].name]
+        if others:  # which need all of their runs
+            raise ValueError(f"--so-far makes Tables 1 to 7, found notebook {', '.join(others)}")
+        chosen = [path for path in chosen if "_table" in path.name]
         os.environ["MIXSTE_SO_FAR"] = "1"  # for the notebooks' kernels too
     if in_place and (on or profile != "smoke"):
         raise ValueError("--in-place goes with profile smoke and without --on")
@@ -287,6 +288,9 @@ def main() -> None:
     ) as error:  # DataError, CheckpointError and RunError are among them
         print(f"mixste: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:  # before typer could take it
+        print("mixste: stopped", file=sys.stderr)
+        raise SystemExit(130) from None
     except SystemExit as end:
         if end.code == 130:  # Ctrl-C, as typer hands it on
             print("mixste: stopped; the same command goes on from here", file=sys.stderr)

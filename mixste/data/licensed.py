@@ -54,6 +54,9 @@ def nested(path: Path, key: str) -> dict[str, dict]:
     clips = read_npz(path, key)
     if not isinstance(clips, dict) or not all(isinstance(actions, dict) for actions in clips.values()):
         raise DataError(f"{path}: expected {key} to be a dictionary of subjects of actions, found {kind(clips)}")
+    wrong = [name for named in (clips, *clips.values()) for name in named if not isinstance(name, str)]
+    if wrong and key == "positions_3d":  # keypoints without poses are of no concern
+        raise DataError(f"{path}: expected the subjects and actions of {key} to have names, found {wrong[0]!r}")
     return clips
 
 

@@ -143,13 +143,13 @@ def _index(source: Path) -> dict:
         files = {entry["name"]: int(entry["size"]) for entry in index["files"]}
         pieces = {entry["name"]: int(entry["size"]) for entry in index["pieces"]}
         [entry["sha256"] for entry in index["files"] + index["pieces"]]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"expected a folder that `mixste runs pack` wrote, found no {INDEX} in {source}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise RunError(f"{source / INDEX} is damaged") from None
     held = defaultdict(set)
     for name in files:
-        folder, _, file = name.partition("/")
+        folder, _, file = str(name).partition("/")
         allowed = UNFINISHED.fullmatch(file) if folder.endswith(".part") else file in runs.FILES | runs.WEIGHTS
         if not (runs.NAME.fullmatch(folder) and allowed):
             raise RunError(f"{source / INDEX} is refused: it names {name!r}, which is no file of a run")

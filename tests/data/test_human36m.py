@@ -160,6 +160,7 @@ POSES, SEEN = ("data_3d_h36m.npz", "positions_3d"), ("data_2d_h36m_cpn_ft_h36m_d
             r"all 1\d frames, .* found 5",
         ),
         (SEEN, set_to("S9", 3, to=[]), None),
+        (POSES, set_to("S9", 3, to=np.zeros((4, 32, 3))), r"actions of positions_3d to have names, found 3"),
         (SEEN, set_to("S2", "Photo", to="not labelled, so of no concern"), None),
     ],
 )

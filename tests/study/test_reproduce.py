@@ -76,13 +76,15 @@ def test_a_notebook_is_executed_once_and_again_when_it_changes(folder, capsys):
     assert "00_one.ipynb …" in said()
 
 
-def test_a_notebook_that_raises_is_named_and_not_taken_for_done_and_the_rest_goes_on(folder):
+def test_a_notebook_that_raises_is_named_and_not_taken_for_done_and_the_rest_goes_on(folder, monkeypatch):
     notebook(folder / "00_one.ipynb", 'profile = "smoke"', "1 / 0")
     notebook(folder / "00_two.ipynb", 'profile = "smoke"')
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"00_one\.ipynb failed with ZeroDivisionError: division by zero"):
             notebooks.reproduce("smoke", notebooks.notebooks())
         assert notebooks.fresh(folder / "00_two.ipynb", "smoke")
+    monkeypatch.setenv("MIXSTE_POSES", "300")
+    assert not notebooks.fresh(folder / "00_two.ipynb", "smoke"), "made of other runs"
 
 
 def test_so_far_trains_nothing(tmp_path):
