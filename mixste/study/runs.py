@@ -43,10 +43,12 @@ from mixste.train import AUTHORS, Recipe, seed_of, train
 PACKAGE = Path(mixste.__file__).parent
 ROOT = Path(os.environ.get("MIXSTE_STUDY", PACKAGE.parent))  # holds runs/, results/ and figures/
 
-# Code that a run's outcome depends on, besides what made its data, which has a fingerprint of its own.
+# Code that a run's outcome depends on, besides what made its data, which has a fingerprint of its own. Not `fast` and
+# `kernels`: they compute what `model` does up to rounding, which tests hold them to, and which another GPU or another
+# PyTorch changes too; a faster kernel leaves GPU days of runs what they are.
 CODE = (
     *("model", "baselines", "losses", "metrics", "train", "predict", "evaluate", "skeleton", "camera"),
-    *("fast", "kernels", "data/windows", "data/augment"),
+    *("data/windows", "data/augment"),
 )
 # What every run holds, and what it may have left behind where it was made: a hundred times the rest in size.
 FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "environment.json"}
