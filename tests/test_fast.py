@@ -143,6 +143,32 @@ def test_two_processes_get_the_gradients_of_one(tmp_path):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+def gpu_of_two(rank, folder, batch, target):
+    """One of two GPUs: its gradients of the whole batch."""
+    torch.cuda.set_device(rank)
+    torch.distributed.init_process_group("nccl", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model = cuda_network().train()
+    loss = fast.Step(model, squared_error, scaled_gradient=True)(batch.cuda(), target.cuda())
+    torch.save(flat(model, loss), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def flat(model, loss):
+    return torch.cat([loss.view(1), *(p.grad.flatten() for p in model.parameters())]).cpu()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_get_the_gradients_of_one(tmp_path):
+    batch, target = torch.randn(4, 81, 17, 2), torch.randn(4, 81, 17, 3)
+    torch.multiprocessing.start_processes(gpu_of_two, (str(tmp_path), batch, target), nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert torch.equal(first, second), "both go on with the same"
+    model = cuda_network().train()
+    one = flat(model, fast.Step(model, squared_error, scaled_gradient=True)(batch.cuda(), target.cuda()))
+    assert (first - one).norm() / one.norm() < 0.02
+
+
 @pytest.mark.parametrize("most", [1, 6, 12, 23, 24])
 def test_a_batch_in_pieces_gives_the_gradients_of_the_whole(monkeypatch, most):
     batch, target, expected = whole_batch()

@@ -62,10 +62,7 @@ def profile_of(name: str) -> Profile:
 
 
 def trained(rows: list[Row]) -> list[Row]:
-    """The rows with the runs that are in the store already, without those that have none; each says how many it lacks.
-
-    RunError if there is no run at all.
-    """
+    """The rows with the runs that are in the store already, without those that have none; each says how many it lacks."""
     found = []
     for row in rows:
         missing = runs.lacking(row.runs)
@@ -73,10 +70,26 @@ def trained(rows: list[Row]) -> list[Row]:
         few = f"{len(done)} of {len(row.runs)} seeds so far" if missing else ""
         if done:
             found.append(replace(row, runs=done, note="; ".join(filter(None, (row.note, few)))))
-    if not found:
-        raise runs.RunError(f"none of {', '.join(row.label for row in rows)} is trained yet, in {runs.store()}")
     labels = {row.label for row in found}
     return [row if row.against in labels else replace(row, against="") for row in found]
+
+
+def with_earlier(table: pd.DataFrame, name: str, profile: Profile, labels: list[str], wanted: set[str]) -> pd.DataFrame:
+    """A table of what is trained so far, completed by the rows of which results/ already tells more seeds.
+
+    They stay as they were written, their differences too, as long as all of their runs are `wanted`: the runs need not
+    be in this store any more, where GPU days of them were made elsewhere. labels: of all rows, in order.
+    """
+    files = (read(profile.name, path.stem) for path in tables_of(profile.name))
+    earlier = next((file for file in files if file["table"].iloc[0] == name), None)
+    if earlier is None:
+        return table
+    seeds = table.groupby("row")["seeds"].max()
+    more = earlier["seeds"] > earlier["row"].map(seeds).fillna(0)
+    same = earlier["runs"].map(lambda ids: wanted.issuperset(ids.split()))
+    earlier = earlier[more & same & earlier["row"].isin(labels)]
+    table = pd.concat([table[~table["row"].isin(earlier["row"])], earlier])
+    return table.sort_values("row", key=lambda rows: rows.map(labels.index), kind="stable", ignore_index=True)
 
 
 def by_clip(row: Row, protocol: str) -> pd.DataFrame:
@@ -102,10 +115,12 @@ def measure(
 ) -> pd.DataFrame:
     """The tidy table of some rows, by `column` (a name for each clip) and on average ("Avg.", the mean of columns).
 
-    Runs that are not in the store are trained, but for MIXSTE_SO_FAR. Differences are between the seeds that both have,
-    and count takes by the row's own frames. protocol: by default the profile's.
+    Runs that are not in the store are trained, but for MIXSTE_SO_FAR: see `trained` and `with_earlier`; RunError if
+    there is no row at all then. Differences are between the seeds that both have, and count takes by the row's own
+    frames. protocol: by default the profile's.
     """
-    rows, protocol = trained(rows) if runs.so_far() else rows, protocol or profile.protocol
+    planned, protocol = rows, protocol or profile.protocol
+    rows = trained(rows) if runs.so_far() else rows
     clips = {row.label: by_clip(row, protocol) for row in rows}
     apart = {label: _apart(own) for label, own in clips.items()}
     out = []
@@ -126,7 +141,13 @@ def measure(
         "source": profile.data.source,
         "comparable": profile.comparable,
     }
-    return pd.DataFrame(out).assign(**about)[list(COLUMNS)]
+    found = pd.DataFrame(out, columns=list(COLUMNS)).assign(**about).astype(COLUMNS)
+    if runs.so_far():
+        wanted = {run.id for row in planned for run in row.runs}
+        found = with_earlier(found, table, profile, [row.label for row in planned], wanted)
+    if found.empty:
+        raise runs.RunError(f"none of {', '.join(row.label for row in planned)} is trained yet, in {runs.store()}")
+    return found
 
 
 def _apart(clips: pd.DataFrame) -> str:

@@ -101,6 +101,32 @@ def test_so_far_rows_hold_what_is_trained(monkeypatch):
         report.measure([none], SMOKE, "test")
 
 
+def test_so_far_what_an_earlier_table_tells_of_the_same_runs_stays(tmp_path, monkeypatch, capsys):
+    """Of more seeds than the store has; a row of other runs than the plan's, or of fewer, does not."""
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    seeds = Fake("a", 0, (20, 30, 50, 70, 90)), Fake("b", 1, (30, 40, 60, 80, 100))
+    base, other = Row("base", seeds), Row("other", (Fake("e", 0, (5, 5, 5, 5, 5)),))
+    ours = Row("ours", (Fake("c", 0, (1, 1, 1, 1, 1)), replace(seeds[1], id="d")), against="base")
+    report.save(report.measure([base, ours, other], SMOKE, "test", averages_only=True), "02_test")
+    monkeypatch.setenv("MIXSTE_SO_FAR", "1")
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
+    whole = report.read("smoke", "02_test").set_index(["row", "against"])
+
+    def found(done, rows):
+        monkeypatch.setattr(runs, "is_whole", lambda path: path.name in done)
+        table = report.measure(rows, SMOKE, "test", averages_only=True)
+        report.validate(table)
+        return table.set_index(["row", "against"])
+
+    for done in set(), {"c"}, {"e", "a"}:
+        pd.testing.assert_frame_equal(found(done, [base, ours, other]), whole)
+    renamed = replace(other, runs=(replace(other.runs[0], id="f"),))
+    assert "other" not in found({"c"}, [base, ours, renamed]).index
+    more = replace(other, runs=(*other.runs, Fake("g", 1, (7, 7, 7, 7, 7))))
+    assert found({"e", "g"}, [base, more]).loc[("other", ""), "value"] == 6.0
+    assert list(found({"e"}, [other, base]).index) == [("other", ""), ("base", "")]
+
+
 def test_averages_only_and_one_group():
     row = Row("ours", (Fake("a", 0, (10, 10, 10, 90, 90)),))
     actions = report.measure([row], SMOKE, "test", averages_only=True)
