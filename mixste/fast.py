@@ -67,25 +67,33 @@ def plain_block(block: Block, x: Float[Tensor, "batch frames joints dim"], tempo
     def turned(y: Tensor) -> Tensor:
         return y.transpose(1, 2) if temporal else y  # sequences along the second-last axis, and back
 
-    attn = block.attn
-    y = attn.proj(attend(attn.qkv(turned(block.norm1(x))), attn.heads, attn.scale))
-    x = x + turned(block.dropped(y))
-    y = block.mlp(block.norm2(x))
+    attn, mlp = block.attn, block.mlp
+    y = attend(turned(linear(attn.qkv, block.norm1(x))), attn.heads, attn.scale)
+    x = x + turned(block.dropped(turned(linear(attn.proj, turned(y)))))
+    y = linear(mlp.fc2, F.gelu(linear(mlp.fc1, block.norm2(x))))
     return x + turned(block.dropped(turned(y)))
 
 
+def linear(layer: nn.Linear, x: Float[Tensor, "batch frames joints dim"]) -> Tensor:
+    """layer(x). On the CPU as a 1×1 convolution, channels last: PyTorch leaves convolutions to oneDNN but products in
+    float32 to MKL, which on AMD's processors takes twice as long.
+    """
+    if x.device.type != "cpu" or x.dtype == torch.bfloat16:
+        return layer(x)
+    return F.conv2d(x.contiguous().permute(0, 3, 1, 2), layer.weight[:, :, None, None], layer.bias).permute(0, 2, 3, 1)
+
+
 def attend(
-    qkv: Float[Tensor, "*batch tokens three_dim"], heads: int, scale: float
-) -> Float[Tensor, "*batch tokens dim"]:
-    """Self-attention of queries, keys and values that lie side by side in one tensor: (*batch, tokens, dim)."""
-    batch, (tokens, width) = qkv.shape[:-2], qkv.shape[-2:]
-    qkv = qkv.reshape(-1, tokens, width)
+    qkv: Float[Tensor, "batch sequences tokens three_dim"], heads: int, scale: float
+) -> Float[Tensor, "batch sequences tokens dim"]:
+    """Self-attention of queries, keys and values that lie side by side in one tensor."""
+    batch, sequences, tokens, width = qkv.shape
     small = tokens <= SMALL_TOKENS and width <= 3 * heads * SMALL_WIDTH
     if small and qkv.device.type == "cpu" and qkv.dtype != torch.bfloat16:
-        return SmallAttention.apply(qkv, heads, scale).view(*batch, tokens, -1)
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (batch, heads, tokens, dim / heads)
-    out = F.scaled_dot_product_attention(q, k, v, scale=scale)
-    return out.transpose(1, 2).reshape(*batch, tokens, -1)
+        return SmallAttention.apply(qkv, heads, scale)
+    q, k, v = qkv.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    out = F.scaled_dot_product_attention(q, k, v, scale=scale)  # (batch · sequences, heads, tokens, dim / heads)
+    return out.transpose(1, 2).reshape(batch, sequences, tokens, -1)
 
 
 class SmallAttention(torch.autograd.Function):
@@ -97,11 +105,11 @@ class SmallAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, qkv: Float[Tensor, "batch tokens three_dim"], heads: int, scale: float) -> Tensor:
-        batch, tokens, _ = qkv.shape
+    def forward(ctx, qkv: Float[Tensor, "batch sequences tokens three_dim"], heads: int, scale: float) -> Tensor:
+        tokens, dim = qkv.shape[2], qkv.shape[3] // 3
         q, k, v = _by_head(qkv, heads)
-        q *= scale * math.log2(math.e)
-        scores = torch.bmm(k, q.transpose(1, 2))
+        scores = q.new_empty(len(q), tokens, tokens)
+        scores.baddbmm_(k, q.transpose(1, 2), beta=0, alpha=scale * math.log2(math.e))
         low, high = scores.aminmax()
         if not max(-low, high) < SAFE_SCORE:  # rare: exp2 as it is would overflow or vanish
             scores -= scores.amax(1, keepdim=True)
@@ -109,32 +117,33 @@ class SmallAttention(torch.autograd.Function):
         total = scores.sum(1, keepdim=True)
         out = torch.bmm(v.transpose(1, 2), scores).div_(total)
         ctx.save_for_backward(q, k, v, scores, total, out)
-        ctx.scale = scale
-        return out.view(batch, -1, tokens).transpose(1, 2).contiguous()
+        ctx.scale, ctx.layout = scale, (qkv.shape, qkv.stride())
+        result = torch.empty_like(qkv[..., :dim])  # laid out as qkv: spatial and temporal turns cost no copies
+        return result.copy_(out.view(*qkv.shape[:2], dim, tokens).transpose(2, 3))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Float[Tensor, "batch tokens dim"]):
+    def backward(ctx, grad: Float[Tensor, "batch sequences tokens dim"]):
         q, k, v, scores, total, out = ctx.saved_tensors
-        batch, tokens, dim = grad.shape
-        grad = grad.transpose(1, 2).contiguous().view_as(out).div_(total)
+        batch, sequences, tokens, dim = grad.shape
+        d_out = grad.transpose(2, 3).clone(memory_format=torch.contiguous_format).view_as(out).div_(total)
         # With P = scores / total: dS = P ∘ (V · grad − Σ out ∘ grad), which is the softmax's own gradient.
-        d_scores = torch.baddbmm(-(out * grad).sum(1, keepdim=True), v, grad).mul_(scores)
-        d = grad.new_empty(3, *out.shape)
-        torch.bmm(k.transpose(1, 2), d_scores, out=d[0])
-        torch.bmm(q.transpose(1, 2), d_scores.transpose(1, 2), out=d[1])
-        torch.bmm(grad, scores.transpose(1, 2), out=d[2])
-        d[0] *= ctx.scale
-        d[1] *= math.log(2)  # q carries log₂ e
-        return d.view(3, batch, dim, tokens).permute(1, 3, 0, 2).reshape(batch, tokens, 3 * dim), None, None
+        d_scores = torch.baddbmm(-(out * d_out).sum(1, keepdim=True), v, d_out).mul_(scores)
+        d = d_out.new_empty(3, *out.shape)
+        d[0].baddbmm_(k.transpose(1, 2), d_scores, beta=0, alpha=ctx.scale)
+        d[1].baddbmm_(q.transpose(1, 2), d_scores.transpose(1, 2), beta=0, alpha=ctx.scale)
+        d[2].baddbmm_(d_out, scores.transpose(1, 2), beta=0)
+        d_qkv = grad.new_empty_strided(*ctx.layout)
+        d_qkv.unflatten(-1, (3, dim)).copy_(d.view(3, batch, sequences, dim, tokens).permute(1, 2, 4, 0, 3))
+        return d_qkv, None, None
 
 
-def _by_head(qkv: Float[Tensor, "batch tokens three_dim"], heads: int) -> Float[Tensor, "3 sequences tokens width"]:
-    """One copy into (3, batch · heads, tokens, width), moved 16 bytes at a time where the width allows it."""
-    batch, tokens, width = qkv.shape
-    wide = torch.complex128 if width // (3 * heads) * qkv.itemsize % 16 == 0 else qkv.dtype
-    parts = qkv.view(wide).view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).contiguous()
-    return parts.view(qkv.dtype).view(3, batch * heads, tokens, -1)
+def _by_head(qkv: Float[Tensor, "batch sequences tokens three_dim"], heads: int) -> Tensor:
+    """One copy into (3, batch · sequences · heads, tokens, dim / heads), 16 bytes at a time where they allow it."""
+    tokens, width = qkv.shape[-2], qkv.shape[-1] // (3 * heads)
+    wide = torch.complex128 if width * qkv.itemsize % 16 == 0 else qkv.dtype
+    parts = qkv.view(wide).unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5).contiguous()
+    return parts.view(qkv.dtype).view(3, -1, tokens, width)
 
 
 # On CUDA: bfloat16 tokens in one layout, (batch · frames · joints, dim), from the first block to the last. Half a block
