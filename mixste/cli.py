@@ -214,7 +214,7 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it costs.")] = False,
     in_place: Annotated[bool, typer.Option(help="Keep the outputs in the notebooks themselves (smoke).")] = False,
     so_far: Annotated[
-        bool, typer.Option("--so-far", help="Train nothing: tables of the rows that are trained already.")
+        bool, typer.Option("--so-far", help="Train nothing: tables, claims and limits of what is trained already.")
     ] = False,
 ) -> None:
     """Train what is missing, then execute the notebooks: every table and figure of the study.
@@ -227,10 +227,12 @@ def reproduce(
     if so_far:
         if on or in_place or dry_run:
             raise ValueError("--so-far goes without --on, --in-place and --dry-run")
-        others = [number for number in notebook or [] if "_table" not in notebooks.choose(numbers=[number])[0].name]
-        if others:  # which need all of their runs
-            raise ValueError(f"--so-far makes Tables 1 to 7, found notebook {', '.join(others)}")
-        chosen = [path for path in chosen if "_table" in path.name]
+        others = [number for number in notebook or [] if not notebooks.grows(*notebooks.choose(numbers=[number]))]
+        if others:
+            raise ValueError(
+                f"--so-far makes Tables 1 to 7 and notebooks 14 and 17, found notebook {', '.join(others)}"
+            )
+        chosen = [path for path in chosen if notebooks.grows(path)]
         os.environ["MIXSTE_SO_FAR"] = "1"  # for the notebooks' kernels too
     if in_place and (on or profile != "smoke"):
         raise ValueError("--in-place goes with profile smoke and without --on")

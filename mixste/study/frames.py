@@ -6,21 +6,26 @@ from jaxtyping import Float, Int
 from mixste.intervals import bootstrap_interval
 from mixste.study import runs
 from mixste.study.plan import Profile
-from mixste.study.runs import Finished
+from mixste.study.runs import Finished, Run
 
 
-def compared(profile: Profile) -> dict[str, list[Finished]]:
-    """The methods of Figures 3, 4 and 6, one finished run a seed: runs of Table 1, from one detector's keypoints.
+def methods(profile: Profile) -> dict[str, tuple[Run, ...]]:
+    """The methods of Figures 3, 4 and 6, one run a seed: runs of Table 1, from one detector's keypoints.
 
-    Each keeps the T it was published with. Runs that are not in the store are trained.
+    Each keeps the T it was published with.
     """
-    methods = {
+    return {
         "VideoPose3D": profile.peer("videopose3d", 243),
         "PoseFormer": profile.peer("poseformer", 81),
         "MixSTE": profile.full(),
     }
-    runs.make_all([run for seeds in methods.values() for run in seeds], title="methods compared")
-    return {name: [runs.make(run) for run in seeds] for name, seeds in methods.items()}
+
+
+def compared(profile: Profile) -> dict[str, list[Finished]]:
+    """The finished runs of `methods`. Those that are not in the store are trained."""
+    wanted = methods(profile)
+    runs.make_all([run for seeds in wanted.values() for run in seeds], title="methods compared")
+    return {name: [runs.make(run) for run in seeds] for name, seeds in wanted.items()}
 
 
 def joint_errors(finished: list[Finished]) -> Float[np.ndarray, "seeds frames joints"]:

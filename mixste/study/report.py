@@ -62,7 +62,7 @@ def profile_of(name: str) -> Profile:
 
 
 def trained(rows: list[Row]) -> list[Row]:
-    """The rows with the runs that are in the store already, without those that have none; each says how many it lacks."""
+    """The rows with the runs that are in the store, without those that have none; each says how many it lacks."""
     found = []
     for row in rows:
         missing = runs.lacking(row.runs)
@@ -78,8 +78,11 @@ def with_earlier(table: pd.DataFrame, name: str, profile: Profile, labels: list[
     """A table of what is trained so far, completed by the rows of which results/ already tells more seeds.
 
     They stay as they were written, their differences too, as long as all of their runs are `wanted`: the runs need not
-    be in this store any more, where GPU days of them were made elsewhere. labels: of all rows, in order.
+    be in this store any more, where GPU days of them were made elsewhere. labels: of all rows, in order. Without
+    MIXSTE_SO_FAR, the table as it is.
     """
+    if not runs.so_far():
+        return table
     files = (read(profile.name, path.stem) for path in tables_of(profile.name))
     earlier = next((file for file in files if file["table"].iloc[0] == name), None)
     if earlier is None:
@@ -142,9 +145,8 @@ def measure(
         "comparable": profile.comparable,
     }
     found = pd.DataFrame(out, columns=list(COLUMNS)).assign(**about).astype(COLUMNS)
-    if runs.so_far():
-        wanted = {run.id for row in planned for run in row.runs}
-        found = with_earlier(found, table, profile, [row.label for row in planned], wanted)
+    wanted = {run.id for row in planned for run in row.runs}
+    found = with_earlier(found, table, profile, [row.label for row in planned], wanted)
     if found.empty:
         raise runs.RunError(f"none of {', '.join(row.label for row in planned)} is trained yet, in {runs.store()}")
     return found
@@ -253,7 +255,7 @@ def tidy(values: list[dict], profile: Profile, table: str) -> pd.DataFrame:
     empty = {str: "", float: np.nan, int: 0, bool: False}
     about = {"table": table, "profile": profile.name, "source": profile.data.source, "comparable": profile.comparable}
     rows = [{name: empty[kind] for name, kind in COLUMNS.items()} | about | value for value in values]
-    return pd.DataFrame(rows)[list(COLUMNS)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
 def validate(table: pd.DataFrame) -> None:
