@@ -342,12 +342,13 @@ def _temporal_forward(
     KEPT: tl.constexpr,
 ):  # fmt: skip
     """Softmax over all frames of one joint, key block by key block."""
-    sequence = tl.program_id(1)
+    blocks = tl.cdiv(FRAMES, QUERIES)
+    sequence = tl.program_id(0) // blocks
     head, joint = sequence % HEADS, sequence // HEADS % JOINTS
     first = (sequence // HEADS // JOINTS).to(tl.int64) * FRAMES * JOINTS + joint
     stride = JOINTS * 3 * DIM
     QKV += first * 3 * DIM + head * WIDTH
-    query = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    query = tl.program_id(0) % blocks * QUERIES + tl.arange(0, QUERIES)
     q = _plus(_tile(QKV, query, stride, FRAMES, WIDTH), BIAS + head * WIDTH, WIDTH)
     highest = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
@@ -391,7 +392,8 @@ def _temporal_backward(
     KEPT: tl.constexpr,
 ):  # fmt: skip
     """A program owns a block of frames: as keys it collects from all queries, then as queries from all keys."""
-    sequence = tl.program_id(1)
+    blocks = tl.cdiv(FRAMES, OWN)
+    sequence, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     head, joint = sequence % HEADS, sequence // HEADS % JOINTS
     first = (sequence // HEADS // JOINTS).to(tl.int64) * FRAMES * JOINTS + joint
     stride = JOINTS * 3 * DIM
@@ -401,9 +403,9 @@ def _temporal_backward(
     OUT += first * DIM + head * WIDTH
     D_OUT += first * DIM + head * WIDTH
     LOG_SUM += sequence.to(tl.int64) * FRAMES
-    PARTIAL += ((sequence // HEADS) * tl.num_programs(0) + tl.program_id(0)) * 3 * DIM + head * WIDTH
+    PARTIAL += ((sequence // HEADS) * blocks + block) * 3 * DIM + head * WIDTH
 
-    own = tl.program_id(0) * OWN + tl.arange(0, OWN)
+    own = block * OWN + tl.arange(0, OWN)
     q = _plus(_tile(QKV, own, stride, FRAMES, WIDTH), BIAS, WIDTH)
     k = _tile(QKV + DIM, own, stride, FRAMES, WIDTH)
     v = _tile(QKV + 2 * DIM, own, stride, FRAMES, WIDTH)
@@ -628,7 +630,7 @@ def attention(layout, qkv, bias, heads: int, scale: float, temporal: bool, keep=
     sequences = layout.batch * layout.joints * heads
     log_sum = torch.empty(sequences, layout.frames, dtype=torch.float32, device=qkv.device)
     block = min(64, max(16, triton.next_power_of_2(layout.frames)))
-    _temporal_forward[(triton.cdiv(layout.frames, block), sequences)](
+    _temporal_forward[(triton.cdiv(layout.frames, block) * sequences,)](
         qkv, bias, keep, out, log_sum, scale * LOG2_E, layout.frames, layout.joints, **sizes, QUERIES=block, KEYS=block,
         num_warps=4, num_stages=3,
     )  # fmt: skip
@@ -660,7 +662,7 @@ def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log
     block = min(64, max(16, triton.next_power_of_2(layout.frames)))
     blocks = triton.cdiv(layout.frames, block)
     partial = torch.empty(layout.batch * layout.joints * blocks, 3 * dim, dtype=torch.float32, device=qkv.device)
-    _temporal_backward[(blocks, layout.batch * layout.joints * heads)](
+    _temporal_backward[(blocks * layout.batch * layout.joints * heads,)](
         qkv, bias, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints,
         **sizes, OWN=block, OTHERS=block, num_warps=4, num_stages=2,
     )  # fmt: skip

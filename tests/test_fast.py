@@ -245,12 +245,12 @@ def cuda_network(frames=81, joints=17, **options):
 
 @needs_cuda
 @pytest.mark.gpu
-@pytest.mark.parametrize(("frames", "joints"), [(27, 17), (243, 17), (300, 15)])
-def test_kernels_equal_double_precision_to_bfloat16s_rounding(frames, joints):
+@pytest.mark.parametrize(("batch", "frames", "joints"), [(2, 27, 17), (2, 243, 17), (2, 300, 15), (1024, 1, 17)])
+def test_kernels_equal_double_precision_to_bfloat16s_rounding(batch, frames, joints):
     model = cuda_network(frames, joints).train()
     exact = copy.deepcopy(model).double()
-    keypoints = torch.randn(2, frames, joints, 2, device="cuda")
-    target = torch.randn(2, frames, joints, 3, device="cuda")
+    keypoints = torch.randn(batch, frames, joints, 2, device="cuda")
+    target = torch.randn(batch, frames, joints, 3, device="cuda")
     loss = fast.Step(model, squared_error)(keypoints, target)
     expected = squared_error(exact(keypoints.double()), target.double())
     expected.backward()
