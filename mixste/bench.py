@@ -417,7 +417,7 @@ def cpu_table() -> pd.DataFrame:
         "reference, float32": training_step(model, 38, device, "reference"),
         "fast, float32": training_step(model, 38, device),
     }
-    table += rows(device, "training step, dim 32, depth 4, T 27", 38, 38 * 27, seconds(variants, device, 21), {})
+    table += rows(device, "training step, dim 32, depth 4, T 27", 38, 38 * 27, seconds(variants, device, 61), {})
     return pd.DataFrame(table)
 
 

@@ -22,7 +22,7 @@ except ImportError:  # Triton comes with PyTorch for CUDA only
 
 # Up to here a head's products are so small that library attention spends its time on overhead.
 SMALL_TOKENS, SMALL_WIDTH = 32, 16
-SAFE_SCORE = 100.0  # 2 to this power, summed and squared, still fits single precision
+MOST = 2.0**100  # a softmax's sum: its inverse too still fits single precision, and leaves weights their digits
 MOST_FRAMES = 8192  # of a batch at once in training: 27 GiB of an H100 at the paper's size
 
 
@@ -109,12 +109,15 @@ class SmallAttention(torch.autograd.Function):
         tokens, dim = qkv.shape[2], qkv.shape[3] // 3
         q, k, v = _by_head(qkv, heads)
         scores = q.new_empty(len(q), tokens, tokens)
-        scores.baddbmm_(k, q.transpose(1, 2), beta=0, alpha=scale * math.log2(math.e))
-        low, high = scores.aminmax()
-        if not max(-low, high) < SAFE_SCORE:  # rare: exp2 as it is would overflow or vanish
-            scores -= scores.amax(1, keepdim=True)
-        scores = scores.exp2_()
-        total = scores.sum(1, keepdim=True)
+
+        def product():
+            return scores.baddbmm_(k, q.transpose(1, 2), beta=0, alpha=scale * math.log2(math.e))
+
+        total = product().exp2_().sum(1, keepdim=True)
+        low, high = total.aminmax()
+        if not (low > 1 / MOST and high < MOST):  # rare: exp2 as it is overflows or vanishes
+            product().sub_(scores.amax(1, keepdim=True)).exp2_()
+            total = scores.sum(1, keepdim=True)
         out = torch.bmm(v.transpose(1, 2), scores).div_(total)
         ctx.save_for_backward(q, k, v, scores, total, out)
         ctx.scale, ctx.layout = scale, (qkv.shape, qkv.stride())
