@@ -77,9 +77,9 @@ def trained(rows: list[Row]) -> list[Row]:
 def with_earlier(table: pd.DataFrame, name: str, profile: Profile, labels: list[str], wanted: set[str]) -> pd.DataFrame:
     """A table of what is trained so far, completed by the rows of which results/ already tells more seeds.
 
-    They stay as they were written, their differences too, as long as all of their runs are `wanted`: the runs need not
-    be in this store any more, where GPU days of them were made elsewhere. labels: of all rows, in order. Without
-    MIXSTE_SO_FAR, the table as it is.
+    They stay as they were written, as long as all of their runs are `wanted`: the runs need not be in this store any
+    more, where GPU days of them were made elsewhere. So does the difference to such a row. labels: of all rows, in
+    order. Without MIXSTE_SO_FAR, the table as it is.
     """
     if not runs.so_far():
         return table
@@ -87,11 +87,12 @@ def with_earlier(table: pd.DataFrame, name: str, profile: Profile, labels: list[
     earlier = next((file for file in files if file["table"].iloc[0] == name), None)
     if earlier is None:
         return table
-    seeds = table.groupby("row")["seeds"].max()
-    more = earlier["seeds"] > earlier["row"].map(seeds).fillna(0)
+    here, there = (pd.MultiIndex.from_frame(one[["row", "against"]]) for one in (table, earlier))
+    seeds = table["seeds"].groupby(here).max()
+    more = earlier["seeds"].to_numpy() > seeds.reindex(there, fill_value=0).to_numpy()
     same = earlier["runs"].map(lambda ids: wanted.issuperset(ids.split()))
-    earlier = earlier[more & same & earlier["row"].isin(labels)]
-    table = pd.concat([table[~table["row"].isin(earlier["row"])], earlier])
+    kept = more & same & earlier["row"].isin(labels)
+    table = pd.concat([table[~here.isin(there[kept])], earlier[kept]])
     return table.sort_values("row", key=lambda rows: rows.map(labels.index), kind="stable", ignore_index=True)
 
 
