@@ -198,6 +198,7 @@ def gpu_of_two(rank, folder, batch, target):
 
 
 def flat(model, loss):
+    """A loss and all gradients in one."""
     return torch.cat([loss.view(1), *(p.grad.flatten() for p in model.parameters())]).cpu()
 
 
@@ -293,8 +294,7 @@ def test_pieces_on_cuda_give_the_gradients_of_the_whole(monkeypatch):
     for most in (4 * 81, 2 * 81):
         monkeypatch.setattr(fast, "MOST_FRAMES", most)
         model = cuda_network().train()
-        loss = fast.Step(model, squared_error)(*batch)
-        found.append(torch.cat([loss.view(1), *(p.grad.flatten() for p in model.parameters())]).clone())
+        found.append(flat(model, fast.Step(model, squared_error)(*batch)))
     whole, pieces = found
     assert (pieces - whole).norm() / whole.norm() < 0.02
 
