@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mixste import products
 from mixste.model import Block, MixSTE
 
 try:
@@ -154,9 +155,12 @@ def _by_head(qkv: Float[Tensor, "batch sequences tokens three_dim"], heads: int)
 
 
 def cuda_covers(model: MixSTE) -> bool:
-    width = model.embed.out_features // model.spatial_blocks[0].attn.heads
+    block = model.spatial_blocks[0]
+    width = model.embed.out_features // block.attn.heads
     sizes = model.separate_joints and model.joints <= 64 and width in (16, 32, 64, 128)
-    return kernels is not None and sizes and torch.cuda.get_device_capability() >= (8, 0)
+    sizes = sizes and block.mlp.fc1.out_features % 8 == 0
+    there = kernels is not None and products.library() is not None
+    return there and sizes and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def low_precision(model: MixSTE) -> dict[nn.Parameter, Tensor]:
@@ -232,7 +236,7 @@ class Beginning(torch.autograd.Function):
         outer = model.spatial_blocks[0].norm1
         inner = None if isinstance(model.embedding_norm, nn.Identity) else model.embedding_norm
         x = kernels.embed(layout, keypoints, model.embed.weight, model.embed.bias, model.joint_position, torch.bfloat16)
-        _, stream, normed = kernels.norm(layout, x, outer, inner=inner, ahead=ahead)
+        stream, normed = kernels.norm(layout, x, outer, inner=inner, ahead=ahead)
         ctx.save_for_backward(keypoints, x)
         ctx.layout, ctx.inner, ctx.outer = layout, inner, outer
         return stream, normed
@@ -256,7 +260,7 @@ class AttentionHalf(torch.autograd.Function):
         qkv = normed @ low[attn.qkv.weight].t()
         out, log_sum = kernels.attention(layout, qkv, attn.qkv.bias, attn.heads, attn.scale, temporal, keep)
         x.addmm_(out, low[attn.proj.weight].t())
-        _, _, after = kernels.norm(layout, x, block.norm2)
+        _, after = kernels.norm(layout, x, block.norm2, ones=True)
         ctx.mark_dirty(x)
         ctx.save_for_backward(normed, qkv, out, log_sum, x, keep)
         ctx.layout, ctx.block, ctx.low, ctx.temporal = layout, block, low, temporal
@@ -267,7 +271,7 @@ class AttentionHalf(torch.autograd.Function):
     def backward(ctx, d_x, d_after):
         normed, qkv, out, log_sum, x, keep = ctx.saved_tensors
         attn, layout = ctx.block.attn, ctx.layout
-        d_x, _, sums = kernels.norm_backward(layout, x, d_after, d_x, ctx.block.norm2, keep)
+        d_x, _, sums = kernels.norm_backward(layout, x, d_after, d_x, ctx.block.norm2, keep=keep)
         d_proj = weight_gradient(d_x, out)
         d_out = d_x @ ctx.low[attn.proj.weight]
         d_qkv, d_qkv_bias = kernels.attention_backward(
@@ -279,34 +283,39 @@ class AttentionHalf(torch.autograd.Function):
 
 
 class MLPHalf(torch.autograd.Function):
-    """The stream, inner norm of x + keep · MLP(normed), plus position, and the outer norm of it."""
+    """The stream, inner norm of x + keep · MLP(normed), plus position, and the outer norm of it.
+
+    keep is 0 or one over the chance that it is not: the former is seen to after GELU, the latter in the products.
+    """
 
     @staticmethod
     def forward(ctx, x, normed, keep, layout, block, low, inner, outer, ahead, position, *parameters):
         mlp = block.mlp
-        hidden = normed @ low[mlp.fc1.weight].t()
-        active = kernels.gelu(hidden, mlp.fc1.bias, keep)
-        branch = active @ low[mlp.fc2.weight].t()
-        x, stream, after = kernels.norm(layout, x, outer, branch, mlp.fc2.bias, keep, inner, position, ahead, save=True)
+        hidden = torch.empty(layout.rows, mlp.fc1.out_features, dtype=x.dtype, device=x.device)
+        active = products.gelu(normed, low[mlp.fc1.weight].t(), low[mlp.fc1.bias], hidden)
+        if keep is not None:
+            kernels.drop(active, hidden, keep)
+        factor = 1.0 if keep is None else 1 / (1 - block.drop_path)
+        x = products.add(x, active, low[mlp.fc2.weight].t(), factor)
+        stream, after = kernels.norm(layout, x, outer, mlp.fc2.bias, keep, inner, position, ahead)
         ctx.save_for_backward(normed, hidden, active, x, keep, position)
-        ctx.layout, ctx.mlp, ctx.low, ctx.inner, ctx.outer = layout, mlp, low, inner, outer
+        ctx.layout, ctx.mlp, ctx.low, ctx.inner, ctx.outer, ctx.factor = layout, mlp, low, inner, outer, factor
         return stream, after
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_stream, d_after):
         normed, hidden, active, x, keep, position = ctx.saved_tensors
-        mlp = ctx.mlp
+        mlp, dim = ctx.mlp, x.shape[1]
         d_x, d_position, sums = kernels.norm_backward(
-            ctx.layout, x, d_after, d_stream, ctx.outer, keep, ctx.inner, position
+            ctx.layout, x, d_after, d_stream, ctx.outer, mlp.fc2.bias, keep, ctx.inner, position
         )
-        d_active = d_x @ ctx.low[mlp.fc2.weight]
-        d_hidden, d_bias = kernels.gelu_backward(ctx.layout, hidden, mlp.fc1.bias, keep, d_active)
-        d_fc2 = weight_gradient(d_x, active)
-        d_fc1 = weight_gradient(d_hidden, normed)
+        d_fc2 = weight_gradient(d_x, active).mul_(ctx.factor)
+        d_hidden = products.gelu_backward(d_x, ctx.low[mlp.fc2.weight], hidden, ctx.factor)
+        d_fc1 = weight_gradient(d_hidden, kernels.with_ones(normed))
         d_normed = d_hidden @ ctx.low[mlp.fc1.weight]
         norms = (sums[3], sums[4], sums[1], sums[2])
-        return d_x, d_normed, *[None] * 7, d_position, d_fc1, d_bias, d_fc2, sums[0], *norms
+        return d_x, d_normed, *[None] * 7, d_position, d_fc1[:, :dim], d_fc1[:, dim], d_fc2, sums[0], *norms
 
 
 class End(torch.autograd.Function):
@@ -504,20 +513,20 @@ def cuda_lift(model: MixSTE, blocks: list[dict], keypoints: Float[Tensor, "batch
     layout = kernels.Layout(*keypoints.shape[:3], keypoints.device)
     x = kernels.embed(layout, keypoints, model.embed.weight, model.embed.bias, model.joint_position, torch.bfloat16)
     if not isinstance(model.embedding_norm, nn.Identity):
-        _, _, x = kernels.norm(layout, x, model.embedding_norm)
+        _, x = kernels.norm(layout, x, model.embedding_norm)
     dtype = blocks[0]["qkv"].dtype
-    _, _, normed = kernels.norm(layout, x, blocks[0]["norm1"], dtype=dtype)
+    _, normed = kernels.norm(layout, x, blocks[0]["norm1"], dtype=dtype)
     for block, following in zip(blocks, [*blocks[1:], {"norm1": model.head_norm}], strict=True):
         if dtype == torch.bfloat16:
             qkv = normed @ block["qkv"]
         else:
             qkv = torch._scaled_mm(normed, block["qkv"], *block["scales"], out_dtype=x.dtype, use_fast_accum=True)
         out, _ = kernels.attention(layout, qkv, block["qkv_bias"], block["heads"], block["scale"], block["temporal"])
-        x.addmm_(out, block["proj"])
-        _, _, normed = kernels.norm(layout, x, block["norm2"], bias=block["proj_bias"])
-        active = torch._addmm_activation(block["fc1_bias"], normed, block["fc1"], use_gelu=True)
-        x.addmm_(active, block["fc2"])
-        _, x, normed = kernels.norm(
+        products.add(x, out, block["proj"], in_place=True)
+        _, normed = kernels.norm(layout, x, block["norm2"], bias=block["proj_bias"])
+        active = products.gelu(normed, block["fc1"], block["fc1_bias"])
+        products.add(x, active, block["fc2"], in_place=True)
+        x, normed = kernels.norm(
             layout, x, following["norm1"], bias=block["biases"], inner=block["inner"], position=block["position"],
             dtype=dtype if "qkv" in following else None,
         )  # fmt: skip

@@ -1,9 +1,9 @@
-"""Triton kernels of the fast path on CUDA: attention over joints and over frames, norms with their residual, GELU.
+"""Triton kernels of the fast path on CUDA: attention over joints and over frames, norms with their residual.
 
 All read tokens where they lie, (batch, frames, joints, dim), so that nothing is ever moved between spatial and temporal
 blocks. Tensors are in the network's precision (bfloat16), arithmetic in float32. Gradients that are sums over
 tokens, those of biases and norms, come from the backward kernel that has their terms at hand: each program leaves one
-row in `partial`, and `_finished` adds them up, in the same order every time.
+row in `partial`, and `_added` adds them up, in the same order every time.
 """
 
 import math
@@ -11,9 +11,16 @@ import math
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 LOG2_E = math.log2(math.e)
-CHUNK = 64  # rows that one program of a backward kernel sums
+
+
+@triton.jit
+def _program():
+    """Programs take tokens from last to first, products of matrices from first to last: each begins with what the one
+    before has left in the cache."""
+    return tl.num_programs(0) - 1 - tl.program_id(0)
 
 
 # The norms' programs are single warps that take some rows one after the other: sums along a row then need no barrier.
@@ -35,11 +42,11 @@ def _normalised_backward(d, x, inverse, DIM: tl.constexpr):
 
 @triton.jit
 def _norm_forward(
-    X, Y, BIAS, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, OUTER_B, NEXT_BIAS, NEXT_KEEP, SUM, STREAM, NORMED,
+    X, BIAS, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, OUTER_B, NEXT_BIAS, NEXT_KEEP, STREAM, NORMED,
     rows, joints, frames, inner_eps, outer_eps,
-    DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
-    BRANCH: tl.constexpr, BIASED: tl.constexpr, KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr,
-    NEXT: tl.constexpr, NEXT_KEPT: tl.constexpr, SAVE: tl.constexpr,
+    DIM: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
+    BIASED: tl.constexpr, KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr,
+    NEXT: tl.constexpr, NEXT_KEPT: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, COLUMNS)
     outer_w = tl.load(OUTER_W + column, column < DIM, 0.0)
@@ -51,25 +58,14 @@ def _norm_forward(
         bias = tl.load(BIAS + column, column < DIM, 0.0)
     if NEXT:
         next_bias = tl.load(NEXT_BIAS + column, column < DIM, 0.0)
-    first = tl.program_id(0).to(tl.int64) * CHUNK
+    first = _program().to(tl.int64) * CHUNK
     for step in range(CHUNK):
         row = first + step
         inside = (row < rows) & (column < DIM)
         at = row * DIM + column
         x = tl.load(X + at, inside, 0.0).to(tl.float32)
-        if BRANCH or BIASED:
-            y = tl.zeros([COLUMNS], tl.float32)
-            if BIASED:
-                y += bias
-            if KEPT:
-                y *= tl.load(KEEP + row, row < rows, 0.0)
-            if BRANCH:
-                y += tl.load(Y + at, inside, 0.0).to(tl.float32)
-            x += y
-        if SAVE:
-            saved = x.to(SUM.dtype.element_ty)
-            tl.store(SUM + at, saved, inside)
-            x = saved.to(tl.float32)  # so that the backward sees the very numbers
+        if BIASED:
+            x += bias * (tl.load(KEEP + row, row < rows, 0.0) if KEPT else 1.0)
         if INNER:
             x, _ = _normalised(x, inside, DIM, inner_eps)
             x = x * inner_w + inner_b
@@ -81,32 +77,42 @@ def _norm_forward(
         elif INNER:
             tl.store(STREAM + at, x.to(STREAM.dtype.element_ty), inside)
         x, _ = _normalised(x, inside, DIM, outer_eps)
-        tl.store(NORMED + at, (x * outer_w + outer_b).to(NORMED.dtype.element_ty), inside)
+        tl.store(NORMED + row * STRIDE + column, (x * outer_w + outer_b).to(NORMED.dtype.element_ty), inside)
+        if STRIDE > DIM:
+            more = tl.arange(0, STRIDE - DIM)
+            one = tl.where(more == 0, 1.0, 0.0).to(NORMED.dtype.element_ty)
+            tl.store(NORMED + row * STRIDE + DIM + more, one, (row < rows) & (more >= 0))
 
 
 @triton.jit
 def _norm_backward(
-    SUM, D_NORMED, D_STREAM, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, D_SUM, D_PLACED, PARTIAL,
+    X, D_NORMED, D_STREAM, BIAS, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, D_X, D_PLACED, PARTIAL,
     rows, joints, frames, inner_eps, outer_eps,
     DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
-    KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr, SUMS: tl.constexpr, STAGES: tl.constexpr,
+    BIASED: tl.constexpr, KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr,
+    SUMS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, COLUMNS)
     outer_w = tl.load(OUTER_W + column, column < DIM, 0.0)
     d_outer_w = tl.zeros([COLUMNS], tl.float32)
     d_outer_b = tl.zeros([COLUMNS], tl.float32)
     d_bias = tl.zeros([COLUMNS], tl.float32)
+    if BIASED:
+        bias = tl.load(BIAS + column, column < DIM, 0.0)
     if INNER:
         inner_w = tl.load(INNER_W + column, column < DIM, 0.0)
         inner_b = tl.load(INNER_B + column, column < DIM, 0.0)
         d_inner_w = tl.zeros([COLUMNS], tl.float32)
         d_inner_b = tl.zeros([COLUMNS], tl.float32)
-    first = tl.program_id(0).to(tl.int64) * CHUNK
+    first = _program().to(tl.int64) * CHUNK
     for step in tl.range(CHUNK, num_stages=STAGES):  # the next rows are on their way meanwhile
         row = first + step
         inside = (row < rows) & (column < DIM)
         at = row * DIM + column
-        x = tl.load(SUM + at, inside, 0.0).to(tl.float32)
+        x = tl.load(X + at, inside, 0.0).to(tl.float32)
+        keep = tl.load(KEEP + row, row < rows, 0.0) if KEPT else 1.0
+        if BIASED:
+            x += bias * keep
         d_normed = tl.load(D_NORMED + at, inside, 0.0).to(tl.float32)
         d = tl.load(D_STREAM + at, inside, 0.0).to(tl.float32)
         if INNER:
@@ -124,11 +130,9 @@ def _norm_backward(
             d_inner_w += d * inner
             d_inner_b += d
             d = _normalised_backward(d * inner_w, inner, inner_inverse, DIM)
-        tl.store(D_SUM + at, d.to(D_SUM.dtype.element_ty), inside)
-        if KEPT:
-            d *= tl.load(KEEP + row, row < rows, 0.0)
-        d_bias += tl.where(inside, d, 0.0)
-    sums = PARTIAL + tl.program_id(0) * SUMS * DIM + column
+        tl.store(D_X + at, d.to(D_X.dtype.element_ty), inside)
+        d_bias += tl.where(inside, d * keep, 0.0)
+    sums = PARTIAL + _program() * SUMS * DIM + column
     tl.store(sums, d_bias, column < DIM)
     tl.store(sums + DIM, d_outer_w, column < DIM)
     tl.store(sums + 2 * DIM, d_outer_b, column < DIM)
@@ -145,7 +149,7 @@ def _embed(
     inside = column < DIM
     w_x, w_y = tl.load(W + 2 * column, inside, 0.0), tl.load(W + 2 * column + 1, inside, 0.0)
     bias = tl.load(BIAS + column, inside, 0.0)
-    first = tl.program_id(0).to(tl.int64) * CHUNK
+    first = _program().to(tl.int64) * CHUNK
     for step in range(CHUNK):
         row = first + step
         x = tl.load(KEYPOINTS + 2 * row, row < rows, 0.0)
@@ -161,7 +165,7 @@ def _head(X, W, BIAS, OUT, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK
     w_x = tl.load(W + column, inside, 0.0)
     w_y = tl.load(W + DIM + column, inside, 0.0)
     w_z = tl.load(W + 2 * DIM + column, inside, 0.0)
-    first = tl.program_id(0).to(tl.int64) * CHUNK
+    first = _program().to(tl.int64) * CHUNK
     for step in range(CHUNK):
         row = first + step
         x = tl.load(X + row * DIM + column, inside & (row < rows), 0.0).to(tl.float32)
@@ -177,7 +181,7 @@ def _head_backward(D_OUT, W, D_X, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr
     w_x = tl.load(W + column, inside, 0.0)
     w_y = tl.load(W + DIM + column, inside, 0.0)
     w_z = tl.load(W + 2 * DIM + column, inside, 0.0)
-    first = tl.program_id(0).to(tl.int64) * CHUNK
+    first = _program().to(tl.int64) * CHUNK
     for step in range(CHUNK):
         row = first + step
         d_x = tl.load(D_OUT + 3 * row, row < rows, 0.0) * w_x
@@ -187,57 +191,23 @@ def _head_backward(D_OUT, W, D_X, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr
 
 
 @triton.jit
-def _normal(x):
-    """The standard normal's distribution at x, to 1e-7, and exp(−x² / 2): one exponential serves GELU and its slope.
-
-    Abramowitz and Stegun, 7.1.26; 1 / y is taken as 1 / √y², which is one instruction.
-    """
-    y = 1.0 + 0.23164189 * tl.abs(x)
-    t = tl.rsqrt(y * y)
-    bell = tl.exp2(x * x * -0.7213475204444817)
-    tail = ((((0.5307027145 * t - 0.7265760135) * t + 0.7107068705) * t - 0.142248368) * t + 0.127414796) * t * bell
-    return tl.where(x < 0, tail, 1 - tail), bell
+def _drop(ACTIVE, BEFORE, KEEP, rows, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+    row = _program().to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    dropped = (tl.load(KEEP + row, row < rows, 1.0) == 0)[:, None] & (column < WIDTH)[None, :]
+    at = row[:, None] * WIDTH + column[None, :]
+    tl.store(ACTIVE + at, tl.zeros([ROWS, COLUMNS], ACTIVE.dtype.element_ty), dropped)
+    tl.store(BEFORE + at, tl.full([ROWS, COLUMNS], -100.0, BEFORE.dtype.element_ty), dropped)
 
 
 @triton.jit
-def _gelu_forward(
-    X, BIAS, KEEP, OUT, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, KEPT: tl.constexpr
-):  # fmt: skip
-    row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    inside = (row < rows) & (column < WIDTH)
-    at = row * WIDTH + column
-    x = tl.load(X + at, inside, 0.0).to(tl.float32) + tl.load(BIAS + column, column < WIDTH, 0.0).to(tl.float32)
-    below, _ = _normal(x)
-    x *= below
-    if KEPT:
-        x *= tl.load(KEEP + row, row < rows, 0.0)
-    tl.store(OUT + at, x.to(OUT.dtype.element_ty), inside)
-
-
-@triton.jit
-def _gelu_backward(
-    X, BIAS, KEEP, D_OUT, D_X, PARTIAL, rows, WIDTH: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr, KEPT: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    bias = tl.load(BIAS + column, column < WIDTH, 0.0).to(tl.float32)
-    d_bias = tl.zeros([ROWS, COLUMNS], tl.float32)
-    first = tl.program_id(1).to(tl.int64) * CHUNK
-    for start in tl.range(0, CHUNK, ROWS, num_stages=STAGES):
-        row = first + start + tl.arange(0, ROWS)[:, None]
-        inside = (row < rows) & (column < WIDTH)
-        at = row * WIDTH + column
-        x = tl.load(X + at, inside, 0.0).to(tl.float32) + bias
-        d = tl.load(D_OUT + at, inside, 0.0).to(tl.float32)
-        below, bell = _normal(x)
-        d *= below + x * bell * 0.3989422804014327
-        if KEPT:
-            d *= tl.load(KEEP + row, row < rows, 0.0)
-        tl.store(D_X + at, d.to(D_X.dtype.element_ty), inside)
-        d_bias += d
+def _add_rows(X, SUM, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    tl.store(PARTIAL + tl.program_id(1) * WIDTH + column, tl.sum(d_bias, 0), column < WIDTH)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in tl.range(0, rows, ROWS, num_stages=4):
+        row = start + tl.arange(0, ROWS)[:, None]
+        total += tl.load(X + row.to(tl.int64) * WIDTH + column[None, :], (row < rows) & (column < WIDTH)[None, :], 0.0)
+    tl.store(SUM + column, tl.sum(total, 0), column < WIDTH)
 
 
 @triton.jit
@@ -278,8 +248,8 @@ def _spatial_forward(
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """Several frames in one tile: 3 of 17 joints in 64 rows, where library kernels would pad 17 to 64."""
-    head = tl.program_id(0) % HEADS
-    first = (tl.program_id(0) // HEADS).to(tl.int64) * per_tile
+    head = _program() % HEADS
+    first = (_program() // HEADS).to(tl.int64) * per_tile
     rows = tl.minimum(rows - first, per_tile)
     tokens = tl.arange(0, TOKENS)
     QKV += first * 3 * DIM + head * WIDTH
@@ -309,8 +279,8 @@ def _spatial_backward(
     QKV, BIAS, KEEP, D_OUT, D_QKV, PARTIAL, rows, joints, per_tile, scale, log_scale,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(0) % HEADS
-    tile = tl.program_id(0) // HEADS
+    head = _program() % HEADS
+    tile = _program() // HEADS
     first = tile.to(tl.int64) * per_tile
     rows = tl.minimum(rows - first, per_tile)
     tokens = tl.arange(0, TOKENS)
@@ -338,25 +308,31 @@ def _spatial_backward(
 @triton.jit
 def _temporal_forward(
     QKV, BIAS, KEEP, OUT, LOG_SUM, scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
-    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
-    KEPT: tl.constexpr,
+    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    """Softmax over all frames of one joint, key block by key block."""
-    blocks = tl.cdiv(FRAMES, QUERIES)
-    sequence = tl.program_id(0) // blocks
-    head, joint = sequence % HEADS, sequence // HEADS % JOINTS
-    first = (sequence // HEADS // JOINTS).to(tl.int64) * FRAMES * JOINTS + joint
-    stride = JOINTS * 3 * DIM
-    QKV += first * 3 * DIM + head * WIDTH
-    query = tl.program_id(0) % blocks * QUERIES + tl.arange(0, QUERIES)
-    q = _plus(_tile(QKV, query, stride, FRAMES, WIDTH), BIAS + head * WIDTH, WIDTH)
-    highest = tl.full([QUERIES], float("-inf"), tl.float32)
-    total = tl.zeros([QUERIES], tl.float32)
-    out = tl.zeros([QUERIES, WIDTH], tl.float32)
-    for start in range(0, FRAMES, KEYS):
-        key = start + tl.arange(0, KEYS)
-        k = _tile(QKV + DIM, key, stride, FRAMES, WIDTH)
-        v = _tile(QKV + 2 * DIM, key, stride, FRAMES, WIDTH)
+    """Softmax over all frames of one joint, block by block. QKV and OUT are descriptors of (batch, frames, all else),
+    by which Hopper's copy engine brings and takes blocks; beyond the last frame they read 0 and write nothing."""
+    blocks = tl.cdiv(FRAMES, BLOCK)
+    sequence = _program() // blocks
+    head, joint, batch = sequence % HEADS, sequence // HEADS % JOINTS, sequence // HEADS // JOINTS
+    at = joint * 3 * DIM + head * WIDTH
+    begin = _program() % blocks * BLOCK
+    query = begin + tl.arange(0, BLOCK)
+    q = _plus(QKV.load([batch, begin, at]).reshape(BLOCK, WIDTH), BIAS + head * WIDTH, WIDTH)
+    first = batch.to(tl.int64) * FRAMES * JOINTS + joint
+    if KEPT:  # noqa: SIM102 (there is nothing to load otherwise)
+        if tl.load(KEEP + first) == 0:  # a dropped branch, and with it the whole sequence
+            OUT.store([batch, begin, joint * DIM + head * WIDTH], tl.zeros([1, BLOCK, WIDTH], q.dtype))
+            no_weight = tl.full([BLOCK], float("inf"), tl.float32)
+            tl.store(LOG_SUM + sequence.to(tl.int64) * FRAMES + query, no_weight, query < FRAMES)
+            return
+    highest = tl.full([BLOCK], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    out = tl.zeros([BLOCK, WIDTH], tl.float32)
+    for start in range(0, FRAMES, BLOCK):
+        key = start + tl.arange(0, BLOCK)
+        k = QKV.load([batch, start, at + DIM]).reshape(BLOCK, WIDTH)
+        v = QKV.load([batch, start, at + 2 * DIM]).reshape(BLOCK, WIDTH)
         scores = tl.where(key[None, :] < FRAMES, tl.dot(q, tl.trans(k)), float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, 1) * scale)
         shrink = tl.exp2(highest - higher)
@@ -366,8 +342,7 @@ def _temporal_forward(
         highest = higher
     out = _plus(out / total[:, None], BIAS + 2 * DIM + head * WIDTH, WIDTH)
     out = _kept(out, KEEP, first, query * JOINTS, FRAMES * JOINTS, KEPT)
-    at = (first + query[:, None].to(tl.int64) * JOINTS) * DIM + head * WIDTH + tl.arange(0, WIDTH)[None, :]
-    tl.store(OUT + at, out.to(OUT.dtype.element_ty), query[:, None] < FRAMES)
+    OUT.store([batch, begin, joint * DIM + head * WIDTH], out.to(q.dtype).reshape(1, BLOCK, WIDTH))
     tl.store(LOG_SUM + sequence.to(tl.int64) * FRAMES + query, highest + tl.log2(total), query < FRAMES)
 
 
@@ -393,7 +368,7 @@ def _temporal_backward(
 ):  # fmt: skip
     """A program owns a block of frames: as keys it collects from all queries, then as queries from all keys."""
     blocks = tl.cdiv(FRAMES, OWN)
-    sequence, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    sequence, block = _program() // blocks, _program() % blocks
     head, joint = sequence % HEADS, sequence // HEADS % JOINTS
     first = (sequence // HEADS // JOINTS).to(tl.int64) * FRAMES * JOINTS + joint
     stride = JOINTS * 3 * DIM
@@ -451,7 +426,7 @@ def _temporal_backward_whole(
     KEPT: tl.constexpr,
 ):  # fmt: skip
     """A program owns a whole sequence, if it is short enough: five products in place of seven."""
-    sequence = tl.program_id(0)
+    sequence = _program()
     head, joint = sequence % HEADS, sequence // HEADS % JOINTS
     first = (sequence // HEADS // JOINTS).to(tl.int64) * FRAMES * JOINTS + joint
     stride: tl.constexpr = JOINTS * 3 * DIM
@@ -462,6 +437,12 @@ def _temporal_backward_whole(
     OUT += first * DIM + head * WIDTH
     D_OUT += first * DIM + head * WIDTH
     query = tl.arange(0, QUERIES)
+    if KEPT:  # noqa: SIM102
+        if tl.load(KEEP + first) == 0:
+            for part in tl.static_range(3):
+                _store(D_QKV + part * DIM, tl.zeros([QUERIES, WIDTH], tl.float32), query, stride, FRAMES, WIDTH)
+                tl.store(PARTIAL + part * DIM + tl.arange(0, WIDTH), tl.zeros([WIDTH], tl.float32))
+            return
     q = _plus(_tile(QKV, query, stride, FRAMES, WIDTH), BIAS, WIDTH)
     d_out, mean = _output_gradient(OUT, D_OUT, BIAS + 2 * DIM, KEEP, first, query, JOINTS, FRAMES, DIM, WIDTH, KEPT)
     tl.store(PARTIAL + DIM + tl.arange(0, WIDTH), tl.zeros([WIDTH], tl.float32))
@@ -494,7 +475,6 @@ class Layout:
     def __init__(self, batch: int, frames: int, joints: int, device):
         self.batch, self.frames, self.joints = batch, frames, joints
         self.rows = batch * frames * joints
-        self.ones = torch.ones(self.rows, device=device)  # what `_finished` sums with
 
 
 def embed(layout, keypoints, weight, bias, position, dtype):
@@ -532,78 +512,71 @@ def _chunk(rows: int, least: int, most: int, programs: int) -> int:
     return max(least, min(most, triton.next_power_of_2(rows // programs)))
 
 
-def _finished(layout, partial):
-    """The sum over programs; as a product with ones, twice as fast as sum(0)."""
-    return torch.mv(partial.flatten(1).t(), layout.ones[: len(partial)]).view(partial.shape[1:])
-
-
-def norm(
-    layout, x, outer, branch=None, bias=None, keep=None, inner=None, position=None, ahead=None, save=False, dtype=None
-):
-    """sum = x + branch + keep · bias; stream = inner norm of it + position, where given; normed = outer norm of that.
-
-    inner, outer: LayerNorms. ahead: bias and keep of the branch that follows, which the stream takes along, so that
-    its product can be added in place. keep, by row, may be None for 1. dtype: of normed, by default x's. Returns sum
-    (if saved), stream (if it is not sum) and normed.
-    """
-    dim = x.shape[-1]
-    chunk = _chunk(layout.rows, 1, 4, programs=2048)
-    next_bias, next_keep = ahead or (None, None)
-    saved = torch.empty_like(x) if save else None
-    stream = torch.empty_like(x) if inner or ahead else None
-    normed = torch.empty_like(x, dtype=dtype or x.dtype)
-    _norm_forward[(triton.cdiv(layout.rows, chunk),)](
-        x, branch, bias, keep, inner and inner.weight, inner and inner.bias, position, outer.weight, outer.bias,
-        next_bias, next_keep, saved, stream, normed,
-        layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
-        DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, BRANCH=branch is not None, BIASED=bias is not None,
-        KEPT=keep is not None, INNER=inner is not None, PLACED=position is not None, NEXT=ahead is not None,
-        NEXT_KEPT=next_keep is not None, SAVE=save, num_warps=1,
-    )  # fmt: skip
-    return saved, stream, normed
-
-
-def norm_backward(layout, saved, d_normed, d_stream, outer, keep=None, inner=None, position=None):
-    """Gradients of norm's x, which is that of branch; of position; and of bias, outer w, b, inner w, b, where given."""
-    dim = saved.shape[-1]
-    chunk = _chunk(layout.rows, 16, 64, programs=1024)
-    programs = triton.cdiv(layout.rows, chunk)
-    sums = 5 if inner else 3
-    d_x = torch.empty_like(saved)
-    d_placed = torch.empty_like(saved) if position is not None else None
-    partial = torch.empty(programs, sums, dim, dtype=torch.float32, device=saved.device)
-    _norm_backward[(programs,)](
-        saved, d_normed, d_stream, keep, inner and inner.weight, inner and inner.bias, position, outer.weight,
-        d_x, d_placed, partial,
-        layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
-        DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, KEPT=keep is not None, INNER=inner is not None,
-        PLACED=position is not None, SUMS=sums, STAGES=3, num_warps=1,
-    )  # fmt: skip
-    if position is not None:
-        d_placed = d_placed.view(layout.batch, layout.frames, layout.joints, dim).sum((0, 2), dtype=torch.float32)
-    return d_x, d_placed, _finished(layout, partial)
-
-
-def gelu(x, bias, keep):
-    """keep · GELU(x + bias); keep, by row, may be None."""
-    rows, width = x.shape
-    out = torch.empty_like(x)
-    _gelu_forward[(triton.cdiv(width, 256), triton.cdiv(rows, 16))](
-        x, bias, keep, out, rows, WIDTH=width, ROWS=16, COLUMNS=256, KEPT=keep is not None, num_warps=4
+def _added(partial):
+    """The sum over programs."""
+    out = torch.empty_like(partial[0])
+    _add_rows[(triton.cdiv(out.numel(), 32),)](
+        partial, out, len(partial), WIDTH=out.numel(), ROWS=64, COLUMNS=32, num_warps=4
     )
     return out
 
 
-def gelu_backward(layout, x, bias, keep, d_out):
-    """Gradients of gelu's x and bias."""
-    rows, width = x.shape
-    d_x = torch.empty_like(x)
-    partial = torch.empty(triton.cdiv(rows, CHUNK), width, dtype=torch.float32, device=x.device)
-    _gelu_backward[(triton.cdiv(width, 256), len(partial))](
-        x, bias, keep, d_out, d_x, partial, rows, WIDTH=width,
-        ROWS=8, COLUMNS=256, CHUNK=CHUNK, KEPT=keep is not None, STAGES=3, num_warps=4,
+def norm(layout, x, outer, bias=None, keep=None, inner=None, position=None, ahead=None, dtype=None, ones=False):
+    """stream = inner norm of (x + keep · bias) + position, where given; normed = outer norm of that.
+
+    inner, outer: LayerNorms. ahead: bias and keep of the branch that follows, which the stream takes along, so that
+    its product can be added in place. keep, by row, may be None for 1. dtype: of normed, by default x's. ones: have
+    a column of ones behind normed, see `with_ones`: a weight's gradient is then its bias's too. Returns stream (if it
+    is not x) and normed.
+    """
+    dim = x.shape[-1]
+    chunk = _chunk(layout.rows, 1, 4, programs=2048)
+    next_bias, next_keep = ahead or (None, None)
+    stream = torch.empty_like(x) if inner or ahead else None
+    normed = torch.empty(layout.rows, dim + 8 * ones, dtype=dtype or x.dtype, device=x.device)
+    _norm_forward[(triton.cdiv(layout.rows, chunk),)](
+        x, bias, keep, inner and inner.weight, inner and inner.bias, position, outer.weight, outer.bias,
+        next_bias, next_keep, stream, normed,
+        layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
+        DIM=dim, STRIDE=normed.shape[1], COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, BIASED=bias is not None,
+        KEPT=keep is not None, INNER=inner is not None, PLACED=position is not None, NEXT=ahead is not None,
+        NEXT_KEPT=next_keep is not None, num_warps=1,
     )  # fmt: skip
-    return d_x, _finished(layout, partial)
+    return stream, normed[:, :dim]
+
+
+def with_ones(normed):
+    """What `norm` made normed of, with the column of ones."""
+    return normed.as_strided((len(normed), normed.stride(0)), (normed.stride(0), 1))
+
+
+def norm_backward(layout, x, d_normed, d_stream, outer, bias=None, keep=None, inner=None, position=None):
+    """Gradients of norm's x; of position; and of what keep multiplies, outer w, b, inner w, b, where given."""
+    dim = x.shape[-1]
+    chunk = _chunk(layout.rows, 16, 64, programs=1024)
+    programs = triton.cdiv(layout.rows, chunk)
+    sums = 5 if inner else 3
+    d_x = torch.empty_like(x)
+    d_placed = torch.empty_like(x) if position is not None else None
+    partial = torch.empty(programs, sums, dim, dtype=torch.float32, device=x.device)
+    _norm_backward[(programs,)](
+        x, d_normed, d_stream, bias, keep, inner and inner.weight, inner and inner.bias, position, outer.weight,
+        d_x, d_placed, partial,
+        layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
+        DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, BIASED=bias is not None, KEPT=keep is not None,
+        INNER=inner is not None, PLACED=position is not None, SUMS=sums, STAGES=3, num_warps=1,
+    )  # fmt: skip
+    if position is not None:
+        d_placed = d_placed.view(layout.batch, layout.frames, layout.joints, dim).sum((0, 2), dtype=torch.float32)
+    return d_x, d_placed, _added(partial)
+
+
+def drop(active, before, keep):
+    """Where keep is 0, make GELU's result 0, and what it is of so small that its derivative is 0 too. In place."""
+    rows, width = active.shape
+    _drop[(triton.cdiv(rows, 8),)](
+        active, before, keep, rows, WIDTH=width, COLUMNS=triton.next_power_of_2(width), ROWS=8, num_warps=4
+    )
 
 
 def _frames_in_a_tile(joints: int) -> tuple[int, int]:
@@ -615,7 +588,7 @@ def _frames_in_a_tile(joints: int) -> tuple[int, int]:
 def attention(layout, qkv, bias, heads: int, scale: float, temporal: bool, keep=None):
     """keep · attention of qkv + bias, (rows, 3 · dim) -> (rows, dim), and what its backward needs besides.
 
-    keep, by row, may be None for 1.
+    keep, by row and alike along a sequence, may be None for 1.
     """
     dim = qkv.shape[1] // 3
     out = torch.empty(layout.rows, dim, dtype=qkv.dtype, device=qkv.device)
@@ -630,8 +603,12 @@ def attention(layout, qkv, bias, heads: int, scale: float, temporal: bool, keep=
     sequences = layout.batch * layout.joints * heads
     log_sum = torch.empty(sequences, layout.frames, dtype=torch.float32, device=qkv.device)
     block = min(64, max(16, triton.next_power_of_2(layout.frames)))
+    qkv, blocks = (
+        TensorDescriptor.from_tensor(x.view(layout.batch, layout.frames, -1), [1, block, dim // heads])
+        for x in (qkv, out)
+    )
     _temporal_forward[(triton.cdiv(layout.frames, block) * sequences,)](
-        qkv, bias, keep, out, log_sum, scale * LOG2_E, layout.frames, layout.joints, **sizes, QUERIES=block, KEYS=block,
+        qkv, bias, keep, blocks, log_sum, scale * LOG2_E, layout.frames, layout.joints, **sizes, BLOCK=block,
         num_warps=4, num_stages=3,
     )  # fmt: skip
     return out, log_sum
@@ -648,9 +625,9 @@ def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log
         partial = torch.empty(tiles, 3 * dim, dtype=torch.float32, device=qkv.device)
         _spatial_backward[(tiles * heads,)](
             qkv, bias, keep, d_out, d_qkv, partial, layout.rows, layout.joints, per_tile, scale, scale * LOG2_E,
-            **sizes, TOKENS=tokens, num_warps=4,
+            **sizes, TOKENS=tokens, num_warps=4, maxnreg=128,  # what the compiler takes is slower
         )  # fmt: skip
-        return d_qkv, _finished(layout, partial)
+        return d_qkv, _added(partial)
     if layout.frames <= 256 and sizes["WIDTH"] <= 64:
         queries = max(16, triton.next_power_of_2(layout.frames))
         partial = torch.empty(layout.batch * layout.joints, 3 * dim, dtype=torch.float32, device=qkv.device)
@@ -658,7 +635,7 @@ def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log
             qkv, bias, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints,
             **sizes, QUERIES=queries, KEYS=min(64, queries), num_warps=8 if queries > 128 else 4, num_stages=3,
         )  # fmt: skip
-        return d_qkv, _finished(layout, partial)
+        return d_qkv, _added(partial)
     block = min(64, max(16, triton.next_power_of_2(layout.frames)))
     blocks = triton.cdiv(layout.frames, block)
     partial = torch.empty(layout.batch * layout.joints * blocks, 3 * dim, dtype=torch.float32, device=qkv.device)
@@ -666,4 +643,4 @@ def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log
         qkv, bias, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints,
         **sizes, OWN=block, OTHERS=block, num_warps=4, num_stages=2,
     )  # fmt: skip
-    return d_qkv, _finished(layout, partial)
+    return d_qkv, _added(partial)

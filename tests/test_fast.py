@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mixste import MixSTE, fast
+from mixste import MixSTE, fast, products
+from mixste.model import Block
 from mixste.predict import predict
 
 VARIANTS = {
@@ -259,6 +260,73 @@ def test_kernels_equal_double_precision_to_bfloat16s_rounding(batch, frames, joi
     ours = torch.cat([p.grad.flatten() for p in model.parameters()]).double()
     theirs = torch.cat([p.grad.flatten() for p in exact.parameters()])
     assert (ours - theirs).norm() / theirs.norm() < 0.02
+
+
+@needs_cuda
+@pytest.mark.gpu
+@pytest.mark.parametrize("frames", [81, 300])
+def test_on_cuda_a_dropped_branch_is_left_out(monkeypatch, frames):
+    """Both networks are told which sequences to leave out of which branch."""
+    model = cuda_network(frames, drop_path=0.5).train()
+    exact = copy.deepcopy(model).double()
+    keypoints, target = torch.randn(3, frames, 17, 2).cuda(), torch.randn(3, frames, 17, 3).cuda()
+    keeps, told = [], []
+    for block, _, temporal, _ in fast.sequence(model):
+        size = (2, 3, 1, 17) if temporal else (2, 3, frames, 1)
+        keep = torch.bernoulli(torch.full(size, 1 - block.drop_path, device="cuda")) / (1 - block.drop_path)
+        keeps.append(tuple(keep.expand(2, 3, frames, 17).flatten(1).unbind()) if block.drop_path else (None, None))
+        told += keep.flatten(2)[..., None, None].unbind()
+    monkeypatch.setattr(fast, "draw", lambda model, layout: keeps)
+    fast.Step(model, squared_error)(keypoints, target)
+    told = iter(told)
+    monkeypatch.setattr(Block, "dropped", lambda block, x: x * next(told))
+    squared_error(exact(keypoints.double()), target.double()).backward()
+    ours = torch.cat([p.grad.flatten() for p in model.parameters()]).double()
+    theirs = torch.cat([p.grad.flatten() for p in exact.parameters()])
+    assert (ours - theirs).norm() / theirs.norm() < 0.02
+
+
+@needs_cuda
+@pytest.mark.gpu
+def test_products_are_those_of_double_precision_to_bfloat16s_rounding():
+    torch.manual_seed(0)
+    a, b, x = (torch.randn(size).cuda().bfloat16() for size in ((300, 64), (64, 128), (300, 128)))
+    bias, before = torch.randn(128).cuda().bfloat16(), torch.empty_like(x)
+    wide = torch.randn(300, 72).cuda().bfloat16()
+    exact = a.double() @ b.double()
+    inner = (exact + bias.double()).requires_grad_()
+    F.gelu(inner, approximate="tanh").sum().backward()
+    for ours, theirs in (
+        (products.add(x, a, b, 0.5), x.double() + exact / 2),
+        (products.add(x, wide[:, :64], b), x.double() + wide[:, :64].double() @ b.double()),
+        (products.add(x.clone(), a, b, in_place=True), x.double() + exact),
+        (products.gelu(a, b, bias, before), F.gelu(inner, approximate="tanh")),
+        (before, inner),
+        (products.gelu(a, b.t().contiguous().t(), bias), F.gelu(inner, approximate="tanh")),
+        (products.gelu_backward(a, b, before, 0.5), exact / 2 * inner.grad),
+    ):
+        assert (ours - theirs).norm() / theirs.norm() < 0.005
+
+
+def cycled(found, n):
+    return [found[n % len(found)]]
+
+
+@needs_cuda
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [4131, 16524])
+def test_whichever_program_computes_a_product_its_bits_are_the_same(monkeypatch, rows):
+    """The fastest is found by measuring, which may choose another the next time."""
+    torch.manual_seed(0)
+    x, a, b = (torch.randn(size).cuda().bfloat16() for size in ((rows, 512), (rows, 1024), (1024, 512)))
+    bias, d = torch.randn(1024).cuda().bfloat16(), torch.randn(rows, 512).cuda().bfloat16()
+    found, programs = [], products._programs
+    for choice in range(products.CANDIDATES):
+        monkeypatch.setattr(products, "_fastest", {})
+        monkeypatch.setattr(products, "_programs", lambda *given, n=choice: cycled(programs(*given), n))
+        found.append([products.add(x, a, b), products.gelu(d, b.t(), bias), products.gelu_backward(d, b.t(), a)])
+    for results in zip(*found, strict=True):
+        assert all(torch.equal(result, results[0]) for result in results)
 
 
 @needs_cuda
