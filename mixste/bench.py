@@ -353,23 +353,12 @@ def accuracy(device: torch.device, poses: int = 1_000_000, seeds: int = 3) -> pd
                 ("fast, bfloat16", fast.Lifter(model)),
                 ("fast, float8 queries, keys, values", fast.Lifter(model, float8=True)),
             ):
-                errors = evaluate(Frozen(model, network), dataset.test, "exact", flip=False)
+                errors = evaluate(fast.Frozen(model, network), dataset.test, "exact", flip=False)
                 error = errors[errors.metric == "MPJPE"]
                 value = np.average(error.value, weights=error.frames)
                 table.append((hardware(device), training, seed, inference, "MPJPE", round(value, 4), "mm"))
     columns = ["hardware", "training", "seed", "inference", "metric", "value", "unit"]
     return pd.DataFrame(table, columns=columns)
-
-
-class Frozen(nn.Module):
-    """A way to compute a network, where a network is asked for."""
-
-    def __init__(self, model: MixSTE, network: Callable):
-        super().__init__()
-        self.frames, self.joints, self.model, self.network = model.frames, model.joints, model, network
-
-    def forward(self, keypoints: Tensor) -> Tensor:
-        return self.network(keypoints)
 
 
 def train_plainly(model: MixSTE, dataset, recipe, poses: int, seed: int, twin: Reference | None = None) -> None:

@@ -461,6 +461,18 @@ class Lifter:
             return forward(self.model, keypoints).float()
 
 
+class Frozen(nn.Module):
+    """A way to compute a network, as `Lifter`, where a network is asked for."""
+
+    def __init__(self, model: nn.Module, network: Callable):
+        super().__init__()
+        self.frames, self.joints, self.model, self.network = model.frames, model.joints, model, network
+        self.train(model.training)  # as it is, not as a new module would be
+
+    def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Tensor:
+        return self.network(keypoints)
+
+
 def recorded(compute: Callable, *inputs: Tensor) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
     """compute(*inputs) as a graph to replay, its inputs to write into, and its result to read."""
     inputs = [x.clone() for x in inputs]

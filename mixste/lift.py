@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import nn
 from tqdm import tqdm
 
+from mixste import fast
 from mixste.camera import normalize_screen
 from mixste.data import DataError
 from mixste.detections import Detections, fill_gaps, follow, to_human36m
@@ -134,8 +135,9 @@ def lift(
 
     format, layout, resolution: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of npz, csv, json,
     bvh, gif, mp4 and html. A clip that cannot be read gives its DataError in place of what was lifted, and the others
-    go on. Raises DataError at once where nothing can be lifted, an output is unknown, or would replace what is lifted;
-    ImportError for films without the extra `video`.
+    go on. MixSTE lifts by `fast.Lifter`: what `lift_clip` gives, up to rounding. Raises DataError at once where nothing
+    can be lifted, an output is unknown, or would replace what is lifted; ImportError for films without the extra
+    `video`.
     """
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
     if unknown:
@@ -153,6 +155,9 @@ def lift(
                 raise DataError(
                     f"expected another folder for the results: {name}.{kind} in {out} is what they come from"
                 )
+
+    if fast.covers(model) and not next(model.parameters()).is_cuda:  # there `predict` sees to it
+        model = fast.Frozen(model, fast.Lifter(model))
 
     def run() -> Iterator[Lifted | DataError]:
         for clip, name in zip(tqdm(clips, "lifting", unit="clip", disable=None), names, strict=True):

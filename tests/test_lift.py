@@ -9,6 +9,7 @@ import torch
 from mixste.camera import normalize_screen
 from mixste.data import DataError
 from mixste.detections import LAYOUTS, Detections
+from mixste.formats import read
 from mixste.lift import OUTPUTS, clips_in, lift, lift_clip
 from mixste.model import MixSTE
 from mixste.outputs import Lifted
@@ -160,6 +161,20 @@ def test_folders_are_lifted_clip_by_clip_as_they_come(model, tmp_path):
     assert len(list(out.iterdir())) == 3 * len(OUTPUTS)
     np.testing.assert_allclose(Lifted.read(out / "c_array.npz").poses, array.poses, atol=1e-6)
     assert "c_array" in (out / "c_array.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_files_are_lifted_by_the_fast_path_and_to_rounding_as_clips_are(model, tmp_path, monkeypatch, training):
+    """The network itself is not called, and left in the mode it was in."""
+    source = write_clips(tmp_path / "in") / "c_array.npz"
+    expected = lift_clip(read(source, resolution=(1000, 1000)), model.eval())
+    model.train(training)
+    run = lift(source, tmp_path / "out", model, resolution=(1000, 1000), outputs=["npz"])
+    monkeypatch.setattr(MixSTE, "forward", None)
+    [lifted] = run
+    assert all(module.training is training for module in model.modules())
+    model.eval()
+    np.testing.assert_allclose(lifted.poses, expected.poses, atol=1e-5)
 
 
 def test_what_was_lifted_can_be_lifted_again(model, tmp_path):
