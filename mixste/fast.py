@@ -81,7 +81,26 @@ def linear(layer: nn.Linear, x: Float[Tensor, "batch frames joints dim"]) -> Ten
     """
     if x.device.type != "cpu" or x.dtype == torch.bfloat16:
         return layer(x)
-    return F.conv2d(x.contiguous().permute(0, 3, 1, 2), layer.weight[:, :, None, None], layer.bias).permute(0, 2, 3, 1)
+    return Convolution.apply(x, layer.weight, layer.bias)
+
+
+class Convolution(torch.autograd.Function):
+    """What `linear` says; a sum is the bias's gradient, which oneDNN takes three times as long for."""
+
+    @staticmethod
+    def forward(ctx, x: Float[Tensor, "batch frames joints dim"], weight: Tensor, bias: Tensor) -> Tensor:
+        x, weight = x.contiguous().permute(0, 3, 1, 2), weight[:, :, None, None]
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias).permute(0, 2, 3, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Float[Tensor, "batch frames joints out"]):
+        x, weight = ctx.saved_tensors
+        d_x, d_weight, _ = torch.ops.aten.convolution_backward(
+            grad.permute(0, 3, 1, 2), x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
+        )
+        return d_x.permute(0, 2, 3, 1), d_weight.flatten(1), grad.sum((0, 1, 2))
 
 
 def attend(
