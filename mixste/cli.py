@@ -230,7 +230,7 @@ def reproduce(
         others = [number for number in notebook or [] if not notebooks.grows(*notebooks.choose(numbers=[number]))]
         if others:
             raise ValueError(
-                f"--so-far makes Tables 1 to 7 and notebooks 14 and 17, found notebook {', '.join(others)}"
+                f"--so-far makes Tables 1 to 7 and notebooks 13, 14 and 17, found notebook {', '.join(others)}"
             )
         chosen = [path for path in chosen if notebooks.grows(path)]
         os.environ["MIXSTE_SO_FAR"] = "1"  # for the notebooks' kernels too

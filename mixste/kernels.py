@@ -16,13 +16,6 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 LOG2_E = math.log2(math.e)
 
 
-@triton.jit
-def _program():
-    """Programs take tokens from last to first, products of matrices from first to last: each begins with what the one
-    before has left in the cache."""
-    return tl.num_programs(0) - 1 - tl.program_id(0)
-
-
 # The norms' programs are single warps that take some rows one after the other: sums along a row then need no barrier.
 
 
@@ -58,7 +51,7 @@ def _norm_forward(
         bias = tl.load(BIAS + column, column < DIM, 0.0)
     if NEXT:
         next_bias = tl.load(NEXT_BIAS + column, column < DIM, 0.0)
-    first = _program().to(tl.int64) * CHUNK
+    first = tl.program_id(0).to(tl.int64) * CHUNK
     for step in range(CHUNK):
         row = first + step
         inside = (row < rows) & (column < DIM)
@@ -104,7 +97,7 @@ def _norm_backward(
         inner_b = tl.load(INNER_B + column, column < DIM, 0.0)
         d_inner_w = tl.zeros([COLUMNS], tl.float32)
         d_inner_b = tl.zeros([COLUMNS], tl.float32)
-    first = _program().to(tl.int64) * CHUNK
+    first = tl.program_id(0).to(tl.int64) * CHUNK
     for step in tl.range(CHUNK, num_stages=STAGES):  # the next rows are on their way meanwhile
         row = first + step
         inside = (row < rows) & (column < DIM)
@@ -132,7 +125,7 @@ def _norm_backward(
             d = _normalised_backward(d * inner_w, inner, inner_inverse, DIM)
         tl.store(D_X + at, d.to(D_X.dtype.element_ty), inside)
         d_bias += tl.where(inside, d * keep, 0.0)
-    sums = PARTIAL + _program() * SUMS * DIM + column
+    sums = PARTIAL + tl.program_id(0) * SUMS * DIM + column
     tl.store(sums, d_bias, column < DIM)
     tl.store(sums + DIM, d_outer_w, column < DIM)
     tl.store(sums + 2 * DIM, d_outer_b, column < DIM)
@@ -149,7 +142,7 @@ def _embed(
     inside = column < DIM
     w_x, w_y = tl.load(W + 2 * column, inside, 0.0), tl.load(W + 2 * column + 1, inside, 0.0)
     bias = tl.load(BIAS + column, inside, 0.0)
-    first = _program().to(tl.int64) * CHUNK
+    first = tl.program_id(0).to(tl.int64) * CHUNK
     for step in range(CHUNK):
         row = first + step
         x = tl.load(KEYPOINTS + 2 * row, row < rows, 0.0)
@@ -165,7 +158,7 @@ def _head(X, W, BIAS, OUT, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK
     w_x = tl.load(W + column, inside, 0.0)
     w_y = tl.load(W + DIM + column, inside, 0.0)
     w_z = tl.load(W + 2 * DIM + column, inside, 0.0)
-    first = _program().to(tl.int64) * CHUNK
+    first = tl.program_id(0).to(tl.int64) * CHUNK
     for step in range(CHUNK):
         row = first + step
         x = tl.load(X + row * DIM + column, inside & (row < rows), 0.0).to(tl.float32)
@@ -181,7 +174,7 @@ def _head_backward(D_OUT, W, D_X, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr
     w_x = tl.load(W + column, inside, 0.0)
     w_y = tl.load(W + DIM + column, inside, 0.0)
     w_z = tl.load(W + 2 * DIM + column, inside, 0.0)
-    first = _program().to(tl.int64) * CHUNK
+    first = tl.program_id(0).to(tl.int64) * CHUNK
     for step in range(CHUNK):
         row = first + step
         d_x = tl.load(D_OUT + 3 * row, row < rows, 0.0) * w_x
@@ -192,7 +185,7 @@ def _head_backward(D_OUT, W, D_X, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr
 
 @triton.jit
 def _drop(ACTIVE, BEFORE, KEEP, rows, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
-    row = _program().to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     dropped = (tl.load(KEEP + row, row < rows, 1.0) == 0)[:, None] & (column < WIDTH)[None, :]
     at = row[:, None] * WIDTH + column[None, :]
@@ -248,8 +241,8 @@ def _spatial_forward(
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """Several frames in one tile: 3 of 17 joints in 64 rows, where library kernels would pad 17 to 64."""
-    head = _program() % HEADS
-    first = (_program() // HEADS).to(tl.int64) * per_tile
+    head = tl.program_id(0) % HEADS
+    first = (tl.program_id(0) // HEADS).to(tl.int64) * per_tile
     rows = tl.minimum(rows - first, per_tile)
     tokens = tl.arange(0, TOKENS)
     QKV += first * 3 * DIM + head * WIDTH
@@ -279,8 +272,8 @@ def _spatial_backward(
     QKV, BIAS, KEEP, D_OUT, D_QKV, PARTIAL, rows, joints, per_tile, scale, log_scale,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    head = _program() % HEADS
-    tile = _program() // HEADS
+    head = tl.program_id(0) % HEADS
+    tile = tl.program_id(0) // HEADS
     first = tile.to(tl.int64) * per_tile
     rows = tl.minimum(rows - first, per_tile)
     tokens = tl.arange(0, TOKENS)
@@ -313,10 +306,10 @@ def _temporal_forward(
     """Softmax over all frames of one joint, block by block. QKV and OUT are descriptors of (batch, frames, all else),
     by which Hopper's copy engine brings and takes blocks; beyond the last frame they read 0 and write nothing."""
     blocks = tl.cdiv(FRAMES, BLOCK)
-    sequence = _program() // blocks
+    sequence = tl.program_id(0) // blocks
     head, joint, batch = sequence % HEADS, sequence // HEADS % JOINTS, sequence // HEADS // JOINTS
     at = joint * 3 * DIM + head * WIDTH
-    begin = _program() % blocks * BLOCK
+    begin = tl.program_id(0) % blocks * BLOCK
     query = begin + tl.arange(0, BLOCK)
     q = _plus(QKV.load([batch, begin, at]).reshape(BLOCK, WIDTH), BIAS + head * WIDTH, WIDTH)
     first = batch.to(tl.int64) * FRAMES * JOINTS + joint
@@ -368,7 +361,7 @@ def _temporal_backward(
 ):  # fmt: skip
     """A program owns a block of frames: as keys it collects from all queries, then as queries from all keys."""
     blocks = tl.cdiv(FRAMES, OWN)
-    sequence, block = _program() // blocks, _program() % blocks
+    sequence, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     head, joint = sequence % HEADS, sequence // HEADS % JOINTS
     first = (sequence // HEADS // JOINTS).to(tl.int64) * FRAMES * JOINTS + joint
     stride = JOINTS * 3 * DIM
@@ -426,7 +419,7 @@ def _temporal_backward_whole(
     KEPT: tl.constexpr,
 ):  # fmt: skip
     """A program owns a whole sequence, if it is short enough: five products in place of seven."""
-    sequence = _program()
+    sequence = tl.program_id(0)
     head, joint = sequence % HEADS, sequence // HEADS % JOINTS
     first = (sequence // HEADS // JOINTS).to(tl.int64) * FRAMES * JOINTS + joint
     stride: tl.constexpr = JOINTS * 3 * DIM
