@@ -40,7 +40,11 @@ def _calibrated(file: str, centre, **lens) -> tuple[Camera, ...]:
 
 
 def _ring(*views, aim: float, **lens) -> tuple[Camera, ...]:
-    """Cameras at (azimuth in degrees, distance, height) that look at the point `aim` metres above the origin."""
+    """Cameras at (azimuth in degrees, distance, height) that look at the point `aim` metres above the origin.
+
+    Rounded, to a picometre: the last bits of sines and norms differ between machines, and would make other data of
+    the same motion, to be trained on anew.
+    """
     cameras = []
     for number, (azimuth, distance, height) in enumerate(views):
         angle = np.radians(azimuth)
@@ -49,8 +53,8 @@ def _ring(*views, aim: float, **lens) -> tuple[Camera, ...]:
         forward /= np.linalg.norm(forward)
         right = np.array([-np.sin(angle), np.cos(angle), 0])
         axes = np.stack([right, np.cross(forward, right), forward], axis=1)  # columns: camera x, y, z in the world
-        orientation = Rotation.from_matrix(axes).as_quat(scalar_first=True)
-        cameras.append(Camera(f"C{number + 1}", tuple(orientation), tuple(place), **lens))
+        orientation = Rotation.from_matrix(axes).as_quat(canonical=True, scalar_first=True)
+        cameras.append(Camera(f"C{number + 1}", tuple(orientation.round(12)), tuple(place.round(12)), **lens))
     return tuple(cameras)
 
 
