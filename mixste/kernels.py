@@ -618,7 +618,8 @@ def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log
         partial = torch.empty(tiles, 3 * dim, dtype=torch.float32, device=qkv.device)
         _spatial_backward[(tiles * heads,)](
             qkv, bias, keep, d_out, d_qkv, partial, layout.rows, layout.joints, per_tile, scale, scale * LOG2_E,
-            **sizes, TOKENS=tokens, num_warps=4, maxnreg=128,  # what the compiler takes is slower
+            **sizes, TOKENS=tokens, num_warps=4,
+            maxnreg=128 if sizes["WIDTH"] <= 64 else None,  # the compiler would take more, for fewer at a time
         )  # fmt: skip
         return d_qkv, _added(partial)
     if layout.frames <= 256 and sizes["WIDTH"] <= 64:
