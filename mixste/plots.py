@@ -1,5 +1,6 @@
 """What several figures share: the look, the label of the source, and people drawn in true proportion."""
 
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -30,10 +31,11 @@ def style() -> None:
 
 def save_figure(figure: Figure, name: str, profile: Profile) -> None:
     """Write figures/<profile>/<name>.png, with the profile and its data named in the picture, and say so."""
+    about = textwrap.wrap(f"{profile.name}: {profile.title}", int(18 * figure.get_figwidth()))
     if (engine := figure.get_layout_engine()) is not None:
-        strip = 0.2 / figure.get_figheight()  # inches below the figure, for the text
+        strip = (0.1 + 0.1 * len(about)) / figure.get_figheight()  # inches below the figure, for the text
         engine.set(rect=(0, strip, 1, 1 - strip))
-    figure.text(0.995, 0.005, f"{profile.name}: {profile.title}", ha="right", va="bottom", fontsize=7, color="#666666")
+    figure.text(0.995, 0.005, "\n".join(about), ha="right", va="bottom", fontsize=7, color="#666666")
     path = Path(ROOT) / "figures" / profile.name / f"{name}.png"
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, metadata={"Software": None})

@@ -223,3 +223,12 @@ def test_every_table_keeps_to_the_schema(path):
     report.validate(table)
     assert table["profile"].unique().tolist() == [path.parent.name]
     assert table["comparable"].unique().tolist() == [path.parent.name == "paper"]
+
+
+def test_a_value_without_an_interval_stands_alone():
+    about = {"column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 80.31}
+    lines = [about | {"row": "one training"}, about | {"row": "three", "low": 70.0, "high": 90.04}]
+    lines += [about | {"row": "three", "against": "one training", "value": -0.04, "low": -1.0, "high": 2.0}]
+    shown = report.with_intervals(report.tidy(lines, SMOKE, "13"))
+    assert list(shown["value"]) == ["80.3", "80.3 [70.0, 90.0]"]
+    assert list(shown["difference"]) == ["", "-0.0 [-1.0, +2.0]"]
