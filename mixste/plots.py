@@ -100,7 +100,7 @@ def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
         axes.plot(own["printed"], y, "D", color="0.6", markerfacecolor="none", markersize=5)
         axes.set_xlabel(f"{metric}, {own['unit'].iloc[0]}")
         axes.set_yticks(y, labels)
-    grid[0, 0].invert_yaxis()
+    grid[0, 0].set_ylim(len(labels) - 0.5, -0.5)
     return figure
 
 
