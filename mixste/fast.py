@@ -178,7 +178,7 @@ def cuda_covers(model: MixSTE) -> bool:
     width = model.embed.out_features // block.attn.heads
     sizes = model.separate_joints and model.joints <= 64 and width in (16, 32, 64, 128)
     sizes = sizes and block.mlp.fc1.out_features % 8 == 0
-    there = kernels is not None and products.library() is not None
+    there = kernels is not None and products.cublaslt() is not None
     return there and sizes and torch.cuda.get_device_capability() >= (8, 0)
 
 

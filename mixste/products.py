@@ -36,8 +36,8 @@ class Program(ctypes.Structure):
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """cuBLASLt as PyTorch has loaded it; None where it has not."""
+def cublaslt() -> ctypes.CDLL | None:
+    """The library as PyTorch has loaded it; None where it has not."""
     try:
         return ctypes.CDLL(f"libcublasLt.so.{(torch.version.cuda or '').split('.')[0]}")
     except OSError:
@@ -45,7 +45,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _call(name: str, *arguments) -> None:
-    status = getattr(library(), name)(*arguments)
+    status = getattr(cublaslt(), name)(*arguments)
     if status != 0:
         raise RuntimeError(f"cuBLASLt refused {name} with status {status}")
 
