@@ -115,7 +115,7 @@ def _product(a, b, out, epilogue=PLAIN, bias=None, aux=None, added=None, factor=
         )  # fmt: skip
 
     kind = (epilogue, out is added, added is not None, out.device)
-    kind += tuple((x.shape, x.stride()) for x in (a, b, out) if x is not None)
+    kind += tuple((x.shape, x.stride()) for x in (a, b, out))
     if kind not in _fastest:
         scratch = out.clone()  # where a sum may pile up
         programs = _programs(handle, operation, shapes)

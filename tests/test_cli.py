@@ -52,7 +52,10 @@ def test_evaluate_prints_every_action(tmp_path):
         (("reproduce", "--tables", "2", "--on", "moon"), "--on must be one of laptop, node, slurm, found 'moon'"),
         (("reproduce", "--profile", "open", "--in-place"), "--in-place goes with profile smoke"),
         (("reproduce", "--so-far", "--in-place"), "--so-far goes without --on, --in-place and --dry-run"),
-        (("reproduce", "--so-far", "--notebook", "15"), "Tables 1 to 7 and notebooks 13, 14 and 17, found"),
+        (
+            ("reproduce", "--so-far", "--notebook", "15"),
+            "--so-far makes Tables 1 to 7 and notebooks 13, 14 and 17, found",
+        ),
         (("reproduce", "--so-far", "--notebook", "14", "--notebook", "00"), "and 17, found notebook 00"),
         (("evaluate", "--protocol", "foo"), 'protocol must be "authors" or "exact", found \'foo\''),
         (("lift", "clip.json", "--size", "1920"), "size must be like 1920x1080, found '1920'"),

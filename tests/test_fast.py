@@ -200,7 +200,11 @@ def gpu_of_two(rank, folder, batch, target):
 
 def flat(model, loss):
     """A loss and all gradients in one."""
-    return torch.cat([loss.view(1), *(p.grad.flatten() for p in model.parameters())]).cpu()
+    return torch.cat([loss.view(1), gradients(model)]).cpu()
+
+
+def gradients(model):
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
 @pytest.mark.gpu
@@ -257,8 +261,7 @@ def test_kernels_equal_double_precision_to_bfloat16s_rounding(batch, frames, joi
     expected = squared_error(exact(keypoints.double()), target.double())
     expected.backward()
     torch.testing.assert_close(loss.double(), expected, rtol=3e-3, atol=0)
-    ours = torch.cat([p.grad.flatten() for p in model.parameters()]).double()
-    theirs = torch.cat([p.grad.flatten() for p in exact.parameters()])
+    ours, theirs = gradients(model).double(), gradients(exact)
     assert (ours - theirs).norm() / theirs.norm() < 0.02
 
 
@@ -281,8 +284,7 @@ def test_on_cuda_a_dropped_branch_is_left_out(monkeypatch, frames):
     told = iter(told)
     monkeypatch.setattr(Block, "dropped", lambda block, x: x * next(told))
     squared_error(exact(keypoints.double()), target.double()).backward()
-    ours = torch.cat([p.grad.flatten() for p in model.parameters()]).double()
-    theirs = torch.cat([p.grad.flatten() for p in exact.parameters()])
+    ours, theirs = gradients(model).double(), gradients(exact)
     assert (ours - theirs).norm() / theirs.norm() < 0.02
 
 

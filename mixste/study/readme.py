@@ -41,7 +41,7 @@ def results() -> str:
             return "not yet"
         row = column.loc[label]
         mark = notes.setdefault(row["note"], f"<sup>{len(notes) + 1}</sup>") if row["note"] else ""
-        return f"{row['value']:.1f} [{row['low']:.1f}, {row['high']:.1f}]{mark}"
+        return report.interval_text(row, ".1f") + mark
 
     for table, (title, count) in SHOWN.items():
         columns = [_averages(name, table) for name in profiles]

@@ -334,17 +334,17 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
         line = {
             "row": value.row,
             "metric": value.metric,
-            "value": _interval_text(value, ".1f"),
+            "value": interval_text(value, ".1f"),
         }
         if (value.row, value.metric) in diff.index:
             d = diff.loc[(value.row, value.metric)]
-            line |= {"difference": _interval_text(d, "+.1f"), "to": d.against}
+            line |= {"difference": interval_text(d, "+.1f"), "to": d.against}
         line |= {"paper": _one(value.printed)}
         lines.append(line)
     return pd.DataFrame(lines).fillna("").set_index(["row", "metric"])
 
 
-def _interval_text(line, form: str) -> str:
+def interval_text(line, form: str) -> str:
     """A value and its interval, if it has one."""
     return f"{line.value:{form}}" + ("" if np.isnan(line.low) else f" [{line.low:{form}}, {line.high:{form}}]")
 
