@@ -276,7 +276,7 @@ class AttentionHalf(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, normed, keep, layout, block, low, temporal, *parameters):
         attn = block.attn
-        qkv = normed @ low[attn.qkv.weight].t()
+        qkv = products.product(normed, low[attn.qkv.weight].t())
         out, log_sum = kernels.attention(layout, qkv, attn.qkv.bias, attn.heads, attn.scale, temporal, keep)
         x.addmm_(out, low[attn.proj.weight].t())
         _, after = kernels.norm(layout, x, block.norm2, ones=True)
@@ -522,13 +522,25 @@ def prepared(model: MixSTE, float8: bool) -> list[dict]:
         if following and following[2] and following[3]:
             part["position"] = model.frame_position
         if float8:
-            part |= eight_bits(attn.qkv.weight, block.norm1)
+            part |= eight_bits(attn.qkv, block.norm1)
+        elif not temporal:
+            part |= folded(attn.qkv, block.norm1)
+        part["ready"] = {"dtype": part["qkv"].dtype, "folded": not (float8 or temporal)}  # how norm1 leaves its result
         blocks.append(part)
     return blocks
 
 
-def eight_bits(weight: nn.Parameter, norm: nn.LayerNorm) -> dict:
+def folded(layer: nn.Linear, norm: nn.LayerNorm) -> dict:
+    """A linear layer that does the norm before it as well, but for 1 / deviation: its rows add up to 0, so that the
+    mean of what it is given counts nothing."""
+    weight = layer.weight * norm.weight
+    weight = weight - weight.mean(dim=1, keepdim=True)
+    return {"qkv": weight.to(torch.bfloat16).t(), "qkv_bias": layer.bias + layer.weight @ norm.bias}
+
+
+def eight_bits(layer: nn.Linear, norm: nn.LayerNorm) -> dict:
     """A linear layer after a norm in float8: the norm scaled so that nothing it can give exceeds the format."""
+    weight = layer.weight
     most = torch.finfo(torch.float8_e4m3fn).max
     bound = norm.weight.abs().max() * len(norm.weight) ** 0.5 + norm.bias.abs().max()
     scaled = copy.deepcopy(norm)
@@ -545,20 +557,24 @@ def cuda_lift(model: MixSTE, blocks: list[dict], keypoints: Float[Tensor, "batch
     x = kernels.embed(layout, keypoints, model.embed.weight, model.embed.bias, model.joint_position, torch.bfloat16)
     if not isinstance(model.embedding_norm, nn.Identity):
         _, x = kernels.norm(layout, x, model.embedding_norm)
-    dtype = blocks[0]["qkv"].dtype
-    _, normed = kernels.norm(layout, x, blocks[0]["norm1"], dtype=dtype)
-    for block, following in zip(blocks, [*blocks[1:], {"norm1": model.head_norm}], strict=True):
-        if dtype == torch.bfloat16:
-            qkv = normed @ block["qkv"]
-        else:
+    _, normed = kernels.norm(layout, x, blocks[0]["norm1"], **blocks[0]["ready"])
+    for block, following in zip(blocks, [*blocks[1:], {"norm1": model.head_norm, "ready": {}}], strict=True):
+        inverse = None
+        if block["ready"]["folded"]:
+            qkv, inverse = products.product(x, block["qkv"]), normed
+        elif "scales" in block:
             qkv = torch._scaled_mm(normed, block["qkv"], *block["scales"], out_dtype=x.dtype, use_fast_accum=True)
-        out, _ = kernels.attention(layout, qkv, block["qkv_bias"], block["heads"], block["scale"], block["temporal"])
+        else:
+            qkv = products.product(normed, block["qkv"])
+        out, _ = kernels.attention(
+            layout, qkv, block["qkv_bias"], block["heads"], block["scale"], block["temporal"], inverse=inverse
+        )
         products.add(x, out, block["proj"], in_place=True)
         _, normed = kernels.norm(layout, x, block["norm2"], bias=block["proj_bias"])
         active = products.gelu(normed, block["fc1"], block["fc1_bias"])
         products.add(x, active, block["fc2"], in_place=True)
         x, normed = kernels.norm(
             layout, x, following["norm1"], bias=block["biases"], inner=block["inner"], position=block["position"],
-            dtype=dtype if "qkv" in following else None,
+            **following["ready"],
         )  # fmt: skip
     return kernels.head(layout, normed, model.head.weight, model.head.bias).view(*keypoints.shape[:3], 3)

@@ -13,6 +13,11 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+try:
+    from mixste import hopper
+except ImportError:  # no Gluon in this Triton
+    hopper = None
+
 LOG2_E = math.log2(math.e)
 
 
@@ -35,15 +40,16 @@ def _normalised_backward(d, x, inverse, DIM: tl.constexpr):
 
 @triton.jit
 def _norm_forward(
-    X, BIAS, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, OUTER_B, NEXT_BIAS, NEXT_KEEP, STREAM, NORMED,
+    X, BIAS, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, OUTER_B, NEXT_BIAS, NEXT_KEEP, STREAM, NORMED, INVERSE,
     rows, joints, frames, inner_eps, outer_eps,
     DIM: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
     BIASED: tl.constexpr, KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr,
-    NEXT: tl.constexpr, NEXT_KEPT: tl.constexpr,
+    NEXT: tl.constexpr, NEXT_KEPT: tl.constexpr, FOLDED: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, COLUMNS)
-    outer_w = tl.load(OUTER_W + column, column < DIM, 0.0)
-    outer_b = tl.load(OUTER_B + column, column < DIM, 0.0)
+    if not FOLDED:
+        outer_w = tl.load(OUTER_W + column, column < DIM, 0.0)
+        outer_b = tl.load(OUTER_B + column, column < DIM, 0.0)
     if INNER:
         inner_w = tl.load(INNER_W + column, column < DIM, 0.0)
         inner_b = tl.load(INNER_B + column, column < DIM, 0.0)
@@ -69,8 +75,11 @@ def _norm_forward(
             tl.store(STREAM + at, (x + keep * next_bias).to(STREAM.dtype.element_ty), inside)
         elif INNER:
             tl.store(STREAM + at, x.to(STREAM.dtype.element_ty), inside)
-        x, _ = _normalised(x, inside, DIM, outer_eps)
-        tl.store(NORMED + row * STRIDE + column, (x * outer_w + outer_b).to(NORMED.dtype.element_ty), inside)
+        x, inverse = _normalised(x, inside, DIM, outer_eps)
+        if FOLDED:
+            tl.store(INVERSE + row, inverse, row < rows)
+        else:
+            tl.store(NORMED + row * STRIDE + column, (x * outer_w + outer_b).to(NORMED.dtype.element_ty), inside)
         if STRIDE > DIM:
             more = tl.arange(0, STRIDE - DIM)
             one = tl.where(more == 0, 1.0, 0.0).to(NORMED.dtype.element_ty)
@@ -227,29 +236,38 @@ def _plus(x, BIAS, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _spatial_weights(q, k, tokens, joints, scale):
-    """Softmax within each of the frames that lie in one tile; rows beyond them are a frame of their own."""
+def _spatial_weights(q, k, inverse, tokens, joints, scale):
+    """Softmax within each of the frames that lie in one tile; rows beyond them are a frame of their own. inverse: what
+    the keys are yet to be multiplied by."""
     frame = tokens // joints
-    scores = tl.where(frame[:, None] == frame[None, :], tl.dot(q, tl.trans(k)), float("-inf"))
+    scores = tl.where(frame[:, None] == frame[None, :], tl.dot(q, tl.trans(k)) * inverse, float("-inf"))
     weights = tl.exp2(scores * scale - (tl.max(scores, 1) * scale)[:, None])
     return weights / tl.sum(weights, 1)[:, None]
 
 
 @triton.jit
 def _spatial_forward(
-    QKV, BIAS, KEEP, OUT, rows, joints, per_tile, scale,
+    QKV, BIAS, INVERSE, KEEP, OUT, rows, joints, per_tile, scale,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
+    FOLDED: tl.constexpr,
 ):  # fmt: skip
-    """Several frames in one tile: 3 of 17 joints in 64 rows, where library kernels would pad 17 to 64."""
+    """Several frames in one tile: 3 of 17 joints in 64 rows, where library kernels would pad 17 to 64.
+
+    FOLDED: the norm before is in the weights of qkv (see `mixste.fast.folded`), but for INVERSE, its 1 / deviation. Of
+    queries it is multiplied before the bias, of keys into the scores, of values into the softmax.
+    """
     head = tl.program_id(0) % HEADS
     first = (tl.program_id(0) // HEADS).to(tl.int64) * per_tile
     rows = tl.minimum(rows - first, per_tile)
     tokens = tl.arange(0, TOKENS)
     QKV += first * 3 * DIM + head * WIDTH
-    q = _plus(_tile(QKV, tokens, 3 * DIM, rows, WIDTH), BIAS + head * WIDTH, WIDTH)
+    inverse = tl.load(INVERSE + first + tokens, tokens < rows, 0.0) if FOLDED else tl.full([TOKENS], 1.0, tl.float32)
     k = _tile(QKV + DIM, tokens, 3 * DIM, rows, WIDTH)
     v = _tile(QKV + 2 * DIM, tokens, 3 * DIM, rows, WIDTH)
-    out = tl.dot(_spatial_weights(q, k, tokens, joints, scale).to(v.dtype), v)
+    q = _tile(QKV, tokens, 3 * DIM, rows, WIDTH) * inverse[:, None]
+    q = _plus(q, BIAS + head * WIDTH, WIDTH).to(k.dtype)
+    weights = _spatial_weights(q, k, inverse[None, :], tokens, joints, scale)
+    out = tl.dot((weights * inverse[None, :]).to(v.dtype), v)
     out = _plus(out, BIAS + 2 * DIM + head * WIDTH, WIDTH)
     out = _kept(out, KEEP, first, tokens, rows, KEPT)
     at = (first + tokens[:, None]) * DIM + head * WIDTH + tl.arange(0, WIDTH)[None, :]
@@ -287,7 +305,7 @@ def _spatial_backward(
     d_out = _kept(d_out, KEEP, first, tokens, rows, KEPT)
     tl.store(PARTIAL + DIM + tl.arange(0, WIDTH), tl.zeros([WIDTH], tl.float32))
     _store_sum(PARTIAL + 2 * DIM, d_out, tokens, rows, WIDTH)
-    weights = _spatial_weights(q, k, tokens, joints, log_scale)
+    weights = _spatial_weights(q, k, 1.0, tokens, joints, log_scale)
     d_weights = tl.dot(d_out, tl.trans(v))
     d_scores = weights * (d_weights - tl.sum(weights * d_weights, 1)[:, None]) * scale
     d_scores = d_scores.to(q.dtype)
@@ -514,28 +532,32 @@ def _added(partial):
     return out
 
 
-def norm(layout, x, outer, bias=None, keep=None, inner=None, position=None, ahead=None, dtype=None, ones=False):
+def norm(
+    layout, x, outer, bias=None, keep=None, inner=None, position=None, ahead=None, dtype=None, ones=False, folded=False
+):
     """stream = inner norm of (x + keep · bias) + position, where given; normed = outer norm of that.
 
     inner, outer: LayerNorms. ahead: bias and keep of the branch that follows, which the stream takes along, so that
     its product can be added in place. keep, by row, may be None for 1. dtype: of normed, by default x's. ones: have
     a column of ones behind normed, see `with_ones`: a weight's gradient is then its bias's too. Returns stream (if it
-    is not x) and normed.
+    is not x) and normed; folded: in its place the outer norm's 1 / deviation, (rows,), see `mixste.fast.folded`.
     """
     dim = x.shape[-1]
     chunk = _chunk(layout.rows, 1, 4, programs=2048)
     next_bias, next_keep = ahead or (None, None)
     stream = torch.empty_like(x) if inner or ahead else None
-    normed = torch.empty(layout.rows, dim + 8 * ones, dtype=dtype or x.dtype, device=x.device)
+    width = dim + 8 * ones
+    normed = None if folded else torch.empty(layout.rows, width, dtype=dtype or x.dtype, device=x.device)
+    inverse = torch.empty(layout.rows, dtype=torch.float32, device=x.device) if folded else None
     _norm_forward[(triton.cdiv(layout.rows, chunk),)](
         x, bias, keep, inner and inner.weight, inner and inner.bias, position, outer.weight, outer.bias,
-        next_bias, next_keep, stream, normed,
+        next_bias, next_keep, stream, normed, inverse,
         layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
-        DIM=dim, STRIDE=normed.shape[1], COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, BIASED=bias is not None,
+        DIM=dim, STRIDE=width, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, BIASED=bias is not None,
         KEPT=keep is not None, INNER=inner is not None, PLACED=position is not None, NEXT=ahead is not None,
-        NEXT_KEPT=next_keep is not None, num_warps=1,
+        NEXT_KEPT=next_keep is not None, FOLDED=folded, num_warps=1,
     )  # fmt: skip
-    return stream, normed[:, :dim]
+    return stream, inverse if folded else normed[:, :dim]
 
 
 def with_ones(normed):
@@ -578,10 +600,10 @@ def _frames_in_a_tile(joints: int) -> tuple[int, int]:
     return tokens, tokens // joints * joints
 
 
-def attention(layout, qkv, bias, heads: int, scale: float, temporal: bool, keep=None):
-    """keep · attention of qkv + bias, (rows, 3 · dim) -> (rows, dim), and what its backward needs besides.
+def attention(layout, qkv, bias, heads: int, scale: float, temporal: bool, keep=None, inverse=None):
+    """keep · attention of inverse · qkv + bias, (rows, 3 · dim) -> (rows, dim), and what its backward needs besides.
 
-    keep, by row and alike along a sequence, may be None for 1.
+    keep and inverse are by row, keep alike along a sequence; None stands for 1. Temporal attention takes no inverse.
     """
     dim = qkv.shape[1] // 3
     out = torch.empty(layout.rows, dim, dtype=qkv.dtype, device=qkv.device)
@@ -589,8 +611,8 @@ def attention(layout, qkv, bias, heads: int, scale: float, temporal: bool, keep=
     if not temporal:
         tokens, per_tile = _frames_in_a_tile(layout.joints)
         _spatial_forward[(triton.cdiv(layout.rows, per_tile) * heads,)](
-            qkv, bias, keep, out, layout.rows, layout.joints, per_tile, scale * LOG2_E, **sizes, TOKENS=tokens,
-            num_warps=4,
+            qkv, bias, inverse, keep, out, layout.rows, layout.joints, per_tile, scale * LOG2_E, **sizes,
+            TOKENS=tokens, FOLDED=inverse is not None, num_warps=4,
         )  # fmt: skip
         return out, None
     sequences = layout.batch * layout.joints * heads
@@ -602,7 +624,7 @@ def attention(layout, qkv, bias, heads: int, scale: float, temporal: bool, keep=
     )
     _temporal_forward[(triton.cdiv(layout.frames, block) * sequences,)](
         qkv, bias, keep, blocks, log_sum, scale * LOG2_E, layout.frames, layout.joints, **sizes, BLOCK=block,
-        num_warps=4, num_stages=3,
+        num_warps=4, num_stages=3, maxnreg=128 if dim // heads <= 64 else None,
     )  # fmt: skip
     return out, log_sum
 
@@ -621,6 +643,9 @@ def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log
             **sizes, TOKENS=tokens, num_warps=4,
             maxnreg=128 if sizes["WIDTH"] <= 64 else None,  # the compiler would take more, for fewer at a time
         )  # fmt: skip
+        return d_qkv, _added(partial)
+    if hopper is not None and hopper.covers(layout, sizes["WIDTH"], qkv.device):
+        d_qkv, partial = hopper.temporal_backward(layout, qkv, bias, heads, scale, keep, out, log_sum, d_out)
         return d_qkv, _added(partial)
     if layout.frames <= 256 and sizes["WIDTH"] <= 64:
         queries = max(16, triton.next_power_of_2(layout.frames))

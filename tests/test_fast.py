@@ -244,16 +244,31 @@ def test_in_bfloat16_a_cpu_lifts_to_a_percent():
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def cuda_network(frames=81, joints=17, **options):
+def test_a_layer_does_the_norm_before_it_but_for_the_deviation():
     torch.manual_seed(0)
-    return MixSTE(frames=frames, joints=joints, dim=128, depth=2, **options).cuda()
+    norm, layer, x = torch.nn.LayerNorm(64), torch.nn.Linear(64, 96), 3 + 2 * torch.randn(50, 64)
+    with torch.no_grad():
+        norm.weight.normal_()
+        norm.bias.normal_()
+        ours = fast.folded(layer, norm)
+        found = x.bfloat16().float() @ ours["qkv"].float() / x.std(1, correction=0, keepdim=True) + ours["qkv_bias"]
+        exact = layer(norm(x))
+    assert (found - exact).norm() / exact.norm() < 0.01
+
+
+def cuda_network(frames=81, joints=17, dim=128, **options):
+    torch.manual_seed(0)
+    return MixSTE(frames=frames, joints=joints, dim=dim, depth=2, **options).cuda()
 
 
 @needs_cuda
 @pytest.mark.gpu
-@pytest.mark.parametrize(("batch", "frames", "joints"), [(2, 27, 17), (2, 243, 17), (2, 300, 15), (1024, 1, 17)])
-def test_kernels_equal_double_precision_to_bfloat16s_rounding(batch, frames, joints):
-    model = cuda_network(frames, joints).train()
+@pytest.mark.parametrize(
+    ("batch", "frames", "joints", "dim"),
+    [(2, 27, 17, 128), (2, 243, 17, 128), (2, 300, 15, 128), (1024, 1, 17, 128), (3, 243, 17, 512), (2, 200, 5, 512)],
+)
+def test_kernels_equal_double_precision_to_bfloat16s_rounding(batch, frames, joints, dim):
+    model = cuda_network(frames, joints, dim).train()
     exact = copy.deepcopy(model).double()
     keypoints = torch.randn(batch, frames, joints, 2, device="cuda")
     target = torch.randn(batch, frames, joints, 3, device="cuda")
@@ -267,10 +282,10 @@ def test_kernels_equal_double_precision_to_bfloat16s_rounding(batch, frames, joi
 
 @needs_cuda
 @pytest.mark.gpu
-@pytest.mark.parametrize("frames", [81, 300])
-def test_on_cuda_a_dropped_branch_is_left_out(monkeypatch, frames):
+@pytest.mark.parametrize(("frames", "dim"), [(81, 128), (300, 128), (243, 512)])
+def test_on_cuda_a_dropped_branch_is_left_out(monkeypatch, frames, dim):
     """Both networks are told which sequences to leave out of which branch."""
-    model = cuda_network(frames, drop_path=0.5).train()
+    model = cuda_network(frames, dim=dim, drop_path=0.5).train()
     exact = copy.deepcopy(model).double()
     keypoints, target = torch.randn(3, frames, 17, 2).cuda(), torch.randn(3, frames, 17, 3).cuda()
     keeps, told = [], []
@@ -299,6 +314,7 @@ def test_products_are_those_of_double_precision_to_bfloat16s_rounding():
     inner = (exact + bias.double()).requires_grad_()
     F.gelu(inner, approximate="tanh").sum().backward()
     for ours, theirs in (
+        (products.product(a, b), exact),
         (products.add(x, a, b, 0.5), x.double() + exact / 2),
         (products.add(x, wide[:, :64], b), x.double() + wide[:, :64].double() @ b.double()),
         (products.add(x.clone(), a, b, in_place=True), x.double() + exact),
