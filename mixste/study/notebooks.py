@@ -35,6 +35,7 @@ READS: dict[str, tuple[str, ...]] = {
     "15": ("table1",),
     "16": (),
     "17": ("limits",),
+    "18": ("more_people",),
 }
 
 

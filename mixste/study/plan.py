@@ -32,7 +32,8 @@ class Profile:
     tokens, and for longer windows, of which a batch has fewer. ablated: which of the paper's T stands for 243 in
     Tables 5 and 6 and notebook 13. slim: which d_m for 512 in Table 6 and notebook 13, where all rows are as wide.
     protocol: of the tables, see `mixste.evaluate.evaluate`; the authors' counts a short clip's padding too, and thereby
-    more of a long window's than of a short one's. gpu: whether a training is worth one.
+    more of a long window's than of a short one's. people: whom notebook 18 trains on, one more each time, and whom it
+    tests on. gpu: whether a training is worth one.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Profile:
     rate: float | None = None
     ablated: int = 243
     slim: int = 512
+    people: tuple[tuple[str, ...], tuple[str, ...]] = (("S1", "S5", "S6", "S7", "S8"), ("S9", "S11"))
     protocol: str = "exact"
     comparable: bool = False
     gpu: bool = True
@@ -129,6 +131,7 @@ def _smoke(
     poses: int,
     detectors=("cpn", "openpose"),
     protocol="exact",
+    people=Profile.people,
     **departure,
 ) -> Profile:
     """The study small enough for two CPU cores: T / 9, d_m / 16, depth 3 for 8."""
@@ -148,6 +151,7 @@ def _smoke(
         poses=poses,
         seeds=(0,),
         departure={"learning_rate": 3e-3, "schedule": "cosine", "batch_frames": 64, **departure},
+        people=people,
         protocol=protocol,
         gpu=False,
     )
@@ -176,6 +180,9 @@ _OPEN_HUMANEVA = Data(
     actions=("Sneak", "Jog in circle"),
 )
 
+# Two of either recording first; the source sets hdm_bd apart for validation.
+_OPEN_PEOPLE = (("hdm_bk", "cmu_02", "hdm_dg", "cmu_01", "hdm_bd"), ("hdm_mm", "hdm_tr", "cmu_03"))
+
 PROFILES = {
     "smoke": _smoke(
         "smoke",
@@ -192,6 +199,7 @@ PROFILES = {
         humaneva=_OPEN_HUMANEVA,
         dhp=Data("open-subjects", **_DHP, test_cameras=1),
         poses=30_000,
+        people=_OPEN_PEOPLE,
         body_shapes=True,
     ),
     "open": Profile(
@@ -221,6 +229,7 @@ PROFILES = {
         rate=5e-4,
         ablated=81,  # half of the clips are shorter than 97 frames
         slim=256,
+        people=_OPEN_PEOPLE,
     ),
     "paper-cpu": _smoke(
         "paper-cpu",
@@ -257,6 +266,7 @@ PROFILES["open-styles"] = replace(
     data=Data("open-styles", test_cameras=1),
     dhp=Data("open-styles", **_DHP, test_cameras=1),
     departure=PROFILES["open"].departure | {"body_shapes": False},
+    people=(("bandai",), ()),
 )
 
 
@@ -474,6 +484,23 @@ def limits(p: Profile) -> list[Row]:
     ]
 
 
+def more_people(p: Profile) -> list[Row]:
+    """How the error on people never seen falls with the number of people trained on (notebook 18): the first of the
+    long trainings of `limits` with all augmentations, on two people and then one more at a time.
+
+    Of the last row there are three seeds, whose poses the notebook also averages; of the others one.
+    """
+    trained, tested = p.people
+    ours = next(row.runs[0] for row in limits(p) if row.label == f"all three, {p.long[0]} times as long")
+    rows = []
+    for count in range(min(2, len(trained)), len(trained) + 1):
+        data = replace(ours.data, split="everyone", subjects=(*trained[:count], *tested))
+        seeds = range(3) if count == len(trained) else (0,)
+        runs = tuple(replace(ours, data=data, seed=seed, test_curve=False) for seed in seeds)
+        rows.append(Row(f"{count} people", runs, against=rows[-1].label if rows else ""))
+    return rows
+
+
 PLAN: dict[str, Callable[[Profile], list[Row]]] = {
     "table1": table1,
     "table2": table2,
@@ -484,6 +511,7 @@ PLAN: dict[str, Callable[[Profile], list[Row]]] = {
     "table7": table7,
     "paper_vs_code": paper_vs_code,
     "limits": limits,
+    "more_people": more_people,
 }
 
 

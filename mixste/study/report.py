@@ -116,16 +116,19 @@ def measure(
     column: Callable[[pd.DataFrame], pd.Series] = lambda clips: clips["action"],
     averages_only: bool = False,
     protocol: str = "",
+    made: dict[str, pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """The tidy table of some rows, by `column` (a name for each clip) and on average ("Avg.", the mean of columns).
 
     Runs that are not in the store are trained, but for MIXSTE_SO_FAR: see `trained` and `with_earlier`; RunError if
     there is no row at all then. Differences are between the seeds that both have, and count takes by the row's own
-    frames. protocol: by default the profile's.
+    frames. protocol: by default the profile's. made: by label, errors of rows that are not their runs' own, as
+    `by_clip` gives them.
     """
     planned, protocol = rows, protocol or profile.protocol
     rows = trained(rows) if runs.so_far() else rows
-    clips = {row.label: by_clip(row, protocol) for row in rows}
+    made = made or {}
+    clips = {row.label: made[row.label] if row.label in made else by_clip(row, protocol) for row in rows}
     apart = {label: _apart(own) for label, own in clips.items()}
     out = []
     for row in rows:
@@ -388,7 +391,8 @@ def page() -> str:
                     *[f"\n*{row}*: {note}." for row, note in noted(table)],
                 ]
                 number = table["table"].iloc[0]
-                rows = PLAN.get({"13": "paper_vs_code", "17": "limits"}.get(number, f"table{number}"))
+                named = {"13": "paper_vs_code", "17": "limits", "18": "more_people"}
+                rows = PLAN.get(named.get(number, f"table{number}"))
                 plan = rows(profile) if rows else []
                 left = [row.label for row in plan if row.label not in set(table["row"])]
                 lines += [f"\nNot trained yet: {'; '.join(left)}."] if left else []

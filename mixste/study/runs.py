@@ -62,10 +62,10 @@ class Data:
     """What a run reads: the arguments of `mixste.data.load`, and a choice of clips.
 
     skeleton: another layout than the source's, for stand-ins. subjects, actions: only these (empty: all). split:
-    "published" for the source's own; "takes" trains and tests on the same people, as HumanEva does, the last take of
-    each action being the test; "validation" tests on the people whom the source sets apart for choosing settings, or
-    else on the last of those it trains on. test_cameras: test on the clips of the first so many cameras (0: all),
-    where every view would cost more than it tells.
+    "published" for the source's own; "everyone" trains on its validation people too; "takes" trains and tests on the
+    same people, as HumanEva does, the last take of each action being the test; "validation" tests on the people whom
+    the source sets apart for choosing settings, or else on the last of those it trains on. test_cameras: test on the
+    clips of the first so many cameras (0: all), where every view would cost more than it tells.
     """
 
     source: str
@@ -106,6 +106,8 @@ def _load(wanted: Data) -> PoseDataset:
         dataset = by_takes(dataset)
     elif wanted.split == "validation":
         dataset = validating(dataset)
+    elif wanted.split == "everyone":
+        dataset = replace(dataset, train=dataset.train + dataset.validation, validation=[])
     if wanted.test_cameras:
         cameras = sorted({clip.camera for clip in dataset.test})[: wanted.test_cameras]
         dataset = replace(dataset, test=[clip for clip in dataset.test if clip.camera in cameras])

@@ -112,11 +112,11 @@ def test_each_notebook_is_known_by_the_tables_it_reads():
     for path in notebooks.notebooks():
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-        named = set(re.findall(r'"(table\d|paper_vs_code|limits)"', code))
+        named = set(re.findall(r'"(table\d|paper_vs_code|limits|more_people)"', code))
         for numbers in re.findall(r'tables = "([\d ]+)"', code):  # a parameter
             named |= {f"table{number}" for number in numbers.split()}
         if "frames.compared(" in code or re.search(r"runs\.make\(run\b", code):  # of methods, or the full model
-            named |= {"table1"} if not named & {"paper_vs_code", "limits"} else set()
+            named |= {"table1"} if not named & {"paper_vs_code", "limits", "more_people"} else set()
         assert named == set(notebooks.READS[path.name[:2]]), path.name
 
 

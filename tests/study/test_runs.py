@@ -291,6 +291,15 @@ def test_validating_never_touches_the_test_people():
     assert (apart.train, apart.test) == (dataset.train[2:], dataset.train[:2])
 
 
+def test_everyone_trains_but_the_test_people(monkeypatch):
+    own = replace(DATA, subjects=("S1", "S5", "S8", "S9")).load()
+    apart = replace(own, train=own.train[1:], validation=own.train[:1])
+    monkeypatch.setattr(runs.data, "load", lambda *args, **options: apart)
+    every = runs._load.__wrapped__(replace(DATA, subjects=(), split="everyone", test_cameras=0))
+    assert {clip.name for clip in every.train} == {clip.name for clip in own.train}
+    assert ([clip.name for clip in every.test], every.validation) == ([clip.name for clip in apart.test], [])
+
+
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(store, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
