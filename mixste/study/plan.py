@@ -180,7 +180,7 @@ _OPEN_HUMANEVA = Data(
     actions=("Sneak", "Jog in circle"),
 )
 
-# Two of either recording first; the source sets hdm_bd apart for validation.
+# From both recordings in turns; the last is the one whom the source sets apart for validation.
 _OPEN_PEOPLE = (("hdm_bk", "cmu_02", "hdm_dg", "cmu_01", "hdm_bd"), ("hdm_mm", "hdm_tr", "cmu_03"))
 
 PROFILES = {

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mixste.data.open_mocap import TEST_PEOPLE, VALIDATION_PERSON
 from mixste.study.plan import PLAN, PROFILES, distinct
 from mixste.study.published import published
 
@@ -83,6 +84,16 @@ def test_what_would_collapse_learns_more_slowly():
     others = [*open_.peer("videopose3d", 243), *open_.peer("poseformer", 81)]
     others += [run for row in PLAN["limits"](open_) for run in row.runs if "baseline" not in row.label]
     assert {run.recipe.learning_rate for run in others} == {1e-3}
+
+
+@pytest.mark.parametrize("name", ["open", "open-cpu"])
+def test_more_people_are_tested_on_the_sources_own_strangers(name):
+    *rows, last = PLAN["more_people"](PROFILES[name])
+    for count, row in enumerate(rows, 2):
+        assert len(set(row.runs[0].data.subjects) - set(TEST_PEOPLE)) == count
+        assert VALIDATION_PERSON not in row.runs[0].data.subjects
+    assert set(TEST_PEOPLE) | {VALIDATION_PERSON} < set(last.runs[0].data.subjects)
+    assert [run.seed for run in last.runs] == [0, 1, 2]
 
 
 def test_table_7_maps_every_size():
