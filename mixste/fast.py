@@ -517,6 +517,7 @@ def prepared(model: MixSTE, float8: bool) -> list[dict]:
         attn, mlp = block.attn, block.mlp
         part = {"temporal": temporal, "heads": attn.heads, "scale": attn.scale, "norm1": block.norm1, "inner": inner}
         part |= {"norm2": block.norm2, "position": None, "qkv": low[attn.qkv.weight].t(), "qkv_bias": attn.qkv.bias}
+        part["ready"] = {}  # how norm1 is to leave its result
         part |= {"proj": low[attn.proj.weight].t(), "proj_bias": attn.proj.bias, "fc2": low[mlp.fc2.weight].t()}
         part |= {"fc1": low[mlp.fc1.weight].t(), "fc1_bias": low[mlp.fc1.bias], "biases": attn.proj.bias + mlp.fc2.bias}
         if following and following[2] and following[3]:
@@ -525,7 +526,6 @@ def prepared(model: MixSTE, float8: bool) -> list[dict]:
             part |= eight_bits(attn.qkv, block.norm1)
         elif not temporal:
             part |= folded(attn.qkv, block.norm1)
-        part["ready"] = {"dtype": part["qkv"].dtype, "folded": not (float8 or temporal)}  # how norm1 leaves its result
         blocks.append(part)
     return blocks
 
@@ -535,7 +535,8 @@ def folded(layer: nn.Linear, norm: nn.LayerNorm) -> dict:
     mean of what it is given counts nothing."""
     weight = layer.weight * norm.weight
     weight = weight - weight.mean(dim=1, keepdim=True)
-    return {"qkv": weight.to(torch.bfloat16).t(), "qkv_bias": layer.bias + layer.weight @ norm.bias}
+    bias = layer.bias + layer.weight @ norm.bias
+    return {"qkv": weight.to(torch.bfloat16).t(), "qkv_bias": bias, "ready": {"folded": True}}
 
 
 def eight_bits(layer: nn.Linear, norm: nn.LayerNorm) -> dict:
@@ -547,8 +548,8 @@ def eight_bits(layer: nn.Linear, norm: nn.LayerNorm) -> dict:
     scaled.weight.data *= most / bound
     scaled.bias.data *= most / bound
     unit = weight.abs().max() / most
-    eight = (weight / unit).to(torch.float8_e4m3fn).t()
-    return {"norm1": scaled, "qkv": eight, "scales": ((bound / most).float(), unit.float())}
+    eight, scales = (weight / unit).to(torch.float8_e4m3fn).t(), ((bound / most).float(), unit.float())
+    return {"norm1": scaled, "qkv": eight, "scales": scales, "ready": {"dtype": eight.dtype}}
 
 
 def cuda_lift(model: MixSTE, blocks: list[dict], keypoints: Float[Tensor, "batch frames joints 2"]) -> Tensor:
@@ -560,7 +561,7 @@ def cuda_lift(model: MixSTE, blocks: list[dict], keypoints: Float[Tensor, "batch
     _, normed = kernels.norm(layout, x, blocks[0]["norm1"], **blocks[0]["ready"])
     for block, following in zip(blocks, [*blocks[1:], {"norm1": model.head_norm, "ready": {}}], strict=True):
         inverse = None
-        if block["ready"]["folded"]:
+        if "folded" in block["ready"]:
             qkv, inverse = products.product(x, block["qkv"]), normed
         elif "scales" in block:
             qkv = torch._scaled_mm(normed, block["qkv"], *block["scales"], out_dtype=x.dtype, use_fast_accum=True)
