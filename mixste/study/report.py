@@ -445,9 +445,14 @@ def tables_of(profile: str) -> list[Path]:
     return sorted((runs.ROOT / "results" / profile).glob("[0-9][0-9]_*.csv"))
 
 
-def ready(tables: tuple[str, ...], profile: Profile) -> str:
-    """Train whatever these tables lack, but for MIXSTE_SO_FAR; says in one line how many runs stand behind them."""
+def ready(tables: tuple[str, ...], profile: Profile, rows: list[Row] | None = None) -> str:
+    """Train whatever these tables lack, but for MIXSTE_SO_FAR; says in one line how many runs stand behind them.
+
+    rows: of the tables, those that are read; by default all.
+    """
     wanted = distinct(profile, tables)
+    if rows is not None:
+        wanted = [run for run in wanted if any(run in row.runs for row in rows)]
     if runs.so_far():
         return f"{len(wanted) - len(runs.lacking(wanted))} of {len(wanted)} runs so far"
     runs.make_all(wanted, title=", ".join(tables))
