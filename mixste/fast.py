@@ -278,8 +278,8 @@ class AttentionHalf(torch.autograd.Function):
         attn = block.attn
         qkv = products.product(normed, low[attn.qkv.weight].t())
         out, log_sum = kernels.attention(layout, qkv, attn.qkv.bias, attn.heads, attn.scale, temporal, keep)
-        x.addmm_(out, low[attn.proj.weight].t())
-        _, after = kernels.norm(layout, x, block.norm2, ones=True)
+        products.add(x, out, low[attn.proj.weight].t(), in_place=True)
+        _, after = kernels.norm(layout, x, block.norm2)
         ctx.mark_dirty(x)
         ctx.save_for_backward(normed, qkv, out, log_sum, x, keep)
         ctx.layout, ctx.block, ctx.low, ctx.temporal = layout, block, low, temporal
@@ -292,12 +292,12 @@ class AttentionHalf(torch.autograd.Function):
         attn, layout = ctx.block.attn, ctx.layout
         d_x, _, sums = kernels.norm_backward(layout, x, d_after, d_x, ctx.block.norm2, keep=keep)
         d_proj = weight_gradient(d_x, out)
-        d_out = d_x @ ctx.low[attn.proj.weight]
+        d_out = products.product(d_x, ctx.low[attn.proj.weight])
         d_qkv, d_qkv_bias = kernels.attention_backward(
             layout, qkv, attn.qkv.bias, attn.heads, attn.scale, ctx.temporal, keep, out, log_sum, d_out
         )
         d_qkv_weight = weight_gradient(d_qkv, normed)
-        d_normed = d_qkv @ ctx.low[attn.qkv.weight]
+        d_normed = products.product(d_qkv, ctx.low[attn.qkv.weight])
         return d_x, d_normed, *[None] * 5, d_qkv_weight, d_qkv_bias, d_proj, *sums
 
 
@@ -325,16 +325,16 @@ class MLPHalf(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_stream, d_after):
         normed, hidden, active, x, keep, position = ctx.saved_tensors
-        mlp, dim = ctx.mlp, x.shape[1]
+        mlp = ctx.mlp
         d_x, d_position, sums = kernels.norm_backward(
             ctx.layout, x, d_after, d_stream, ctx.outer, mlp.fc2.bias, keep, ctx.inner, position
         )
         d_fc2 = weight_gradient(d_x, active).mul_(ctx.factor)
-        d_hidden = products.gelu_backward(d_x, ctx.low[mlp.fc2.weight], hidden, ctx.factor)
-        d_fc1 = weight_gradient(d_hidden, kernels.with_ones(normed))
-        d_normed = d_hidden @ ctx.low[mlp.fc1.weight]
+        d_hidden, d_fc1_bias = products.gelu_backward(d_x, ctx.low[mlp.fc2.weight], hidden, ctx.factor)
+        d_fc1 = weight_gradient(d_hidden, normed)
+        d_normed = products.product(d_hidden, ctx.low[mlp.fc1.weight])
         norms = (sums[3], sums[4], sums[1], sums[2])
-        return d_x, d_normed, *[None] * 7, d_position, d_fc1[:, :dim], d_fc1[:, dim], d_fc2, sums[0], *norms
+        return d_x, d_normed, *[None] * 7, d_position, d_fc1, d_fc1_bias, d_fc2, sums[0], *norms
 
 
 class End(torch.autograd.Function):
@@ -518,25 +518,27 @@ def prepared(model: MixSTE, float8: bool) -> list[dict]:
         part = {"temporal": temporal, "heads": attn.heads, "scale": attn.scale, "norm1": block.norm1, "inner": inner}
         part |= {"norm2": block.norm2, "position": None, "qkv": low[attn.qkv.weight].t(), "qkv_bias": attn.qkv.bias}
         part["ready"] = {}  # how norm1 is to leave its result
-        part |= {"proj": low[attn.proj.weight].t(), "proj_bias": attn.proj.bias, "fc2": low[mlp.fc2.weight].t()}
-        part |= {"fc1": low[mlp.fc1.weight].t(), "fc1_bias": low[mlp.fc1.bias], "biases": attn.proj.bias + mlp.fc2.bias}
+        for name, layer in (("proj", attn.proj), ("fc1", mlp.fc1), ("fc2", mlp.fc2)):
+            part |= {name: low[layer.weight].t(), f"{name}_bias": low[layer.bias]}
+        weight, bias = folded(mlp.fc1, block.norm2)
+        part["fc1_folded"] = (weight, bias.to(weight.dtype))
         if following and following[2] and following[3]:
             part["position"] = model.frame_position
         if float8:
             part |= eight_bits(attn.qkv, block.norm1)
         elif not temporal:
-            part |= folded(attn.qkv, block.norm1)
+            part["qkv"], part["qkv_bias"] = folded(attn.qkv, block.norm1)
+            part["ready"] = {"folded": True}
         blocks.append(part)
     return blocks
 
 
-def folded(layer: nn.Linear, norm: nn.LayerNorm) -> dict:
+def folded(layer: nn.Linear, norm: nn.LayerNorm) -> tuple[Float[Tensor, "in out"], Float[Tensor, " out"]]:
     """A linear layer that does the norm before it as well, but for 1 / deviation: its rows add up to 0, so that the
     mean of what it is given counts nothing."""
     weight = layer.weight * norm.weight
     weight = weight - weight.mean(dim=1, keepdim=True)
-    bias = layer.bias + layer.weight @ norm.bias
-    return {"qkv": weight.to(torch.bfloat16).t(), "qkv_bias": bias, "ready": {"folded": True}}
+    return weight.to(torch.bfloat16).t(), layer.bias + layer.weight @ norm.bias
 
 
 def eight_bits(layer: nn.Linear, norm: nn.LayerNorm) -> dict:
@@ -553,7 +555,7 @@ def eight_bits(layer: nn.Linear, norm: nn.LayerNorm) -> dict:
 
 
 def cuda_lift(model: MixSTE, blocks: list[dict], keypoints: Float[Tensor, "batch frames joints 2"]) -> Tensor:
-    """cuda_forward for inference. Products are added to the residual in place; their biases wait for the next norm."""
+    """cuda_forward for inference. Products are added to the residual in place."""
     layout = kernels.Layout(*keypoints.shape[:3], keypoints.device)
     x = kernels.embed(layout, keypoints, model.embed.weight, model.embed.bias, model.joint_position, torch.bfloat16)
     if not isinstance(model.embedding_norm, nn.Identity):
@@ -570,12 +572,15 @@ def cuda_lift(model: MixSTE, blocks: list[dict], keypoints: Float[Tensor, "batch
         out, _ = kernels.attention(
             layout, qkv, block["qkv_bias"], block["heads"], block["scale"], block["temporal"], inverse=inverse
         )
-        products.add(x, out, block["proj"], in_place=True)
-        _, normed = kernels.norm(layout, x, block["norm2"], bias=block["proj_bias"])
-        active = products.gelu(normed, block["fc1"], block["fc1_bias"])
-        products.add(x, active, block["fc2"], in_place=True)
+        products.add(x, out, block["proj"], bias=block["proj_bias"], in_place=True)
+        fold = products.scales(x, block["fc1"])
+        _, ready = kernels.norm(layout, x, block["norm2"], folded=fold)
+        if fold:
+            active = products.gelu(x, *block["fc1_folded"], inverse=ready)
+        else:
+            active = products.gelu(ready, block["fc1"], block["fc1_bias"])
+        products.add(x, active, block["fc2"], bias=block["fc2_bias"], in_place=True)
         x, normed = kernels.norm(
-            layout, x, following["norm1"], bias=block["biases"], inner=block["inner"], position=block["position"],
-            **following["ready"],
-        )  # fmt: skip
+            layout, x, following["norm1"], inner=block["inner"], position=block["position"], **following["ready"]
+        )
     return kernels.head(layout, normed, model.head.weight, model.head.bias).view(*keypoints.shape[:3], 3)

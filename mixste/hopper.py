@@ -1,18 +1,22 @@
-"""Backward of temporal attention for Hopper, in three quarters of the time of mixste.kernels'
-`_temporal_backward_whole`, which computes the same elsewhere. It is written in Gluon, the level below Triton: a kernel
-says itself where its tensors lie and what runs at the same time. For what it needs see `covers`.
+"""Backward of attention for Hopper, in less time than mixste.kernels takes, which computes the same elsewhere. It is
+written in Gluon, the level below Triton: a kernel says itself where its tensors lie and what runs at the same time. For
+what it needs see `covers`.
 
-One program on each multiprocessor, which it fills (8 warps, nearly all shared memory), takes one sequence after
-another: the frames of a joint, in one head. Shared memory holds all of a sequence. The copy engine refills each piece
-from the sequence that follows as soon as it was used for the last time, and takes gradients away, those of keys and
-values from where keys and values were.
+One program on each multiprocessor, which it fills (nearly all shared memory), takes one piece of work after another,
+and the copy engine brings what follows meanwhile and takes gradients away.
 
-Keys come in two halves of 128, queries in four chunks of 64, hence eight steps. In each, the tensor cores are busy with
-gradients that the step before left to do, while the program computes the weights of keys by queries and the gradients
-of their scores. Gradients of keys and values stay in registers for the four steps of a half, those of queries for all.
+Over frames a piece is a sequence, the frames of a joint in one head, all of which shared memory holds; 8 warps. Each
+part is refilled as soon as it was used for the last time; gradients of keys and values leave from where keys and values
+were. Keys come in two halves of 128, queries in four chunks of 64, hence eight steps. In each, the tensor cores are
+busy with gradients that the step before left to do, while the program computes the weights of keys by queries and the
+gradients of their scores. Gradients of keys and values stay in registers for the four steps of a half, those of queries
+for all. The gradient of the values' bias is that of the output, summed over queries. It comes as the gradient of one
+value more: the last key, which is padding, gets a weight of 1 from each query. Its own key and value are 0 and add
+nothing.
 
-The gradient of the values' bias is that of the output, summed over queries. It comes as the gradient of one value more:
-the last key, which is padding, gets a weight of 1 from each query. Its own key and value are 0 and add nothing.
+Over joints a piece is a tile, as many whole frames in one head as 64 rows hold. A single warp has the copy engine bring
+tiles, up to five ahead, and two groups of four warps each take every other one: while one waits for the tensor cores,
+the other computes its softmax.
 """
 
 import math
@@ -32,6 +36,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 WIDTH = gl.constexpr(64)  # of a head
+TILES = gl.constexpr(5)  # of joints, in shared memory
 
 
 @gluon.jit
@@ -43,11 +48,15 @@ def _buffer(BLOCKS):
 
 
 @gluon.jit
+def _hidden_zero():
+    """0, but the compiler does not know: it would compute all addresses in advance, and then lack the registers to
+    keep them."""
+    return gl.inline_asm_elementwise("mov.u32 $0, 0;", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
 def _matrix(buffer):
-    """The matrix in a buffer. The index is 0, but the compiler does not know: it would compute all addresses in
-    advance, and then lack the registers to keep them."""
-    index = gl.inline_asm_elementwise("mov.u32 $0, 0;", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
-    return buffer[0].index(index).reshape([buffer[0].shape[2], buffer[0].shape[3]])
+    return buffer[0].index(_hidden_zero()).reshape([buffer[0].shape[2], buffer[0].shape[3]])
 
 
 @gluon.jit
@@ -76,6 +85,14 @@ def _place(sequence, JOINTS: gl.constexpr, DIM: gl.constexpr, HEADS: gl.constexp
     """A sequence's batch, and where it begins among all that belongs to a frame, in qkv and in out."""
     head, joint = sequence % HEADS, sequence // HEADS % JOINTS
     return sequence // HEADS // JOINTS, joint * 3 * DIM + head * WIDTH, joint * DIM + head * WIDTH
+
+
+@gluon.jit
+def _barriers(COUNT: gl.constexpr, ARRIVALS: gl.constexpr):
+    barriers = gl.allocate_shared_memory(gl.int64, [COUNT, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(COUNT):
+        mbarrier.init(barriers.index(i), count=ARRIVALS)
+    return barriers
 
 
 @gluon.jit
@@ -276,11 +293,144 @@ def _temporal_backward(
     tma.store_wait(0)
 
 
-def covers(layout, width: int, device) -> bool:
-    """Whether `temporal_backward` can do it, width being that of a head: if four chunks of queries hold all frames,
-    three do not, and there is padding. Gluon is experimental: another version of Triton may mean something else."""
-    sizes = 192 < layout.frames < 256 and width == WIDTH.value
-    return sizes and triton.__version__.startswith("3.6.") and torch.cuda.get_device_capability(device)[0] == 9
+@gluon.jit
+def _tiles_of(tiles, HEADS: gl.constexpr):
+    """A program's head, the first of its tiles, how far the next is, and how many there are."""
+    first, step = gl.program_id(0) // HEADS, gl.num_programs(0) // HEADS
+    return gl.program_id(0) % HEADS, first, step, (tiles - first + step - 1) // step
+
+
+@gluon.jit
+def _fetch_tiles(QKV, D_OUT, q, k, v, d_out, ready, free, tiles, DIM: gl.constexpr, HEADS: gl.constexpr):
+    """What the single warp does."""
+    head, first, step, turns = _tiles_of(tiles, HEADS)
+    for turn in range(turns):
+        stage, tile, column = turn % TILES, first + turn * step, head * WIDTH
+        arrival = ready.index(stage)
+        mbarrier.wait(free.index(stage), (turn // TILES + 1) % 2)
+        mbarrier.expect(arrival, 4 * QKV.block_type.nbytes)
+        tma.async_copy_global_to_shared(QKV, [tile, 0, column], arrival, q.index(stage))
+        tma.async_copy_global_to_shared(QKV, [tile, 0, column + DIM], arrival, k.index(stage))
+        tma.async_copy_global_to_shared(QKV, [tile, 0, column + 2 * DIM], arrival, v.index(stage))
+        tma.async_copy_global_to_shared(D_OUT, [tile, 0, column], arrival, d_out.index(stage))
+
+
+@gluon.jit
+def _square(buffers, index):
+    return buffers.index(index + _hidden_zero()).reshape([64, WIDTH])
+
+
+@gluon.jit
+def _gradients(
+    D_QKV, BIAS, KEEP, PARTIAL, q, k, v, d_out, rooms, ready, free, tiles, scale, log_scale, WHICH: gl.constexpr,
+    JOINTS: gl.constexpr, DIM: gl.constexpr, HEADS: gl.constexpr, KEPT: gl.constexpr,
+):  # fmt: skip
+    """What WHICH of the groups of four warps does."""
+    BY: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
+    USED: gl.constexpr = 64 // JOINTS * JOINTS
+    head, first, step, turns = _tiles_of(tiles, HEADS)
+    row, column = gl.arange(0, 64, gl.SliceLayout(1, BY)), gl.arange(0, 64, gl.SliceLayout(0, BY))
+    bias = gl.load(BIAS + head * WIDTH + column)
+    none = gl.zeros([64, 64], gl.float32, BY)
+    total_q, total_out = none, none
+    for turn in range(WHICH, turns, 2):
+        stage, tile = turn % TILES, first + turn * step
+        if KEPT:
+            keep = gl.load(KEEP + tile.to(gl.int64) * USED + row, row < USED, 0.0)
+        mbarrier.wait(ready.index(stage), turn // TILES % 2)
+        queries, d = _square(q, stage), _square(d_out, stage).load(BY)
+        queries.store((queries.load(BY).to(gl.float32) + bias[None, :]).to(gl.bfloat16))
+        if KEPT:
+            d = (d.to(gl.float32) * keep[:, None]).to(gl.bfloat16)
+            _square(d_out, stage).store(d)
+        total_out += d.to(gl.float32)
+        fence_async_shared()
+        gl.thread_barrier()
+        scores = _product(queries, _square(k, stage).permute([1, 0]), none, False)
+        d_weights = _product(_square(d_out, stage), _square(v, stage).permute([1, 0]), none, False)
+        scores, d_weights = warpgroup_mma_wait(0, [scores, d_weights])
+        # Rows that are not used are a frame of their own, whose d_out is 0.
+        scores = gl.where((row // JOINTS)[:, None] == (column // JOINTS)[None, :], scores * log_scale, float("-inf"))
+        weights = gl.exp2(scores - gl.max(scores, 1)[:, None])
+        weights = weights * (1 / gl.sum(weights, 1))[:, None]
+        d_scores = weights * (d_weights - gl.sum(weights * d_weights, 1)[:, None]) * scale
+        tma.store_wait(0)  # what left was read: its place can be filled again
+        gl.thread_barrier()
+        _square(rooms, 3 * WHICH).store(weights.to(gl.bfloat16))
+        _square(rooms, 3 * WHICH + 1).store(d_scores.to(gl.bfloat16))
+        fence_async_shared()
+        gl.thread_barrier()
+        d_v = _product(_square(rooms, 3 * WHICH).permute([1, 0]), _square(d_out, stage), none, False)
+        d_k = _product(_square(rooms, 3 * WHICH + 1).permute([1, 0]), _square(q, stage), none, False)
+        d_q = _product(_square(rooms, 3 * WHICH + 1), _square(k, stage), none, False)
+        d_v, d_k, d_q = warpgroup_mma_wait(0, [d_v, d_k, d_q])
+        gl.thread_barrier()
+        mbarrier.arrive(free.index(stage))
+        total_q += d_q
+        _square(rooms, 3 * WHICH).store(d_v.to(gl.bfloat16))
+        _square(rooms, 3 * WHICH + 1).store(d_k.to(gl.bfloat16))
+        _square(rooms, 3 * WHICH + 2).store(d_q.to(gl.bfloat16))
+        fence_async_shared()
+        gl.thread_barrier()
+        tma.async_copy_shared_to_global(D_QKV, [tile, 0, head * WIDTH + 2 * DIM], rooms.index(3 * WHICH))
+        tma.async_copy_shared_to_global(D_QKV, [tile, 0, head * WIDTH + DIM], rooms.index(3 * WHICH + 1))
+        tma.async_copy_shared_to_global(D_QKV, [tile, 0, head * WIDTH], rooms.index(3 * WHICH + 2))
+    partial = PARTIAL + (2 * first + WHICH) * 3 * DIM + head * WIDTH + column
+    gl.store(partial, gl.sum(total_q, 0))
+    gl.store(partial + DIM, gl.zeros([64], gl.float32, gl.SliceLayout(0, BY)))
+    gl.store(partial + 2 * DIM, gl.sum(total_out, 0))
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["tiles"])
+def _spatial_backward(
+    QKV, D_OUT, D_QKV, BIAS, KEEP, PARTIAL, tiles, scale, log_scale,
+    JOINTS: gl.constexpr, DIM: gl.constexpr, HEADS: gl.constexpr, KEPT: gl.constexpr,
+):  # fmt: skip
+    """QKV, D_OUT and D_QKV are descriptors of (tiles, rows used, all else) in blocks of 64 rows: beyond those used they
+    read 0 and write nothing."""
+    q = gl.allocate_shared_memory(gl.bfloat16, [TILES, 1, 64, WIDTH], QKV.layout)
+    k = gl.allocate_shared_memory(gl.bfloat16, [TILES, 1, 64, WIDTH], QKV.layout)
+    v = gl.allocate_shared_memory(gl.bfloat16, [TILES, 1, 64, WIDTH], QKV.layout)
+    d_out = gl.allocate_shared_memory(gl.bfloat16, [TILES, 1, 64, WIDTH], D_OUT.layout)
+    rooms = gl.allocate_shared_memory(gl.bfloat16, [6, 1, 64, WIDTH], D_QKV.layout)
+    ready, free = _barriers(TILES, 1), _barriers(TILES, 1)
+    fence_async_shared()
+    gl.thread_barrier()
+    gl.warp_specialize(
+        [
+            (_gradients, (D_QKV, BIAS, KEEP, PARTIAL, q, k, v, d_out, rooms, ready, free, tiles, scale, log_scale, 0,
+                          JOINTS, DIM, HEADS, KEPT)),
+            (_gradients, (D_QKV, BIAS, KEEP, PARTIAL, q, k, v, d_out, rooms, ready, free, tiles, scale, log_scale, 1,
+                          JOINTS, DIM, HEADS, KEPT)),
+            (_fetch_tiles, (QKV, D_OUT, q, k, v, d_out, ready, free, tiles, DIM, HEADS)),
+        ],
+        [4, 1],
+        [240, 24],
+    )  # fmt: skip
+
+
+def covers(layout, width: int, temporal: bool, device) -> bool:
+    """Whether the functions below can do it, width being that of a head. Temporal: if four chunks of queries hold all
+    frames, three do not, and there is padding. Spatial: if no tile has less frames than the others. Gluon is
+    experimental: another version of Triton may mean something else."""
+    used = 64 // layout.joints * layout.joints
+    sizes = 192 < layout.frames < 256 if temporal else used and layout.rows % used == 0
+    fits = sizes and width == WIDTH.value and triton.__version__.startswith("3.6.")
+    return bool(fits) and torch.cuda.get_device_capability(device)[0] == 9
+
+
+def _descriptor(x, rows: int) -> TensorDescriptor:
+    """Blocks of some rows by a head."""
+    return TensorDescriptor.from_tensor(x, [1, rows, WIDTH.value], gl.NVMMASharedLayout(128, 16, 3))
+
+
+def _blocks(layout, x, frames: int) -> TensorDescriptor:
+    return _descriptor(x.view(layout.batch, layout.frames, -1), frames)
+
+
+def _programs(sequences: int, device) -> int:
+    return min(sequences, torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def temporal_backward(layout, qkv, bias, heads, scale, keep, out, log_sum, d_out):
@@ -290,16 +440,23 @@ def temporal_backward(layout, qkv, bias, heads, scale, keep, out, log_sum, d_out
     d_qkv = torch.empty_like(qkv)
     partial = torch.empty(layout.batch * layout.joints, 3 * dim, dtype=torch.float32, device=qkv.device)
     sequences = layout.batch * layout.joints * heads
-    programs = min(sequences, torch.cuda.get_device_properties(qkv.device).multi_processor_count)
-    swizzled = gl.NVMMASharedLayout(128, 16, 3)
-
-    def blocks(x, rows):
-        return TensorDescriptor.from_tensor(x.view(layout.batch, layout.frames, -1), [1, rows, 64], swizzled)
-
-    _temporal_backward[(programs,)](
-        blocks(qkv, 64), blocks(qkv, 128), blocks(out, 64), blocks(d_out, 64), blocks(d_qkv, 64), blocks(d_qkv, 128),
-        bias, keep, log_sum, partial, sequences, scale, scale * math.log2(math.e), layout.frames, layout.joints, dim,
-        heads, keep is not None, num_warps=8,
+    _temporal_backward[(_programs(sequences, qkv.device),)](
+        _blocks(layout, qkv, 64), _blocks(layout, qkv, 128), _blocks(layout, out, 64), _blocks(layout, d_out, 64),
+        _blocks(layout, d_qkv, 64), _blocks(layout, d_qkv, 128), bias, keep, log_sum, partial, sequences, scale,
+        scale * math.log2(math.e), layout.frames, layout.joints, dim, heads, keep is not None, num_warps=8,
         ptx_options="-O1",  # by default ptxas changes the order of instructions until it lacks registers
+    )  # fmt: skip
+    return d_qkv, partial
+
+
+def spatial_backward(layout, qkv, bias, heads, scale, keep, d_out):
+    """As `temporal_backward`; what to add up is by program and group of warps."""
+    dim, used = d_out.shape[1], 64 // layout.joints * layout.joints
+    d_qkv, tiles = torch.empty_like(qkv), layout.rows // used
+    across = min(tiles, torch.cuda.get_device_properties(qkv.device).multi_processor_count // heads)
+    partial = torch.empty(2 * across, 3 * dim, dtype=torch.float32, device=qkv.device)
+    _spatial_backward[(across * heads,)](
+        *(_descriptor(x.view(tiles, used, -1), 64) for x in (qkv, d_out, d_qkv)), bias, keep, partial, tiles, scale,
+        scale * math.log2(math.e), layout.joints, dim, heads, keep is not None, num_warps=4,
     )  # fmt: skip
     return d_qkv, partial

@@ -42,7 +42,7 @@ def _normalised_backward(d, x, inverse, DIM: tl.constexpr):
 def _norm_forward(
     X, BIAS, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, OUTER_B, NEXT_BIAS, NEXT_KEEP, STREAM, NORMED, INVERSE,
     rows, joints, frames, inner_eps, outer_eps,
-    DIM: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
+    DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
     BIASED: tl.constexpr, KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr,
     NEXT: tl.constexpr, NEXT_KEPT: tl.constexpr, FOLDED: tl.constexpr,
 ):  # fmt: skip
@@ -79,11 +79,7 @@ def _norm_forward(
         if FOLDED:
             tl.store(INVERSE + row, inverse, row < rows)
         else:
-            tl.store(NORMED + row * STRIDE + column, (x * outer_w + outer_b).to(NORMED.dtype.element_ty), inside)
-        if STRIDE > DIM:
-            more = tl.arange(0, STRIDE - DIM)
-            one = tl.where(more == 0, 1.0, 0.0).to(NORMED.dtype.element_ty)
-            tl.store(NORMED + row * STRIDE + DIM + more, one, (row < rows) & (more >= 0))
+            tl.store(NORMED + at, (x * outer_w + outer_b).to(NORMED.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -236,11 +232,10 @@ def _plus(x, BIAS, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _spatial_weights(q, k, inverse, tokens, joints, scale):
-    """Softmax within each of the frames that lie in one tile; rows beyond them are a frame of their own. inverse: what
-    the keys are yet to be multiplied by."""
+def _spatial_weights(q, k, tokens, joints, scale):
+    """Softmax within each of the frames that lie in one tile; rows beyond them are a frame of their own."""
     frame = tokens // joints
-    scores = tl.where(frame[:, None] == frame[None, :], tl.dot(q, tl.trans(k)) * inverse, float("-inf"))
+    scores = tl.where(frame[:, None] == frame[None, :], tl.dot(q, tl.trans(k)), float("-inf"))
     weights = tl.exp2(scores * scale - (tl.max(scores, 1) * scale)[:, None])
     return weights / tl.sum(weights, 1)[:, None]
 
@@ -253,21 +248,24 @@ def _spatial_forward(
 ):  # fmt: skip
     """Several frames in one tile: 3 of 17 joints in 64 rows, where library kernels would pad 17 to 64.
 
-    FOLDED: the norm before is in the weights of qkv (see `mixste.fast.folded`), but for INVERSE, its 1 / deviation. Of
-    queries it is multiplied before the bias, of keys into the scores, of values into the softmax.
+    FOLDED: the norm before is in the weights of qkv (see `mixste.fast.folded`), but for INVERSE, its 1 / deviation.
     """
     head = tl.program_id(0) % HEADS
     first = (tl.program_id(0) // HEADS).to(tl.int64) * per_tile
     rows = tl.minimum(rows - first, per_tile)
     tokens = tl.arange(0, TOKENS)
     QKV += first * 3 * DIM + head * WIDTH
-    inverse = tl.load(INVERSE + first + tokens, tokens < rows, 0.0) if FOLDED else tl.full([TOKENS], 1.0, tl.float32)
+    q = _tile(QKV, tokens, 3 * DIM, rows, WIDTH)
     k = _tile(QKV + DIM, tokens, 3 * DIM, rows, WIDTH)
     v = _tile(QKV + 2 * DIM, tokens, 3 * DIM, rows, WIDTH)
-    q = _tile(QKV, tokens, 3 * DIM, rows, WIDTH) * inverse[:, None]
-    q = _plus(q, BIAS + head * WIDTH, WIDTH).to(k.dtype)
-    weights = _spatial_weights(q, k, inverse[None, :], tokens, joints, scale)
-    out = tl.dot((weights * inverse[None, :]).to(v.dtype), v)
+    if FOLDED:
+        inverse = tl.load(INVERSE + first + tokens, tokens < rows, 0.0)[:, None]
+        k, v = (k * inverse).to(k.dtype), (v * inverse).to(v.dtype)
+        q = _plus(q * inverse, BIAS + head * WIDTH, WIDTH).to(k.dtype)
+    else:
+        q = _plus(q, BIAS + head * WIDTH, WIDTH)
+    weights = _spatial_weights(q, k, tokens, joints, scale)
+    out = tl.dot(weights.to(v.dtype), v)
     out = _plus(out, BIAS + 2 * DIM + head * WIDTH, WIDTH)
     out = _kept(out, KEEP, first, tokens, rows, KEPT)
     at = (first + tokens[:, None]) * DIM + head * WIDTH + tl.arange(0, WIDTH)[None, :]
@@ -305,7 +303,7 @@ def _spatial_backward(
     d_out = _kept(d_out, KEEP, first, tokens, rows, KEPT)
     tl.store(PARTIAL + DIM + tl.arange(0, WIDTH), tl.zeros([WIDTH], tl.float32))
     _store_sum(PARTIAL + 2 * DIM, d_out, tokens, rows, WIDTH)
-    weights = _spatial_weights(q, k, 1.0, tokens, joints, log_scale)
+    weights = _spatial_weights(q, k, tokens, joints, log_scale)
     d_weights = tl.dot(d_out, tl.trans(v))
     d_scores = weights * (d_weights - tl.sum(weights * d_weights, 1)[:, None]) * scale
     d_scores = d_scores.to(q.dtype)
@@ -532,37 +530,29 @@ def _added(partial):
     return out
 
 
-def norm(
-    layout, x, outer, bias=None, keep=None, inner=None, position=None, ahead=None, dtype=None, ones=False, folded=False
-):
+def norm(layout, x, outer, bias=None, keep=None, inner=None, position=None, ahead=None, dtype=None, folded=False):
     """stream = inner norm of (x + keep · bias) + position, where given; normed = outer norm of that.
 
     inner, outer: LayerNorms. ahead: bias and keep of the branch that follows, which the stream takes along, so that
-    its product can be added in place. keep, by row, may be None for 1. dtype: of normed, by default x's. ones: have
-    a column of ones behind normed, see `with_ones`: a weight's gradient is then its bias's too. Returns stream (if it
-    is not x) and normed; folded: in its place the outer norm's 1 / deviation, (rows,), see `mixste.fast.folded`.
+    its product can be added in place. keep, by row, may be None for 1. dtype: of normed, by default x's. Returns
+    stream (if it is not x) and normed; folded: in its place the outer norm's 1 / deviation, (rows,), see
+    `mixste.fast.folded`.
     """
     dim = x.shape[-1]
     chunk = _chunk(layout.rows, 1, 4, programs=2048)
     next_bias, next_keep = ahead or (None, None)
     stream = torch.empty_like(x) if inner or ahead else None
-    width = dim + 8 * ones
-    normed = None if folded else torch.empty(layout.rows, width, dtype=dtype or x.dtype, device=x.device)
+    normed = None if folded else torch.empty(layout.rows, dim, dtype=dtype or x.dtype, device=x.device)
     inverse = torch.empty(layout.rows, dtype=torch.float32, device=x.device) if folded else None
     _norm_forward[(triton.cdiv(layout.rows, chunk),)](
         x, bias, keep, inner and inner.weight, inner and inner.bias, position, outer.weight, outer.bias,
         next_bias, next_keep, stream, normed, inverse,
         layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
-        DIM=dim, STRIDE=width, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, BIASED=bias is not None,
+        DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, BIASED=bias is not None,
         KEPT=keep is not None, INNER=inner is not None, PLACED=position is not None, NEXT=ahead is not None,
         NEXT_KEPT=next_keep is not None, FOLDED=folded, num_warps=1,
     )  # fmt: skip
-    return stream, inverse if folded else normed[:, :dim]
-
-
-def with_ones(normed):
-    """What `norm` made normed of, with the column of ones."""
-    return normed.as_strided((len(normed), normed.stride(0)), (normed.stride(0), 1))
+    return stream, inverse if folded else normed
 
 
 def norm_backward(layout, x, d_normed, d_stream, outer, bias=None, keep=None, inner=None, position=None):
@@ -632,6 +622,13 @@ def attention(layout, qkv, bias, heads: int, scale: float, temporal: bool, keep=
 def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log_sum, d_out):
     """Gradients of qkv and bias."""
     dim = out.shape[1]
+    if hopper is not None and hopper.covers(layout, dim // heads, temporal, qkv.device):
+        given = (layout, qkv, bias, heads, scale, keep)
+        if temporal:
+            d_qkv, partial = hopper.temporal_backward(*given, out, log_sum, d_out)
+        else:
+            d_qkv, partial = hopper.spatial_backward(*given, d_out)
+        return d_qkv, _added(partial)
     d_qkv = torch.empty_like(qkv)
     sizes = {"DIM": dim, "HEADS": heads, "WIDTH": dim // heads, "KEPT": keep is not None}
     if not temporal:
@@ -643,9 +640,6 @@ def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log
             **sizes, TOKENS=tokens, num_warps=4,
             maxnreg=128 if sizes["WIDTH"] <= 64 else None,  # the compiler would take more, for fewer at a time
         )  # fmt: skip
-        return d_qkv, _added(partial)
-    if hopper is not None and hopper.covers(layout, sizes["WIDTH"], qkv.device):
-        d_qkv, partial = hopper.temporal_backward(layout, qkv, bias, heads, scale, keep, out, log_sum, d_out)
         return d_qkv, _added(partial)
     if layout.frames <= 256 and sizes["WIDTH"] <= 64:
         queries = max(16, triton.next_power_of_2(layout.frames))

@@ -14,13 +14,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+try:
+    from mixste import hopper_gelu
+except ImportError:  # no Gluon, or no Triton at all
+    hopper_gelu = None
+
 WORKSPACE = 32 << 20  # bytes
 CANDIDATES = 8
 # Of cublasLt.h: names of attributes and their values.
 COMPUTE_FLOAT32, FLOAT32, BFLOAT16 = 68, 0, 14
 TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS, AUX, AUX_STRIDE = 3, 4, 7, 8, 11, 12
 MOST_WORKSPACE, SPLITS = 1, 2
-PLAIN, GELU_BIAS, GELU_AUX_BIAS, GELU_BACKWARD = 1, 36, 164, 192
+PLAIN, ADD_BIAS, GELU_BIAS, GELU_AUX_BIAS, GELU_BACKWARD = 1, 4, 36, 164, 192
 
 
 class Program(ctypes.Structure):
@@ -63,20 +68,33 @@ def product(a, b) -> Float[Tensor, "rows out"]:
     return _product(a, b, torch.empty(len(a), b.shape[1], dtype=a.dtype, device=a.device))
 
 
-def add(x: Float[Tensor, "rows out"], a, b, factor: float = 1.0, in_place: bool = False) -> Float[Tensor, "rows out"]:
-    """x + factor · a @ b, rounded but once."""
-    return _product(a, b, x if in_place else torch.empty_like(x), added=x, factor=factor)
+def add(x: Float[Tensor, "rows out"], a, b, factor: float = 1.0, bias=None, in_place: bool = False):
+    """x + factor · a @ b + bias, rounded but once."""
+    out = x if in_place else torch.empty_like(x)
+    return _product(a, b, out, PLAIN if bias is None else ADD_BIAS, bias, added=x, factor=factor)
 
 
-def gelu(a, b, bias: Float[Tensor, " out"], before: Float[Tensor, "rows out"] | None = None):
-    """GELU(a @ b + bias), by tanh; what it is taken of is left in `before`, if given."""
+def scales(a, b) -> bool:
+    """Whether `gelu` takes an inverse."""
+    return hopper_gelu is not None and hopper_gelu.covers(a, b)
+
+
+def gelu(a, b, bias: Float[Tensor, " out"], before: Float[Tensor, "rows out"] | None = None, inverse=None):
+    """GELU(inverse · a @ b + bias), by tanh, inverse by row; what it is taken of is left in `before`, if given."""
+    if scales(a, b):
+        return hopper_gelu.gelu(a, b, bias, before, inverse)
     out = torch.empty(len(a), b.shape[1], dtype=a.dtype, device=a.device)
     return _product(a, b, out, GELU_BIAS if before is None else GELU_AUX_BIAS, bias, before)
 
 
-def gelu_backward(d, b, before: Float[Tensor, "rows out"], factor: float = 1.0) -> Float[Tensor, "rows out"]:
-    """factor · d @ b times GELU's derivative at `before`."""
-    return _product(d, b, torch.empty_like(before), GELU_BACKWARD, aux=before, factor=factor)
+def gelu_backward(
+    d, b, before: Float[Tensor, "rows out"], factor: float = 1.0
+) -> tuple[Float[Tensor, "rows out"], Float[Tensor, " out"]]:
+    """factor · d @ b times GELU's derivative at `before`, and what its columns add up to, the bias's gradient."""
+    if scales(d, b):
+        return hopper_gelu.gelu_backward(d, b, before, factor)
+    out = _product(d, b, torch.empty_like(before), GELU_BACKWARD, aux=before, factor=factor)
+    return out, out.sum(0, dtype=torch.float32)
 
 
 def _product(a, b, out, epilogue=PLAIN, bias=None, aux=None, added=None, factor=1.0) -> Tensor:

@@ -250,8 +250,8 @@ def test_a_layer_does_the_norm_before_it_but_for_the_deviation():
     with torch.no_grad():
         norm.weight.normal_()
         norm.bias.normal_()
-        ours = fast.folded(layer, norm)
-        found = x.bfloat16().float() @ ours["qkv"].float() / x.std(1, correction=0, keepdim=True) + ours["qkv_bias"]
+        weight, bias = fast.folded(layer, norm)
+        found = x.bfloat16().float() @ weight.float() / x.std(1, correction=0, keepdim=True) + bias
         exact = layer(norm(x))
     assert (found - exact).norm() / exact.norm() < 0.01
 
@@ -305,24 +305,37 @@ def test_on_cuda_a_dropped_branch_is_left_out(monkeypatch, frames, dim):
 
 @needs_cuda
 @pytest.mark.gpu
-def test_products_are_those_of_double_precision_to_bfloat16s_rounding():
+@pytest.mark.parametrize(("rows", "dim", "out"), [(300, 64, 128), (8300, 512, 1024), (33000, 512, 192)])
+def test_products_are_those_of_double_precision_to_bfloat16s_rounding(rows, dim, out):
+    """The latter two sizes are those for which mixste.hopper_gelu is there."""
     torch.manual_seed(0)
-    a, b, x = (torch.randn(size).cuda().bfloat16() for size in ((300, 64), (64, 128), (300, 128)))
-    bias, before = torch.randn(128).cuda().bfloat16(), torch.empty_like(x)
-    wide = torch.randn(300, 72).cuda().bfloat16()
-    exact = a.double() @ b.double()
+    a, x = torch.randn(rows, dim).cuda().bfloat16(), torch.randn(rows, out).cuda().bfloat16()
+    b, bias = (torch.randn(dim, out).cuda() / dim**0.5).bfloat16(), torch.randn(out).cuda().bfloat16()
+    turned, before, inverse = b.t().contiguous().t(), torch.empty_like(x), torch.rand(rows).cuda() + 0.5
+    wide = torch.randn(rows, dim + 8).cuda().bfloat16()
+    exact, exact_wide = a.double() @ b.double(), wide[:, :dim].double() @ b.double()
     inner = (exact + bias.double()).requires_grad_()
     F.gelu(inner, approximate="tanh").sum().backward()
-    for ours, theirs in (
+    active = products.gelu(a, b, bias, before)
+    gradient, bias_gradient = products.gelu_backward(a, b, before, 0.5)
+    results = [
         (products.product(a, b), exact),
         (products.add(x, a, b, 0.5), x.double() + exact / 2),
-        (products.add(x, wide[:, :64], b), x.double() + wide[:, :64].double() @ b.double()),
+        (products.add(x, a, b, bias=bias), x.double() + exact + bias.double()),
+        (products.add(x, wide[:, :dim], b), x.double() + exact_wide),
         (products.add(x.clone(), a, b, in_place=True), x.double() + exact),
-        (products.gelu(a, b, bias, before), F.gelu(inner, approximate="tanh")),
+        (active, F.gelu(inner, approximate="tanh")),
         (before, inner),
-        (products.gelu(a, b.t().contiguous().t(), bias), F.gelu(inner, approximate="tanh")),
-        (products.gelu_backward(a, b, before, 0.5), exact / 2 * inner.grad),
-    ):
+        (products.gelu(a, turned, bias), F.gelu(inner, approximate="tanh")),
+        (products.gelu(wide[:, :dim], b, bias), F.gelu(exact_wide + bias.double(), approximate="tanh")),
+        (gradient, exact / 2 * inner.grad),
+        (bias_gradient, gradient.double().sum(0)),
+        (products.gelu_backward(a, turned, before)[0], exact * inner.grad),
+    ]
+    if products.scales(a, b):
+        scaled = exact * inverse[:, None].double() + bias.double()
+        results.append((products.gelu(a, b, bias, inverse=inverse), F.gelu(scaled, approximate="tanh")))
+    for ours, theirs in results:
         assert (ours - theirs).norm() / theirs.norm() < 0.005
 
 
@@ -335,6 +348,7 @@ def cycled(found, n):
 @pytest.mark.parametrize("rows", [4131, 16524])
 def test_whichever_program_computes_a_product_its_bits_are_the_same(monkeypatch, rows):
     """The fastest is found by measuring, which may choose another the next time."""
+    monkeypatch.setattr(products, "hopper_gelu", None)
     torch.manual_seed(0)
     x, a, b = (torch.randn(size).cuda().bfloat16() for size in ((rows, 512), (rows, 1024), (1024, 512)))
     bias, d = torch.randn(1024).cuda().bfloat16(), torch.randn(rows, 512).cuda().bfloat16()
@@ -342,7 +356,7 @@ def test_whichever_program_computes_a_product_its_bits_are_the_same(monkeypatch,
     for choice in range(products.CANDIDATES):
         monkeypatch.setattr(products, "_fastest", {})
         monkeypatch.setattr(products, "_programs", lambda *given, n=choice: cycled(programs(*given), n))
-        found.append([products.add(x, a, b), products.gelu(d, b.t(), bias), products.gelu_backward(d, b.t(), a)])
+        found.append([products.add(x, a, b), products.gelu(d, b.t(), bias), *products.gelu_backward(d, b.t(), a)])
     for results in zip(*found, strict=True):
         assert all(torch.equal(result, results[0]) for result in results)
 
@@ -350,11 +364,12 @@ def test_whichever_program_computes_a_product_its_bits_are_the_same(monkeypatch,
 @needs_cuda
 @pytest.mark.gpu
 @pytest.mark.parametrize(("float8", "most"), [(False, 0.02), (True, 0.06)])
-def test_lifting_on_cuda_is_the_model_to_its_precision(float8, most):
-    model = cuda_network().eval()
+@pytest.mark.parametrize(("frames", "dim"), [(81, 128), (243, 512)])
+def test_lifting_on_cuda_is_the_model_to_its_precision(frames, dim, float8, most):
+    model = cuda_network(frames, dim=dim).eval()
     lifter = fast.Lifter(model, float8=float8)
     for batch in (1, 3, 1):
-        keypoints = torch.randn(batch, 81, 17, 2, device="cuda")
+        keypoints = torch.randn(batch, frames, 17, 2, device="cuda")
         exact = model(keypoints).detach()
         assert (lifter(keypoints) - exact).norm() / exact.norm() < most
 
