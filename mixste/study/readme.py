@@ -70,6 +70,18 @@ def _averages(profile: str, name: str) -> pd.DataFrame:
     return table.set_index(table["row"].str.replace(f", (?:{first}|GT)(?=, T=)", "", regex=True))
 
 
+def speed() -> str:
+    """What the fast path gives at the published size, from results/bench; Markdown."""
+    bench = pd.concat(pd.read_csv(runs.ROOT / "results" / "bench" / f"{name}.csv") for name in ("h100", "cpu"))
+    bench = bench[bench["what"].isin(("inference", "training step"))]
+    bench = bench[bench["variant"].isin(("fast, bfloat16", "fast, float32"))]
+    lines = [["on", "what", "windows at once", "frames a second", "times the reference"], ["---"] * 5]
+    for row in bench.itertuples():
+        what = f"{row.what}, {row.variant.removeprefix('fast, ')}"
+        lines.append([row.hardware, what, str(row.batch), f"{row.frames_per_second:,.0f}", f"{row.ratio:.1f}"])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def layouts() -> str:
     """The joints that are no detector's own point, what they are made of, and which layouts have that; Markdown."""
     detectors = {name: set(points) for name, points in LAYOUTS.items() if name != "human36m"}
@@ -85,8 +97,12 @@ def layouts() -> str:
 
 def tables() -> dict[Path, str]:
     """The pages with their tables as they should be."""
-    made = {README: ("results", results()), LIFT: ("layouts", layouts())}
-    return {page: between(page.read_text(encoding="utf-8"), *one) for page, one in made.items()}
+    made = {README: {"results": results(), "speed": speed()}, LIFT: {"layouts": layouts()}}
+    pages = {page: page.read_text(encoding="utf-8") for page in made}
+    for page, marks in made.items():
+        for mark, content in marks.items():
+            pages[page] = between(pages[page], mark, content)
+    return pages
 
 
 def between(text: str, mark: str, content: str) -> str:
