@@ -172,6 +172,21 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     assert "Not trained yet: VideoPose3D, cpn, T=243; PoseFormer, cpn, T=81; MixSTE, cpn, T=243." in page
 
 
+def test_the_table_of_speeds_has_the_fast_path_at_the_published_size_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme.runs, "ROOT", tmp_path)
+    (tmp_path / "results" / "bench").mkdir(parents=True)
+    columns = "hardware,what,variant,batch,frames_per_second,ratio"
+    gpu = ('"reference, float32",32,10,1', '"fast, bfloat16",32,123456.7,12.34', '"fast, float8 queries",32,13,13')
+    text = "\n".join([columns, *(f"a GPU,inference,{rest}" for rest in gpu)])
+    (tmp_path / "results" / "bench" / "h100.csv").write_text(text)
+    cpu = 'a CPU,inference,"fast, float32",1,273,1.97', 'a CPU,"inference, dim 32","fast, float32",1,900,1'
+    (tmp_path / "results" / "bench" / "cpu.csv").write_text("\n".join([columns, *cpu]))
+    assert readme.speed().splitlines()[2:] == [
+        "| a GPU | inference, bfloat16 | 32 | 123,457 | 12.3 |",
+        "| a CPU | inference, float32 | 1 | 273 | 2.0 |",
+    ]
+
+
 def test_the_table_of_layouts_makes_up_what_no_detector_sees():
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in readme.layouts().splitlines()[2:]]
     made = {joint: [(how, where) for name, how, where in lines if name == joint] for joint, *_ in lines}
