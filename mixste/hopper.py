@@ -412,12 +412,19 @@ def _spatial_backward(
 
 def covers(layout, width: int, temporal: bool, device) -> bool:
     """Whether the functions below can do it, width being that of a head. Temporal: if four chunks of queries hold all
-    frames, three do not, and there is padding. Spatial: if no tile has less frames than the others. Gluon is
-    experimental: another version of Triton may mean something else."""
+    frames, three do not, and there is padding. Spatial: if no tile has less frames than the others."""
     used = 64 // layout.joints * layout.joints
-    sizes = 192 < layout.frames < 256 if temporal else used and layout.rows % used == 0
-    fits = sizes and width == WIDTH.value and triton.__version__.startswith("3.6.")
-    return bool(fits) and torch.cuda.get_device_capability(device)[0] == 9
+    sizes = 192 < layout.frames < 256 if temporal else used > 0 and layout.rows % used == 0
+    return sizes and width == WIDTH.value and runs_on(device)
+
+
+def runs_on(device) -> bool:
+    """Hopper, and the Triton this is written for: Gluon is experimental, another version may mean something else."""
+    return triton.__version__.startswith("3.6.") and torch.cuda.get_device_capability(device)[0] == 9
+
+
+def multiprocessors(device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _descriptor(x, rows: int) -> TensorDescriptor:
@@ -429,10 +436,6 @@ def _blocks(layout, x, frames: int) -> TensorDescriptor:
     return _descriptor(x.view(layout.batch, layout.frames, -1), frames)
 
 
-def _programs(sequences: int, device) -> int:
-    return min(sequences, torch.cuda.get_device_properties(device).multi_processor_count)
-
-
 def temporal_backward(layout, qkv, bias, heads, scale, keep, out, log_sum, d_out):
     """From what mixste.kernels' `attention` took and gave, qkv and out in bfloat16, and the gradient of out: that of
     qkv, and what to add up for that of bias, (batch · joints, 3 · dim)."""
@@ -440,7 +443,7 @@ def temporal_backward(layout, qkv, bias, heads, scale, keep, out, log_sum, d_out
     d_qkv = torch.empty_like(qkv)
     partial = torch.empty(layout.batch * layout.joints, 3 * dim, dtype=torch.float32, device=qkv.device)
     sequences = layout.batch * layout.joints * heads
-    _temporal_backward[(_programs(sequences, qkv.device),)](
+    _temporal_backward[(min(sequences, multiprocessors(qkv.device)),)](
         _blocks(layout, qkv, 64), _blocks(layout, qkv, 128), _blocks(layout, out, 64), _blocks(layout, d_out, 64),
         _blocks(layout, d_qkv, 64), _blocks(layout, d_qkv, 128), bias, keep, log_sum, partial, sequences, scale,
         scale * math.log2(math.e), layout.frames, layout.joints, dim, heads, keep is not None, num_warps=8,
@@ -453,7 +456,7 @@ def spatial_backward(layout, qkv, bias, heads, scale, keep, d_out):
     """As `temporal_backward`; what to add up is by program and group of warps."""
     dim, used = d_out.shape[1], 64 // layout.joints * layout.joints
     d_qkv, tiles = torch.empty_like(qkv), layout.rows // used
-    across = min(tiles, torch.cuda.get_device_properties(qkv.device).multi_processor_count // heads)
+    across = min(tiles, multiprocessors(qkv.device) // heads)
     partial = torch.empty(2 * across, 3 * dim, dtype=torch.float32, device=qkv.device)
     _spatial_backward[(across * heads,)](
         *(_descriptor(x.view(tiles, used, -1), 64) for x in (qkv, d_out, d_qkv)), bias, keep, partial, tiles, scale,

@@ -10,7 +10,6 @@ fetch chunks; the rows that go to registers come through the ring too, before th
 """
 
 import torch
-import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -22,7 +21,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from mixste.hopper import _barriers, _hidden_zero
+from mixste.hopper import _barriers, _hidden_zero, multiprocessors, runs_on
 
 SIDE = gl.constexpr(64)  # rows, columns and depth of a chunk
 CHUNKS = gl.constexpr(8)  # that make up a row of a, and stages of the ring
@@ -213,10 +212,9 @@ def _product(
 
 
 def covers(a, b) -> bool:
-    """Whether a @ b is of the size, and a long enough to be worth it. As in `mixste.hopper`, one version of Triton."""
+    """Whether a @ b is of the size, and a long enough to be worth it."""
     shape = len(a) >= 8192 and a.shape[1] == CHUNKS.value * SIDE.value and b.shape[1] % SIDE.value == 0
-    fits = shape and a.dtype == torch.bfloat16 and triton.__version__.startswith("3.6.")
-    return fits and torch.cuda.get_device_capability(a.device)[0] == 9
+    return shape and a.dtype == torch.bfloat16 and runs_on(a.device)
 
 
 def _parts(blocks: int, tiles: int, programs: int) -> int:
@@ -228,7 +226,7 @@ def _parts(blocks: int, tiles: int, programs: int) -> int:
 def _run(a, b, out, aux, bias=None, inverse=None, partial=None, factor=1.0):
     across = b.stride(1) == 1
     blocks, tiles = -(-len(a) // BLOCK.value), b.shape[1] // SIDE.value
-    programs = torch.cuda.get_device_properties(a.device).multi_processor_count
+    programs = multiprocessors(a.device)
     parts = _parts(blocks, tiles, programs)
     layout = gl.NVMMASharedLayout(128, 16, 2)
 
