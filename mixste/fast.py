@@ -573,7 +573,7 @@ def cuda_lift(model: MixSTE, blocks: list[dict], keypoints: Float[Tensor, "batch
             layout, qkv, block["qkv_bias"], block["heads"], block["scale"], block["temporal"], inverse=inverse
         )
         products.add(x, out, block["proj"], bias=block["proj_bias"], in_place=True)
-        fold = products.scales(x, block["fc1"])
+        fold = products.on_hopper(x, block["fc1"])
         _, ready = kernels.norm(layout, x, block["norm2"], folded=fold)
         if fold:
             active = products.gelu(x, *block["fc1_folded"], inverse=ready)

@@ -542,7 +542,7 @@ def norm(layout, x, outer, bias=None, keep=None, inner=None, position=None, ahea
     chunk = _chunk(layout.rows, 1, 4, programs=2048)
     next_bias, next_keep = ahead or (None, None)
     stream = torch.empty_like(x) if inner or ahead else None
-    normed = None if folded else torch.empty(layout.rows, dim, dtype=dtype or x.dtype, device=x.device)
+    normed = None if folded else torch.empty_like(x, dtype=dtype)
     inverse = torch.empty(layout.rows, dtype=torch.float32, device=x.device) if folded else None
     _norm_forward[(triton.cdiv(layout.rows, chunk),)](
         x, bias, keep, inner and inner.weight, inner and inner.bias, position, outer.weight, outer.bias,

@@ -1,9 +1,11 @@
 """Matrix products of cuBLASLt that PyTorch does not offer, called through ctypes.
 
 GELU along with what its gradient needs, its gradient, a sum written elsewhere than to what is added: each spares one
-more pass over all tokens. For a product cuBLASLt proposes several programs; the fastest is taken, as measured when the
-first product of its kind is asked for. All add up in the same order (none splits a sum), so the choice leaves the bits
-alone. Matrices are in bfloat16, their rows or columns contiguous; results are (rows of a, columns of b).
+more pass over all tokens. Those with GELU are left to mixste.hopper_gelu where it has them.
+
+For a product cuBLASLt proposes several programs; the fastest is taken, as measured when the first product of its kind
+is asked for. All add up in the same order (none splits a sum), so the choice leaves the bits alone. Matrices are in
+bfloat16, their rows or columns contiguous; results are (rows of a, columns of b).
 """
 
 import ctypes
@@ -74,15 +76,20 @@ def add(x: Float[Tensor, "rows out"], a, b, factor: float = 1.0, bias=None, in_p
     return _product(a, b, out, PLAIN if bias is None else ADD_BIAS, bias, added=x, factor=factor)
 
 
-def scales(a, b) -> bool:
-    """Whether `gelu` takes an inverse."""
+def on_hopper(a, b) -> bool:
+    """Whether mixste.hopper_gelu computes GELU along with a @ b; `gelu` then takes an inverse too."""
     return hopper_gelu is not None and hopper_gelu.covers(a, b)
 
 
 def gelu(a, b, bias: Float[Tensor, " out"], before: Float[Tensor, "rows out"] | None = None, inverse=None):
-    """GELU(inverse · a @ b + bias), by tanh, inverse by row; what it is taken of is left in `before`, if given."""
-    if scales(a, b):
+    """GELU(inverse · a @ b + bias), by tanh, inverse by row; what it is taken of is left in `before`, if given.
+
+    Raises ValueError for an inverse that is not `on_hopper`: cuBLASLt cannot multiply rows.
+    """
+    if on_hopper(a, b):
         return hopper_gelu.gelu(a, b, bias, before, inverse)
+    if inverse is not None:
+        raise ValueError(f"expected no inverse for a product of {tuple(a.shape)} and {tuple(b.shape)}, found one")
     out = torch.empty(len(a), b.shape[1], dtype=a.dtype, device=a.device)
     return _product(a, b, out, GELU_BIAS if before is None else GELU_AUX_BIAS, bias, before)
 
@@ -91,7 +98,7 @@ def gelu_backward(
     d, b, before: Float[Tensor, "rows out"], factor: float = 1.0
 ) -> tuple[Float[Tensor, "rows out"], Float[Tensor, " out"]]:
     """factor · d @ b times GELU's derivative at `before`, and what its columns add up to, the bias's gradient."""
-    if scales(d, b):
+    if on_hopper(d, b):
         return hopper_gelu.gelu_backward(d, b, before, factor)
     out = _product(d, b, torch.empty_like(before), GELU_BACKWARD, aux=before, factor=factor)
     return out, out.sum(0, dtype=torch.float32)

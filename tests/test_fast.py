@@ -332,11 +332,17 @@ def test_products_are_those_of_double_precision_to_bfloat16s_rounding(rows, dim,
         (bias_gradient, gradient.double().sum(0)),
         (products.gelu_backward(a, turned, before)[0], exact * inner.grad),
     ]
-    if products.scales(a, b):
+    if products.on_hopper(a, b):
         scaled = exact * inverse[:, None].double() + bias.double()
         results.append((products.gelu(a, b, bias, inverse=inverse), F.gelu(scaled, approximate="tanh")))
     for ours, theirs in results:
         assert (ours - theirs).norm() / theirs.norm() < 0.005
+
+
+def test_an_inverse_that_no_product_takes_is_refused_and_not_left_out():
+    a, b = torch.ones(3, 4, dtype=torch.bfloat16), torch.ones(4, 2, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"expected no inverse for a product of \(3, 4\) and \(4, 2\), found one"):
+        products.gelu(a, b, torch.ones(2), inverse=torch.ones(3))
 
 
 def cycled(found, n):
