@@ -316,8 +316,9 @@ def scaling(device: torch.device) -> pd.DataFrame:
             batch = size.pop("batch")
             model = MixSTE(**size).to(device).eval()
             keypoints, _ = batch_of(batch, model.frames, device)
-            lift, step = fast.Lifter(model), training_step(model, batch, device)
+            step = training_step(model, batch, device)
             peak = peak_gib(step, device)
+            lift = fast.Lifter(model)
             times = seconds({"training step": step, "inference": without_gradients(lift, keypoints)}, device, 10)
             measured = {(what, "seconds"): taken for what, taken in times.items()} | {("training step", "GiB"): peak}
             for (what, quantity), amount in measured.items():

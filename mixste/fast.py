@@ -4,6 +4,7 @@ One place chooses: `forward` takes the fast path where there is one and calls th
 """
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 
@@ -495,7 +496,7 @@ class Frozen(nn.Module):
 def recorded(compute: Callable, *inputs: Tensor) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
     """compute(*inputs) as a graph to replay, its inputs to write into, and its result to read."""
     inputs = [x.clone() for x in inputs]
-    random, stream = torch.cuda.get_rng_state(), torch.cuda.Stream()
+    random, stream = torch.cuda.get_rng_state(), beside(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):  # libraries and kernels set themselves up
@@ -506,6 +507,12 @@ def recorded(compute: Callable, *inputs: Tensor) -> tuple[torch.cuda.CUDAGraph, 
     with torch.cuda.graph(graph):
         result = compute(*inputs)
     return graph, inputs, result
+
+
+@functools.cache
+def beside(device: int) -> torch.cuda.Stream:
+    """A stream to try things on: one for all, since cuBLAS keeps 32 MiB for each stream that it has ever seen."""
+    return torch.cuda.Stream(device)
 
 
 def prepared(model: MixSTE, float8: bool) -> list[dict]:

@@ -1,6 +1,7 @@
 """The fast paths against the network they stand in for, in double precision where they allow it."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -413,3 +414,18 @@ def test_predicting_on_cuda_agrees_with_the_cpu():
     keypoints = torch.randn(100, 17, 2)
     expected = predict(copy.deepcopy(model).cpu(), keypoints)
     assert (predict(model, keypoints.cuda()).cpu() - expected).norm() / expected.norm() < 0.02
+
+
+@needs_cuda
+@pytest.mark.gpu
+def test_recordings_leave_no_memory_behind():
+    """Evaluations on the way of a training, and Figure 1's networks, are recorded one after another."""
+    model, keypoints = cuda_network().train(), torch.randn(4, 81, 17, 2, device="cuda")
+    left = []
+    for _ in range(6):
+        fast.Lifter(model)(keypoints)
+        fast.Step(model, squared_error)(keypoints, torch.zeros(4, 81, 17, 3, device="cuda"))
+        model.zero_grad()
+        gc.collect()
+        left.append(torch.cuda.memory_allocated())
+    assert len(set(left[1:])) == 1, "the first also sets the libraries up"
