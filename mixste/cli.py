@@ -207,7 +207,10 @@ def bench(
 @app.command()
 def reproduce(
     profile: ProfileName = "smoke",
-    tables: Annotated[str, typer.Option(help='Only the notebooks of these tables of the paper, as "5,6".')] = "",
+    tables: Annotated[
+        list[str] | None,
+        typer.Option(help='Only the notebooks of these tables of the paper, as "5,6"; may be given again.'),
+    ] = None,
     notebook: Annotated[list[str] | None, typer.Option(help="Only this one, by number; may be given again.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Jobs at a time.", min=1)] = None,
     on: Annotated[str, typer.Option(help="laptop, node or slurm: through Snakemake, by that profile of it.")] = "",
@@ -223,7 +226,8 @@ def reproduce(
     """
     from mixste.study import batch, notebooks
 
-    chosen = notebooks.choose([name.strip() for name in tables.split(",") if name.strip()], notebook or [])
+    numbers = [name.strip() for name in ",".join(tables or []).split(",") if name.strip()]
+    chosen = notebooks.choose(numbers, notebook or [])
     if so_far:
         if on or in_place or dry_run:
             raise ValueError("--so-far goes without --on, --in-place and --dry-run")

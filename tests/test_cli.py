@@ -49,6 +49,7 @@ def test_evaluate_prints_every_action(tmp_path):
         (("train", "--table", "table9"), "table must be one of table1"),
         (("reproduce", "--notebook", "99"), "notebook must be among 00"),
         (("reproduce", "--tables", "5,8"), "table must be among 1, 2, 3, 4, 5, 6, 7, found 8"),
+        (("reproduce", "--tables", "8", "--tables", "5"), "table must be among 1, 2, 3, 4, 5, 6, 7, found 8"),
         (("reproduce", "--tables", "2", "--on", "moon"), "--on must be one of laptop, node, slurm, found 'moon'"),
         (("reproduce", "--profile", "open", "--in-place"), "--in-place goes with profile smoke"),
         (("reproduce", "--so-far", "--in-place"), "--so-far goes without --on, --in-place and --dry-run"),
