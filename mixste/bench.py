@@ -314,7 +314,7 @@ def scaling(device: torch.device) -> pd.DataFrame:
         for value in points:
             size = start | {axis: value}
             batch = size.pop("batch")
-            model = MixSTE(**size).to(device).eval()
+            model = MixSTE(**size).to(device)
             keypoints, _ = batch_of(batch, model.frames, device)
             step = training_step(model, batch, device)
             peak = peak_gib(step, device)
