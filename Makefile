@@ -16,13 +16,12 @@ test: .venv/.installed .venv/.batch
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mixste train --profile smoke
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
-	$(BIN)/python -m pytest --nbval -n 2 --dist loadfile notebooks
+	MIXSTE_OUT=$(CURDIR)/.cache/nbval $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval.cfg -n 2 --dist loadfile notebooks
 
-# Execute the notebooks in profile smoke and keep their outputs in the repository.
+# Make the study in a profile and publish it: its tables, figures and notebooks become the repository's.
 freeze: .venv/.installed
-	$(BIN)/mixste reproduce --profile smoke --in-place
-	$(BIN)/python -m mixste.study.readme
-	$(BIN)/nbstripout --keep-output --keep-count --extra-keys "metadata.papermill metadata.language_info cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb
+	$(BIN)/mixste reproduce --profile $(PROFILE)
+	$(BIN)/python -m mixste.study.publish $(PROFILE)
 
 # The reference of the package, from its docstrings.
 docs: .venv/.installed

@@ -215,7 +215,6 @@ def reproduce(
     jobs: Annotated[int | None, typer.Option(help="Jobs at a time.", min=1)] = None,
     on: Annotated[str, typer.Option(help="laptop, node or slurm: through Snakemake, by that profile of it.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it costs.")] = False,
-    in_place: Annotated[bool, typer.Option(help="Keep the outputs in the notebooks themselves (smoke).")] = False,
     so_far: Annotated[
         bool, typer.Option("--so-far", help="Train nothing: tables, claims and limits of what is trained already.")
     ] = False,
@@ -229,8 +228,8 @@ def reproduce(
     numbers = [name.strip() for name in ",".join(tables or []).split(",") if name.strip()]
     chosen = notebooks.choose(numbers, notebook or [])
     if so_far:
-        if on or in_place or dry_run:
-            raise ValueError("--so-far goes without --on, --in-place and --dry-run")
+        if on or dry_run:
+            raise ValueError("--so-far goes without --on and --dry-run")
         others = [number for number in notebook or [] if not notebooks.grows(*notebooks.choose(numbers=[number]))]
         if others:
             raise ValueError(
@@ -238,15 +237,13 @@ def reproduce(
             )
         chosen = [path for path in chosen if notebooks.grows(path)]
         os.environ["MIXSTE_SO_FAR"] = "1"  # for the notebooks' kernels too
-    if in_place and (on or profile != "smoke"):
-        raise ValueError("--in-place goes with profile smoke and without --on")
     where = batch.place(on) if on else None
     if dry_run:
         print(batch.plan(profile, chosen))
     elif where:
         batch.reproduce(batch.plan(profile, chosen), where, jobs)
     else:
-        notebooks.reproduce(profile, chosen, jobs, in_place)
+        notebooks.reproduce(profile, chosen, jobs)
 
 
 @runs_app.command("list")

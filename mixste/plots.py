@@ -1,7 +1,6 @@
 """What several figures share: the look, the label of the source, and people drawn in true proportion."""
 
 import textwrap
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +14,7 @@ from mixste.files import replacing
 from mixste.skeleton import Skeleton
 from mixste.study.plan import Profile
 from mixste.study.report import short
-from mixste.study.runs import ROOT
+from mixste.study.runs import output, shown
 
 SIDES = {"left": "#c44e52", "right": "#4c72b0", "middle": "#444444"}
 METHODS = {"VideoPose3D": "#8c8c8c", "PoseFormer": "#e08214", "MixSTE": "#0b7a75"}
@@ -30,16 +29,16 @@ def style() -> None:
 
 
 def save_figure(figure: Figure, name: str, profile: Profile) -> None:
-    """Write figures/<profile>/<name>.png, with the profile and its data named in the picture, and say so."""
+    """Write figures/<profile>/<name>.png of the output folder, which names its profile and data, and say where."""
     about = textwrap.wrap(f"{profile.name}: {profile.title}", int(18 * figure.get_figwidth()))
     if (engine := figure.get_layout_engine()) is not None:
         strip = (0.1 + 0.1 * len(about)) / figure.get_figheight()  # inches below the figure, for the text
         engine.set(rect=(0, strip, 1, 1 - strip))
     figure.text(0.995, 0.005, "\n".join(about), ha="right", va="bottom", fontsize=7, color="#666666")
-    path = Path(ROOT) / "figures" / profile.name / f"{name}.png"
+    path = output() / "figures" / profile.name / f"{name}.png"
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, metadata={"Software": None})
-    print(f"figures/{profile.name}/{name}.png")
+    print(shown(path))
 
 
 def side_of(joint: int, skeleton: Skeleton) -> str:

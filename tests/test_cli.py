@@ -51,8 +51,7 @@ def test_evaluate_prints_every_action(tmp_path):
         (("reproduce", "--tables", "5,8"), "table must be among 1, 2, 3, 4, 5, 6, 7, found 8"),
         (("reproduce", "--tables", "8", "--tables", "5"), "table must be among 1, 2, 3, 4, 5, 6, 7, found 8"),
         (("reproduce", "--tables", "2", "--on", "moon"), "--on must be one of laptop, node, slurm, found 'moon'"),
-        (("reproduce", "--profile", "open", "--in-place"), "--in-place goes with profile smoke"),
-        (("reproduce", "--so-far", "--in-place"), "--so-far goes without --on, --in-place and --dry-run"),
+        (("reproduce", "--so-far", "--dry-run"), "--so-far goes without --on and --dry-run"),
         (
             ("reproduce", "--so-far", "--notebook", "15"),
             "--so-far makes Tables 1 to 7 and notebooks 13, 14 and 17, found",

@@ -146,6 +146,7 @@ def test_every_profile_has_a_column_of_its_own_and_the_paper_the_last():
 def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch, capsys):
     """In the README's table and on the page of results."""
     monkeypatch.setattr(readme.runs, "ROOT", tmp_path)
+    monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
     about = {"column": "Avg.", "metric": "MPJPE", "unit": "mm", "low": 1.0, "high": 9.0, "printed": 4.0, "runs": "a"}
     for profile, note in ("smoke", ""), ("open", "shorter"):
@@ -166,7 +167,7 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     *limits, last = [row.label for row in PLAN["limits"](PROFILES["smoke"])]
     values = [about | {"row": row, "value": 2.0, "note": ""} for row in limits]
     report.save(report.tidy(values, PROFILES["smoke"], "17"), "17_limits")
-    page = report.page()
+    page = report.page(runs.output())
     assert page.count("Not trained yet") == 2
     assert f"Not trained yet: {last}." in page
     assert "Not trained yet: VideoPose3D, cpn, T=243; PoseFormer, cpn, T=81; MixSTE, cpn, T=243." in page

@@ -175,7 +175,7 @@ def reproduce(batch: Batch, on: Path, jobs: int | None = None) -> None:
         elif jobs:
             command += ["--jobs", str(jobs)]
         call(command, folder)
-        page()
+        page(runs.output())
         left = [name for name in names if not any((folder / done / name).exists() for done in ("trained", "executed"))]
         if left:
             raise RuntimeError(
@@ -183,9 +183,8 @@ def reproduce(batch: Batch, on: Path, jobs: int | None = None) -> None:
                 f"(logs in {folder}/logs); the same command goes on from here"
             )
         shutil.rmtree(folder)
-    page()
-    name = batch.profile.name
-    print(f"tables: results/{name}/, together in results/README.md   figures: figures/{name}/")
+    page(runs.output())
+    print(notebooks.where(batch.profile.name))
 
 
 def write(batch: Batch, gpu: bool) -> Path:

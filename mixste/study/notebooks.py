@@ -8,12 +8,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from mixste.files import replacing
 from mixste.study import runs
 from mixste.study.plan import PLAN, distinct
 from mixste.study.report import page, profile_of
 from mixste.study.runs import so_far
 
-NOTEBOOKS = runs.PACKAGE.parent / "notebooks"
+NOTEBOOKS = runs.ROOT / "notebooks"
+DEFAULT = "smoke"  # the profile that the notebooks themselves name
 
 # The tables of the plan whose runs each notebook reads.
 READS: dict[str, tuple[str, ...]] = {
@@ -39,12 +41,12 @@ READS: dict[str, tuple[str, ...]] = {
 }
 
 
-def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, in_place: bool = False) -> None:
+def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None:
     """Train the runs that these notebooks read, then execute those that are out of date: one process, one machine.
 
     With MIXSTE_SO_FAR=1 nothing is trained, see `mixste.study.report.trained`, and all of them are executed.
-    Executed copies go to runs/notebooks/<profile>/; with in_place (smoke alone), into the notebooks themselves. A
-    notebook that fails does not keep the others from being executed; RuntimeError then names it at the end.
+    Executed copies go to notebooks/<profile>/ of the output folder. A notebook that fails does not keep the others from
+    being executed; RuntimeError then names it at the end.
     """
     scale = profile_of(profile)
     if not so_far():
@@ -54,7 +56,10 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, in_plac
         began = time.monotonic()
         label = f"[{number}/{len(chosen)}] {path.name}"
         with runs.locked(_copy(path, profile)):  # by one process at a time, where several share the store
-            if not in_place and not so_far() and fresh(path, profile):
+            damage = damaged(path, profile)
+            if damage:
+                print(f"{label}: {', '.join(damage)} is not what was written and will be made again", flush=True)
+            elif not so_far() and fresh(path, profile):
                 print(f"{label}: up to date", flush=True)
                 continue
             own = [run for table in tables_of([path]) for row in PLAN[table](scale) for run in row.runs]
@@ -63,13 +68,13 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, in_plac
                 continue
             print(f"{label} …", end="", flush=True)
             try:
-                execute(path, profile, in_place)
+                execute(path, profile)
                 print(f" {time.monotonic() - began:.0f} s", flush=True)
             except RuntimeError as error:
                 print(" failed", flush=True)
                 failed.append(str(error))
-    page()
-    print(f"tables: results/{profile}/   figures: figures/{profile}/   notebooks: {runs.store()}/notebooks/{profile}/")
+    page(runs.output())
+    print(where(profile))
     if failed:
         raise RuntimeError("; ".join(failed))
 
@@ -101,7 +106,16 @@ def notebooks() -> list[Path]:
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
-def execute(path: Path, profile: str, in_place: bool = False) -> None:
+def where(profile: str) -> str:
+    """What a call has made, and where to look first."""
+    out = runs.shown(runs.output())
+    return (
+        f"Made: all tables on one page in {out}/results/README.md, one by one in {out}/results/{profile}/, "
+        f"figures in {out}/figures/{profile}/, executed notebooks in {out}/notebooks/{profile}/."
+    )
+
+
+def execute(path: Path, profile: str) -> None:
     """Run one notebook from top to bottom, with `profile` as its parameter."""
     import papermill
     from traitlets.config import Config
@@ -115,35 +129,70 @@ def execute(path: Path, profile: str, in_place: bool = False) -> None:
         transport = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/k"})
         try:
             papermill.execute_notebook(
-                *(path, path if in_place else out),
-                parameters={} if in_place else {"profile": profile},
+                *(path, out),
+                parameters={} if profile == DEFAULT else {"profile": profile},
                 cwd=NOTEBOOKS,
                 kernel_name="python3",
                 progress_bar=False,
                 config=transport,
             )
         except papermill.PapermillExecutionError as error:
-            where = path if in_place else out
-            raise RuntimeError(f"{path.name} failed with {error.ename}: {error.evalue} (see {where})") from None
-    _stamp(out).write_text(_state(path, profile))
+            raise RuntimeError(f"{path.name} failed with {error.ename}: {error.evalue} (see {out})") from None
+    stamp = {"inputs": _inputs(path, profile), "files": {name: _hash(name) for name in _files(path, profile)}}
+    with replacing(_stamp(out)) as temporary:
+        temporary.write_text(json.dumps(stamp, indent=1))
 
 
 def fresh(path: Path, profile: str) -> bool:
-    """Whether the executed copy was made from the same notebook, package and results as are there now."""
-    out = _copy(path, profile)
-    return out.exists() and _stamp(out).exists() and _stamp(out).read_text() == _state(path, profile)
+    """Whether the executed copy, its tables and figures are there as they were written, from the same notebook, package
+    and runs as are there now."""
+    stamp = _stamped(path, profile)
+    return stamp["inputs"] == _inputs(path, profile) and not damaged(path, profile)
+
+
+def damaged(path: Path, profile: str) -> list[str]:
+    """The files that the notebook wrote when it was executed last, and that are missing or have changed since."""
+    return [name for name, written in _stamped(path, profile)["files"].items() if _hash(name) != written]
+
+
+def files_of(path: Path, profile: str) -> list[str]:
+    """The files that the notebook wrote when it was executed last, by their names below the output folder."""
+    return list(_stamped(path, profile)["files"])
 
 
 def _copy(path: Path, profile: str) -> Path:
-    return runs.store() / "notebooks" / profile / path.name
+    return runs.output() / "notebooks" / profile / path.name
 
 
 def _stamp(out: Path) -> Path:
     return out.with_suffix(".stamp")
 
 
-def _state(path: Path, profile: str) -> str:
-    """Hash of what bears on a notebook: source, package, runs, and the tables and figures that are there."""
+def _stamped(path: Path, profile: str) -> dict:
+    """What was written down when the notebook was executed last; empty if it was not, or its stamp is damaged."""
+    try:
+        stamp = json.loads(_stamp(_copy(path, profile)).read_text())
+        return {"inputs": str(stamp["inputs"]), "files": dict(stamp["files"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"inputs": "", "files": {}}
+
+
+def _files(path: Path, profile: str) -> list[str]:
+    """Of the files below the output folder, those that this notebook writes: its executed copy, tables and figures."""
+    out, number = runs.output(), path.name[:2]
+    made = (file for kind in ("results", "figures") for file in (out / kind / profile).glob(f"{number}_*"))
+    return [str(file.relative_to(out)) for file in (_copy(path, profile), *sorted(made))]
+
+
+def _hash(name: str) -> str:
+    try:
+        return hashlib.sha256((runs.output() / name).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _inputs(path: Path, profile: str) -> str:
+    """Hash of what bears on a notebook: its source, the package, and its runs."""
     scale = profile_of(profile)
     wanted = [run.id for run in distinct(scale, tables_of([path]))]  # data that changed make other runs
     digest = hashlib.sha256(f"{scale.name} {scale.title} {scale.data.fingerprint} {wanted}".encode())
@@ -151,7 +200,4 @@ def _state(path: Path, profile: str) -> str:
     digest.update(json.dumps([cell["source"] for cell in cells]).encode())
     for module in sorted(runs.PACKAGE.rglob("*.py")):
         digest.update(module.read_bytes())
-    for folder in ("results", "figures"):
-        here = runs.ROOT / folder / profile
-        digest.update(" ".join(sorted(file.name for file in here.glob(f"{path.name[:2]}_*"))).encode())
     return digest.hexdigest()

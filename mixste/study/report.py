@@ -285,18 +285,17 @@ def validate(table: pd.DataFrame) -> None:
 
 
 def save(table: pd.DataFrame, name: str) -> None:
-    """Check the table, write it to results/<profile>/<name>.csv, and say where it went."""
+    """Check the table, write it to results/<profile>/<name>.csv of the output folder, and say where it went."""
     validate(table)
-    profile = table["profile"].iloc[0]
-    path = runs.ROOT / "results" / profile / f"{name}.csv"
+    path = runs.output() / "results" / table["profile"].iloc[0] / f"{name}.csv"
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.4f")
-    print(f"results/{profile}/{name}.csv: {len(table)} values")
+    print(f"{runs.shown(path)}: {len(table)} values")
 
 
-def read(profile: str, name: str) -> pd.DataFrame:
-    """A table written by `save`."""
-    path = runs.ROOT / "results" / profile / f"{name}.csv"
+def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
+    """A table written by `save`: a published one, or one below another root (`runs.output()`: of the last run)."""
+    path = (root or runs.ROOT) / "results" / profile / f"{name}.csv"
     floats = [name for name, kind in COLUMNS.items() if kind is float]
     return pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=dict.fromkeys(floats, ""))
 
@@ -352,8 +351,8 @@ def interval_text(line, form: str) -> str:
     return f"{line.value:{form}}" + ("" if np.isnan(line.low) else f" [{line.low:{form}}, {line.high:{form}}]")
 
 
-def page() -> str:
-    """results/README.md: the averages of every table there is, profile by profile, beside the paper's numbers.
+def page(root: Path) -> str:
+    """results/README.md below a root: the averages of every table there, by profile, beside the paper's numbers.
 
     Also results/<profile>/runs.csv, see `ledger`.
     """
@@ -367,10 +366,12 @@ def page() -> str:
         "An interval over few seeds, and more so over one, is narrower than what another training would differ by.",
     ]
     for name, profile in PROFILES.items():
-        tables = [path for path in tables_of(name) if path.stem != "01_architecture"]  # it repeats Table 1's averages
+        tables = [
+            path for path in tables_of(name, root) if path.stem != "01_architecture"
+        ]  # it repeats Table 1's averages
         if not tables:
             continue
-        made = ledger(name)
+        made = ledger(name, root)
         lines += ["", f"## Profile `{name}`: {profile.title}", "", f"Of {len(made)} runs: [runs.csv]({name}/runs.csv)."]
         if profile.rate:
             lines += [
@@ -378,7 +379,7 @@ def page() -> str:
             ]
             lines += [f"longer windows, which collapse at it; its peers' is {profile.recipe().learning_rate:g}."]
         for path in tables:
-            table = read(name, path.stem)
+            table = read(name, path.stem, root)
             table = table[
                 (table["column"] == "Avg.") & table["metric"].isin(runs.evaluate.UNITS) & (table["runs"] != "")
             ]
@@ -397,21 +398,21 @@ def page() -> str:
                 left = [row.label for row in plan if row.label not in set(table["row"])]
                 lines += [f"\nNot trained yet: {'; '.join(left)}."] if left else []
     text = "\n".join(lines) + "\n"
-    with replacing(runs.ROOT / "results" / "README.md") as temporary:
+    with replacing(root / "results" / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
 
 
-def ledger(profile: str) -> pd.DataFrame:
+def ledger(profile: str, root: Path) -> pd.DataFrame:
     """The runs that a profile's tables name, each with what it is and where it was made, kept as runs.csv beside them.
 
     Of a run that is no longer in the store, the line stays as it was.
     """
-    path = runs.ROOT / "results" / profile / "runs.csv"
+    path = root / "results" / profile / "runs.csv"
     old = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("run").T.to_dict() if path.exists() else {}
     tables: dict[str, list[str]] = {}
-    for table in tables_of(profile):
-        for run in dict.fromkeys(" ".join(read(profile, table.stem)["runs"]).split()):
+    for table in tables_of(profile, root):
+        for run in dict.fromkeys(" ".join(read(profile, table.stem, root)["runs"]).split()):
             tables.setdefault(run, []).append(table.stem[:2])
     lines = []
     for run, numbers in sorted(tables.items(), key=lambda item: (item[1], item[0])):
@@ -441,8 +442,9 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
 
 
-def tables_of(profile: str) -> list[Path]:
-    return sorted((runs.ROOT / "results" / profile).glob("[0-9][0-9]_*.csv"))
+def tables_of(profile: str, root: Path | None = None) -> list[Path]:
+    """The tables of a profile that are published, or that lie below another root."""
+    return sorted(((root or runs.ROOT) / "results" / profile).glob("[0-9][0-9]_*.csv"))
 
 
 def ready(tables: tuple[str, ...], profile: Profile, rows: list[Row] | None = None) -> str:

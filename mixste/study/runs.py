@@ -41,7 +41,7 @@ from mixste.skeleton import SKELETONS, Skeleton, human36m
 from mixste.train import AUTHORS, Recipe, seed_of, train
 
 PACKAGE = Path(mixste.__file__).parent
-ROOT = Path(os.environ.get("MIXSTE_STUDY", PACKAGE.parent))  # holds runs/, results/ and figures/
+ROOT = PACKAGE.parent  # of the repository, whose results/ and figures/ are the study as it was published
 
 # Code that a run's outcome depends on, besides what made its data, which has a fingerprint of its own. Not `fast` and
 # `kernels`: they compute what `model` does up to rounding, which tests hold them to, and which another GPU or another
@@ -277,6 +277,19 @@ class Finished:
 
 def store() -> Path:
     return Path(os.environ.get("MIXSTE_RUNS", ROOT / "runs"))
+
+
+def output() -> Path:
+    """The folder in which notebooks write results/, figures/ and executed copies: the store, or MIXSTE_OUT.
+
+    Never the repository's own, which `mixste.study.publish` alone writes.
+    """
+    return Path(os.environ.get("MIXSTE_OUT", store()))
+
+
+def shown(path: Path) -> Path:
+    """A path as messages give it: relative to the repository where it lies inside."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def so_far() -> bool:

@@ -50,7 +50,6 @@ def checkout(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("MIXSTE_STUDY", str(tmp_path))
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
     return tmp_path

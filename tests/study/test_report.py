@@ -104,6 +104,7 @@ def test_so_far_rows_hold_what_is_trained(monkeypatch):
 def test_so_far_what_an_earlier_table_tells_of_the_same_runs_stays(tmp_path, monkeypatch, capsys):
     """Of more seeds than the store has; a row of other runs than the plan's, or of fewer, does not."""
     monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     seeds = Fake("a", 0, (20, 30, 50, 70, 90)), Fake("b", 1, (30, 40, 60, 80, 100))
     base, other = Row("base", seeds), Row("other", (Fake("e", 0, (5, 5, 5, 5, 5)),))
     ours = Row("ours", (Fake("c", 0, (1, 1, 1, 1, 1)), replace(seeds[1], id="d")), against="base")
@@ -159,6 +160,7 @@ def test_the_schema_refuses(change, message):
 
 def test_save_and_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     report.save(good(), "table")
     assert capsys.readouterr().out == "results/smoke/table.csv: 1 values\n"
     pd.testing.assert_frame_equal(report.read("smoke", "table"), good())
@@ -175,6 +177,7 @@ def test_unknown_profile():
 def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
     """Of runs that tables name, in the order of the tables; lines of runs no longer in the store stay."""
     monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
     ids = ["b" * 12, "a" * 12]
     made = {"device": "a CPU", "torch": "2", "numpy": "2", "python": "3", "mixste": "0", "training_seconds": 1.26}
@@ -192,7 +195,7 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
     report.save(good().assign(runs=ids[1]), "03_two")
     report.save(good().assign(runs=""), "04_none")
     for _ in range(2):
-        found = report.ledger("smoke").set_index("run")
+        found = report.ledger("smoke", tmp_path).set_index("run")
         assert found["notebooks"].to_dict() == {ids[0]: "02", ids[1]: "02 03"}
         assert found["seed"].astype(int).to_dict() == {ids[0]: 0, ids[1]: 1}
         assert set(found["device"]) == {"a CPU"}

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import licensed
 import nbformat
 import pytest
 
 from mixste.study import notebooks, report
+from mixste.study.plan import PROFILES
 
 
 @pytest.mark.slow
@@ -31,13 +33,12 @@ def test_tables_3_and_4_on_the_papers_data_cut_short(tmp_path):
         | {
             "MIXSTE_DATA": str(folder),
             "MIXSTE_RUNS": str(tmp_path / "runs"),
-            "MIXSTE_STUDY": str(tmp_path),
             "MIXSTE_POSES": "300",
         },
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for name, printed in (("04_table3", 66.5), ("05_table4", 16.1)):
-        table = report.pd.read_csv(tmp_path / "results" / "paper-cpu" / f"{name}.csv")
+        table = report.pd.read_csv(tmp_path / "runs" / "results" / "paper-cpu" / f"{name}.csv")
         assert printed in set(table["printed"])
         assert not table["comparable"].any()
     [copy] = (tmp_path / "runs" / "notebooks" / "paper-cpu").glob("05_*.ipynb")
@@ -55,25 +56,70 @@ def notebook(path, *sources):
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(notebooks, "page", lambda: None)
+    monkeypatch.setattr(notebooks, "page", lambda root: None)
     return tmp_path
 
 
-def test_a_notebook_is_executed_once_and_again_when_it_changes(folder, capsys):
-    def said():
-        notebooks.reproduce("smoke", notebooks.choose())
-        return capsys.readouterr().out
+def said(capsys) -> str:
+    notebooks.reproduce("smoke", notebooks.choose())
+    return capsys.readouterr().out
 
+
+def test_a_notebook_is_executed_once_and_again_when_it_changes(folder, capsys):
     path = folder / "00_one.ipynb"
-    notebook(path, 'profile = "other"', "print(profile)")
-    assert "00_one.ipynb …" in said()
+    notebook(path, 'profile = "smoke"', "print(profile)")
+    assert "00_one.ipynb …" in said(capsys)
     copy = json.loads((folder / "runs" / "notebooks" / "smoke" / "00_one.ipynb").read_text())
     assert "smoke\n" in "".join(str(cell["outputs"]) for cell in copy["cells"]).replace("\\n", "\n")
-    assert "up to date" in said()
-    notebook(path, 'profile = "other"', "print(profile, 2)")
-    assert "00_one.ipynb …" in said()
-    (folder / "runs" / "notebooks" / "smoke" / "00_one.ipynb").unlink()
-    assert "00_one.ipynb …" in said()
+    assert "up to date" in said(capsys)
+    notebook(path, 'profile = "smoke"', "print(profile, 2)")
+    assert "00_one.ipynb …" in said(capsys)
+
+
+def test_other_profiles_are_the_notebooks_parameter(folder, monkeypatch):
+    monkeypatch.setitem(PROFILES, "synthetic-too", replace(PROFILES["smoke"], name="synthetic-too"))
+    notebook(folder / "00_one.ipynb", 'profile = "smoke"', "print('in', profile)")
+    notebooks.execute(folder / "00_one.ipynb", "synthetic-too")
+    assert "in synthetic-too" in (folder / "runs" / "notebooks" / "synthetic-too" / "00_one.ipynb").read_text()
+
+
+KINDS = ("results", "csv"), ("figures", "png"), ("notebooks", "ipynb")
+
+
+def edited(file):
+    file.write_text(file.read_text().replace("205.7", "105.7"))
+
+
+def truncated(file):
+    file.write_bytes(file.read_bytes()[:-2])
+
+
+@pytest.mark.parametrize("damage", [edited, truncated, lambda file: file.unlink()], ids=["edited", "cut", "gone"])
+@pytest.mark.parametrize(
+    "name", ["results/smoke/00_one.csv", "figures/smoke/00_one.png", "notebooks/smoke/00_one.ipynb"]
+)
+def test_what_is_not_as_it_was_written_is_named_and_made_again(folder, capsys, name, damage):
+    write = "file = runs.output() / kind / 'smoke' / name; file.parent.mkdir(parents=True, exist_ok=True)"
+    write += "; file.write_text('205.7 mm')"
+    loop = f"for kind, name in (('results', '00_one.csv'), ('figures', '00_one.png')):\n    {write}"
+    notebook(folder / "00_one.ipynb", 'profile = "smoke"', f"from mixste.study import runs\n{loop}", "print(205.7)")
+    said(capsys)
+    file = folder / "runs" / name
+    before = file.read_text()
+    damage(file)
+    assert f"00_one.ipynb: {name} is not what was written and will be made again" in said(capsys)
+    assert ("205.7" in file.read_text()) == ("205.7" in before)
+    assert "up to date" in said(capsys)
+
+
+def test_a_damaged_stamp_is_no_stamp(folder):
+    path = folder / "00_one.ipynb"
+    notebook(path, 'profile = "smoke"')
+    notebooks.execute(path, "smoke")
+    assert notebooks.fresh(path, "smoke")
+    for text in ("", "[]", '{"inputs": 1}', '{"files": [1], "inputs": ""}'):
+        (folder / "runs" / "notebooks" / "smoke" / "00_one.stamp").write_text(text)
+        assert not notebooks.fresh(path, "smoke")
 
 
 def test_a_notebook_that_raises_is_named_and_not_taken_for_done_and_the_rest_goes_on(folder, monkeypatch):
@@ -89,7 +135,7 @@ def test_a_notebook_that_raises_is_named_and_not_taken_for_done_and_the_rest_goe
 
 def test_so_far_trains_nothing(tmp_path):
     command = [sys.executable, "-c", "from mixste.cli import main; main()", "reproduce", "--so-far"]
-    where = {"MIXSTE_RUNS": str(tmp_path / "runs"), "MIXSTE_STUDY": str(tmp_path)}
+    where = {"MIXSTE_RUNS": str(tmp_path / "runs")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | where)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("nothing is trained yet") == 10
