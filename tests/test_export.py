@@ -84,7 +84,7 @@ def test_streamed_poses_come_from_the_window_that_ends_a_delay_later(delay, flip
     for frame, pose in enumerate(poses):
         last = min(frame + delay, 12)  # the end of the input ends the windows
         window = padded[last + 5 - 4 : last + 6]
-        np.testing.assert_allclose(pose, predict(model, window, flip)[4 - (last - frame)], atol=1e-6)
+        np.testing.assert_allclose(pose, predict(model, window, flip)[4 - (last - frame)], atol=1e-5)
 
 
 def test_a_stream_waits_for_its_delay_and_no_longer():
@@ -109,14 +109,14 @@ def test_streams_shorter_than_their_delay_come_at_their_end():
     assert list(stream(model, [])) == []
     poses = list(stream(model, KEYPOINTS[:2]))
     window = np.concatenate([KEYPOINTS[:1]] * 7 + [KEYPOINTS[:2]])
-    np.testing.assert_allclose(poses, predict(model, window)[-2:], atol=1e-6)
+    np.testing.assert_allclose(poses, predict(model, window)[-2:], atol=1e-5)
 
 
 def test_peers_stream_too():
     model = shaken(PoseFormer(frames=3, joint_dim=8, depth=1)).eval()
     whole = predict(model, KEYPOINTS)
     poses = list(islice(stream(model, KEYPOINTS), 12))  # its central frame, the default delay, is all it lifts
-    np.testing.assert_allclose(poses[1:], whole[1:12], atol=1e-6)
+    np.testing.assert_allclose(poses[1:], whole[1:12], atol=1e-5)
 
 
 @pytest.mark.parametrize("delay", [-1, 5])
