@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from mixste.data import DataError
 from mixste.files import replacing
-from mixste.skeleton import human36m
+from mixste.skeleton import Skeleton, human36m
 from mixste.video import save_mp4
 
 
@@ -197,33 +197,39 @@ SMOOTH = 3  # pictures are drawn this much larger and scaled down
 
 
 def pictures(
-    keypoints: Float[np.ndarray, "frames 17 2"],
-    resolution: tuple[int, int],
-    bodies: Sequence[Float[np.ndarray, "frames 17 3"]],
+    keypoints: Float[np.ndarray, "frames joints 2"] | None,
+    resolution: tuple[float, float] | None,
+    bodies: Sequence[Float[np.ndarray, "frames joints 3"]],
     height: int = 240,
     names: Sequence[str] = (),
+    skeleton: Skeleton = human36m,
 ) -> Iterator[Image.Image]:
     """Each frame as a row of squares: the keypoints in the image plane, then each body seen half from the side.
 
-    bodies: poses in metres, camera axes, relative to the root, in one scale. names: what stands above each square.
+    keypoints, resolution: pixels; None for poses alone. bodies: poses in metres, camera axes, relative to the root, in
+    one scale. names: what stands above each square.
     """
     size = height * SMOOTH
-    scale = 0.96 * size / max(resolution)
-    corner = (size - np.array(resolution) * scale) / 2
     reach = max(1e-6, *(float(np.linalg.norm(body, axis=-1).max()) for body in bodies))
     turn = Rotation.from_euler("yx", [0.5, 0.15]).as_matrix()[:2]  # right and down, as seen
-    drawn = [keypoints * scale + corner]
-    for square, body in enumerate(bodies, 1):
+    drawn, ground = [], None
+    if keypoints is not None:
+        scale = 0.96 * size / max(resolution)
+        corner = (size - np.array(resolution) * scale) / 2
+        ground = [*corner, *(corner + np.array(resolution) * scale)]
+        drawn.append(keypoints * scale + corner)
+    for square, body in enumerate(bodies, len(drawn)):
         drawn.append(body @ turn.T * 0.47 * size / reach + size / 2 + [square * size, 0])
-    sides = np.zeros(17, dtype=int)
-    sides[list(human36m.left)], sides[list(human36m.right)] = 1, 2
+    sides = np.zeros(len(skeleton.joints), dtype=int)
+    sides[list(skeleton.left)], sides[list(skeleton.right)] = 1, 2
 
     for points in zip(*drawn, strict=True):
         picture = Image.new("RGB", (len(drawn) * size, size), "white")
         pen = ImageDraw.Draw(picture)
-        pen.rectangle([*corner, *(corner + np.array(resolution) * scale)], fill=GROUND)
+        if ground:
+            pen.rectangle(ground, fill=GROUND)
         for body in points:
-            for parent, child in human36m.bones:
+            for parent, child in skeleton.bones:
                 ends = [tuple(body[parent].tolist()), tuple(body[child].tolist())]
                 pen.line(ends, fill=SIDES[sides[child]], width=3 * SMOOTH)
             for joint, side in zip(body.tolist(), sides, strict=True):

@@ -1,10 +1,13 @@
 """Poses that play, turn and zoom in a notebook: truth, predictions and peers, their errors, and attention.
 
 One page of HTML without anything fetched (viewer.html) shows it all; a notebook's output holds that page in a frame of
-its own, so that it works in JupyterLab, in classic notebooks and in what nbconvert exports.
+its own, so that it works in JupyterLab, in classic notebooks and in what nbconvert exports. Where a notebook is not
+trusted the frame is removed, and a still picture beside it remains.
 """
 
 import base64
+import html
+import io
 import json
 from collections.abc import Mapping
 from importlib.resources import files
@@ -13,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from mixste.camera import normalize_screen
@@ -20,7 +24,7 @@ from mixste.data import Clip
 from mixste.files import replacing
 from mixste.metrics import joint_errors
 from mixste.model import MixSTE, attention_maps
-from mixste.outputs import Lifted
+from mixste.outputs import Lifted, pictures
 from mixste.predict import predict
 from mixste.skeleton import Skeleton, of_joints
 
@@ -30,11 +34,11 @@ Shown = Clip | Lifted | np.ndarray | Tensor | Mapping | str | Path
 class Viewer:
     """A page to look at: shown by a notebook when it is a cell's value, and by any browser once saved."""
 
-    def __init__(self, content: dict, height: int):
+    def __init__(self, content: dict, still: Image.Image, height: int):
         # "<" as an escape, or a name that holds "</script>" would end the script.
         data = json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
         self.html = files("mixste").joinpath("viewer.html").read_text(encoding="utf-8").replace("__DATA__", data, 1)
-        self.height = height
+        self.still, self.height = still, height
         self.about = f"{', '.join(one['name'] for one in content['series'])}: {content['frames']} frames"
 
     def save(self, path) -> None:
@@ -43,8 +47,19 @@ class Viewer:
             temporary.write_text(self.html, encoding="utf-8")
 
     def _repr_html_(self) -> str:
+        """The still picture, and the page in a frame, whose script hides the picture.
+
+        In one piece, since JupyterLab prefers HTML to an image, also the little of it that it shows untrusted.
+        """
+        png = io.BytesIO()
+        self.still.quantize(32, dither=Image.Dither.NONE).save(png, "PNG", optimize=True)
+        picture = f'<img src="data:image/png;base64,{_text(png.getvalue())}" alt="{html.escape(self.about)}">'
+        hint = "The first frame. Execute this cell, or trust the notebook, to play it and to turn it."
         page = self.html.replace("&", "&amp;").replace('"', "&quot;")
-        return f'<iframe srcdoc="{page}" width="100%" height="{self.height}" style="border:0"></iframe>'
+        return (
+            f'<div class="still">{picture}<p>{hint}</p></div>'
+            f'<iframe srcdoc="{page}" width="100%" height="{self.height}" style="border:0"></iframe>'
+        )
 
     def __repr__(self) -> str:
         return f"Viewer({self.about})"
@@ -91,13 +106,13 @@ def view(
         raise ValueError(f"expected frames that follow each other within 0–{len(first) - 1}, found {frames}")
     named = [(name, poses[frames]) for name, poses in named]
     errors = [joint_errors(poses, named[0][1]).mean(axis=-1) for _, poses in named[1:]]
-    image = None if film is None else (film.keypoints[frames], film.resolution)
+    image = None if film is None else (_array(film.keypoints[frames]), film.resolution)
     content = {
         **_scene(named, image, skeleton, fps or (50.0 if film is None else film.fps), first=kept.start),
         "curves": [None, *(np.round(1000 * error, 1).tolist() for error in errors)] if errors else [],
         "about": f"mean distance of the joints from {name}, mm",
     }
-    return Viewer(content, height=480 if errors else 400)
+    return Viewer(content, _still(named, image, skeleton), height=490 if errors else 410)
 
 
 def view_attention(model: MixSTE, clip: Clip | Lifted, start: int = 0, cells: int = 27) -> Viewer:
@@ -131,9 +146,10 @@ def view_attention(model: MixSTE, clip: Clip | Lifted, start: int = 0, cells: in
 
     skeleton = of_joints(model.joints)
     poses = predict(model, points, flip=False)
-    poses = poses - poses[:, [skeleton.root]]
+    named = [("lifted", poses - poses[:, [skeleton.root]])]
+    image = (_array(clip.keypoints[window]), clip.resolution)
     content = {
-        **_scene([("lifted", poses)], (clip.keypoints[window], clip.resolution), skeleton, clip.fps, first=start),
+        **_scene(named, image, skeleton, clip.fps, first=start),
         "curves": [],
         "about": f"what JOINT takes from each {'frame' if group == 1 else f'{group} frames'}, %",
         "attention": {
@@ -146,7 +162,7 @@ def view_attention(model: MixSTE, clip: Clip | Lifted, start: int = 0, cells: in
             "temporal": _bytes(np.stack(temporal)),
         },
     }
-    return Viewer(content, height=480)
+    return Viewer(content, _still(named, image, skeleton), height=490)
 
 
 def _scene(named, image, skeleton: Skeleton, fps: float, first: int) -> dict:
@@ -161,8 +177,17 @@ def _scene(named, image, skeleton: Skeleton, fps: float, first: int) -> dict:
         "first": first,
         "frames": len(named[0][1]),
         "series": [{"name": name, "poses": _packed(poses, 1e-4)} for name, poses in named],
-        "image": image and {"size": list(map(int, image[1])), "points": _packed(_array(image[0]), 0.1)},
+        "image": image and {"size": list(map(int, image[1])), "points": _packed(image[0], 0.1)},
     }
+
+
+def _still(named, image, skeleton: Skeleton) -> Image.Image:
+    """The first frame; of the image plane, the part where the person is."""
+    names, points, size = [name for name, _ in named], None, None
+    if image is not None:
+        low, high = image[0][0].min(axis=0) - 30, image[0][0].max(axis=0) + 30
+        names, points, size = ["keypoints", *names], image[0][:1] - low, tuple((high - low).tolist())
+    return next(pictures(points, size, [poses[:1] for _, poses in named], 280, names, skeleton))
 
 
 def _array(values) -> Float[np.ndarray, "..."]:
@@ -181,5 +206,5 @@ def _bytes(shares: np.ndarray) -> str:
     return _text(np.round(255 * np.sqrt(np.clip(shares, 0, 1))).astype(np.uint8))
 
 
-def _text(array: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
+def _text(values: np.ndarray | bytes) -> str:
+    return base64.b64encode(values if isinstance(values, bytes) else values.tobytes()).decode("ascii")

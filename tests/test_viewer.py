@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from nbconvert import HTMLExporter
+from PIL import Image
 
 from mixste.baselines import VideoPose3D
 from mixste.data import Clip
@@ -99,7 +101,7 @@ def test_the_page_is_small_fetches_nothing_and_never_changes():
     clip = a_clip()
     viewer = view(clip, {"ours": clip.poses + np.float32(0.1)})
     # Two bodies and the keypoints take 8 numbers a joint of 2 bytes each, in base64 a third more.
-    assert len(viewer._repr_html_().encode()) < 20_000 + 120 * 17 * 8 * 2 * 4 / 3
+    assert len(viewer._repr_html_().encode()) < 22_000 + 12_000 + 120 * 17 * 8 * 2 * 4 / 3  # page, picture, numbers
     assert not re.search(r"https?:|//cdn|\bsrc=|\bimport\b|url\(", viewer.html)
     assert viewer.html == view(clip, {"ours": clip.poses + np.float32(0.1)}).html
 
@@ -109,9 +111,35 @@ def test_the_notebook_frame_holds_exactly_the_page(tmp_path):
     assert "</script>" not in viewer.html.split("const data = ")[1].split("\n")[0]
     assert content(viewer)["series"][0]["name"] == 'a "</script>" & <b>'
     frame = viewer._repr_html_()
-    assert html.unescape(re.fullmatch(r'<iframe srcdoc="([^"]*)".*</iframe>', frame, re.DOTALL)[1]) == viewer.html
+    shown = re.fullmatch(r'<div class="still">.*</div><iframe srcdoc="([^"]*)".*</iframe>', frame, re.DOTALL)
+    assert html.unescape(shown[1]) == viewer.html
     viewer.save(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == viewer.html
+
+
+@pytest.mark.parametrize("joints", [15, 17])
+@pytest.mark.parametrize("keypoints", [True, False])
+def test_a_still_picture_of_the_first_frame_stands_beside_the_page(joints, keypoints):
+    """What JupyterLab shows of a notebook that it does not trust: it removes the frame, and keeps the image."""
+    clip = a_clip(50, joints)
+    viewer = view(clip if keypoints else clip.poses, {'a "peer"': clip.poses[::-1]})
+    png = re.match(r'<div class="still"><img src="data:image/png;base64,([^"]*)" alt="[^"]*"><p>', viewer._repr_html_())
+    assert len(png[1]) < 40_000
+    with Image.open(io.BytesIO(base64.b64decode(png[1]))) as picture:
+        squares = 3 if keypoints else 2
+        assert picture.size == (squares * 280, 280)
+        pixels = np.asarray(picture.convert("RGB")).reshape(280, squares, 280, 3)
+    for square in range(squares):
+        red, _, blue = pixels[:, square].reshape(-1, 3).astype(int).T
+        assert (red > blue + 80).sum() > 100, "the left side"
+        assert (blue > red + 80).sum() > 100, "the right side"
+
+
+def test_the_still_picture_shows_the_first_of_the_frames_asked_for():
+    clip = a_clip(20)
+    later = view(clip.poses[7:], {"same": clip.poses[7:]})
+    assert view(clip.poses, {"same": clip.poses}, frames=slice(7, 12)).still.tobytes() == later.still.tobytes()
+    assert view(clip.poses, {"same": clip.poses}).still.tobytes() != later.still.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -201,7 +229,7 @@ browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open 
 
 def visit(page: str, script: str, path) -> dict:
     """What `script` puts into `found` once the page is open."""
-    tail = f"""<pre id=found></pre><script>onload = () => {{
+    tail = f"""<pre id=found></pre><script>onload = async () => {{
 const found = {{}};
 try {{ {script} }} catch (error) {{ found.error = String(error); }}
 document.getElementById('found').textContent = JSON.stringify(found);
@@ -245,10 +273,10 @@ found.zoomed = differs();
 found.zoom = state.zoom;
 stage.ondblclick();
 found.back = picture(stage) === seen[0];
-const width = time.clientWidth - 44 - 10;
-mouse(time, 'pointerdown', 44 + 0.3 * width, 50, { buttons: 1 });
+const width = time.clientWidth - 48 - 10;
+mouse(time, 'pointerdown', 48 + 0.3 * width, 50, { buttons: 1 });
 found.clicked = $('now').textContent;
-mouse(time, 'pointermove', 44 + 0.8 * width, 50, { buttons: 1 });
+mouse(time, 'pointermove', 48 + 0.8 * width, 50, { buttons: 1 });
 found.dragged = state.frame;
 document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft', bubbles: true }));
 found.left = state.frame;
@@ -275,7 +303,7 @@ found.paused = state.frame - frame;
     assert found["zoom"] == pytest.approx(np.exp(0.2))
     assert found["clicked"] == "frame 30 of 0–100 · 0.60 s"
     assert (found["dragged"], found["left"]) == (80, 79)
-    assert found["titles"][:2] == ["keypoints, 1000 × 1002", "truth"]
+    assert found["titles"][:2] == ["keypoints, 1000 × 1002 px", "truth"]
     assert re.fullmatch(r"ours  \d+ mm", found["titles"][2])
     assert found["overlaid"] == 2
     assert (found["played"], found["slowly"], found["paused"]) == (5, 7, 7)  # 101 ms at 50 Hz, then 100 ms at 25 Hz
@@ -302,6 +330,12 @@ const drawn = page => {
   return canvas.getContext('2d').getImageData(0, 0, width, height).data.some(value => value > 0);
 };
 found.drawn = [poses, attention].map(drawn);
+found.stills = [...document.querySelectorAll('.still')].map(still => still.getBoundingClientRect().height);
+found.scrolls = [poses, attention].map(page => page.document.documentElement.scrollHeight > page.innerHeight);
+const background = () => poses.getComputedStyle(poses.document.body).backgroundColor, light = background();
+document.body.dataset.jpThemeLight = 'false';
+await new Promise(done => setTimeout(done, 50));
+found.darkens = [light, background()];
 const page = attention.document, pick = (id, value) => {
   const list = page.getElementById(id), before = page.getElementById('stage').toDataURL();
   list.value = value;
@@ -314,4 +348,12 @@ found.joint = pick('joint', 13);
 """,
         tmp_path / "notebook.html",
     )
-    assert found == {"drawn": [True, True], "layer": [3, True], "head": [3, True], "joint": [17, True]}
+    assert found == {
+        "drawn": [True, True],
+        "stills": [0, 0],
+        "scrolls": [False, False],
+        "darkens": ["rgb(255, 255, 255)", "rgb(17, 17, 17)"],
+        "layer": [3, True],
+        "head": [3, True],
+        "joint": [17, True],
+    }
