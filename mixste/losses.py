@@ -4,7 +4,10 @@ Poses are metres. Each loss is a scalar in single precision at least, whatever t
 gradient is finite where prediction and target agree. A window of one frame has no motion: its temporal terms are 0.
 """
 
-from collections.abc import Mapping, Sequence
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -77,7 +80,8 @@ TABLE_6 = {
 def total_loss(
     pred: Poses, target: Poses, terms: Mapping[str, float], weights: Weights, squared: bool = False
 ) -> Scalar:
-    """Eq. 9: the sum of `terms`, a coefficient by name: "mpjpe", "wmpjpe", "tc", "mpjve", "motion".
+    """Eq. 9: the sum of `terms`, a coefficient by name: "mpjpe", "wmpjpe", "tc", "mpjve", "motion", or a user's
+    "module:function", see `own_term`.
 
     weights and squared are the recipe's, for the terms that use them. Raises ValueError for any other name, or none.
     """
@@ -88,9 +92,57 @@ def total_loss(
         "mpjve": lambda: velocity_loss(pred, target),
         "motion": lambda: motion_loss(pred, target),
     }
+    for name in filter(is_own, terms):
+        losses[name] = lambda name=name: own_term(name)(*_pair(pred, target))
     if not terms or not terms.keys() <= losses.keys():
-        raise ValueError(f"loss terms must be some of {', '.join(losses)}, found {', '.join(terms) or 'none'}")
+        raise ValueError(
+            f"loss terms must be some of {', '.join(losses)}, or module:function, found {', '.join(terms) or 'none'}"
+        )
     return sum(coefficient * losses[name]() for name, coefficient in terms.items())
+
+
+def is_own(name: str) -> bool:
+    """Whether a loss term comes from outside the package."""
+    return ":" in name
+
+
+@cache
+def own_term(name: str) -> Callable[[Poses, Poses], Scalar]:
+    """The function that "module:function" names: (pred, target), poses in metres, -> scalar.
+
+    Raises ValueError if there is no such function, or, when called, if it returns anything but one number.
+    """
+    namespace = {"__name__": name.split(":")[0]}
+    path, text = own_code(name)
+    exec(compile(text, path, "exec"), namespace)
+    function = namespace.get(name.split(":")[1])
+    if not callable(function):
+        raise ValueError(f"loss term {name}: expected a function of this name in {path}, found none")
+
+    def term(pred: Poses, target: Poses) -> Scalar:
+        value = function(pred, target)
+        if not isinstance(value, Tensor) or value.ndim:
+            found = tuple(value.shape) if isinstance(value, Tensor) else value
+            raise ValueError(f"loss term {name}: expected a tensor of one number, found {found}")
+        return value
+
+    return term
+
+
+def own_code(name: str) -> tuple[str, str]:
+    """Path and text of the module of "module:function": a file on the import path, by which a run is named too.
+
+    Read once in each process, so that what names a run is what trains it. Raises ValueError if there is no such file.
+    """
+    return _own_code(name.split(":")[0])
+
+
+@cache
+def _own_code(module: str) -> tuple[str, str]:
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.has_location:
+        raise ValueError(f"loss term {module}:…: expected {module}.py on Python's import path, found no such module")
+    return spec.origin, Path(spec.origin).read_text(encoding="utf-8")
 
 
 def _precise(poses: Tensor) -> Tensor:

@@ -70,8 +70,13 @@ def trained(rows: list[Row]) -> list[Row]:
         few = f"{len(done)} of {len(row.runs)} seeds so far" if missing else ""
         if done:
             found.append(replace(row, runs=done, note="; ".join(filter(None, (row.note, few)))))
-    labels = {row.label for row in found}
-    return [row if row.against in labels else replace(row, against="") for row in found]
+    return _compared(found)
+
+
+def _compared(rows: list[Row]) -> list[Row]:
+    """The rows, each with the one it is compared with if that is among them."""
+    labels = {row.label for row in rows}
+    return [row if row.against in labels else replace(row, against="") for row in rows]
 
 
 def with_earlier(table: pd.DataFrame, name: str, profile: Profile, labels: list[str], wanted: set[str]) -> pd.DataFrame:
@@ -122,11 +127,14 @@ def measure(
 
     Runs that are not in the store are trained, but for MIXSTE_SO_FAR: see `trained` and `with_earlier`; RunError if
     there is no row at all then. Differences are between the seeds that both have, and count takes by the row's own
-    frames. protocol: by default the profile's. made: by label, errors of rows that are not their runs' own, as
-    `by_clip` gives them.
+    frames; a row whose `against` is not among the rows gets none. protocol: by default the profile's. made: by label,
+    errors of rows that are not their runs' own, as `by_clip` gives them. ValueError if two rows have one label.
     """
+    labels = [row.label for row in rows]
+    if twice := {label for label in labels if labels.count(label) > 1}:
+        raise ValueError(f"each row must have a label of its own, found several named {', '.join(sorted(twice))}")
     planned, protocol = rows, protocol or profile.protocol
-    rows = trained(rows) if runs.so_far() else rows
+    rows = trained(rows) if runs.so_far() else _compared(rows)
     made = made or {}
     clips = {row.label: made[row.label] if row.label in made else by_clip(row, protocol) for row in rows}
     apart = {label: _apart(own) for label, own in clips.items()}
@@ -285,9 +293,17 @@ def validate(table: pd.DataFrame) -> None:
 
 
 def save(table: pd.DataFrame, name: str) -> None:
-    """Check the table, write it to results/<profile>/<name>.csv of the output folder, and say where it went."""
+    """Check the table, write it to results/<profile>/<name>.csv of the output folder, and say where it went.
+
+    ValueError if the name is that of a notebook, and the table has a row that the notebook's does not.
+    """
     validate(table)
-    path = runs.output() / "results" / table["profile"].iloc[0] / f"{name}.csv"
+    number, profile = table[["table", "profile"]].iloc[0]
+    if f"table{number}" in PLAN and (runs.ROOT / "notebooks" / f"{name}.ipynb").exists():
+        planned = [row.label for row in PLAN[f"table{number}"](PROFILES[profile])]
+        if others := sorted(set(table.loc[table["runs"] != "", "row"]) - set(planned)):
+            raise ValueError(f"{name} is a table of the study, without {', '.join(others)}: save yours by another name")
+    path = runs.output() / "results" / profile / f"{name}.csv"
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.4f")
     print(f"{runs.shown(path)}: {len(table)} values")

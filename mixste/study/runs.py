@@ -33,7 +33,7 @@ import torch
 from tqdm import tqdm
 
 import mixste
-from mixste import checkpoints, data, evaluate
+from mixste import checkpoints, data, evaluate, losses
 from mixste.data import PoseDataset
 from mixste.data.splits import by_takes, in_layout, validating
 from mixste.files import replacing
@@ -118,9 +118,10 @@ def _load(wanted: Data) -> PoseDataset:
 class Run:
     """One training and its evaluation, complete: whatever changes the outcome is in here, in the data, or in `CODE`.
 
-    options: of the network, besides frames and what the recipe sets. poses: length of training, in poses supervised.
-    start: the run whose last weights this one begins with (fine-tuning). test_curve: evaluate on the test clips along
-    the way and keep the best weights beside the last, which is how the authors chose theirs (notebook 13, row 25).
+    options: of the network, besides frames and what the recipe sets; also as a dict. poses: length of training, in
+    poses supervised. start: the run whose last weights this one begins with (fine-tuning). test_curve: evaluate on the
+    test clips along the way and keep the best weights beside the last, which is how the authors chose theirs (notebook
+    13, row 25).
     """
 
     data: Data
@@ -132,6 +133,9 @@ class Run:
     recipe: Recipe = AUTHORS
     start: "Run | None" = None
     test_curve: bool = False
+
+    def __post_init__(self):  # in one order, so that equal runs have one name
+        object.__setattr__(self, "options", tuple(sorted(dict(self.options).items())))
 
     @property
     def id(self) -> str:
@@ -156,6 +160,7 @@ class Run:
 def _id(run: Run) -> str:
     parts = [spec(run), run.data.fingerprint, code_fingerprint(CODE)]
     parts += [run.start.id, code_fingerprint(("checkpoints",))] if run.start else [""]  # which fits one to the other
+    parts += [_code(losses.own_code(name)[1]) for name, _ in run.recipe.loss if losses.is_own(name)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
@@ -171,9 +176,12 @@ def code_fingerprint(modules: tuple[str, ...]) -> str:
     """
     digest = hashlib.sha256()
     for name in modules:
-        tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
-        digest.update(repr(_outline(tree)).encode())
+        digest.update(_code((PACKAGE / f"{name}.py").read_text(encoding="utf-8")).encode())
     return digest.hexdigest()[:16]
+
+
+def _code(text: str) -> str:
+    return repr(_outline(ast.parse(text)))
 
 
 def _outline(node):

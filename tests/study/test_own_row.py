@@ -1,0 +1,125 @@
+"""A row of one's own beside a table's: measured, named, and kept apart from the study's."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mixste import losses
+from mixste.skeleton import human36m
+from mixste.study import report, runs
+from mixste.study.plan import PLAN, PROFILES, Row
+from mixste.study.runs import Data, Run
+from mixste.train import AUTHORS
+
+DATA = Data("synthetic", "gt", subjects=("S1", "S9"), actions=("Walking", "Waiting"), test_cameras=1)
+RUN = Run(DATA, 9, 200, 0, options=(("depth", 1), ("dim", 8), ("heads", 2)), recipe=replace(AUTHORS, batch_frames=90))
+SMOKE = PROFILES["smoke"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder to import from, and an empty store; what was read of a module of this name is forgotten."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
+    forget()
+    yield tmp_path
+    forget()
+
+
+def forget():
+    """As another process would begin."""
+    losses._own_code.cache_clear()
+    losses.own_term.cache_clear()
+    runs._id.cache_clear()
+
+
+def with_loss(*terms):
+    return replace(RUN, recipe=replace(RUN.recipe, loss=terms))
+
+
+def test_a_row_of_ones_own_has_value_interval_and_difference(here, capsys):
+    base = Row("base", (RUN,), against="a row that is not measured")
+    mine = tuple(replace(run, options=dict(run.options) | {"dim": 16}) for run in base.runs)
+    wider = Row("wider", mine, against="base")
+    table = report.measure([base, wider], SMOKE, "5", averages_only=True)
+    value, other, difference = table.itertuples()
+    assert [(line.row, line.against) for line in table.itertuples()] == [("base", ""), ("wider", ""), ("wider", "base")]
+    assert difference.value == pytest.approx(other.value - value.value, abs=1e-6)
+    assert difference.low < difference.value < difference.high
+    assert runs.Finished(runs.store() / wider.runs[0].id).model().embed.out_features == 16
+
+    report.save(table, "wider")
+    assert report.read("smoke", "wider", runs.output())["row"].tolist() == ["base", "wider", "wider"]
+    with pytest.raises(ValueError, match="a table of the study, without base, wider: save yours by another name"):
+        report.save(table, "06_table5_components")
+    assert not list(runs.output().rglob("06_*"))
+
+
+def test_the_studys_own_rows_keep_their_name(here, capsys):
+    values = [
+        {"row": row.label, "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 1.0, "runs": "a"}
+        for row in PLAN["table5"](SMOKE)
+    ]
+    values.append(values[0] | {"row": "counted, not trained", "runs": ""})
+    report.save(report.tidy(values, SMOKE, "5"), "06_table5_components")
+
+
+def test_rows_are_told_apart_by_their_labels():
+    with pytest.raises(ValueError, match="a label of its own, found several named base"):
+        report.measure([Row("base", (RUN,)), Row("base", (replace(RUN, seed=1),))], SMOKE, "5")
+
+
+def test_options_are_the_same_in_any_order():
+    shuffled = replace(RUN, options={"heads": 2, "dim": 8, "depth": 1})
+    assert shuffled == RUN
+    assert shuffled.id == RUN.id
+
+
+@pytest.mark.slow
+def test_a_term_of_ones_own_is_trained_with(here):
+    """In processes of their own. Three times the distance as a term is the paper's MPJPE with the coefficient 3."""
+    (here / "my_terms.py").write_text("def thrice(pred, target):\n    return 3 * (pred - target).norm(dim=-1).mean()\n")
+    own, same = runs.make_all([with_loss(("my_terms:thrice", 1.0)), with_loss(("mpjpe", 3.0))], jobs=2)
+    assert own.id != same.id
+    torch.testing.assert_close(own.model().state_dict(), same.model().state_dict(), rtol=0, atol=1e-4)
+    assert own.history["loss"].to_numpy() == pytest.approx(same.history["loss"].to_numpy(), rel=1e-4)
+
+
+def test_the_code_of_a_term_is_part_of_the_name_of_its_runs_alone(here):
+    ids = []
+    for text in (
+        "def f(p, t):\n    return p.sum()\n",
+        "# why\ndef f(p, t): return p.sum()\n",
+        "def f(p, t): return t.sum()\n",
+    ):
+        (here / "my_terms.py").write_text(text)
+        forget()
+        ids.append((RUN.id, with_loss(("mpjpe", 1.0), ("my_terms:f", 1.0)).id))
+    assert ids[0] == ids[1]
+    assert ids[1][0] == ids[2][0]
+    assert ids[1][1] != ids[2][1]
+    (here / "my_terms.py").write_text("changed while a process runs")
+    assert with_loss(("my_terms:f", 1.0)).id
+    assert losses.own_term("my_terms:f")(*torch.ones(2, 1, 3, 17, 3)) == 3 * 17 * 3
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ("my_terms:missing", "expected a function of this name in .*my_terms.py, found none"),
+        ("my_terms:each", r"expected a tensor of one number, found \(1, 3, 17\)"),
+        ("my_terms:number", "expected a tensor of one number, found 1.0"),
+        ("no_such_terms:f", "expected no_such_terms.py on Python's import path, found no such module"),
+        ("../my_terms:f", "found no such module"),
+        ("sys:exit", "found no such module"),
+        ("thrice", "must be some of mpjpe, wmpjpe, tc, mpjve, motion, or module:function, found thrice"),
+    ],
+)
+def test_what_is_wrong_with_a_term_is_said(here, term, message):
+    (here / "my_terms.py").write_text(
+        "def each(pred, target):\n    return (pred - target).norm(dim=-1)\ndef number(pred, target):\n    return 1.0\n"
+    )
+    pred = torch.zeros(1, 3, 17, 3)
+    with pytest.raises(ValueError, match=message):
+        losses.total_loss(pred, pred + 1, {term: 1.0}, human36m.weights("authors"))
