@@ -5,6 +5,7 @@ import pydoc
 import re
 import shlex
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,8 +41,16 @@ def coco(frames: int) -> list[dict]:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with what the pages speak of, and a small network under the name of the one that comes along."""
+    """A folder with what the pages speak of, and a small network under the name of the one that comes along.
+
+    Trainings are cut short, of few clips, and go into a store of this folder.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("MIXSTE_POSES", "100")
+    data = replace(PROFILES["smoke"].data, subjects=("S1", "S9"), actions=("Walking", "Waiting"))
+    monkeypatch.setitem(PROFILES, "smoke", replace(PROFILES["smoke"], data=data))
     torch.manual_seed(0)
     small = MixSTE(frames=27, dim=16, depth=1)
     monkeypatch.setattr(checkpoints, "files", lambda package: tmp_path / "package")
@@ -60,12 +69,19 @@ def here(tmp_path, monkeypatch):
 
 @EVERY_PAGE
 def test_python_runs_as_it_stands(page, here):
-    """Block after block, as a reader would paste them."""
+    """Block after block, as a reader would paste them; one that begins with the name of a file is also kept there."""
     scope = {}
     for example in blocks(page, "python"):
+        if file := re.match(r"# (\w+\.py)\n", example):
+            (here / file[1]).write_text(example)
         exec(compile(example, page, "exec"), scope)
     if page == "README.md":
         assert scope["poses"].shape == (100, 17, 3)
+    if page == "docs/your-own-row.md":
+        table = report.read("smoke", "my_rows", here / "runs")
+        others = ["Adam", "wider", "+ acceleration"]
+        assert table.loc[table["against"] == "+ joint separation", "row"].drop_duplicates().tolist() == others
+        assert table["low"].notna().all()
 
 
 def commands() -> list[tuple[str, str]]:
@@ -115,7 +131,8 @@ def test_extras_that_are_named_exist(page):
 
 @EVERY_PAGE
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", PAGES[page]):
+    text = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert ((ROOT / page).parent / target).exists(), target
 
 
