@@ -185,8 +185,9 @@ def _still(named, image, skeleton: Skeleton) -> Image.Image:
     """The first frame; of the image plane, the part where the person is."""
     names, points, size = [name for name, _ in named], None, None
     if image is not None:
-        low, high = image[0][0].min(axis=0) - 30, image[0][0].max(axis=0) + 30
-        names, points, size = ["keypoints", *names], image[0][:1] - low, tuple((high - low).tolist())
+        low, high = image[0][0].min(axis=0), image[0][0].max(axis=0)
+        side = 1.1 * float((high - low).max()) + 1
+        names, points, size = ["keypoints", *names], image[0][:1] - (low + high - side) / 2, (side, side)
     return next(pictures(points, size, [poses[:1] for _, poses in named], 280, names, skeleton))
 
 
