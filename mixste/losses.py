@@ -112,10 +112,11 @@ def own_term(name: str) -> Callable[[Poses, Poses], Scalar]:
 
     Raises ValueError if there is no such function, or, when called, if it returns anything but one number.
     """
-    namespace = {"__name__": name.split(":")[0]}
+    module, _, function_name = name.partition(":")
     path, text = own_code(name)
+    namespace = {"__name__": module, "__file__": path}
     exec(compile(text, path, "exec"), namespace)
-    function = namespace.get(name.split(":")[1])
+    function = namespace.get(function_name)
     if not callable(function):
         raise ValueError(f"loss term {name}: expected a function of this name in {path}, found none")
 

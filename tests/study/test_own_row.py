@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
 from mixste import losses
 from mixste.skeleton import human36m
 from mixste.study import report, runs
-from mixste.study.plan import PLAN, PROFILES, Row
+from mixste.study.plan import PLAN, PROFILES, Row, distinct
 from mixste.study.runs import Data, Run
 from mixste.train import AUTHORS
 
@@ -63,6 +64,12 @@ def test_the_studys_own_rows_keep_their_name(here, capsys):
     ]
     values.append(values[0] | {"row": "counted, not trained", "runs": ""})
     report.save(report.tidy(values, SMOKE, "5"), "06_table5_components")
+
+
+def test_the_published_runs_are_those_of_the_plan():
+    """If not: the code that names a run has changed. Freeze the study again, or see `runs.SAME_DIGITS`."""
+    published = set(pd.read_csv(runs.ROOT / "results" / "smoke" / "runs.csv")["run"])
+    assert published <= {run.id for run in distinct(SMOKE)}
 
 
 def test_rows_are_told_apart_by_their_labels():
