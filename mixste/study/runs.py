@@ -50,8 +50,6 @@ CODE = (
     *("model", "baselines", "losses", "metrics", "train", "predict", "evaluate", "skeleton", "camera"),
     *("data/windows", "data/augment"),
 )
-# By the fingerprint of `CODE`, an earlier one under which every digit was the same: runs made then keep their names.
-SAME_DIGITS = {"7f1d82601945c331": "1e14b47e5d79ac18"}  # loss terms of the user's own
 # What every run holds, and what it may have left behind where it was made: a hundred times the rest in size.
 FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "environment.json"}
 WEIGHTS = {"weights.safetensors", "best.safetensors"}
@@ -160,8 +158,7 @@ class Run:
 
 @functools.lru_cache(maxsize=4096)
 def _id(run: Run) -> str:
-    code = code_fingerprint(CODE)
-    parts = [spec(run), run.data.fingerprint, SAME_DIGITS.get(code, code)]
+    parts = [spec(run), run.data.fingerprint, code_fingerprint(CODE)]
     parts += [run.start.id, code_fingerprint(("checkpoints",))] if run.start else [""]  # which fits one to the other
     parts += [_code(losses.own_code(name)[1]) for name, _ in run.recipe.loss if losses.is_own(name)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

@@ -67,7 +67,7 @@ def test_the_studys_own_rows_keep_their_name(here, capsys):
 
 
 def test_the_published_runs_are_those_of_the_plan():
-    """If not: the code that names a run has changed. Freeze the study again, or see `runs.SAME_DIGITS`."""
+    """If not: the code that names a run has changed. `make freeze` trains them again."""
     published = set(pd.read_csv(runs.ROOT / "results" / "smoke" / "runs.csv")["run"])
     assert published <= {run.id for run in distinct(SMOKE)}
 
