@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import nn
 
 from mixste.files import replacing
+from mixste.install import install
 from mixste.predict import predict
 
 
@@ -17,7 +18,7 @@ def export_onnx(model: nn.Module, path) -> float:
 
     Input "keypoints" (batch, frames, joints, 2), screen-normalised, any batch; output "poses" (batch, lifted frames,
     joints, 3), metres. The file holds the weights. Averaging with the mirror image is left to the caller. Needs the
-    extra `mixste[onnx]`, or raises ImportError. Raises RuntimeError, and writes nothing, if onnxruntime's poses are
+    extra `onnx`, or raises ImportError. Raises RuntimeError, and writes nothing, if onnxruntime's poses are
     more than 0.1 mm off PyTorch's.
     """
     try:
@@ -25,7 +26,7 @@ def export_onnx(model: nn.Module, path) -> float:
         import onnxruntime  # noqa: F401
         from onnxscript import opset18 as op
     except ImportError as error:
-        raise ImportError(f"export to ONNX needs what pip install 'mixste[onnx]' brings ({error})") from None
+        raise ImportError(f"export to ONNX needs more packages ({error}): {install('onnx')}") from None
 
     def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
         # PyTorch's own translation takes four axes only; ours has a batch of frames of heads.

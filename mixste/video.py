@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mixste.data import DataError
 from mixste.detections import LAYOUTS, Detections
 from mixste.files import replacing
+from mixste.install import install
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")  # of films
 
@@ -81,7 +82,7 @@ def pyav():
     try:
         import av
     except ImportError:
-        raise ImportError("films are read and written with PyAV: pip install 'mixste[video]'") from None
+        raise ImportError(f"films are read and written with PyAV, which is not installed: {install('video')}") from None
     return av
 
 
@@ -89,8 +90,10 @@ def _mediapipe():
     try:
         from mediapipe.python.solutions import pose
     except ImportError as error:
-        known = "" if sys.version_info < (3, 13) else ", which has no version for Python 3.13 or newer"
-        raise ImportError(
-            f"keypoints in films are found with MediaPipe{known}: pip install 'mixste[video]' ({error})"
-        ) from None
+        if sys.version_info >= (3, 13):
+            raise ImportError(
+                "keypoints in films are found with MediaPipe, which has no version for Python 3.13 or newer: use "
+                "Python 3.12, or the keypoints of another detector"
+            ) from None
+        raise ImportError(f"keypoints in films are found with MediaPipe ({error}): {install('video')}") from None
     return pose

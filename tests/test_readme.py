@@ -126,7 +126,7 @@ def test_commands_work_or_exist(page, line, here):
 
 @EVERY_PAGE
 def test_extras_that_are_named_exist(page):
-    assert set(re.findall(r"mixste\[([\w-]+)\]", PAGES[page])) <= extras()
+    assert set(re.findall(r"extra\s+`([\w-]+)`", PAGES[page])) <= extras()
 
 
 @EVERY_PAGE

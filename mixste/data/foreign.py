@@ -21,7 +21,7 @@ import numpy as np
 
 CPU_SECONDS = 60  # a file; a sequence of MPI-INF-3DHP takes 2
 MEMORY = 4 << 30  # bytes; the same takes 1 GiB
-LIBRARIES = {"cdf": "cdflib", "annot": "scipy", "annot_data": "h5py"}
+LIBRARIES = {"cdf": ("cdflib", "human36m"), "annot": ("scipy", ""), "annot_data": ("h5py", "mpi-inf-3dhp")}  # extras
 CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # of MPI-INF-3DHP's fourteen; the field leaves out the others
 WANTED = {
     "cdf": "a CDF file with the variable Pose",
@@ -37,9 +37,13 @@ def read_foreign(kind: str, paths: list[Path]) -> Iterator[list[np.ndarray]]:
     Raises DataError for a file that has no such arrays, and where the library that reads it is not installed.
     """
     from mixste.data import DataError
+    from mixste.install import install
 
-    if importlib.util.find_spec(LIBRARIES[kind]) is None:
-        raise DataError(f"{paths[0]}: expected the package {LIBRARIES[kind]} to read it with, found it not installed")
+    library, extra = LIBRARIES[kind]
+    if importlib.util.find_spec(library) is None:
+        raise DataError(
+            f"{paths[0]}: expected the package {library} to read it with, found it not installed: {install(extra)}"
+        )
     command = [sys.executable, "-P", __file__, str(CPU_SECONDS), kind, *map(str, paths)]
     with (
         tempfile.TemporaryFile() as errors,

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from mixste.data import Clip, DataError, PoseDataset, asf_amc, bvh
 from mixste.data.virtual import film
 from mixste.files import replacing
+from mixste.install import HOME
 from mixste.skeleton import human36m
 
 FPS = 50.0  # Human3.6M's rate: a window spans the same time
@@ -283,12 +284,6 @@ def _film(
 # --- files -----------------------------------------------------------------------------------------------------
 
 
-def _home() -> Path:
-    """The project's folder, or the working folder where the package is installed without it."""
-    project = Path(__file__).resolve().parents[2]
-    return project if (project / "pyproject.toml").is_file() else Path.cwd()
-
-
 def _takes(source: str, names: tuple[str, ...], read: Callable, root) -> list[Take]:
     """The takes of a source, from the cache where it holds what the files hold."""
     paths = _find(source, names, root)
@@ -301,7 +296,7 @@ def _takes(source: str, names: tuple[str, ...], read: Callable, root) -> list[Ta
         digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
     fingerprint = digest.hexdigest()
 
-    cache = Path(os.environ.get("MIXSTE_CACHE") or _home() / ".cache" / "mixste") / f"{source}.npz"
+    cache = Path(os.environ.get("MIXSTE_CACHE") or HOME / ".cache" / "mixste") / f"{source}.npz"
     try:
         with np.load(cache, allow_pickle=False) as stored:
             if str(stored["fingerprint"]) == fingerprint:
@@ -331,7 +326,7 @@ def _takes(source: str, names: tuple[str, ...], read: Callable, root) -> list[Ta
 
 def _find(source: str, names: tuple[str, ...], root) -> list[Path]:
     """The files of the named collections, or the archives that hold them."""
-    default = _home() / "data" / "open"
+    default = HOME / "data" / "open"
     roots = [Path(root)] if root is not None else [Path(os.environ.get("MIXSTE_DATA") or default), default]
     for folder in roots:
         if folder.is_file():
@@ -383,7 +378,7 @@ def fetch(target=None, sources: dict[str, Collection] = PINNED) -> Path:
     Takes nothing from a repository but the recordings, some 200 MB in all. May be interrupted and run again. Raises
     DataError where git is missing or fails.
     """
-    target = Path(target or _home() / "data" / "open")
+    target = Path(target or HOME / "data" / "open")
     for name, source in sources.items():
         folder = target / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
+from mixste.install import install
 from mixste.study import notebooks, runs
 from mixste.study.plan import PLAN, PROFILES, Profile, distinct
 from mixste.study.report import page, profile_of
@@ -152,7 +153,7 @@ def place(name: str) -> Path:
     if name not in places:
         raise ValueError(f"--on must be one of {', '.join(places)}, found {name!r}")
     if importlib.util.find_spec("snakemake") is None:
-        raise ImportError('--on needs Snakemake, which is not installed: pip install -c constraints.txt -e ".[batch]"')
+        raise ImportError(f"--on needs Snakemake, which is not installed: {install('batch')}")
     return places[name]
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from mixste.files import replacing
+from mixste.install import needs_checkout
 from mixste.study import runs
 from mixste.study.plan import PLAN, distinct
 from mixste.study.report import page, profile_of
@@ -81,6 +82,7 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
 
 def choose(tables: list[str] = (), numbers: list[str] = ()) -> list[Path]:
     """The notebooks of these tables of the paper ("5") and of these numbers ("06"); all of them where none is named."""
+    needs_checkout("mixste reproduce")
     of_table = {found[1]: path for path in notebooks() if (found := re.search(r"_table(\d+)", path.name))}
     of_number = {path.name[:2]: path for path in notebooks()}
     for what, wanted, there in (("table", tables, of_table), ("notebook", numbers, of_number)):

@@ -15,6 +15,7 @@ from mixste.data import Clip, load
 from mixste.data.virtual import DETECTORS
 from mixste.evaluate import evaluate
 from mixste.files import replacing
+from mixste.install import needs_checkout
 from mixste.skeleton import human36m
 from mixste.study import runs
 from mixste.study.readme import between
@@ -85,6 +86,7 @@ def table(found: pd.DataFrame) -> str:
 
 def main() -> None:
     """Train, measure, ship; what is there already is kept."""
+    needs_checkout("making the weights in the box")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = runs.store() / "open-small"
     folder.mkdir(parents=True, exist_ok=True)

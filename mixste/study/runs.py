@@ -37,11 +37,12 @@ from mixste import checkpoints, data, evaluate, losses
 from mixste.data import PoseDataset
 from mixste.data.splits import by_takes, in_layout, validating
 from mixste.files import replacing
+from mixste.install import HOME, PACKAGE
 from mixste.skeleton import SKELETONS, Skeleton, human36m
 from mixste.train import AUTHORS, Recipe, seed_of, train
 
-PACKAGE = Path(mixste.__file__).parent
-ROOT = PACKAGE.parent  # of the repository, whose results/ and figures/ are the study as it was published
+# The repository's folder, whose results/ and figures/ are the study as it was published; without it the current one.
+ROOT = HOME
 
 # Code that a run's outcome depends on, besides what made its data, which has a fingerprint of its own. Not `fast` and
 # `kernels`: they compute what `model` does up to rounding, which tests hold them to, and which another GPU or another

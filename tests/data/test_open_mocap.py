@@ -23,7 +23,7 @@ def nothing_of_this_machine(monkeypatch, tmp_path):
     """No data set, cache or checkout but the test's own."""
     monkeypatch.delenv("MIXSTE_DATA", raising=False)
     monkeypatch.setenv("MIXSTE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(open_mocap, "_home", lambda: tmp_path / "home")
+    monkeypatch.setattr(open_mocap, "HOME", tmp_path / "home")
 
 
 # --- small recordings in the published formats and layouts -------------------------------------------------------
