@@ -4,6 +4,7 @@ No file can run code: safetensors hold nothing but numbers, and the pickles insi
 (`mixste.data.pickles`). Every key counts: one that is missing, surplus or of another shape is an error that names it.
 """
 
+import hashlib
 import json
 import zipfile
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ AUTHORS = {
     "head": "head.1",
 }
 SAME_JOINT = {"Hip": "Pelvis", "LFoot": "LAnkle", "RFoot": "RAnkle"}  # Human3.6M's names of HumanEva's
+SUMS = "SHA256SUMS"  # beside the weights that come along, as `sha256sum --check` reads it
 HEADS = 8  # in all published transformers; the one size that no shape tells
 
 
@@ -49,19 +51,44 @@ def from_pretrained(name: str) -> MixSTE:
     """A network that comes with the package, in eval mode, on the CPU: `MixSTE.from_pretrained("open-small")`.
 
     The card beside the weights, mixste/weights/NAME.md, says what they were trained on and how far they can be trusted.
-    Raises CheckpointError, which lists the names there are, for any other.
+    Raises CheckpointError, which lists the names there are, for any other, and for a file that has changed since.
     """
     shipped = pretrained()
     if name not in shipped:
         raise CheckpointError(
             f"expected the name of shipped weights, {', '.join(shipped) or 'none here'}, found {name!r}"
         )
-    return load_checkpoint(shipped[name])
+    path = shipped[name]
+    expected, found = _sums(path.parent).get(path.name), _sha256(path)
+    if found != expected:
+        raise CheckpointError(
+            f"{path}: expected the file that was shipped, with the SHA-256 {expected} of {SUMS}, found {found}: "
+            "install the package again"
+        )
+    return load_checkpoint(path)
 
 
 def pretrained() -> dict[str, Path]:
     """The weights that come with the package, by name."""
     return {path.stem: path for path in sorted(Path(str(files("mixste"))).glob("weights/*.safetensors"))}
+
+
+def write_sums(folder: Path) -> None:
+    """Write down the hashes of the weights in a folder, which `from_pretrained` then holds them to."""
+    with replacing(folder / SUMS) as temporary:
+        lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.glob("*.safetensors"))]
+        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    path = folder / SUMS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_checkpoint(model: nn.Module, path, dtype: torch.dtype = torch.float32) -> None:

@@ -546,6 +546,7 @@ def test_weights_in_the_box_are_stored_in_half_and_read_in_full(box):
     model = MixSTE(frames=FRAMES, dim=DIM, depth=DEPTH)
     save_checkpoint(model, box / "tiny.safetensors", torch.float16)
     save_checkpoint(model, box / "full.safetensors")
+    checkpoints.write_sums(box)
     loaded = MixSTE.from_pretrained("tiny")
     assert not loaded.training
     for key, value in loaded.state_dict().items():
@@ -560,6 +561,20 @@ def test_a_count_of_batches_outlasts_storing_in_half(tmp_path):
     model.expand_bn.num_batches_tracked.fill_(100_001)  # above float16's largest number
     save_checkpoint(model, tmp_path / "half.safetensors", torch.float16)
     assert load_checkpoint(tmp_path / "half.safetensors").expand_bn.num_batches_tracked == 100_001
+
+
+def test_one_bit_of_the_weights_in_the_box_is_noticed(box):
+    save_checkpoint(MixSTE(frames=FRAMES, dim=DIM, depth=1), box / "tiny.safetensors")
+    with pytest.raises(CheckpointError, match=r"SHA-256 None of SHA256SUMS"):
+        MixSTE.from_pretrained("tiny")
+    checkpoints.write_sums(box)
+    MixSTE.from_pretrained("tiny")
+    content = bytearray((box / "tiny.safetensors").read_bytes())
+    content[-3] ^= 1  # a number, which the format does not protect
+    (box / "tiny.safetensors").write_bytes(content)
+    load_checkpoint(box / "tiny.safetensors")
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors: expected the file that was shipped, .*again$"):
+        MixSTE.from_pretrained("tiny")
 
 
 def test_an_unknown_name_lists_those_there_are(box):

@@ -55,6 +55,7 @@ def here(tmp_path, monkeypatch):
     small = MixSTE(frames=27, dim=16, depth=1)
     monkeypatch.setattr(checkpoints, "files", lambda package: tmp_path / "package")
     checkpoints.save_checkpoint(small, "package/weights/open-small.safetensors")
+    checkpoints.write_sums(tmp_path / "package" / "weights")
     checkpoints.save_checkpoint(small, "ours.safetensors")
     checkpoints.export_authors(small, "best_epoch.bin")
     (tmp_path / "keypoints.json").write_text(json.dumps(coco(100)))

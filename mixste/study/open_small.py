@@ -99,6 +99,7 @@ def main() -> None:
         checkpoints.save_checkpoint(model, weights)
     model = checkpoints.load_checkpoint(weights)
     checkpoints.save_checkpoint(model, SHIPPED, torch.float16)
+    checkpoints.write_sums(SHIPPED.parent)
     if not measured.exists():
         found = errors(MixSTE.from_pretrained("open-small").to(device))
         found.to_csv(measured, index=False)
