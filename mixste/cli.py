@@ -25,6 +25,11 @@ Checkpoint = Annotated[
 ]
 
 
+def listed(values: list[str] | None) -> list[str]:
+    """The values of an option that may be given several times, with several values each: "5,6"."""
+    return [value.strip() for value in ",".join(values or []).split(",") if value.strip()]
+
+
 def network(checkpoint: str):
     """The network of a file, or of the name, which has no ending, of weights that come with the package."""
     from mixste import checkpoints
@@ -211,7 +216,9 @@ def reproduce(
         list[str] | None,
         typer.Option(help='Only the notebooks of these tables of the paper, as "5,6"; may be given again.'),
     ] = None,
-    notebook: Annotated[list[str] | None, typer.Option(help="Only this one, by number; may be given again.")] = None,
+    notebook: Annotated[
+        list[str] | None, typer.Option(help='Only these notebooks, as "6,7"; may be given again.')
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Jobs at a time.", min=1)] = None,
     on: Annotated[str, typer.Option(help="laptop, node or slurm: through Snakemake, by that profile of it.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it costs.")] = False,
@@ -225,12 +232,14 @@ def reproduce(
     """
     from mixste.study import batch, notebooks
 
-    numbers = [name.strip() for name in ",".join(tables or []).split(",") if name.strip()]
-    chosen = notebooks.choose(numbers, notebook or [])
+    # Tables are named 5, notebooks 05; both are taken either way.
+    numbers = [name.lstrip("0") or name for name in listed(tables)]
+    named = [name.zfill(2) for name in listed(notebook)]
+    chosen = notebooks.choose(numbers, named)
     if so_far:
         if on or dry_run:
             raise ValueError("--so-far goes without --on and --dry-run")
-        others = [number for number in notebook or [] if not notebooks.grows(*notebooks.choose(numbers=[number]))]
+        others = [number for number in named if not notebooks.grows(*notebooks.choose(numbers=[number]))]
         if others:
             raise ValueError(
                 f"--so-far makes Tables 1 to 7 and notebooks 13, 14 and 17, found notebook {', '.join(others)}"

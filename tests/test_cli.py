@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,12 @@ def test_mistakes_end_in_one_sentence(arguments, sentence):
     [line] = done.stderr.strip().splitlines()
     assert line.startswith("mixste: ")
     assert sentence in line
+
+
+def test_tables_and_notebooks_are_named_by_bare_numbers():
+    done = mixste("reproduce", "--notebook", "6,07", "--notebook", "0", "--tables", "05, 6", "--dry-run")
+    notebooks = re.findall(r"^  (\d\d)_\w+: (?:execute|up to date)$", done.stdout, re.MULTILINE)
+    assert notebooks == ["00", "06", "07"], done.stdout + done.stderr
 
 
 def test_ctrl_c_ends_in_one_sentence(tmp_path):
