@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from mixste.baselines import PoseFormer, VideoPose3D
@@ -183,9 +182,9 @@ def transfer(model: MixSTE, frames: int, source: Skeleton, target: Skeleton) -> 
 
 
 def _load_ours(path: Path) -> nn.Module:
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+    content = path.read_bytes()  # `safe_open` takes no path that is not UTF-8
+    weights = load(content)
+    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
     if metadata.get("model") not in MODELS or "options" not in metadata:
         raise CheckpointError(f"expected the model's name and options beside its weights, found {metadata}")
     return _built(metadata["model"], json.loads(metadata["options"]), weights, lambda model: model.state_dict())

@@ -1,5 +1,7 @@
 """The command line. Each command calls one function that a notebook could call."""
 
+import codecs
+import io
 import os
 import re
 import sys
@@ -288,8 +290,28 @@ def unpack_runs(source: Annotated[Path, typer.Argument(help="Folder that `mixste
     print(parcels.unpack(source))
 
 
+def plain(error: UnicodeEncodeError) -> tuple[str, int]:
+    """For `codecs`: what stands for text that a console's encoding lacks, and for bytes in file names that are no text.
+
+    Our own signs become their like in ASCII, a Japanese letter \\u6b69, a byte \\xe9: names stay recognisable, and are
+    those that a shell's $'...' takes.
+    """
+    signs = {"…": "...", "–": "-", "−": "-", "×": "x", "·": "*", "²": "2"}
+    text = error.object[error.start : error.end]
+    return "".join(
+        f"\\x{ord(sign) - 0xDC00:02x}" if "\udc80" <= sign <= "\udcff" else signs.get(sign) or ascii(sign)[1:-1]
+        for sign in text
+    ), error.end
+
+
 def main() -> None:
-    """Entry point: a user's mistake ends in one sentence, not in a traceback."""
+    """Entry point: a user's mistake ends in one sentence, not in a traceback, and any text on any console."""
+    codecs.register_error("mixste.plain", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mixste.plain")
+    # For the processes that a command starts: workers, kernels, Snakemake.
+    os.environ["PYTHONIOENCODING"] = os.environ.get("PYTHONIOENCODING", "").partition(":")[0] + ":backslashreplace"
     try:
         app()
     except (

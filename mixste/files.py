@@ -23,13 +23,18 @@ def replacing(path) -> Iterator[Path]:
         yield temporary
         # 0600, of mkstemp and libraries that write as it does, would keep a team from reading each other's results.
         temporary.chmod(0o666 & ~_umask())
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows syncs only what it may write to
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(error.errno, f"could not write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def readable(name: str) -> str:
+    """A file's name as text that every format can hold: bytes that are no UTF-8 become \\xe9 and the like."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _umask() -> int:

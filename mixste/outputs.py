@@ -14,7 +14,7 @@ from PIL import Image, ImageColor, ImageDraw
 from scipy.spatial.transform import Rotation
 
 from mixste.data import DataError
-from mixste.files import replacing
+from mixste.files import readable, replacing
 from mixste.skeleton import Skeleton, human36m
 from mixste.video import save_mp4
 
@@ -34,6 +34,10 @@ class Lifted:
     poses: Float[np.ndarray, "frames 17 3"]
     filled: Bool[np.ndarray, "frames 17"]
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self):  # both may hold the name of a file
+        object.__setattr__(self, "name", readable(self.name))
+        object.__setattr__(self, "notes", tuple(map(readable, self.notes)))
 
     @classmethod
     def read(cls, path) -> "Lifted":

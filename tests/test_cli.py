@@ -1,6 +1,8 @@
 """The command line: each command once, and one sentence instead of a traceback for a user's mistake."""
 
+import codecs
 import functools
+import json
 import os
 import re
 import signal
@@ -8,11 +10,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from mixste import MixSTE
 from mixste.checkpoints import save_checkpoint
+from mixste.cli import plain
+from mixste.skeleton import human36m
 from mixste.study import runs
 
 
@@ -80,6 +85,49 @@ def test_tables_and_notebooks_are_named_by_bare_numbers():
     done = mixste("reproduce", "--notebook", "6,07", "--notebook", "0", "--tables", "05, 6", "--dry-run")
     notebooks = re.findall(r"^  (\d\d)_\w+: (?:execute|up to date)$", done.stdout, re.MULTILINE)
     assert notebooks == ["00", "06", "07"], done.stdout + done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name of a file is text")
+@pytest.mark.parametrize(
+    ("encoding", "locale"),
+    [
+        ("ascii", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+        ("latin-1", {}),
+        ("cp1252", {}),
+        ("utf-8", {}),
+    ],
+)
+def test_any_name_on_any_console(encoding, locale, tmp_path):
+    """Names in Japanese, and of bytes that are no text: of clips, results and weights."""
+    torch.manual_seed(0)
+    names = [os.fsdecode(name) for name in (b"caf\xe9", "\u6b69\u304d".encode(), b"plain")]
+    checkpoint = tmp_path / f"{names[0]}.safetensors"
+    save_checkpoint(MixSTE(27, 17, 8, 1, 2), checkpoint)
+    (tmp_path / "clips").mkdir()
+    points = np.random.default_rng(0).uniform(300, 700, (5, 17, 2))
+    for name in names:
+        np.savez(tmp_path / "clips" / f"{name}.npz", keypoints=points, joints=np.array(human36m.joints))
+    options = ["--size", "1000x1000", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
+    options += [option for kind in ("npz", "csv", "json", "bvh", "gif", "html") for option in ("--to", kind)]
+    code = "from mixste.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "lift", str(tmp_path / "clips"), *options],
+        capture_output=True,
+        env=os.environ | locale | {"PYTHONIOENCODING": encoding},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.decode(encoding)
+    for name in ("caf\\xe9", "\u6b69\u304d" if encoding == "utf-8" else "\\u6b69\\u304d", "plain"):
+        assert f"{name}: 5 frames" in said
+    assert len(list((tmp_path / "out").iterdir())) == 6 * len(names)
+    content = json.loads((tmp_path / "out" / f"{names[1]}.json").read_bytes())
+    assert content["name"] == "\u6b69\u304d", "as text, whatever the locale"
+
+
+def test_signs_of_ours_have_their_like_in_ascii():
+    codecs.register_error("mixste.plain", plain)
+    assert "1–2 mm² … × ô".encode("ascii", "mixste.plain") == b"1-2 mm2 ... x \\xf4"
 
 
 def test_ctrl_c_ends_in_one_sentence(tmp_path):
