@@ -3,15 +3,16 @@
 Their libraries follow whatever offsets and sizes a file holds: a damaged one can send them in circles, through all the
 memory, or down. That must cost no more than an error message, so this file runs as a script that reads, with limits
 on its time and memory, and writes plain arrays to its output. It imports nothing of the package, to start fast.
+Where the system has no such limits (Windows), it is ended when it takes too long.
 """
 
 import contextlib
 import importlib.util
 import io
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
+try:
+    import resource
+except ImportError:
+    resource = None
+
 CPU_SECONDS = 60  # a file; a sequence of MPI-INF-3DHP takes 2
+SECONDS = 300  # by the clock, on a slow disk
 MEMORY = 4 << 30  # bytes; the same takes 1 GiB
 LIBRARIES = {"cdf": ("cdflib", "human36m"), "annot": ("scipy", ""), "annot_data": ("h5py", "mpi-inf-3dhp")}  # extras
 CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # of MPI-INF-3DHP's fourteen; the field leaves out the others
@@ -51,6 +58,8 @@ def read_foreign(kind: str, paths: list[Path]) -> Iterator[list[np.ndarray]]:
     ):
         stream = SimpleNamespace(read=reader.stdout.read)  # NumPy would seek in what it knows for a file
         for path in paths:
+            alarm = threading.Timer(SECONDS, reader.kill)
+            alarm.start()
             try:
                 [count] = np.lib.format.read_array(stream)
                 arrays = [np.lib.format.read_array(stream) for _ in range(count)]
@@ -59,7 +68,11 @@ def read_foreign(kind: str, paths: list[Path]) -> Iterator[list[np.ndarray]]:
                 errors.seek(0)
                 said = errors.read().decode(errors="replace").strip().splitlines()
                 reason = said[-1] if said else f"one that ended its reader (status {status})"
+                if alarm.finished.is_set():
+                    reason = f"one that takes longer than {SECONDS} s"
                 raise DataError(f"{path}: expected {WANTED[kind]}, found {reason[:300]}") from None
+            finally:
+                alarm.cancel()
             yield arrays
 
 
@@ -80,12 +93,14 @@ def _read(kind: str, path: str) -> list[np.ndarray]:
 
 
 def _main(seconds: str, kind: str, *paths: str) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(ValueError):  # macOS has no such limit
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    if resource:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with contextlib.suppress(ValueError):  # macOS has no such limit
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for path in paths:
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + int(seconds), hard))
+        if resource:
+            _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + int(seconds), hard))
         try:
             arrays = [np.asarray(array, dtype=np.float32) for array in _read(kind, path)]
         except Exception as error:
