@@ -55,13 +55,22 @@ def show_data(source: Source, root: Root = None, keypoints: Keypoints = "gt") ->
 
 
 @data_app.command("check")
-def check_data(source: Source, root: Root = None, keypoints: Keypoints = "gt") -> None:
-    """Tell what is there of a licensed data set, what is missing, where to get it, and whether the counts are right."""
-    from mixste.data.check import check
+def check_data(
+    source: Annotated[
+        str | None, typer.Argument(help="human36m, humaneva or mpi_inf_3dhp; all of them where none is named.")
+    ] = None,
+    root: Root = None,
+    keypoints: Keypoints = "gt",
+) -> None:
+    """Tell what is there of the licensed data, what is missing, where to get it, and which tables can be made of it."""
+    from mixste.data.check import PUBLISHED, check
+    from mixste.study.plan import PROFILES, lacking_data
 
-    found = check(source, root, keypoints)
-    print(found)
-    if found.problems:
+    reports = [check(name, root, keypoints) for name in ([source] if source else PUBLISHED)]
+    print(*reports, "tables of the study that can be made of the files there, by profile paper", sep="\n\n")
+    for table, files in lacking_data(PROFILES["paper"], root).items():
+        print(f"  {table:<14} {'lacks ' + ', '.join(files) if files else 'can be made'}")
+    if any(report.problems for report in reports):
         raise SystemExit(1)
 
 

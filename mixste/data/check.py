@@ -6,22 +6,24 @@ from pathlib import Path
 import pandas as pd
 
 from mixste.data import DataError, PoseDataset, human36m, humaneva, load, mpi_inf_3dhp
-from mixste.data.licensed import detectors, folder_of
+from mixste.data.licensed import detectors, folder_of, missing
 
 
 @dataclass(frozen=True)
 class Published:
     """What a whole copy holds.
 
-    files: patterns of the files that may be read. clips: {split: {subject: number}}, 0 where only their presence is
-    known. frames: {split: number} over all cameras, those that count in an evaluation.
+    files: patterns of the files that are read, alternatives together. keypoints: how the names of keypoints' files
+    begin. projected: whether ground-truth keypoints need no file. clips: {split: {subject: number}}, 0 where only their
+    presence is known. frames: {split: number} over all cameras, those that count in an evaluation.
     """
 
     title: str
     where: str
     licence: str
-    files: tuple[str, ...]
+    files: tuple[tuple[str, ...], ...]
     keypoints: str
+    projected: bool
     clips: dict[str, dict[str, int]]
     frames: dict[str, int]
 
@@ -31,8 +33,9 @@ PUBLISHED = {
         title="Human3.6M",
         where="http://vision.imar.ro/human3.6m, after registration",
         licence=human36m.LICENCE,
-        files=(human36m.POSES, "S*/MyPoseFeatures/D3_Positions/*.cdf", f"{human36m.KEYPOINTS}_*.npz"),
+        files=((human36m.POSES, "S*/MyPoseFeatures/D3_Positions/*.cdf"),),
         keypoints=human36m.KEYPOINTS,
+        projected=True,
         # 15 actions, two takes, four cameras, less S11's Directions, whose video is corrupted
         clips={"train": dict.fromkeys(human36m.TRAIN, 120), "test": {"S9": 120, "S11": 116}},
         frames={"train": 1_559_752, "test": 543_344},
@@ -41,8 +44,9 @@ PUBLISHED = {
         title="HumanEva-I",
         where="http://humaneva.is.tue.mpg.de, after registration",
         licence=humaneva.LICENCE,
-        files=(humaneva.POSES, f"{humaneva.KEYPOINTS}_*.npz"),
+        files=((humaneva.POSES,),),
         keypoints=humaneva.KEYPOINTS,
+        projected=False,
         clips={split: dict.fromkeys(humaneva.SUBJECTS, 0) for split in ("train", "test")},
         frames={},
     ),
@@ -51,13 +55,11 @@ PUBLISHED = {
         where="https://vcai.mpi-inf.mpg.de/3dhp-dataset, after agreeing to its terms",
         licence=mpi_inf_3dhp.LICENCE,
         files=(
-            mpi_inf_3dhp.TRAIN,
-            mpi_inf_3dhp.TEST,
-            "S*/Seq*/annot.mat",
-            "TS*/annot_data.mat",
-            "*/TS*/annot_data.mat",
+            (mpi_inf_3dhp.TRAIN, "S*/Seq*/annot.mat"),
+            (mpi_inf_3dhp.TEST, "TS*/annot_data.mat", "*/TS*/annot_data.mat"),
         ),
         keypoints="",
+        projected=True,
         clips={
             "train": {f"S{number}": 16 for number in range(1, 9)},  # two sequences, eight cameras
             "test": {f"TS{number}": 1 for number in range(1, 7)},
@@ -95,6 +97,15 @@ class Report:
         return "\n".join(lines)
 
 
+def lacking(name: str, root=None, keypoints: str = "gt") -> list[str]:
+    """The files that `mixste.data.load` of a licensed data set would not find, alternatives joined by "or"."""
+    known, folder = PUBLISHED[name], folder_of(name, root)
+    wanted = list(known.files)
+    if not (known.projected and keypoints == "gt"):
+        wanted.append((f"{known.keypoints}_{keypoints}.npz",))
+    return [" or ".join(files) for files in wanted if not any(any(folder.glob(file)) for file in files)]
+
+
 def check(name: str, root=None, keypoints: str = "gt") -> Report:
     """Look for a licensed data set as `mixste.data.load` would, read it, and compare it with what is published.
 
@@ -103,9 +114,13 @@ def check(name: str, root=None, keypoints: str = "gt") -> Report:
     if name not in PUBLISHED:
         raise DataError(f"expected one of {', '.join(PUBLISHED)}, found {name!r}")
     known, folder = PUBLISHED[name], folder_of(name, root)
-    found = {pattern: len(list(folder.glob(pattern))) for pattern in known.files}
+    patterns = [pattern for files in known.files for pattern in files]
+    patterns += [f"{known.keypoints}_*.npz"] if known.keypoints else []
+    found = {pattern: len(list(folder.glob(pattern))) for pattern in patterns}
     table, problems = pd.DataFrame(columns=["split", "subject", "clips", "frames"]), []
     try:
+        if files := lacking(name, root, keypoints):
+            raise missing(folder, " and ".join(files))
         table = counts(load(name, root, keypoints))
         problems = _differences(table, known)
     except DataError as error:

@@ -35,8 +35,8 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
     if keypoints != "gt":
         raise DataError(f'MPI-INF-3DHP comes with annotated keypoints only: expected "gt", found {keypoints!r}')
     folder = folder_of("mpi_inf_3dhp", root)
-    archived = (folder / TRAIN).exists() or (folder / TEST).exists()
-    train, test = (_archived_train, _archived_test) if archived else (_original_train, _original_test)
+    train = _archived_train if (folder / TRAIN).exists() else _original_train
+    test = _archived_test if (folder / TEST).exists() else _original_test
     return PoseDataset(
         name="mpi_inf_3dhp",
         title="MPI-INF-3DHP",
@@ -51,8 +51,6 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
 
 def _archived_train(folder: Path) -> Iterator[Clip]:
     path = folder / TRAIN
-    if not path.exists():
-        raise missing(folder, TRAIN)
     sequences = read_npz(path, "data")
     if not isinstance(sequences, dict):
         raise DataError(f"{path}: expected data to be a dictionary of sequences, found {kind(sequences)}")
@@ -70,8 +68,6 @@ def _archived_train(folder: Path) -> Iterator[Clip]:
 
 def _archived_test(folder: Path) -> Iterator[Clip]:
     path = folder / TEST
-    if not path.exists():
-        raise missing(folder, TEST)
     for subject, view in nested(path, "data").items():
         yield _clip(view, f"{path}, {subject}", subject=str(subject))
 

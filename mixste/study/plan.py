@@ -7,9 +7,11 @@ has one function a table; each gives the rows, and a row names its runs and the 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import pandas as pd
 
+from mixste.data.check import PUBLISHED, lacking
 from mixste.losses import TABLE_6
 from mixste.study.published import published
 from mixste.study.runs import Data, Run
@@ -513,6 +515,23 @@ PLAN: dict[str, Callable[[Profile], list[Row]]] = {
     "limits": limits,
     "more_people": more_people,
 }
+
+
+def lacking_data(profile: Profile, root=None) -> dict[str, list[str]]:
+    """For each table of the plan, the files of licensed data that its runs would not find; none where it can be made.
+
+    root: where the data are, see `mixste.data.load`.
+    """
+
+    def sources(run: Run | None) -> set[tuple[str, str]]:
+        return set() if run is None else {(run.data.source, run.data.keypoints)} | sources(run.start)
+
+    lacks = {}
+    for table, rows in PLAN.items():
+        read = set().union(*(sources(run) for row in rows(profile) for run in row.runs))
+        files = (lacking(name, root, keypoints) for name, keypoints in sorted(read) if name in PUBLISHED)
+        lacks[table] = list(dict.fromkeys(chain.from_iterable(files)))
+    return lacks
 
 
 def distinct(profile: Profile, tables=tuple(PLAN)) -> list[Run]:

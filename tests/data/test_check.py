@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mixste.data import DataError, load
-from mixste.data.check import PUBLISHED, check
+from mixste.data.check import PUBLISHED, check, lacking
+from mixste.study.plan import PROFILES, lacking_data
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,43 @@ def test_humaneva_by_presence(root, tmp_path):
         del people["Validate/S2"]
         np.savez(tmp_path / path.name, **{key: people})
     assert check("humaneva", tmp_path).problems == ["test subject S2: expected some clips, found 0"]
+
+
+def test_every_missing_file_is_named_with_the_tables_that_want_it(root, tmp_path):
+    """As `load` finds them: ground-truth keypoints of Human3.6M alone need no file; HumanEva is fine-tuned from it."""
+    (tmp_path / "human36m").mkdir()
+    (tmp_path / "humaneva").mkdir()
+    for file in ("human36m/data_3d_h36m.npz", "humaneva/data_2d_humaneva15_gt.npz"):
+        (tmp_path / file).symlink_to(root / file)
+    assert lacking("human36m", tmp_path) == []
+    assert lacking("human36m", tmp_path, "hrnet") == ["data_2d_h36m_hrnet.npz"]
+    assert lacking("humaneva", tmp_path, "sh") == ["data_3d_humaneva15.npz", "data_2d_humaneva15_sh.npz"]
+    dhp = ["data_train_3dhp.npz or S*/Seq*/annot.mat"]
+    dhp += ["data_test_3dhp.npz or TS*/annot_data.mat or */TS*/annot_data.mat"]
+    cpn, detectron = (f"data_2d_h36m_{detector}.npz" for detector in ("cpn_ft_h36m_dbb", "detectron_ft_h36m"))
+    assert lacking_data(PROFILES["paper"], tmp_path) == {
+        "table1": [cpn, detectron],
+        "table2": [],
+        "table3": dhp,
+        "table4": [cpn, "data_3d_humaneva15.npz"],
+        **{table: [cpn] for table in ("table5", "table6", "table7", "paper_vs_code")},
+        "limits": [],
+        "more_people": [],
+    }
+    assert not any(lacking_data(PROFILES["smoke"], tmp_path).values())
+    [problem] = check("mpi_inf_3dhp", tmp_path).problems
+    assert problem.startswith(f"expected {' and '.join(dhp)} in ")
+
+
+def test_an_archive_beside_the_originals(root, tmp_path):
+    (tmp_path / "data_train_3dhp.npz").symlink_to(root / "mpi_inf_3dhp" / "data_train_3dhp.npz")
+    with pytest.raises(DataError, match=r"expected data_test_3dhp\.npz or TS\*/annot_data\.mat"):
+        load("mpi_inf_3dhp", tmp_path)
+    if importlib.util.find_spec("h5py"):
+        (tmp_path / "written").mkdir()
+        train, test = licensed.write_mpi_inf_3dhp(tmp_path / "written")
+        licensed.write_mpi_inf_3dhp_originals(tmp_path, train, test)
+        assert len(load("mpi_inf_3dhp", tmp_path).test) == 6
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -142,7 +142,7 @@ def test_what_is_missing(folder, held, tmp_path):
     with pytest.raises(DataError, match='expected "gt", found'):
         load("mpi_inf_3dhp", root=folder, keypoints="cpn")
     (tmp_path / "data_train_3dhp.npz").symlink_to(folder / "data_train_3dhp.npz")
-    with pytest.raises(DataError, match=r"expected data_test_3dhp\.npz in"):
+    with pytest.raises(DataError, match=r"expected data_test_3dhp\.npz or TS\*/annot_data\.mat in"):
         load("mpi_inf_3dhp", root=tmp_path)
 
 
