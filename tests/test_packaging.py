@@ -59,6 +59,33 @@ def test_conda_users_get_the_interpreter_and_the_same_lock():
     assert set(re.fullmatch(r"-e \.\[([\w,-]+)\]", project)[1].split(",")) <= set(EXTRAS)
 
 
+def test_the_workflow_runs_the_one_script_on_every_supported_python():
+    [job] = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"].values()
+    begin = "Programming Language :: Python :: "
+    supported = [line.removeprefix(begin) for line in PROJECT["classifiers"] if line.startswith(begin)]
+    assert job["strategy"]["matrix"]["python"] == supported
+    assert set(supported) == {
+        version for version in supported if SpecifierSet(PROJECT["requires-python"]).contains(version)
+    }
+    [last] = [step for step in job["steps"] if "run" in step]
+    assert last["run"] == "bash .ci/run"
+    assert last["env"]["PYTHON"] == "python${{ matrix.python }}"
+    assert "PYTHON ?=" in (ROOT / "Makefile").read_text()
+    [setup] = [step for step in job["steps"] if step.get("uses", "").startswith("actions/setup-python")]
+    assert setup["with"]["cache"] == "pip"
+    *most, newest = supported
+    assert f"Python {', '.join(most)} or {newest}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0"])
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_at_most_one_pin_a_package_fits_an_interpreter(python, platform):
+    where = {"python_full_version": python, "python_version": python[:4], "sys_platform": platform}
+    for name, pins in lock().items():
+        fitting = [pin for pin in pins if pin.marker is None or pin.marker.evaluate(where)]
+        assert len(fitting) <= 1, name
+
+
 def test_the_makefile_installs_under_the_lock():
     installs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
     assert installs
