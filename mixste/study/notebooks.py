@@ -136,6 +136,7 @@ def execute(path: Path, profile: str) -> None:
                 cwd=NOTEBOOKS,
                 kernel_name="python3",
                 progress_bar=False,
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # or it complains of being shut down
                 config=transport,
             )
         except papermill.PapermillExecutionError as error:

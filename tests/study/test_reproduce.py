@@ -122,6 +122,14 @@ def test_a_damaged_stamp_is_no_stamp(folder):
         assert not notebooks.fresh(path, "smoke")
 
 
+def test_a_kernel_says_nothing_of_its_own(folder, capfd):
+    """Such as "KeyboardInterrupt caught in kernel", when it is asked to end before it has come to rest."""
+    code = "from traitlets.config import Application; Application.instance().log.error('of a kernel')"
+    notebook(folder / "00_one.ipynb", 'profile = "other"', code)
+    notebooks.reproduce("smoke", notebooks.choose())
+    assert capfd.readouterr().err == ""
+
+
 def test_a_notebook_that_raises_is_named_and_not_taken_for_done_and_the_rest_goes_on(folder, monkeypatch):
     notebook(folder / "00_one.ipynb", 'profile = "smoke"', "1 / 0")
     notebook(folder / "00_two.ipynb", 'profile = "smoke"')
