@@ -1,5 +1,8 @@
 """Networks for use elsewhere: as ONNX, and frame by frame on live input."""
 
+import contextlib
+import logging
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 
@@ -37,7 +40,7 @@ def export_onnx(model: nn.Module, path) -> float:
     training, device = model.training, next(model.parameters()).device
     model.eval().cpu()
     try:
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, _quiet():
             torch.onnx.export(
                 model,
                 (torch.zeros(2, model.frames, model.joints, 2),),
@@ -56,6 +59,20 @@ def export_onnx(model: nn.Module, path) -> float:
     finally:
         model.train(training).to(device)
     return difference
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what PyTorch's exporter says of itself: that torchvision, which nothing here uses, is not installed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of deprecated parts of its own
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def onnx_difference(model: nn.Module, path, batches: Iterable[int] = (1, 3), seed: int = 0) -> float:
