@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -126,12 +127,13 @@ def execute(path: Path, profile: str) -> None:
     out = _copy(path, profile)
     out.parent.mkdir(parents=True, exist_ok=True)
     _stamp(out).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory() as sockets:
+    with tempfile.TemporaryDirectory() as folder:
         # Kernels over TCP can take each other's ports; files in a folder of their own cannot.
-        transport = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/k"})
+        transport = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/k"})
+        executed = Path(folder, path.name)  # papermill writes down where, which has to be text
         try:
             papermill.execute_notebook(
-                *(path, out),
+                *(path, executed),
                 parameters={} if profile == DEFAULT else {"profile": profile},
                 cwd=NOTEBOOKS,
                 kernel_name="python3",
@@ -141,6 +143,10 @@ def execute(path: Path, profile: str) -> None:
             )
         except papermill.PapermillExecutionError as error:
             raise RuntimeError(f"{path.name} failed with {error.ename}: {error.evalue} (see {out})") from None
+        finally:
+            if executed.exists():
+                with replacing(out) as temporary:
+                    shutil.copyfile(executed, temporary)
     stamp = {"inputs": _inputs(path, profile), "files": {name: _hash(name) for name in _files(path, profile)}}
     with replacing(_stamp(out)) as temporary:
         temporary.write_text(json.dumps(stamp, indent=1))

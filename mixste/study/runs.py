@@ -333,7 +333,7 @@ def lacking(wanted: Iterable[Run]) -> list[Run]:
 
 def collect(finished: list[Finished]) -> pd.DataFrame:
     """The errors by clip of many runs as one table, with a column run: read at once, where one by one takes seconds."""
-    tables = [run.file("clips.csv").read_text() for run in finished]
+    tables = [run.file("clips.csv").read_text(encoding="utf-8") for run in finished]
     heads, bodies = zip(*(table.split("\n", 1) for table in tables), strict=True)
     text = io.StringIO("\n".join([heads[0], "".join(bodies)]))
     table = pd.read_csv(text, dtype={"take": str}, keep_default_na=False)
