@@ -20,7 +20,7 @@ test: .venv/.installed .venv/.batch
 	$(BIN)/mixste train --profile smoke
 	$(PYTEST) tests
 	$(NBVAL) notebooks
-	@echo "Passed: lint, the tests, and every notebook against its stored output. Look first at results/README.md, then at the notebooks: $(BIN)/jupyter lab notebooks"
+	@echo "Passed: lint, the tests, and every notebook against its stored output. Look first at what make reproduce made, runs/results/README.md, then at the notebooks: $(BIN)/jupyter lab notebooks"
 
 # What depends on trained digits, once more with the instructions of an older processor: the tests on the usual store,
 # then a store made so, before the usual tests. Its digits differ from those that are stored, as any other processor's do.
