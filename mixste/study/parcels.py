@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mixste.files import replacing
 from mixste.study import runs
 from mixste.study.runs import RunError
 
@@ -54,7 +55,7 @@ def pack(to: Path, wanted: list[str] = (), unfinished: bool = False, weights: bo
     to.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
     try:
-        pieces = _Pieces(building)
+        pieces = _Pieces(building, sum(file.stat().st_size for file in files))
         entries = [pieces.add(file) for file in tqdm(files, "packing", unit="file", disable=None, leave=False)]
         pieces.cut()
         index = {"files": entries, "pieces": pieces.entries}
@@ -71,8 +72,8 @@ def pack(to: Path, wanted: list[str] = (), unfinished: bool = False, weights: bo
 class _Pieces:
     """Files as one stream, cut into pieces."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.entries, self.piece = folder, [], io.BytesIO()
+    def __init__(self, folder: Path, size: int):
+        self.folder, self.rest, self.entries, self.piece = folder, size, [], io.BytesIO()
 
     def add(self, path: Path) -> dict:
         """Append a file; returns its entry of the index."""
@@ -91,7 +92,9 @@ class _Pieces:
         if not self.piece.tell():
             return
         content, name = self.piece.getvalue(), f"piece-{len(self.entries) + 1:04}"
-        (self.folder / name).write_bytes(content)
+        with replacing(self.folder / name, needed=self.rest) as file:
+            file.write_bytes(content)
+        self.rest -= len(content)
         self.entries.append({"name": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()})
         self.piece = io.BytesIO()
 
@@ -116,15 +119,16 @@ def unpack(source: Path) -> str:
     runs.store().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=runs.store(), prefix=".unpacking-") as name:
         arriving, pieces, piece = Path(name), _pieces(Path(source), index["pieces"]), io.BytesIO()
+        needed = sum(entry["size"] for entry in index["files"])
         for entry in tqdm(index["files"], "unpacking", unit="file", disable=None, leave=False):
             path, digest, rest = arriving / entry["name"], hashlib.sha256(), entry["size"]
-            path.parent.mkdir(exist_ok=True)
-            with open(path, "xb") as file:
+            with replacing(path, needed) as temporary, open(temporary, "wb") as file:
                 while rest:
                     piece = piece if (block := piece.read(rest)) else next(pieces)
                     rest -= len(block)
                     digest.update(block)
                     file.write(block)
+            needed -= entry["size"]
             if digest.hexdigest() != entry["sha256"]:
                 raise RunError(f"{source} is damaged: {entry['name']} is not what was packed")
         folders = sorted(arriving.iterdir())

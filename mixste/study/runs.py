@@ -440,7 +440,8 @@ def _make(run: Run, path: Path, title: str) -> None:
         return
     for left in part.glob(".*"):  # by a process that was killed while it wrote
         left.unlink()
-    (part / "spec.json").write_text(spec(run))
+    with replacing(part / "spec.json") as file:
+        file.write_text(spec(run))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         # Sums depend on how many threads share them. One gives the same digits on any number of cores; several runs
@@ -474,15 +475,20 @@ def _make(run: Run, path: Path, title: str) -> None:
     ]
     joint = evaluate.joint_errors(lifted, dataset.test, dataset.skeleton)
 
-    pd.DataFrame(history).to_csv(part / "history.csv", index=False)
-    pd.concat(tables).round({"value": 4}).to_csv(part / "clips.csv", index=False)
-    np.savez_compressed(part / "errors.npz", joint=joint.astype(np.float16))  # to 1/16 mm at 100 mm
+    with replacing(part / "history.csv") as file:
+        pd.DataFrame(history).to_csv(file, index=False)
+    with replacing(part / "clips.csv") as file:
+        pd.concat(tables).round({"value": 4}).to_csv(file, index=False)
+    with replacing(part / "errors.npz") as file:
+        np.savez_compressed(file, joint=joint.astype(np.float16))  # to 1/16 mm at 100 mm
     checkpoints.save_checkpoint(model, part / "weights.safetensors")
     if curve:
-        shutil.copyfile(_best(part, min(curve, key=curve.get)), part / "best.safetensors")
+        with replacing(part / "best.safetensors") as file:
+            shutil.copyfile(_best(part, min(curve, key=curve.get)), file)
     about = environment() | {"training_seconds": trained - began, "testing_seconds": time.monotonic() - trained}
     about["resumed_at"] = begun["step"] / history[-1]["step"]  # the share of the training that these seconds are not of
-    (part / "environment.json").write_text(json.dumps(about, indent=1))
+    with replacing(part / "environment.json") as file:
+        file.write_text(json.dumps(about, indent=1))
     seal(part)
     _rename(part, path)
 
