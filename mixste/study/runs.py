@@ -8,7 +8,6 @@ Several processes, on one machine or on several that share the folder, may work 
 
 import ast
 import contextlib
-import fcntl
 import functools
 import hashlib
 import io
@@ -30,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 import mixste
@@ -545,13 +545,16 @@ def seal(folder: Path) -> None:
 def locked(path: Path, report: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """One process at a time at what is or will be `path`; the system frees the lock of a process that dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(f"{path.name} is being made by another process: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        report(f"{path.name} is being made by another process: waiting for it")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _manifest(path: Path) -> dict | None:

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import zipfile
 from dataclasses import replace
@@ -374,3 +375,21 @@ def _free(path) -> bool:
         except BlockingIOError:
             return False
     return True
+
+
+def test_one_process_at_a_time_also_without_fcntl(tmp_path):
+    """As on Windows. The second process is told, and has its turn when the first ends."""
+    script = "import sys; sys.modules['fcntl'] = None; from pathlib import Path; from mixste.study.runs import locked\n"
+    script += "with locked(Path(sys.argv[1]), lambda line: print(line, flush=True)): print('mine', flush=True); input()"
+
+    def start():
+        command = [sys.executable, "-W", "ignore", "-c", script, tmp_path / "run"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return process, process.stdout.readline()
+
+    first, said = start()
+    assert said == "mine\n"
+    second, said = start()
+    assert "is being made by another process" in said
+    first.communicate("\n", timeout=30)
+    assert second.communicate("\n", timeout=30)[0] == "mine\n"
