@@ -15,11 +15,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from mixste.files import replacing
+from mixste.skeleton import SKELETONS
 from mixste.study import runs
-from mixste.study.runs import RunError
+from mixste.study.runs import Run, RunError
+from mixste.study.states import StateError
 
 PIECE = 16 * 2**20
 INDEX = "parcel.json"
@@ -113,7 +116,7 @@ def unpack(source: Path) -> str:
 
     Everything is checked before anything enters the store. What is there already stays as it is, except for a training
     that is further along in the parcel, and for a run whose weights had stayed behind. Raises RunError if a piece or a
-    file is missing, cut short, changed, too many, or not a plain file.
+    file is missing, cut short, changed, too many, or not a plain file, or if a training's state is not whole.
     """
     index = _index(Path(source))
     runs.store().mkdir(parents=True, exist_ok=True)
@@ -133,7 +136,9 @@ def unpack(source: Path) -> str:
                 raise RunError(f"{source} is damaged: {entry['name']} is not what was packed")
         folders = sorted(arriving.iterdir())
         for folder in folders:
-            if not folder.suffix:
+            if folder.suffix:
+                _check_state(folder, source)
+            else:
                 runs.seal(folder)
         entered = [_enter(folder) for folder in folders]
     stayed = len(entered) - sum(entered)
@@ -186,6 +191,32 @@ def _pieces(source: Path, entries: list[dict]) -> Iterator[io.BytesIO]:
         yield io.BytesIO(content)
 
 
+def _check_state(folder: Path, source: Path) -> None:
+    """RunError unless the interrupted training in a folder can be gone on with."""
+    try:
+        run = runs.read_spec(folder / "spec.json")
+        runs.whole_state(folder, run, _networks(run))
+    except StateError as error:
+        raise RunError(
+            f"{source} is refused: expected the state of a training in {folder.name}, found {error}"
+        ) from None
+    except ValueError as error:
+        raise RunError(f"{source} is refused: {str(error).replace(f'{folder.parent}/', '')}") from None
+
+
+def _networks(run: Run) -> list[torch.nn.Module]:
+    """What a run may train, without weights: a network for each number of joints, as its data may not be here."""
+    try:
+        if dict(run.options).get("depth", 1) > 100:
+            raise ValueError("more than 100 blocks")
+        with torch.device("meta"):
+            return [run.network(joints) for joints in sorted({len(layout.joints) for layout in SKELETONS.values()})]
+    except Exception as error:  # settings from elsewhere, of any type
+        raise ValueError(
+            f"expected the settings of a network in spec.json, found one that cannot be built: {error}"
+        ) from None
+
+
 def _enter(arrived: Path) -> bool:
     """Give a run its place in the store; False if what is there stays."""
     place = runs.store() / arrived.stem
@@ -195,13 +226,14 @@ def _enter(arrived: Path) -> bool:
             if runs.is_whole(place) and (arrived.suffix or _weights(arrived) <= _weights(place)):
                 return False
             if arrived.suffix:
-                if runs.taken_up(arrived)["step"] <= runs.taken_up(part)["step"]:
+                run = runs.read_spec(arrived / "spec.json")
+                steps = [runs.taken_up(folder, run, _networks(run))["step"] for folder in (arrived, part)]
+                if steps[0] <= steps[1]:
                     return False
                 place = part
-            elif part.exists():
-                shutil.rmtree(part)
-            if place.exists():
-                shutil.rmtree(place)
+            else:
+                runs.remove(part)
+            runs.remove(place)
             os.replace(arrived, place)
     except _Busy:
         return False

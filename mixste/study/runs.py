@@ -20,7 +20,6 @@ import shutil
 import signal
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +37,8 @@ from mixste.data import PoseDataset
 from mixste.data.splits import by_takes, in_layout, validating
 from mixste.files import replacing
 from mixste.skeleton import SKELETONS, Skeleton, human36m
+from mixste.study import states
+from mixste.study.states import StateError
 from mixste.train import AUTHORS, Recipe, seed_of, train
 
 PACKAGE = Path(mixste.__file__).parent
@@ -148,12 +149,20 @@ class Run:
             if self.model == "mixste":
                 begun = checkpoints.transfer(begun, self.frames, self.start.data.layout, self.data.layout)
             return begun.train()
-        options = {"frames": self.frames, "joints": len(self.data.layout.joints), **dict(self.options)}
+        torch.manual_seed(seed_of(self.seed, 2))
+        return self.network(len(self.data.layout.joints))
+
+    def network(self, joints: int) -> torch.nn.Module:
+        options = {"frames": self.frames, "joints": joints, **dict(self.options)}
         if self.model == "mixste":
             for name in ("dropout", "drop_path", "attention_scale", "embedding_norm"):
                 options[name] = getattr(self.recipe, name)
-        torch.manual_seed(seed_of(self.seed, 2))
         return checkpoints.MODELS[self.model](**options)
+
+    @property
+    def points(self) -> int:
+        """Rows of the learning curve."""
+        return 5 if self.test_curve else 20
 
 
 @functools.lru_cache(maxsize=4096)
@@ -380,9 +389,9 @@ def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line:
         raise RunError(f"{title or run.id} is not trained yet, and MIXSTE_SO_FAR=1 trains nothing")
     with locked(path, report):
         if not is_whole(path):
-            if path.exists():
+            if path.exists() or path.is_symlink():
                 report(f"run {run.id} is damaged and will be made again")
-                shutil.rmtree(path)
+                remove(path)
             _make(run, path, title or run.id)
             report(f"run {run.id}: trained")
     return Finished(path)
@@ -434,6 +443,8 @@ def _worker(parent: int) -> None:
 
 def _make(run: Run, path: Path, title: str) -> None:
     part = path.with_suffix(".part")
+    if not part.is_dir():
+        remove(part)  # a file, or a link that leads nowhere
     part.mkdir(parents=True, exist_ok=True)
     if is_whole(part):  # killed on the last steps
         _rename(part, path)
@@ -450,7 +461,7 @@ def _make(run: Run, path: Path, title: str) -> None:
     began = time.monotonic()
     dataset = run.data.load()
     model = run.build().to(device)
-    begun = taken_up(part)
+    begun = taken_up(part, run, [model])
     curve = {row["step"]: row["test_mpjpe"] for row in begun["history"]} if run.test_curve else {}
 
     def at_point(model, row):
@@ -461,7 +472,7 @@ def _make(run: Run, path: Path, title: str) -> None:
 
     history = train(
         *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, part),
-        points=5 if run.test_curve else 20,
+        points=run.points,
         at_point=at_point if run.test_curve else None,
         title=title,
     )
@@ -506,25 +517,52 @@ def _best(part: Path, step: int) -> Path:
     return part / f"best-{step}.safetensors"
 
 
-def taken_up(part: Path) -> dict:
-    """What a killed training left: its step and history. What cannot be read is removed, and training begins again."""
+def taken_up(part: Path, run: Run, networks: list[torch.nn.Module]) -> dict:
+    """What a killed training left: its step and history. A state of no use is removed, and the training begins again.
+
+    networks: the one that is trained, or all that it may be.
+    """
     path = part / "state.pt"
     try:
-        with zipfile.ZipFile(path) as members:
-            damaged = members.testzip()
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        curve = {row["step"]: row["test_mpjpe"] for row in state["history"] if "test_mpjpe" in row}
-        if not damaged and (not curve or _best(part, min(curve, key=curve.get)).exists()):
-            return state
+        state = whole_state(part, run, networks)
     except FileNotFoundError:
         return {"step": 0, "history": []}
-    except OSError:
-        raise
-    except Exception:  # a damaged archive fails in more ways than can be listed
-        pass
-    print(f"{path} is damaged: this training begins again", flush=True)
-    path.unlink()
-    return {"step": 0, "history": []}
+    except StateError as error:
+        print(
+            f"{path}: expected the state of this training, found {error}; it is removed, and the training begins again",
+            flush=True,
+        )
+        remove(path)
+        return {"step": 0, "history": []}
+    if len(state["rng"]) > 1 and not torch.cuda.is_available():  # begun on a GPU: only the CPU's numbers go on here
+        with replacing(path) as file:
+            torch.save(state | {"rng": state["rng"][:1]}, file)
+    return state
+
+
+def whole_state(part: Path, run: Run, networks: list[torch.nn.Module]) -> dict:
+    """The state that a killed training left, with the best weights that it tells of: StateError unless both are whole.
+
+    FileNotFoundError if it left none.
+    """
+    state = states.read(part / "state.pt", run, networks)
+    if run.test_curve and state["history"]:
+        best = min(state["history"], key=lambda row: row["test_mpjpe"])["step"]
+        try:
+            weights = checkpoints.load_checkpoint(_best(part, best)).state_dict()
+        except checkpoints.CheckpointError:
+            weights = {}
+        if not states.same(weights, state["model"]):
+            raise StateError(f"none of its best weights, those of step {best}")
+    return state
+
+
+def remove(path: Path) -> None:
+    """A file, a link or a folder, whichever is there; what a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def seal(folder: Path) -> None:
