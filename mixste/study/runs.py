@@ -349,35 +349,54 @@ def collect(finished: list[Finished]) -> pd.DataFrame:
 
 
 def listing() -> pd.DataFrame:
-    """Every run in the store, finished or not, one a row: id, state, settings, MPJPE by the authors' protocol, cost."""
-    rows, finished = [], []
-    for path in sorted(path for path in store().glob("*") if NAME.fullmatch(path.name) and path.is_dir()):
-        row = {"run": path.stem, "state": "unfinished"}
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            spec = json.loads((path / "spec.json").read_text())
-            row |= {key: spec[key] for key in ("model", "frames", "poses", "seed")}
-            row |= {"source": spec["data"]["source"], "keypoints": spec["data"]["keypoints"]}
-        if not path.suffix:
-            try:
-                row["state"] = "finished" if is_whole(path) else "damaged"
-                if row["state"] == "finished":
-                    run = Finished(path)
-                    run.file("clips.csv")
-                    row["seconds"] = run.environment["training_seconds"]
-                    finished.append(run)
-            except RunError:
-                row["state"] = "damaged"
-        row["MiB"] = sum(file.stat().st_size for file in path.iterdir()) / 2**20
-        rows.append(row)
+    """Every run in the store, finished or not, one a row: id, state, settings, MPJPE by the authors' protocol, cost.
+
+    Whatever has the name of a run and is none, or cannot be read, is a row too, "damaged".
+    """
+    rows = [_listed(path) for path in sorted(store().glob("*")) if NAME.fullmatch(path.name)]
     if not rows:
         return pd.DataFrame(columns=["run", "state"])
     table = pd.DataFrame(rows)
-    if finished:
-        clips = collect(finished).query("protocol == 'authors' and metric == 'MPJPE'")
-        clips = clips.assign(total=clips["value"] * clips["frames"])
-        actions = clips.groupby(["run", "action"])[["total", "frames"]].sum()
-        table["MPJPE"] = table["run"].map((actions["total"] / actions["frames"]).groupby("run").mean())
+    finished = [Finished(store() / name) for name in table["run"][table["state"] == "finished"]]
+    try:
+        errors = _errors(finished)
+    except Exception:  # of a table that is not what a run holds: which one, takes longer to find
+        errors = {}
+        for run in finished:
+            try:
+                errors |= _errors([run])
+            except Exception:
+                table.loc[table["run"] == run.id, "state"] = "damaged"
+    if errors:
+        table["MPJPE"] = table["run"].map(errors)
     return table
+
+
+def _listed(path: Path) -> dict[str, object]:
+    """The row of one run, but for its error."""
+    row = {"run": path.stem, "state": "unfinished" if path.suffix and path.is_dir() else "damaged"}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        spec = json.loads((path / "spec.json").read_text(encoding="utf-8"))
+        settings = {key: spec[key] for key in ("model", "frames", "poses", "seed")}
+        row |= settings | {key: spec["data"][key] for key in ("source", "keypoints")}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RunError):
+        if not path.suffix and is_whole(path):
+            run = Finished(path)
+            run.file("clips.csv")
+            row |= {"seconds": float(run.environment["training_seconds"]), "state": "finished"}
+    with contextlib.suppress(OSError):
+        row["MiB"] = sum(file.lstat().st_size for file in path.iterdir()) / 2**20
+    return row
+
+
+def _errors(finished: list[Finished]) -> dict[str, float]:
+    """MPJPE of each run by the authors' protocol, mm, on average over actions."""
+    if not finished:
+        return {}
+    clips = collect(finished).query("protocol == 'authors' and metric == 'MPJPE'")
+    clips = clips.assign(total=clips["value"] * clips["frames"])
+    actions = clips.groupby(["run", "action"])[["total", "frames"]].sum()
+    return (actions["total"] / actions["frames"]).groupby("run").mean().to_dict()
 
 
 def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line: None) -> Finished:

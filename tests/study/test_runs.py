@@ -283,6 +283,36 @@ def test_a_state_of_a_gpu_goes_on_without_one(begun, store):
         assert make(RUN).environment["resumed_at"] == 3 / 7
 
 
+def test_what_is_no_run_or_cannot_be_read_is_a_line_of_the_list(store):
+    """Among a finished run and one that is begun: links that lead nowhere, files, a table that is none."""
+    done = make(RUN)
+    shutil.copytree(done.path, store / "0123456789ab.part")
+    (store / "0123456789ab.part" / "link").symlink_to(store / "nowhere")
+    shutil.copytree(done.path, store / "000000000001")
+    (store / "000000000001" / "clips.csv").write_text("protocol\nauthors,1,2\n")
+    runs.seal(store / "000000000001")
+    shutil.copytree(done.path, store / "000000000002")
+    (store / "000000000002" / "environment.json").write_text("{}")
+    runs.seal(store / "000000000002")
+    (store / "000000000003").symlink_to(store / "nowhere")
+    (store / "000000000004").write_text("a file")
+    (store / "000000000005").mkdir()
+    (store / "000000000005" / "spec.json").write_text("[" * 100_000)
+    (store / "notes.txt").write_text("a file")
+    listed = runs.listing().set_index("run")
+    states = {f"{number:012}": "damaged" for number in range(1, 6)} | {"0123456789ab": "unfinished", RUN.id: "finished"}
+    assert listed["state"].to_dict() == states
+    assert listed["MPJPE"].notna().to_dict() == {name: name == RUN.id for name in states}
+
+
+@pytest.mark.parametrize("name", [RUN.id, f"{RUN.id}.part"])
+def test_a_link_that_leads_nowhere_or_a_file_in_the_place_of_a_run_does_not_block_it(store, name):
+    for put in (lambda path: path.symlink_to(store / "nowhere"), lambda path: path.write_text("a file")):
+        put(store / name)
+        assert make(RUN).path.is_dir()
+        shutil.rmtree(store / RUN.id)
+
+
 def test_500_runs_are_listed_and_collected_in_a_second(store):
     """Each with the files of one that was made, and the error that it has by the field's average."""
     done = make(RUN)
