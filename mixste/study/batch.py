@@ -36,7 +36,8 @@ JOB_SECONDS = 20.0  # of a job besides training: to start, to read data, to test
 class Batch:
     """What a call would do. runs: all that the notebooks need, by id. labels: the first row each stands behind.
 
-    missing: ids of the runs to train, each after the one it starts from. stale: the notebooks to execute. seconds: the
+    missing: ids of the runs to train, each after the one it starts from. busy: those of them that another process is
+    training at this moment, such as a batch on another machine. stale: the notebooks to execute. seconds: the
     estimated cost of each missing run, and measured_on what the estimate rests on.
     """
 
@@ -45,6 +46,7 @@ class Batch:
     runs: dict[str, Run]
     labels: dict[str, str]
     missing: list[str]
+    busy: list[str]
     stale: list[Path]
     seconds: dict[str, float]
     measured_on: str
@@ -56,7 +58,8 @@ class Batch:
             state = "in the store"
             if run in self.missing:
                 begun = (runs.store() / f"{run}.part" / "state.pt").exists()
-                state = f"{'go on' if begun else 'train'}, {_span(self.seconds[run])}"
+                verb = "another process trains it" if run in self.busy else "go on" if begun else "train"
+                state = f"{verb}, {_span(self.seconds[run])}"
             lines.append(f"  {run}  {label}: {state}")
         for path in self.chosen:
             lines.append(f"  {path.stem}: {'execute' if path in self.stale else 'up to date'}")
@@ -84,6 +87,7 @@ def plan(profile: str, chosen: list[Path]) -> Batch:
         runs=wanted,
         labels=_labels(scale, tables),
         missing=missing,
+        busy=[name for name in missing if runs.busy(runs.store() / name)],
         stale=[path for path in chosen if not notebooks.fresh(path, profile)],
         seconds={name: seconds[name] for name in missing},
         measured_on=measured_on,

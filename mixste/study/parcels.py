@@ -49,7 +49,7 @@ def pack(to: Path, wanted: list[str] = (), unfinished: bool = False, weights: bo
                 raise RunError(f"run {path.name} is damaged and cannot be packed; `mixste reproduce` makes it again")
             names = {file.name for file in path.iterdir()} & (runs.FILES | runs.WEIGHTS if weights else runs.FILES)
             files += [runs.Finished(path).file(name) for name in sorted(names)]
-        elif unfinished and (path / "state.pt").exists() and _idle(path):
+        elif unfinished and (path / "state.pt").exists() and not runs.busy(path):
             files += [file for file in sorted(path.iterdir()) if UNFINISHED.fullmatch(file.name)]
         else:
             left += 1
@@ -100,15 +100,6 @@ class _Pieces:
         self.rest -= len(content)
         self.entries.append({"name": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()})
         self.piece = io.BytesIO()
-
-
-def _idle(part: Path) -> bool:
-    """Whether no process works on a run at this moment."""
-    try:
-        with runs.locked(part.with_suffix(""), _busy):
-            return True
-    except _Busy:
-        return False
 
 
 def unpack(source: Path) -> str:

@@ -451,6 +451,11 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") ->
 def _worker(parent: int) -> None:
     """Leave Ctrl-C to the parent, and end when it does, however it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with(parent)
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after its parent has ended, however that ended."""
 
     def watch():
         while os.getppid() == parent:
@@ -612,6 +617,17 @@ def locked(path: Path, report: Callable[[str], None] = lambda line: None) -> Ite
         yield
     finally:
         lock.release()
+
+
+def busy(path: Path) -> bool:
+    """Whether a process works at this moment on what is or will be `path`."""
+    if not path.with_suffix(".lock").exists():
+        return False
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _manifest(path: Path) -> dict | None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -73,6 +74,7 @@ def of(*wanted: Run) -> Batch:
         runs=there,
         labels={name: name for name in there},
         missing=missing,
+        busy=[],
         stale=[path for path in chosen if not notebooks.fresh(path, "smoke")],
         seconds=dict.fromkeys(missing, 1.0),
         measured_on="a test",
@@ -211,6 +213,24 @@ def test_a_killed_job_and_a_notebook_that_raises_do_not_stop_the_rest(checkout, 
     assert runs.is_whole(runs.store() / LONG.id)
     assert (written(RUN), written(TUNED)) == before
     assert of(RUN, TUNED, LONG).missing == of(RUN, TUNED, LONG).stale == []
+
+
+@snakemake
+@pytest.mark.slow
+def test_a_batch_ends_with_the_process_that_started_it(checkout):
+    """The parent is killed as it trains and as a notebook waits; nothing goes on, and the next call knows it."""
+    notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "import time; time.sleep(600)")
+    endless, path = replace(RUN, poses=10**8), runs.store() / replace(RUN, poses=10**8).id
+    arguments = of(endless), batch.place("laptop"), 2
+    parent = multiprocessing.get_context("spawn").Process(target=batch.reproduce, args=arguments)
+    parent.start()
+    when(lambda: path.with_suffix(".part").exists() and processes(checkout, "ipykernel"))
+    assert runs.busy(path)
+    assert len(processes(checkout, "job.py")) == 2
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    when(lambda: not any(processes(checkout, name) for name in ("snakemake", "job.py", "ipykernel")))
+    assert not runs.busy(path)
 
 
 @snakemake
