@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -158,6 +159,16 @@ class Run:
             for name in ("dropout", "drop_path", "attention_scale", "embedding_norm"):
                 options[name] = getattr(self.recipe, name)
         return checkpoints.MODELS[self.model](**options)
+
+    @property
+    def poses_per_step(self) -> int:
+        """Poses supervised in a step: of whole windows of T frames, or of their centres alone for the peers."""
+        window = self.frames if self.model == "mixste" else 1
+        return max(1, self.recipe.batch_frames // window) * window
+
+    @property
+    def steps(self) -> int:
+        return max(1, math.ceil(self.poses / self.poses_per_step))
 
     @property
     def points(self) -> int:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.train import optimizer_of
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def _check(state: dict, run: "Run", networks: list[nn.Module]) -> None:
         raise StateError("the weights of another network")
     if not all(weight.isfinite().all() for weight in state["model"].values()):
         raise StateError("weights that are not finite")
-    _check_steps(state, run, network)
+    _check_steps(state, run)
     _check_optimizer(state, run, network)
     torch.Generator().set_state(state["rng"][0])  # raises RuntimeError for what is none
     if len(state["rng"]) > 2 or not all(isinstance(rng, Tensor) for rng in state["rng"]):
@@ -76,12 +75,9 @@ def same(here: dict[str, Tensor], there: dict[str, Tensor]) -> bool:
     )
 
 
-def _check_steps(state: dict, run: "Run", network: nn.Module) -> None:
+def _check_steps(state: dict, run: "Run") -> None:
     """The step, the rows of the curve up to it, and the loss since the last one."""
-    window = 1 if isinstance(network, PoseFormer | VideoPose3D) else network.frames
-    poses = max(1, run.recipe.batch_frames // window) * window  # of a step
-    steps = max(1, math.ceil(run.poses / poses))
-    step, total = state["step"], state["total"]
+    poses, steps, step, total = run.poses_per_step, run.steps, state["step"], state["total"]
     if type(step) is not int or not 0 < step <= steps:
         raise StateError(f"step {step!r} of {steps}")
     rows = {math.ceil(steps * (point + 1) / run.points) for point in range(run.points)}
