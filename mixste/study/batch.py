@@ -66,8 +66,8 @@ class Batch:
         hours = f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
         lines += [
             "",
-            f"{len(self.missing)} of {len(self.runs)} runs to train, {len(self.stale)} of {len(self.chosen)} notebooks to "
-            f"execute: about {hours} {kind} hours, by {self.basis}",
+            f"{len(self.missing)} of {len(self.runs)} runs to train, {len(self.stale)} of {len(self.chosen)} notebooks "
+            f"to execute: about {hours} {kind} hours, by {self.basis}",
         ]
         return "\n".join(lines)
 
