@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from mixste.data import DataError
 from mixste.study import costs, notebooks, runs
 from mixste.study.plan import PLAN, Profile, distinct
 from mixste.study.report import page, profile_of
@@ -32,15 +33,18 @@ NOTEBOOK_SECONDS = dict.fromkeys(notebooks.READS, 20.0)
 
 @dataclass(frozen=True)
 class Batch:
-    """What a call would do. runs: all that the notebooks need, by id. labels: the first row each stands behind.
+    """What a call would do.
 
-    missing: ids of the runs to train, each after the one it starts from. busy: those of them that another process is
-    training at this moment, such as a batch on another machine. stale: the notebooks to execute.
-    seconds: the estimated cost of each missing run and, by its stem, of each stale notebook; basis: what they rest on.
+    chosen: the notebooks that can be made. lacking: those that cannot, for want of data, and why. runs: all that the
+    notebooks need, by id. labels: the first row each stands behind. missing: ids of the runs to train, each after the
+    one it starts from. busy: those of them that another process is training at this moment, such as a batch on another
+    machine. stale: the notebooks to execute. seconds: the estimated cost of each missing run and, by its stem, of each
+    stale notebook; basis: what they rest on.
     """
 
     profile: Profile
     chosen: list[Path]
+    lacking: dict[Path, str]
     runs: dict[str, Run]
     labels: dict[str, str]
     missing: list[str]
@@ -62,12 +66,14 @@ class Batch:
         for path in self.chosen:
             state = f"execute, {_span(self.seconds[path.stem])}" if path in self.stale else "up to date"
             lines.append(f"  {path.stem}: {state}")
+        lines += [f"  {path.stem}: cannot be made: {why}" for path, why in self.lacking.items()]
+        left_out = f"; {len(self.lacking)} cannot be made" if self.lacking else ""
         hours, kind = sum(self.seconds.values()) / 3600, "GPU" if self.profile.gpu else "core"
         hours = f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
         lines += [
             "",
             f"{len(self.missing)} of {len(self.runs)} runs to train, {len(self.stale)} of {len(self.chosen)} notebooks "
-            f"to execute: about {hours} {kind} hours, by {self.basis}",
+            f"to execute{left_out}: about {hours} {kind} hours, by {self.basis}",
         ]
         return "\n".join(lines)
 
@@ -75,6 +81,8 @@ class Batch:
 def plan(profile: str, chosen: list[Path]) -> Batch:
     """What it takes to bring these notebooks, and the runs they read, up to date."""
     scale = profile_of(profile)
+    lacking = notebooks.lacking_data(scale, chosen)
+    chosen = [path for path in chosen if path not in lacking]
     tables = notebooks.tables_of(chosen)
     wanted = {run.id: run for run in distinct(scale, tables)}
     missing = [name for name in wanted if not runs.is_whole(runs.store() / name)]
@@ -86,6 +94,7 @@ def plan(profile: str, chosen: list[Path]) -> Batch:
     return Batch(
         profile=scale,
         chosen=chosen,
+        lacking=lacking,
         runs=wanted,
         labels=_labels(scale, tables),
         missing=missing,
@@ -121,10 +130,15 @@ def reproduce(batch: Batch, on: Path, jobs: int | None = None) -> None:
     """Do what a batch holds through Snakemake.
 
     on: its profile, by `place`. jobs: at most so many at a time (default: one a CPU core, or one a GPU; on SLURM what
-    the profile says). Raises RuntimeError, naming the logs, if a job failed; the others have been done nevertheless.
+    the profile says). Raises RuntimeError, naming the logs, if a job failed, or a notebook lacks its data; the others
+    have been done nevertheless.
     """
+    if not batch.chosen:
+        raise DataError(notebooks.not_made(batch.lacking))
     print(str(batch).splitlines()[-1], flush=True)
-    names = [*batch.missing, *(path.stem for path in batch.stale)]
+    names, problems = [*batch.missing, *(path.stem for path in batch.stale)], []
+    if batch.lacking:
+        problems.append(notebooks.not_made(batch.lacking))
     if names:
         remote = yaml.safe_load(on.read_text()).get("executor", "local") != "local"
         gpus = torch.cuda.device_count()
@@ -136,15 +150,17 @@ def reproduce(batch: Batch, on: Path, jobs: int | None = None) -> None:
         elif jobs:
             command += ["--jobs", str(jobs)]
         call(command, folder)
-        page(runs.output())
         left = [name for name in names if not any((folder / done / name).exists() for done in ("trained", "executed"))]
         if left:
-            raise RuntimeError(
+            problems.append(
                 f"{len(left)} of {len(names)} jobs are left: {', '.join(left[:5])}{', …' if left[5:] else ''} "
                 f"(logs in {folder}/logs); the same command goes on from here"
             )
-        shutil.rmtree(folder)
+        else:
+            shutil.rmtree(folder)
     page(runs.output())
+    if problems:
+        raise RuntimeError("; ".join(problems))
     print(notebooks.where(batch.profile.name))
 
 

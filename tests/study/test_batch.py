@@ -70,6 +70,7 @@ def of(*wanted: Run) -> Batch:
     return Batch(
         profile=PROFILES["smoke"],
         chosen=chosen,
+        lacking={},
         runs=there,
         labels={name: name for name in there},
         missing=missing,
