@@ -71,7 +71,7 @@ def _refused(path: Path, temporary: Path | None, number: int, needed: int) -> OS
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         room = shutil.disk_usage(folder).free + _size(temporary)
         needed = needed or _size(path)  # as much as its last version, if there was one
-        sentence += f" ({_mib(needed) if needed > room else f'more than {_mib(room)}'} needed, {_mib(room)} free)"
+        sentence += f" ({_bytes(room)} free, {_bytes(needed) if needed > room else 'more than that'} needed)"
     failure = type(OSError(number, ""))(sentence)
     failure.errno = number  # without strerror, the sentence is all that is printed
     return failure
@@ -84,8 +84,8 @@ def _size(path: Path | None) -> int:
         return 0
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
+def _bytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"
 
 
 def _umask() -> int:
