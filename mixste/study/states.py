@@ -90,7 +90,7 @@ def _check_steps(state: dict, run: "Run") -> None:
             type(value) in (int, float) and math.isfinite(value) for value in row.values()
         ):
             raise StateError(f"a damaged learning curve at step {row['step']}")
-    if state["counted"] != step - (curve[-1][0] if curve else 0) or total.shape != () or total.dtype != torch.float32:
+    if state["counted"] != step - (curve[-1][0] if curve else 0) or total.shape != () or not total.is_floating_point():
         raise StateError("the loss of other steps")
 
 
