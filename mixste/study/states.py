@@ -6,6 +6,7 @@ the network, its optimizer, the steps and the learning curve before any of it is
 
 import io
 import math
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,8 @@ def read(path: Path, run: "Run", networks: list[nn.Module]) -> dict:
                 raise StateError("another kind of archive")
             if archive.testzip():
                 raise StateError("a damaged file")
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what a damaged pickle asks for
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         _check(state, run, networks)
     except StateError:
         raise
