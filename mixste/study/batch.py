@@ -133,7 +133,7 @@ def reproduce(batch: Batch, on: Path, jobs: int | None = None) -> None:
     the profile says). Raises RuntimeError, naming the logs, if a job failed, or a notebook lacks its data; the others
     have been done nevertheless.
     """
-    if not batch.chosen:
+    if batch.lacking and not batch.chosen:
         raise DataError(notebooks.not_made(batch.lacking))
     print(str(batch).splitlines()[-1], flush=True)
     names, problems = [*batch.missing, *(path.stem for path in batch.stale)], []

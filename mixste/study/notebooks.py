@@ -55,7 +55,7 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
     scale = profile_of(profile)
     lacking = lacking_data(scale, chosen)
     chosen = [path for path in chosen if path not in lacking]
-    if not chosen:
+    if lacking and not chosen:
         raise DataError(not_made(lacking))
     if not so_far():
         runs.make_all(distinct(scale, tables_of(chosen)), jobs, title=f"training, profile {profile}")
