@@ -24,6 +24,7 @@ def visible() -> list[str]:
 
 def take(names: list[str]) -> str:
     """Lock the first GPU that is free, for this process and what it turns into."""
+    parent = os.getppid()
     locks = {name: os.path.join(tempfile.gettempdir(), f"mixste-{os.getuid()}-{name}.lock") for name in names}
     while True:
         for name, path in locks.items():
@@ -35,6 +36,8 @@ def take(names: list[str]) -> str:
                 continue
             os.set_inheritable(file, True)
             return name
+        if os.getppid() != parent:
+            sys.exit("one_gpu.py: what waited for this command has ended")
         time.sleep(1)
 
 

@@ -13,42 +13,48 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
+from mixste.data import DataError
 from mixste.install import install
-from mixste.study import notebooks, runs
-from mixste.study.plan import PLAN, PROFILES, Profile, distinct
+from mixste.study import costs, notebooks, runs
+from mixste.study.plan import PLAN, Profile, distinct
 from mixste.study.report import page, profile_of
-from mixste.study.runs import Finished, Run
+from mixste.study.runs import Run
 
 WORKFLOW = runs.PACKAGE.parent / "workflow"
-BENCH = runs.PACKAGE.parent / "results" / "bench"
-JOB_SECONDS = 20.0  # of a job besides training: to start, to read data, to test or draw
+JOB_SECONDS = 10.0  # of a job of its own: to start, and to read data
+# Of a core (AMD EPYC) to execute each notebook in profile smoke, with its runs in the store; notebook 18 as 17.
+NOTEBOOK_SECONDS = dict(
+    zip(notebooks.READS, (18, 20, 6, 6, 5, 5, 7, 5, 6, 6, 6, 10, 9, 17, 7, 23, 9, 31, 31), strict=True)
+)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a call would do. runs: all that the notebooks need, by id. labels: the first row each stands behind.
+    """What a call would do.
 
-    missing: ids of the runs to train, each after the one it starts from. stale: the notebooks to execute. seconds: the
-    estimated cost of each missing run, and measured_on what the estimate rests on.
+    chosen: the notebooks that can be made. lacking: those that cannot, for want of data, and why. runs: all that the
+    notebooks need, by id. labels: the first row each stands behind. missing: ids of the runs to train, each after the
+    one it starts from. busy: those of them that another process is training at this moment, such as a batch on another
+    machine. stale: the notebooks to execute. seconds: the estimated cost of each missing run and, by its stem, of each
+    stale notebook; basis: what they rest on.
     """
 
     profile: Profile
     chosen: list[Path]
+    lacking: dict[Path, str]
     runs: dict[str, Run]
     labels: dict[str, str]
     missing: list[str]
+    busy: list[str]
     stale: list[Path]
     seconds: dict[str, float]
-    measured_on: str
+    basis: str
 
     def __str__(self) -> str:
         """The dry run: what would be done, what is there, and the estimated cost."""
@@ -57,16 +63,20 @@ class Batch:
             state = "in the store"
             if run in self.missing:
                 begun = (runs.store() / f"{run}.part" / "state.pt").exists()
-                state = f"{'go on' if begun else 'train'}, {_span(self.seconds[run])}"
+                verb = "another process trains it" if run in self.busy else "go on" if begun else "train"
+                state = f"{verb}, {_span(self.seconds[run])}"
             lines.append(f"  {run}  {label}: {state}")
         for path in self.chosen:
-            lines.append(f"  {path.stem}: {'execute' if path in self.stale else 'up to date'}")
+            state = f"execute, {_span(self.seconds[path.stem])}" if path in self.stale else "up to date"
+            lines.append(f"  {path.stem}: {state}")
+        lines += [f"  {path.stem}: cannot be made: {why}" for path, why in self.lacking.items()]
+        left_out = f"; {len(self.lacking)} cannot be made" if self.lacking else ""
         hours, kind = sum(self.seconds.values()) / 3600, "GPU" if self.profile.gpu else "core"
         hours = f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
         lines += [
             "",
-            f"{len(self.missing)} of {len(self.runs)} runs to train, about {hours} {kind} hours by "
-            f"{self.measured_on}; {len(self.stale)} of {len(self.chosen)} notebooks to execute",
+            f"{len(self.missing)} of {len(self.runs)} runs to train, {len(self.stale)} of {len(self.chosen)} notebooks "
+            f"to execute{left_out}: about {hours} {kind} hours, by {self.basis}",
         ]
         return "\n".join(lines)
 
@@ -74,20 +84,27 @@ class Batch:
 def plan(profile: str, chosen: list[Path]) -> Batch:
     """What it takes to bring these notebooks, and the runs they read, up to date."""
     scale = profile_of(profile)
+    lacking = notebooks.lacking_data(scale, chosen)
+    chosen = [path for path in chosen if path not in lacking]
     tables = notebooks.tables_of(chosen)
     wanted = {run.id: run for run in distinct(scale, tables)}
     missing = [name for name in wanted if not runs.is_whole(runs.store() / name)]
     finished = [name for name in wanted if name not in missing]
-    seconds, measured_on = estimate(scale, wanted, finished)
+    estimated = costs.estimate(scale, wanted, finished)
+    stale = [path for path in chosen if not notebooks.fresh(path, profile)]
+    seconds = {name: estimated.seconds[name] for name in missing}
+    seconds |= {path.stem: NOTEBOOK_SECONDS[path.name[:2]] for path in stale}
     return Batch(
         profile=scale,
         chosen=chosen,
+        lacking=lacking,
         runs=wanted,
         labels=_labels(scale, tables),
         missing=missing,
-        stale=[path for path in chosen if not notebooks.fresh(path, profile)],
-        seconds={name: seconds[name] for name in missing},
-        measured_on=measured_on,
+        busy=[name for name in missing if runs.busy(runs.store() / name)],
+        stale=stale,
+        seconds=seconds,
+        basis=estimated.basis,
     )
 
 
@@ -100,51 +117,6 @@ def _labels(profile: Profile, tables: tuple[str, ...]) -> dict[str, str]:
                 if run.start:
                     labels.setdefault(run.start.id, f"{table}, start of {row.label}, seed {run.seed}")
     return labels
-
-
-def estimate(profile: Profile, wanted: dict[str, Run], finished: list[str]) -> tuple[dict[str, float], str]:
-    """Seconds of training for each run, and by what they were estimated.
-
-    By the time that finished runs of the same network took, scaled by multiply-accumulates; where none is finished,
-    by the speeds in results/bench.
-    """
-    work = {name: macs_per_pose(run) * run.poses for name, run in wanted.items()}
-    done, spent = defaultdict(float), defaultdict(float)
-    for name in finished:
-        about = Finished(runs.store() / name).environment
-        for model in (wanted[name].model, "any"):
-            done[model] += work[name] * (1 - about.get("resumed_at", 0.0))
-            spent[model] += about["training_seconds"]
-    if done["any"]:
-        speed, measured_on = (
-            {model: done[model] / spent[model] for model in done if done[model]},
-            f"{len(finished)} finished runs",
-        )
-    else:
-        measured_on = "results/bench/" + ("h100.csv" if profile.gpu else "cpu.csv")
-        speed = {"any": bench_speed(profile.gpu)}
-    return {name: work[name] / speed.get(run.model, speed["any"]) for name, run in wanted.items()}, measured_on
-
-
-def macs_per_pose(run: Run) -> float:
-    """Multiply-accumulates of lifting for each pose supervised: one a window, where only the centre is lifted."""
-    with torch.device("meta"):
-        model = replace(run, start=None).build().eval()
-        window = torch.empty(1, run.frames, len(run.data.layout.joints), 2)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        lifted = model(window)
-    return counter.get_total_flops() / 2 / lifted.shape[1]
-
-
-def bench_speed(gpu: bool) -> float:
-    """Lifting multiply-accumulates that training gets through in a second, as measured on the paper's model.
-
-    On the CPU only lifting was measured; a training step is taken for three times that.
-    """
-    table = pd.read_csv(BENCH / ("h100.csv" if gpu else "cpu.csv"))
-    variant, lifts = ("data, schedule, logging", 1) if gpu else ("fast, float32", 3)
-    frames = table[table["variant"] == variant]["frames_per_second"].iloc[0]
-    return frames / lifts * macs_per_pose(replace(PROFILES["paper"].full()[0], data=PROFILES["smoke"].data))
 
 
 def place(name: str) -> Path:
@@ -161,10 +133,15 @@ def reproduce(batch: Batch, on: Path, jobs: int | None = None) -> None:
     """Do what a batch holds through Snakemake.
 
     on: its profile, by `place`. jobs: at most so many at a time (default: one a CPU core, or one a GPU; on SLURM what
-    the profile says). Raises RuntimeError, naming the logs, if a job failed; the others have been done nevertheless.
+    the profile says). Raises RuntimeError, naming the logs, if a job failed, or a notebook lacks its data; the others
+    have been done nevertheless.
     """
+    if batch.lacking and not batch.chosen:
+        raise DataError(notebooks.not_made(batch.lacking))
     print(str(batch).splitlines()[-1], flush=True)
-    names = [*batch.missing, *(path.stem for path in batch.stale)]
+    names, problems = [*batch.missing, *(path.stem for path in batch.stale)], []
+    if batch.lacking:
+        problems.append(notebooks.not_made(batch.lacking))
     if names:
         remote = yaml.safe_load(on.read_text()).get("executor", "local") != "local"
         gpus = torch.cuda.device_count()
@@ -176,15 +153,17 @@ def reproduce(batch: Batch, on: Path, jobs: int | None = None) -> None:
         elif jobs:
             command += ["--jobs", str(jobs)]
         call(command, folder)
-        page(runs.output())
         left = [name for name in names if not any((folder / done / name).exists() for done in ("trained", "executed"))]
         if left:
-            raise RuntimeError(
+            problems.append(
                 f"{len(left)} of {len(names)} jobs are left: {', '.join(left[:5])}{', …' if left[5:] else ''} "
                 f"(logs in {folder}/logs); the same command goes on from here"
             )
-        shutil.rmtree(folder)
+        else:
+            shutil.rmtree(folder)
     page(runs.output())
+    if problems:
+        raise RuntimeError("; ".join(problems))
     print(notebooks.where(batch.profile.name))
 
 
@@ -203,7 +182,8 @@ def write(batch: Batch, gpu: bool) -> Path:
     for path in batch.stale:
         reads = {run.id for run in distinct(batch.profile, notebooks.tables_of([path]))}
         needs = [name for name in batch.missing if name in reads]
-        jobs["notebooks"][path.stem] = {"needs": needs, "label": path.stem, "seconds": JOB_SECONDS}
+        seconds = batch.seconds[path.stem] + JOB_SECONDS
+        jobs["notebooks"][path.stem] = {"needs": needs, "label": path.stem, "seconds": seconds}
     (folder / "plan.json").write_text(json.dumps(jobs, indent=1))
     return folder
 

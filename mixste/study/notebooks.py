@@ -1,5 +1,6 @@
 """Executing the notebooks of the study through papermill, each only when something that bears on it has changed."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -7,14 +8,17 @@ import re
 import shutil
 import tempfile
 import time
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
+from mixste.data import DataError
 from mixste.files import replacing
 from mixste.install import needs_checkout
 from mixste.study import runs
-from mixste.study.plan import PLAN, distinct
+from mixste.study.plan import PLAN, Profile, distinct
 from mixste.study.report import page, profile_of
-from mixste.study.runs import so_far
+from mixste.study.runs import Data, so_far
 
 NOTEBOOKS = runs.ROOT / "notebooks"
 DEFAULT = "smoke"  # the profile that the notebooks themselves name
@@ -47,13 +51,17 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
     """Train the runs that these notebooks read, then execute those that are out of date: one process, one machine.
 
     With MIXSTE_SO_FAR=1 nothing is trained, see `mixste.study.report.trained`, and all of them are executed.
-    Executed copies go to notebooks/<profile>/ of the output folder. A notebook that fails does not keep the others from
-    being executed; RuntimeError then names it at the end.
+    Executed copies go to notebooks/<profile>/ of the output folder. A notebook that fails, or whose data are not there,
+    does not keep the others from being executed; RuntimeError then names it at the end.
     """
     scale = profile_of(profile)
+    lacking = lacking_data(scale, chosen)
+    chosen = [path for path in chosen if path not in lacking]
+    if lacking and not chosen:
+        raise DataError(not_made(lacking))
     if not so_far():
         runs.make_all(distinct(scale, tables_of(chosen)), jobs, title=f"training, profile {profile}")
-    failed = []
+    failed = [not_made(lacking)] if lacking else []
     for number, path in enumerate(chosen, 1):
         began = time.monotonic()
         label = f"[{number}/{len(chosen)}] {path.name}"
@@ -103,6 +111,37 @@ def tables_of(chosen: list[Path]) -> tuple[str, ...]:
     """The tables of the plan that these notebooks read, in the plan's order."""
     read = {table for path in chosen for table in READS[path.name[:2]]}
     return tuple(table for table in PLAN if table in read)
+
+
+def looks_at(path: Path, scale: Profile) -> list[Data]:
+    """What a notebook reads besides the data of its runs."""
+    detected = [replace(scale.data, keypoints=name) for name in scale.detectors]
+    return {"00": [scale.data, *detected], "01": [scale.data]}.get(path.name[:2], [])
+
+
+def lacking_data(scale: Profile, chosen: list[Path]) -> dict[Path, str]:
+    """Of these notebooks, those whose data are not there or cannot be used, each with what is wrong in a sentence."""
+    planned = {path: distinct(scale, tables_of([path])) for path in chosen}
+    read = {path: dict.fromkeys([*looks_at(path, scale), *(run.data for run in planned[path])]) for path in chosen}
+    wrong: dict[Data, str] = {}
+    for data in dict.fromkeys(data for several in read.values() for data in several):
+        try:
+            data.fingerprint  # noqa: B018, it reads them
+        except DataError as error:
+            wrong[data] = str(error)
+        else:  # the ids of its runs, while it is at hand
+            with contextlib.suppress(DataError):
+                [run.id for several in planned.values() for run in several if run.data == data]
+    said = {path: dict.fromkeys(wrong[data] for data in several if data in wrong) for path, several in read.items()}
+    return {path: "; ".join(sentences) for path, sentences in said.items() if sentences}
+
+
+def not_made(lacking: dict[Path, str]) -> str:
+    """One sentence of what `lacking_data` gives: which notebooks, and why, each reason once."""
+    names = defaultdict(list)
+    for path, sentence in lacking.items():
+        names[sentence].append(path.stem)
+    return "; ".join(f"{', '.join(stems)} cannot be made: {sentence}" for sentence, stems in names.items())
 
 
 def notebooks() -> list[Path]:
@@ -204,7 +243,8 @@ def _inputs(path: Path, profile: str) -> str:
     """Hash of what bears on a notebook: its source, the package, and its runs."""
     scale = profile_of(profile)
     wanted = [run.id for run in distinct(scale, tables_of([path]))]  # data that changed make other runs
-    digest = hashlib.sha256(f"{scale.name} {scale.title} {scale.data.fingerprint} {wanted}".encode())
+    read = [data.fingerprint for data in looks_at(path, scale)]
+    digest = hashlib.sha256(f"{scale.name} {scale.title} {read} {wanted}".encode())
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     digest.update(json.dumps([cell["source"] for cell in cells]).encode())
     for module in sorted(runs.PACKAGE.rglob("*.py")):

@@ -15,10 +15,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
+from mixste.files import replacing
+from mixste.skeleton import SKELETONS
 from mixste.study import runs
-from mixste.study.runs import RunError
+from mixste.study.runs import Run, RunError
+from mixste.study.states import StateError
 
 PIECE = 16 * 2**20
 INDEX = "parcel.json"
@@ -45,7 +49,7 @@ def pack(to: Path, wanted: list[str] = (), unfinished: bool = False, weights: bo
                 raise RunError(f"run {path.name} is damaged and cannot be packed; `mixste reproduce` makes it again")
             names = {file.name for file in path.iterdir()} & (runs.FILES | runs.WEIGHTS if weights else runs.FILES)
             files += [runs.Finished(path).file(name) for name in sorted(names)]
-        elif unfinished and (path / "state.pt").exists() and _idle(path):
+        elif unfinished and (path / "state.pt").exists() and not runs.busy(path):
             files += [file for file in sorted(path.iterdir()) if UNFINISHED.fullmatch(file.name)]
         else:
             left += 1
@@ -54,7 +58,7 @@ def pack(to: Path, wanted: list[str] = (), unfinished: bool = False, weights: bo
     to.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
     try:
-        pieces = _Pieces(building)
+        pieces = _Pieces(building, sum(file.stat().st_size for file in files))
         entries = [pieces.add(file) for file in tqdm(files, "packing", unit="file", disable=None, leave=False)]
         pieces.cut()
         index = {"files": entries, "pieces": pieces.entries}
@@ -71,8 +75,8 @@ def pack(to: Path, wanted: list[str] = (), unfinished: bool = False, weights: bo
 class _Pieces:
     """Files as one stream, cut into pieces."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.entries, self.piece = folder, [], io.BytesIO()
+    def __init__(self, folder: Path, size: int):
+        self.folder, self.rest, self.entries, self.piece = folder, size, [], io.BytesIO()
 
     def add(self, path: Path) -> dict:
         """Append a file; returns its entry of the index."""
@@ -91,18 +95,11 @@ class _Pieces:
         if not self.piece.tell():
             return
         content, name = self.piece.getvalue(), f"piece-{len(self.entries) + 1:04}"
-        (self.folder / name).write_bytes(content)
+        with replacing(self.folder / name, needed=self.rest) as file:
+            file.write_bytes(content)
+        self.rest -= len(content)
         self.entries.append({"name": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()})
         self.piece = io.BytesIO()
-
-
-def _idle(part: Path) -> bool:
-    """Whether no process works on a run at this moment."""
-    try:
-        with runs.locked(part.with_suffix(""), _busy):
-            return True
-    except _Busy:
-        return False
 
 
 def unpack(source: Path) -> str:
@@ -110,26 +107,29 @@ def unpack(source: Path) -> str:
 
     Everything is checked before anything enters the store. What is there already stays as it is, except for a training
     that is further along in the parcel, and for a run whose weights had stayed behind. Raises RunError if a piece or a
-    file is missing, cut short, changed, too many, or not a plain file.
+    file is missing, cut short, changed, too many, or not a plain file, or if a training's state is not whole.
     """
     index = _index(Path(source))
     runs.store().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=runs.store(), prefix=".unpacking-") as name:
         arriving, pieces, piece = Path(name), _pieces(Path(source), index["pieces"]), io.BytesIO()
+        needed = sum(entry["size"] for entry in index["files"])
         for entry in tqdm(index["files"], "unpacking", unit="file", disable=None, leave=False):
             path, digest, rest = arriving / entry["name"], hashlib.sha256(), entry["size"]
-            path.parent.mkdir(exist_ok=True)
-            with open(path, "xb") as file:
+            with replacing(path, needed) as temporary, open(temporary, "wb") as file:
                 while rest:
                     piece = piece if (block := piece.read(rest)) else next(pieces)
                     rest -= len(block)
                     digest.update(block)
                     file.write(block)
+            needed -= entry["size"]
             if digest.hexdigest() != entry["sha256"]:
                 raise RunError(f"{source} is damaged: {entry['name']} is not what was packed")
         folders = sorted(arriving.iterdir())
         for folder in folders:
-            if not folder.suffix:
+            if folder.suffix:
+                _check_state(folder, source)
+            else:
                 runs.seal(folder)
         entered = [_enter(folder) for folder in folders]
     stayed = len(entered) - sum(entered)
@@ -182,6 +182,32 @@ def _pieces(source: Path, entries: list[dict]) -> Iterator[io.BytesIO]:
         yield io.BytesIO(content)
 
 
+def _check_state(folder: Path, source: Path) -> None:
+    """RunError unless the interrupted training in a folder can be gone on with."""
+    try:
+        run = runs.read_spec(folder / "spec.json")
+        runs.whole_state(folder, run, _networks(run))
+    except StateError as error:
+        raise RunError(
+            f"{source} is refused: expected the state of a training in {folder.name}, found {error}"
+        ) from None
+    except ValueError as error:
+        raise RunError(f"{source} is refused: {str(error).replace(f'{folder.parent}/', '')}") from None
+
+
+def _networks(run: Run) -> list[torch.nn.Module]:
+    """What a run may train, without weights: a network for each number of joints, as its data may not be here."""
+    try:
+        if dict(run.options).get("depth", 1) > 100:
+            raise ValueError("more than 100 blocks")
+        with torch.device("meta"):
+            return [run.network(joints) for joints in sorted({len(layout.joints) for layout in SKELETONS.values()})]
+    except Exception as error:  # settings from elsewhere, of any type
+        raise ValueError(
+            f"expected the settings of a network in spec.json, found one that cannot be built: {error}"
+        ) from None
+
+
 def _enter(arrived: Path) -> bool:
     """Give a run its place in the store; False if what is there stays."""
     place = runs.store() / arrived.stem
@@ -191,13 +217,14 @@ def _enter(arrived: Path) -> bool:
             if runs.is_whole(place) and (arrived.suffix or _weights(arrived) <= _weights(place)):
                 return False
             if arrived.suffix:
-                if runs.taken_up(arrived)["step"] <= runs.taken_up(part)["step"]:
+                run = runs.read_spec(arrived / "spec.json")
+                steps = [runs.taken_up(folder, run, _networks(run))["step"] for folder in (arrived, part)]
+                if steps[0] <= steps[1]:
                     return False
                 place = part
-            elif part.exists():
-                shutil.rmtree(part)
-            if place.exists():
-                shutil.rmtree(place)
+            else:
+                runs.remove(part)
+            runs.remove(place)
             os.replace(arrived, place)
     except _Busy:
         return False

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -20,7 +21,6 @@ import shutil
 import signal
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +39,8 @@ from mixste.data.splits import by_takes, in_layout, validating
 from mixste.files import replacing
 from mixste.install import HOME, PACKAGE
 from mixste.skeleton import SKELETONS, Skeleton, human36m
+from mixste.study import states
+from mixste.study.states import StateError
 from mixste.train import AUTHORS, Recipe, seed_of, train
 
 # The repository's folder, whose results/ and figures/ are the study as it was published; without it the current one.
@@ -149,12 +151,30 @@ class Run:
             if self.model == "mixste":
                 begun = checkpoints.transfer(begun, self.frames, self.start.data.layout, self.data.layout)
             return begun.train()
-        options = {"frames": self.frames, "joints": len(self.data.layout.joints), **dict(self.options)}
+        torch.manual_seed(seed_of(self.seed, 2))
+        return self.network(len(self.data.layout.joints))
+
+    def network(self, joints: int) -> torch.nn.Module:
+        options = {"frames": self.frames, "joints": joints, **dict(self.options)}
         if self.model == "mixste":
             for name in ("dropout", "drop_path", "attention_scale", "embedding_norm"):
                 options[name] = getattr(self.recipe, name)
-        torch.manual_seed(seed_of(self.seed, 2))
         return checkpoints.MODELS[self.model](**options)
+
+    @property
+    def poses_per_step(self) -> int:
+        """Poses supervised in a step: of whole windows of T frames, or of their centres alone for the peers."""
+        window = self.frames if self.model == "mixste" else 1
+        return max(1, self.recipe.batch_frames // window) * window
+
+    @property
+    def steps(self) -> int:
+        return max(1, math.ceil(self.poses / self.poses_per_step))
+
+    @property
+    def points(self) -> int:
+        """Rows of the learning curve."""
+        return 5 if self.test_curve else 20
 
 
 @functools.lru_cache(maxsize=4096)
@@ -341,35 +361,54 @@ def collect(finished: list[Finished]) -> pd.DataFrame:
 
 
 def listing() -> pd.DataFrame:
-    """Every run in the store, finished or not, one a row: id, state, settings, MPJPE by the authors' protocol, cost."""
-    rows, finished = [], []
-    for path in sorted(path for path in store().glob("*") if NAME.fullmatch(path.name) and path.is_dir()):
-        row = {"run": path.stem, "state": "unfinished"}
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            spec = json.loads((path / "spec.json").read_text())
-            row |= {key: spec[key] for key in ("model", "frames", "poses", "seed")}
-            row |= {"source": spec["data"]["source"], "keypoints": spec["data"]["keypoints"]}
-        if not path.suffix:
-            try:
-                row["state"] = "finished" if is_whole(path) else "damaged"
-                if row["state"] == "finished":
-                    run = Finished(path)
-                    run.file("clips.csv")
-                    row["seconds"] = run.environment["training_seconds"]
-                    finished.append(run)
-            except RunError:
-                row["state"] = "damaged"
-        row["MiB"] = sum(file.stat().st_size for file in path.iterdir()) / 2**20
-        rows.append(row)
+    """Every run in the store, finished or not, one a row: id, state, settings, MPJPE by the authors' protocol, cost.
+
+    Whatever has the name of a run and is none, or cannot be read, is a row too, "damaged".
+    """
+    rows = [_listed(path) for path in sorted(store().glob("*")) if NAME.fullmatch(path.name)]
     if not rows:
         return pd.DataFrame(columns=["run", "state"])
     table = pd.DataFrame(rows)
-    if finished:
-        clips = collect(finished).query("protocol == 'authors' and metric == 'MPJPE'")
-        clips = clips.assign(total=clips["value"] * clips["frames"])
-        actions = clips.groupby(["run", "action"])[["total", "frames"]].sum()
-        table["MPJPE"] = table["run"].map((actions["total"] / actions["frames"]).groupby("run").mean())
+    finished = [Finished(store() / name) for name in table["run"][table["state"] == "finished"]]
+    try:
+        errors = _errors(finished)
+    except Exception:  # of a table that is not what a run holds: which one, takes longer to find
+        errors = {}
+        for run in finished:
+            try:
+                errors |= _errors([run])
+            except Exception:
+                table.loc[table["run"] == run.id, "state"] = "damaged"
+    if errors:
+        table["MPJPE"] = table["run"].map(errors)
     return table
+
+
+def _listed(path: Path) -> dict[str, object]:
+    """The row of one run, but for its error."""
+    row = {"run": path.stem, "state": "unfinished" if path.suffix and path.is_dir() else "damaged"}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        spec = json.loads((path / "spec.json").read_text(encoding="utf-8"))
+        settings = {key: spec[key] for key in ("model", "frames", "poses", "seed")}
+        row |= settings | {key: spec["data"][key] for key in ("source", "keypoints")}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RunError):
+        if not path.suffix and is_whole(path):
+            run = Finished(path)
+            run.file("clips.csv")
+            row |= {"seconds": float(run.environment["training_seconds"]), "state": "finished"}
+    with contextlib.suppress(OSError):
+        row["MiB"] = sum(file.lstat().st_size for file in path.iterdir()) / 2**20
+    return row
+
+
+def _errors(finished: list[Finished]) -> dict[str, float]:
+    """MPJPE of each run by the authors' protocol, mm, on average over actions."""
+    if not finished:
+        return {}
+    clips = collect(finished).query("protocol == 'authors' and metric == 'MPJPE'")
+    clips = clips.assign(total=clips["value"] * clips["frames"])
+    actions = clips.groupby(["run", "action"])[["total", "frames"]].sum()
+    return (actions["total"] / actions["frames"]).groupby("run").mean().to_dict()
 
 
 def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line: None) -> Finished:
@@ -381,9 +420,9 @@ def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line:
         raise RunError(f"{title or run.id} is not trained yet, and MIXSTE_SO_FAR=1 trains nothing")
     with locked(path, report):
         if not is_whole(path):
-            if path.exists():
+            if path.exists() or path.is_symlink():
                 report(f"run {run.id} is damaged and will be made again")
-                shutil.rmtree(path)
+                remove(path)
             _make(run, path, title or run.id)
             report(f"run {run.id}: trained")
     return Finished(path)
@@ -424,6 +463,11 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") ->
 def _worker(parent: int) -> None:
     """Leave Ctrl-C to the parent, and end when it does, however it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with(parent)
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after its parent has ended, however that ended."""
 
     def watch():
         while os.getppid() == parent:
@@ -435,13 +479,16 @@ def _worker(parent: int) -> None:
 
 def _make(run: Run, path: Path, title: str) -> None:
     part = path.with_suffix(".part")
+    if not part.is_dir():
+        remove(part)  # a file, or a link that leads nowhere
     part.mkdir(parents=True, exist_ok=True)
     if is_whole(part):  # killed on the last steps
         _rename(part, path)
         return
     for left in part.glob(".*"):  # by a process that was killed while it wrote
         left.unlink()
-    (part / "spec.json").write_text(spec(run))
+    with replacing(part / "spec.json") as file:
+        file.write_text(spec(run))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         # Sums depend on how many threads share them. One gives the same digits on any number of cores; several runs
@@ -450,7 +497,7 @@ def _make(run: Run, path: Path, title: str) -> None:
     began = time.monotonic()
     dataset = run.data.load()
     model = run.build().to(device)
-    begun = taken_up(part)
+    begun = taken_up(part, run, [model])
     curve = {row["step"]: row["test_mpjpe"] for row in begun["history"]} if run.test_curve else {}
 
     def at_point(model, row):
@@ -461,7 +508,7 @@ def _make(run: Run, path: Path, title: str) -> None:
 
     history = train(
         *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, part),
-        points=5 if run.test_curve else 20,
+        points=run.points,
         at_point=at_point if run.test_curve else None,
         title=title,
     )
@@ -475,15 +522,20 @@ def _make(run: Run, path: Path, title: str) -> None:
     ]
     joint = evaluate.joint_errors(lifted, dataset.test, dataset.skeleton)
 
-    pd.DataFrame(history).to_csv(part / "history.csv", index=False)
-    pd.concat(tables).round({"value": 4}).to_csv(part / "clips.csv", index=False)
-    np.savez_compressed(part / "errors.npz", joint=joint.astype(np.float16))  # to 1/16 mm at 100 mm
+    with replacing(part / "history.csv") as file:
+        pd.DataFrame(history).to_csv(file, index=False)
+    with replacing(part / "clips.csv") as file:
+        pd.concat(tables).round({"value": 4}).to_csv(file, index=False)
+    with replacing(part / "errors.npz") as file:
+        np.savez_compressed(file, joint=joint.astype(np.float16))  # to 1/16 mm at 100 mm
     checkpoints.save_checkpoint(model, part / "weights.safetensors")
     if curve:
-        shutil.copyfile(_best(part, min(curve, key=curve.get)), part / "best.safetensors")
+        with replacing(part / "best.safetensors") as file:
+            shutil.copyfile(_best(part, min(curve, key=curve.get)), file)
     about = environment() | {"training_seconds": trained - began, "testing_seconds": time.monotonic() - trained}
     about["resumed_at"] = begun["step"] / history[-1]["step"]  # the share of the training that these seconds are not of
-    (part / "environment.json").write_text(json.dumps(about, indent=1))
+    with replacing(part / "environment.json") as file:
+        file.write_text(json.dumps(about, indent=1))
     seal(part)
     _rename(part, path)
 
@@ -501,25 +553,52 @@ def _best(part: Path, step: int) -> Path:
     return part / f"best-{step}.safetensors"
 
 
-def taken_up(part: Path) -> dict:
-    """What a killed training left: its step and history. What cannot be read is removed, and training begins again."""
+def taken_up(part: Path, run: Run, networks: list[torch.nn.Module]) -> dict:
+    """What a killed training left: its step and history. A state of no use is removed, and the training begins again.
+
+    networks: the one that is trained, or all that it may be.
+    """
     path = part / "state.pt"
     try:
-        with zipfile.ZipFile(path) as members:
-            damaged = members.testzip()
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        curve = {row["step"]: row["test_mpjpe"] for row in state["history"] if "test_mpjpe" in row}
-        if not damaged and (not curve or _best(part, min(curve, key=curve.get)).exists()):
-            return state
+        state = whole_state(part, run, networks)
     except FileNotFoundError:
         return {"step": 0, "history": []}
-    except OSError:
-        raise
-    except Exception:  # a damaged archive fails in more ways than can be listed
-        pass
-    print(f"{path} is damaged: this training begins again", flush=True)
-    path.unlink()
-    return {"step": 0, "history": []}
+    except StateError as error:
+        print(
+            f"{path}: expected the state of this training, found {error}; it is removed, and the training begins again",
+            flush=True,
+        )
+        remove(path)
+        return {"step": 0, "history": []}
+    if len(state["rng"]) > 1 and not torch.cuda.is_available():  # begun on a GPU: only the CPU's numbers go on here
+        with replacing(path) as file:
+            torch.save(state | {"rng": state["rng"][:1]}, file)
+    return state
+
+
+def whole_state(part: Path, run: Run, networks: list[torch.nn.Module]) -> dict:
+    """The state that a killed training left, with the best weights that it tells of: StateError unless both are whole.
+
+    FileNotFoundError if it left none.
+    """
+    state = states.read(part / "state.pt", run, networks)
+    if run.test_curve and state["history"]:
+        best = min(state["history"], key=lambda row: row["test_mpjpe"])["step"]
+        try:
+            weights = checkpoints.load_checkpoint(_best(part, best)).state_dict()
+        except checkpoints.CheckpointError:
+            weights = {}
+        if not states.same(weights, state["model"]):
+            raise StateError(f"none of its best weights, those of step {best}")
+    return state
+
+
+def remove(path: Path) -> None:
+    """A file, a link or a folder, whichever is there; what a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def seal(folder: Path) -> None:
@@ -550,6 +629,17 @@ def locked(path: Path, report: Callable[[str], None] = lambda line: None) -> Ite
         yield
     finally:
         lock.release()
+
+
+def busy(path: Path) -> bool:
+    """Whether a process works at this moment on what is or will be `path`."""
+    if not path.with_suffix(".lock").exists():
+        return False
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _manifest(path: Path) -> dict | None:

@@ -1,7 +1,7 @@
 """The batch: jobs that are killed, raise or meet another batch, on one machine and through a real SLURM."""
 
-import csv
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -22,7 +22,7 @@ from typer.main import get_command
 from mixste.cli import app
 from mixste.study import batch, notebooks, runs
 from mixste.study.batch import Batch
-from mixste.study.plan import PAPER_POSES, PROFILES
+from mixste.study.plan import PROFILES
 from mixste.study.runs import Data, Run
 from mixste.train import AUTHORS
 
@@ -70,12 +70,14 @@ def of(*wanted: Run) -> Batch:
     return Batch(
         profile=PROFILES["smoke"],
         chosen=chosen,
+        lacking={},
         runs=there,
         labels={name: name for name in there},
         missing=missing,
+        busy=[],
         stale=[path for path in chosen if not notebooks.fresh(path, "smoke")],
-        seconds=dict.fromkeys(missing, 1.0),
-        measured_on="a test",
+        seconds=dict.fromkeys([*missing, *(path.stem for path in chosen)], 1.0),
+        basis="a test",
     )
 
 
@@ -127,37 +129,14 @@ def test_tables_are_chosen_by_their_numbers_in_the_paper():
         notebooks.choose(["8"])
 
 
-def test_the_estimate_is_the_measured_speed_times_the_work(tmp_path, monkeypatch):
-    """The paper's model costs 606.7 M a pose by hand; its hours are its poses over the bench's frames a second.
-
-    Half as deep, it takes half the time; once a run is finished, its own time counts.
-    """
-    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path))
-    full = replace(PROFILES["paper"].full()[0], data=Data("synthetic"))
-    assert batch.macs_per_pose(full) == pytest.approx(606.7e6, abs=5e4)
-    half = replace(full, options=(("depth", 4), ("dim", 512), ("heads", 8)))
-    with open(batch.BENCH / "h100.csv") as file:
-        [frames] = [row["frames_per_second"] for row in csv.DictReader(file) if "logging" in row["variant"]]
-    seconds, measured_on = batch.estimate(PROFILES["paper"], {"full": full, "half": half}, [])
-    assert measured_on == "results/bench/h100.csv"
-    assert seconds["full"] == pytest.approx(PAPER_POSES / float(frames))
-    assert seconds["half"] == pytest.approx(seconds["full"] / 2, rel=0.01)
-
-    done = runs.make(RUN)
-    wanted = {RUN.id: RUN, "longer": replace(RUN, poses=3000)}
-    seconds, measured_on = batch.estimate(PROFILES["smoke"], wanted, [RUN.id])
-    assert measured_on == "1 finished runs"
-    assert seconds["longer"] == pytest.approx(10 * done.environment["training_seconds"])
-
-
 def test_the_dry_run_says_what_is_there_and_what_would_be_done(checkout):
     notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"')
     runs.make(RUN)
     lines = str(of(RUN, TUNED)).splitlines()
     assert f"  {RUN.id}  {RUN.id}: in the store" in lines
     assert f"  {TUNED.id}  {TUNED.id}: train, 1 s" in lines
-    assert "  00_one: execute" in lines
-    assert lines[-1].startswith("1 of 2 runs to train, about 0.00028 core hours")
+    assert "  00_one: execute, 1 s" in lines
+    assert lines[-1] == ("1 of 2 runs to train, 1 of 1 notebooks to execute: about 0.00056 core hours, by a test")
 
 
 def test_a_run_planned_elsewhere_is_refused_where_data_or_code_differ(checkout):
@@ -211,6 +190,24 @@ def test_a_killed_job_and_a_notebook_that_raises_do_not_stop_the_rest(checkout, 
     assert runs.is_whole(runs.store() / LONG.id)
     assert (written(RUN), written(TUNED)) == before
     assert of(RUN, TUNED, LONG).missing == of(RUN, TUNED, LONG).stale == []
+
+
+@snakemake
+@pytest.mark.slow
+def test_a_batch_ends_with_the_process_that_started_it(checkout):
+    """The parent is killed as it trains and as a notebook waits; nothing goes on, and the next call knows it."""
+    notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "import time; time.sleep(600)")
+    endless, path = replace(RUN, poses=10**8), runs.store() / replace(RUN, poses=10**8).id
+    arguments = of(endless), batch.place("laptop"), 2
+    parent = multiprocessing.get_context("spawn").Process(target=batch.reproduce, args=arguments)
+    parent.start()
+    when(lambda: path.with_suffix(".part").exists() and processes(checkout, "ipykernel"))
+    assert runs.busy(path)
+    assert len(processes(checkout, "job.py")) == 2
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    when(lambda: not any(processes(checkout, name) for name in ("snakemake", "job.py", "ipykernel")))
+    assert not runs.busy(path)
 
 
 @snakemake

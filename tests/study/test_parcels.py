@@ -190,6 +190,19 @@ def test_a_training_goes_on_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "three"))
     assert unpack(tmp_path / "parcel").startswith("1 runs arrived")
     assert unpack(tmp_path / "parcel").startswith("0 runs arrived")
+    begun = runs.store() / f"{long.id}.part"
+    for name, damage in {
+        "state.pt": lambda path: path.write_bytes(path.read_bytes()[:-700]),
+        "spec.json": lambda path: path.write_text(path.read_text().replace('"depth",\n   1', '"depth",\n   2')),
+        "best-4.safetensors": lambda path: path.write_bytes(path.read_bytes()[:-7]),
+    }.items():
+        shutil.copytree(begun, tmp_path / name / begun.name)
+        damage(tmp_path / name / begun.name / name)
+        monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / name))
+        pack(tmp_path / name / "parcel", unfinished=True)
+        monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "three"))
+        with pytest.raises(RunError, match=rf"is refused: expected the state of a training in {begun.name}, found"):
+            unpack(tmp_path / name / "parcel")
     done = make(long)
     assert done.environment["resumed_at"] == 7 / 20
     assert done.file("weights.safetensors").read_bytes() == whole

@@ -45,6 +45,40 @@ def test_tables_3_and_4_on_the_papers_data_cut_short(tmp_path):
     assert "CUT SHORT to 300 poses" in copy.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
+def test_with_part_of_the_licensed_data_what_can_be_made_is_told_and_made(tmp_path):
+    """MPI-INF-3DHP is there, and Human3.6M without one detector's keypoints."""
+    folder = tmp_path / "data"
+    for name in ("human36m", "mpi_inf_3dhp"):
+        (folder / name).mkdir(parents=True)
+    licensed.write_human36m(folder / "human36m", frames=40, detectors=("gt", "cpn_ft_h36m_dbb"))
+    licensed.write_mpi_inf_3dhp(folder / "mpi_inf_3dhp", frames=40)
+    where = {"MIXSTE_DATA": str(folder), "MIXSTE_RUNS": str(tmp_path / "runs"), "MIXSTE_POSES": "300"}
+
+    def reproduce(*arguments):
+        command = [sys.executable, "-m", "mixste", "reproduce", "--profile", "paper-cpu", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | where)
+
+    done = reproduce(
+        "--dry-run", *(word for number in ("00", "02", "03", "04", "05") for word in ("--notebook", number))
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    detector = f"expected data_2d_h36m_detectron_ft_h36m.npz in {folder}/human36m, found keypoints of these detectors"
+    assert [line.split(":")[0].strip() for line in lines if "execute, " in line] == ["03_table2", "04_table3"]
+    for name, why in {"00_data": detector, "02_table1": detector, "05_table4": "expected data_3d_humaneva15"}.items():
+        assert sum(line.startswith(f"  {name}: cannot be made: {why}") for line in lines) == 1
+    assert "2 of 2 notebooks to execute; 3 cannot be made" in lines[-1]
+
+    done = reproduce("--notebook", "02", "--notebook", "04")
+    assert done.returncode == 1
+    assert f"mixste: 02_table1 cannot be made: {detector}" in done.stderr
+    assert (tmp_path / "runs" / "notebooks" / "paper-cpu" / "04_table3.ipynb").exists()
+    done = reproduce("--notebook", "02")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"mixste: 02_table1 cannot be made: {detector}")
+
+
 def notebook(path, *sources):
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
     cells[0].metadata["tags"] = ["parameters"]

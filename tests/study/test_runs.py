@@ -13,9 +13,11 @@ import sys
 import time
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import mixste.train
 from mixste import evaluate
@@ -172,26 +174,143 @@ def flip_weights(state):
     state.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "damage", [flip_weights, lambda path: path.write_bytes(b"PK"), lambda path: os.truncate(path, 0)]
-)
-def test_a_damaged_state_of_a_killed_training_begins_it_again(store, monkeypatch, capsys, damage):
-    keep = mixste.train._keep
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch hostile",)
 
-    def keep_then_stop(path, *state):
-        keep(path, *state)
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(mixste.train, "SAVE_SECONDS", 0.0)
-    with monkeypatch.context() as patch:
+def edited(*keys, value=None):
+    """Another value at this place of the state, or nothing there."""
+
+    def damage(path):
+        state = part = torch.load(path, weights_only=True)
+        for key in keys[:-1]:
+            part = part[key]
+        part.pop(keys[-1]) if value is None else part.__setitem__(keys[-1], value)
+        torch.save(state, path)
+
+    return damage
+
+
+def compressed(path):
+    with zipfile.ZipFile(path) as archive:
+        members = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        archive.writestr("more", bytes(10**6))
+
+
+# What is done to a state kept after step 3 of 7 (rows of the curve at each), and what is said of it.
+DAMAGES = {
+    "a bit": (flip_weights, "a damaged file"),
+    "bytes missing": (lambda path: path.write_bytes(path.read_bytes()[:-700]), "a damaged file"),
+    "start only": (lambda path: path.write_bytes(b"PK"), "a damaged file"),
+    "empty": (lambda path: os.truncate(path, 0), "a damaged file"),
+    "a folder": (folder_instead, "a folder"),
+    "hostile": (lambda path: torch.save(Hostile(), path), "a damaged file"),
+    "compressed": (compressed, "another kind of archive"),
+    "a list": (lambda path: torch.save([1], path), "a damaged file"),
+    "no rng": (edited("rng"), "one without rng"),
+    "no model": (edited("model"), "one without model"),
+    "another shape": (edited("model", "head.bias", value=torch.zeros(5)), "the weights of another network"),
+    "a weight less": (edited("model", "head.bias"), "the weights of another network"),
+    "NaN": (edited("model", "head.bias", value=torch.full((3,), torch.nan)), "weights that are not finite"),
+    "moments less": (edited("optimizer", "state", 0), "an optimizer of other parameters"),
+    "a moment less": (edited("optimizer", "state", 0, "exp_avg"), "an optimizer that is not whole"),
+    "other decay": (
+        edited("optimizer", "param_groups", 0, "weight_decay", value=9.0),
+        "an optimizer with other settings",
+    ),
+    "beyond the end": (edited("step", value=99), "step 99 of 7"),
+    "a step earlier": (edited("step", value=2), "the learning curve of another training"),
+    "no step": (edited("step", value="3"), "step '3' of 7"),
+    "a row less": (edited("history", 0), "the learning curve of another training"),
+    "no loss": (edited("history", 0, "loss"), "a damaged learning curve at step 1"),
+    "a loss too many": (edited("counted", value=5), "the loss of other steps"),
+    "random numbers": (edited("rng", 0, value=torch.zeros(7, dtype=torch.uint8)), "a damaged file"),
+}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A training that was stopped after three of its seven steps."""
+    folder, keep = tmp_path_factory.mktemp("begun"), mixste.train._keep
+
+    def keep_then_stop(path, model, optimizer, step, *state):
+        keep(path, model, optimizer, step, *state)
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIXSTE_RUNS", str(folder))
+        patch.setattr(mixste.train, "SAVE_SECONDS", 0.0)
         patch.setattr(mixste.train, "_keep", keep_then_stop)
         with pytest.raises(KeyboardInterrupt):
             make(RUN)
-    state = store / f"{RUN.id}.part" / "state.pt"
-    assert runs.listing()["state"].tolist() == ["unfinished"]
-    damage(state)
+        assert runs.listing()["state"].tolist() == ["unfinished"]
+    return folder
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_state_that_is_not_whole_is_removed_and_the_training_begins_again(begun, tmp_path, capsys, name):
+    damage, what = DAMAGES[name]
+    part = tmp_path / f"{RUN.id}.part"
+    shutil.copytree(begun / part.name, part)
+    assert runs.taken_up(part, RUN, [RUN.build()])["step"] == 3
+    assert capsys.readouterr().out == ""
+    damage(part / "state.pt")
+    assert runs.taken_up(part, RUN, [RUN.build()]) == {"step": 0, "history": []}
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert f"expected the state of this training, found {what}" in said
+    assert [path.name for path in part.iterdir()] == ["spec.json"]
+    assert not Path("hostile").exists()
+
+
+def test_a_damaged_state_does_not_block_its_run(begun, store):
+    shutil.copytree(begun, store, dirs_exist_ok=True)
+    flip_weights(store / f"{RUN.id}.part" / "state.pt")
     assert make(RUN).environment["resumed_at"] == 0
-    assert "state.pt is damaged: this training begins again" in capsys.readouterr().out
+
+
+def test_a_state_of_a_gpu_goes_on_without_one(begun, store):
+    shutil.copytree(begun, store, dirs_exist_ok=True)
+    state = store / f"{RUN.id}.part" / "state.pt"
+    kept = torch.load(state, weights_only=True)
+    torch.save(kept | {"rng": [*kept["rng"], torch.zeros(16, dtype=torch.uint8)]}, state)
+    if not torch.cuda.is_available():
+        assert make(RUN).environment["resumed_at"] == 3 / 7
+
+
+def test_what_is_no_run_or_cannot_be_read_is_a_line_of_the_list(store):
+    """Among a finished run and one that is begun: links that lead nowhere, files, a table that is none."""
+    done = make(RUN)
+    shutil.copytree(done.path, store / "0123456789ab.part")
+    (store / "0123456789ab.part" / "link").symlink_to(store / "nowhere")
+    shutil.copytree(done.path, store / "000000000001")
+    (store / "000000000001" / "clips.csv").write_text("protocol\nauthors,1,2\n")
+    runs.seal(store / "000000000001")
+    shutil.copytree(done.path, store / "000000000002")
+    (store / "000000000002" / "environment.json").write_text("{}")
+    runs.seal(store / "000000000002")
+    (store / "000000000003").symlink_to(store / "nowhere")
+    (store / "000000000004").write_text("a file")
+    (store / "000000000005").mkdir()
+    (store / "000000000005" / "spec.json").write_text("[" * 100_000)
+    (store / "notes.txt").write_text("a file")
+    listed = runs.listing().set_index("run")
+    states = {f"{number:012}": "damaged" for number in range(1, 6)} | {"0123456789ab": "unfinished", RUN.id: "finished"}
+    assert listed["state"].to_dict() == states
+    assert listed["MPJPE"].notna().to_dict() == {name: name == RUN.id for name in states}
+
+
+@pytest.mark.parametrize("name", [RUN.id, f"{RUN.id}.part"])
+def test_a_link_that_leads_nowhere_or_a_file_in_the_place_of_a_run_does_not_block_it(store, name):
+    for put in (lambda path: path.symlink_to(store / "nowhere"), lambda path: path.write_text("a file")):
+        put(store / name)
+        assert make(RUN).path.is_dir()
+        shutil.rmtree(store / RUN.id)
 
 
 def test_500_runs_are_listed_and_collected_in_a_second(store):

@@ -1,13 +1,16 @@
 """What a batch shows on the terminal: a line for each job that ends, and how many are done, running and failed.
 
 A logger plug-in of Snakemake: it is handed every event, and writes in the place of Snakemake's own messages, which go
-to .snakemake/log of the batch's folder.
+to .snakemake/log of the batch's folder. It also ends Snakemake when the `mixste reproduce` that started it has ended,
+killed perhaps; the jobs then end too (workflow/job.py).
 """
 
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,6 +29,14 @@ class LogHandler(LogHandlerBase):
         self.jobs = plan["runs"] | plan["notebooks"]
         self.names, self.state, self.began = {}, {}, {}
         self.start = time.monotonic()
+        threading.Thread(target=self.end_with, args=(os.getppid(),), daemon=True).start()
+
+    def end_with(self, parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C, on which Snakemake takes its jobs out of SLURM's queue
+        time.sleep(10)
+        os._exit(1)  # on one machine it waits for its jobs first
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -1,0 +1,118 @@
+"""The state of a training that was interrupted: read as data, and of use only if all of it is what that training kept.
+
+A state may have been cut short, belong to another network, or come from somebody else's machine. It is compared with
+the network, its optimizer, the steps and the learning curve before any of it is used.
+"""
+
+import io
+import math
+import warnings
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mixste.train import optimizer_of
+
+if TYPE_CHECKING:
+    from mixste.study.runs import Run
+
+PICKLED = 4 * 2**20  # bytes: a hundred times what the largest network needs, and read in seconds
+
+
+class StateError(ValueError):
+    """A state that is not whole, or of another training; the message completes "expected …, found"."""
+
+
+def read(path: Path, run: "Run", networks: list[nn.Module]) -> dict:
+    """The state in a file, as `mixste.train.train` keeps it, on the CPU.
+
+    networks: the one that is trained, or all that it may be. Raises StateError unless everything fits one of them and
+    the run; OSError if the file cannot be read.
+    """
+    if path.is_dir():
+        raise StateError("a folder")
+    content = path.read_bytes()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            pickled = [entry.file_size for entry in entries if entry.filename.endswith("/data.pkl")]
+            if len(pickled) != 1 or pickled[0] > PICKLED or sum(entry.file_size for entry in entries) > len(content):
+                raise StateError("another kind of archive")
+            if archive.testzip():
+                raise StateError("a damaged file")
+        with warnings.catch_warnings(action="ignore"):  # of what a damaged pickle asks for
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        _check(state, run, networks)
+    except StateError:
+        raise
+    except Exception as error:  # a damaged archive, or a state of other types, fails in more ways than can be listed
+        raise StateError(f"a damaged file ({type(error).__name__})") from None
+    return state
+
+
+def _check(state: dict, run: "Run", networks: list[nn.Module]) -> None:
+    wanted = {"step", "history", "total", "counted", "model", "optimizer", "rng"}
+    if lacking := wanted - state.keys():
+        raise StateError(f"one without {', '.join(sorted(lacking))}")
+    network = next((network for network in networks if same(state["model"], network.state_dict())), None)
+    if network is None:
+        raise StateError("the weights of another network")
+    if not all(weight.isfinite().all() for weight in state["model"].values()):
+        raise StateError("weights that are not finite")
+    _check_steps(state, run)
+    _check_optimizer(state, run, network)
+    torch.Generator().set_state(state["rng"][0])  # raises RuntimeError for what is none
+    if len(state["rng"]) > 2 or not all(isinstance(rng, Tensor) for rng in state["rng"]):
+        raise StateError("random numbers of other devices")
+
+
+def same(here: dict[str, Tensor], there: dict[str, Tensor]) -> bool:
+    """Whether two sets of tensors have the same names, shapes and types."""
+    return here.keys() == there.keys() and all(
+        isinstance(here[name], Tensor) and (here[name].shape, here[name].dtype) == (tensor.shape, tensor.dtype)
+        for name, tensor in there.items()
+    )
+
+
+def _check_steps(state: dict, run: "Run") -> None:
+    """The step, the rows of the curve up to it, and the loss since the last one."""
+    poses, steps, step, total = run.poses_per_step, run.steps, state["step"], state["total"]
+    if type(step) is not int or not 0 < step <= steps:
+        raise StateError(f"step {step!r} of {steps}")
+    rows = {math.ceil(steps * (point + 1) / run.points) for point in range(run.points)}
+    names = {"step", "poses", "epoch", "learning_rate", "loss"} | ({"test_mpjpe"} if run.test_curve else set())
+    curve = [(row["step"], row["poses"]) for row in state["history"]]
+    if curve != [(row, row * poses) for row in sorted(rows) if row <= step]:
+        raise StateError("the learning curve of another training")
+    for row in state["history"]:
+        if row.keys() != names or not all(
+            type(value) in (int, float) and math.isfinite(value) for value in row.values()
+        ):
+            raise StateError(f"a damaged learning curve at step {row['step']}")
+    if state["counted"] != step - (curve[-1][0] if curve else 0) or total.shape != () or not total.is_floating_point():
+        raise StateError("the loss of other steps")
+
+
+def _check_optimizer(state: dict, run: "Run", network: nn.Module) -> None:
+    """Moments of every parameter, after as many steps, and the settings of the recipe."""
+    fresh, kept = optimizer_of(network, run.recipe).state_dict(), state["optimizer"]
+    [here], [there] = kept["param_groups"], fresh["param_groups"]
+    others = {"lr"}  # set anew at every step
+    if here["params"] != there["params"] or any(
+        here[key] != there[key] for key in (here.keys() & there.keys()) - others
+    ):
+        raise StateError("an optimizer with other settings")
+    parameters = dict(enumerate(network.parameters()))
+    if kept["state"].keys() != parameters.keys():
+        raise StateError("an optimizer of other parameters")
+    for number, parameter in parameters.items():
+        moments = kept["state"][number]
+        like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+        step = torch.empty((), device="meta")
+        if not same(moments, {"step": step, "exp_avg": like, "exp_avg_sq": like}) or moments["step"] != state["step"]:
+            raise StateError("an optimizer that is not whole")
+        if not all(moment.isfinite().all() for moment in moments.values()) or (moments["exp_avg_sq"] < 0).any():
+            raise StateError("an optimizer with values that cannot be")

@@ -1,0 +1,67 @@
+"""The estimate of a dry run, held against what the committed ledgers tell that trainings took."""
+
+from dataclasses import replace
+
+import pytest
+
+from mixste.study import costs, runs
+from mixste.study.costs import Cost
+from mixste.study.plan import PROFILES
+from mixste.study.runs import Data, Run
+
+PEERS = {"smoke": ["open-cpu"], "open-cpu": ["smoke"], "open": ["open-styles"], "open-styles": ["open"]}
+
+
+def test_the_published_sizes():
+    """The paper's model costs 606.7 M a pose by hand, and half as deep half as much."""
+    full = PROFILES["paper"].full()[0]
+    macs, _ = costs.size("mixste", 243, full.options)
+    assert macs == pytest.approx(606.7e6, abs=5e4)
+    half, _ = costs.size("mixste", 243, (("depth", 4), ("dim", 512), ("heads", 8)))
+    assert half == pytest.approx(macs / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("with_its_own", [False, True])
+def test_the_sum_is_within_a_factor_of_two_of_what_was_recorded(name, with_its_own):
+    """By the other profile's lines on such a device, of other data and partly other sizes; and by the fit of both."""
+    gpu = PROFILES[name].gpu
+    own, known = costs.ledgers(gpu, [name]), costs.ledgers(gpu, [*PEERS[name], *([name] if with_its_own else [])])
+    wanted = {cost.id: cost.run for cost in own}
+    known = [replace(cost, id="") for cost in known]  # so that no line is looked up
+    seconds = costs.estimate(PROFILES[name], wanted, [], known).seconds
+    recorded = sum(cost.training + cost.testing for cost in own)
+    assert recorded / 2 < sum(seconds.values()) < recorded * 2
+    near = sum(0.5 < seconds[cost.id] / (cost.training + cost.testing) < 2 for cost in own)
+    assert near > 0.7 * len(own)
+
+
+def test_long_trainings_on_a_gpu_cost_what_the_bench_measured():
+    """Where every ledger's are short: the paper's full model, its poses over the frames that the loop does a second."""
+    [full], paper = PROFILES["paper"].full(), PROFILES["paper"]
+    table = costs.pd.read_csv(costs.RESULTS / "bench" / "h100.csv")
+    [speed] = table.loc[table["variant"] == "data, schedule, logging", "frames_per_second"]
+    estimated = costs.estimate(paper, {"full": full}, []).seconds["full"]
+    assert full.poses / speed / 2 < estimated < full.poses / speed * 2
+
+
+def test_what_is_finished_here_sets_the_pace(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path))
+    run = Run(Data("synthetic", subjects=("S1", "S9"), actions=("Walking",), test_cameras=1), 9, 300, 0)
+    run = replace(run, options=(("depth", 1), ("dim", 8), ("heads", 2)))
+    done = runs.make(run).environment
+    longer = replace(run, poses=3000)
+    wanted, seconds = {run.id: run, "longer": longer}, {}
+    for finished in ([], [run.id]):
+        estimated = costs.estimate(PROFILES["smoke"], wanted, finished)
+        seconds[len(finished)] = estimated.seconds
+    assert estimated.basis == f"1 trainings in the store, on {done['device']}"
+    assert seconds[1][run.id] == pytest.approx(done["training_seconds"] + done["testing_seconds"])
+    assert seconds[1]["longer"] / seconds[0]["longer"] == pytest.approx(seconds[1][run.id] / seconds[0][run.id])
+
+
+def test_a_line_of_the_ledger_is_what_the_same_run_costs():
+    known = costs.ledgers(False)
+    line: Cost = known[0]
+    estimated = costs.estimate(PROFILES["smoke"], {line.id: line.run}, [], known).seconds[line.id]
+    assert estimated == pytest.approx(line.training + line.testing)
