@@ -1,86 +1,194 @@
-"""The files of other people's 2D detectors.
+"""The files of other people's 2D detectors, and what is concluded from all that they hold.
 
 OpenPose folders; COCO-style JSON as MMPose, AlphaPose, Detectron2 and annotation files have it; MediaPipe landmarks;
-arrays in .npz and tables in .csv. Nothing in a file is run.
+arrays in .npz and .npy and tables in .csv (`mixste.readers`). Nothing in a file is run.
 """
 
-import json
-import re
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
 from mixste.data import DataError
-from mixste.detections import BY_COUNT, LAYOUTS, MADE_OF, Detections
+from mixste.data.guard import guarded
+from mixste.detections import BY_COUNT, LAYOUTS, SEEN, Detections, to_human36m
+from mixste.readers import Raw, arrays, structures, tables
 from mixste.skeleton import human36m
 
 MOST_PIXELS = 100_000  # of an image's side
 
+READERS: dict[str, Callable[[Path, int | None], Raw]] = {
+    "json": structures.read_file,
+    "npz": arrays.read_file,
+    "npy": arrays.read_npy,
+    "csv": tables.read_file,
+}
+FORMATS = ("auto", "openpose", "coco", "mediapipe", "npz", "npy", "csv")
+# What a coordinate may be counted in; see `_in_pixels`.
+UNITS = ("auto", "pixels", "shares", "centred", "screen")
+WHOLE_BODY = {133: 17, 136: 26}  # layouts that begin with one of the body alone
+
 
 def read(
-    path, format: str = "auto", layout: str | None = None, resolution: tuple[int, int] | None = None
+    path,
+    format: str = "auto",
+    layout: str | None = None,
+    resolution: tuple[int, int] | None = None,
+    units: str = "auto",
 ) -> Detections:
     """The detections in a file, or in a folder with one JSON file a frame.
 
-    format: "openpose", "coco", "mediapipe", "npz", "csv", or "auto" to tell by the content. layout: one of LAYOUTS; by
-    default the file's own names of its points tell, or their number. resolution: width and height of the image in
-    pixels, for the many files that do not say. Coordinates below 3 throughout are shares of the width and height.
-    Raises DataError, in one sentence, for whatever is missing or wrong.
+    format: one of FORMATS, "auto" to tell by the content. layout: one of LAYOUTS; by default the file's own names of
+    its points tell, or their number; names in the file count before the order of a layout. resolution: width and
+    height of the image in pixels, for the many files that do not say. units: of the coordinates, "pixels", "shares" of
+    width and height from 0 to 1, "centred" from −1 to 1 in both, "screen" as `mixste.camera.normalize_screen` has it;
+    "auto" to tell by the numbers. What was guessed stands in the `notes`. Raises DataError, in one sentence, for
+    whatever is missing or wrong.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: expected keypoints, found no such file or folder")
     if layout is not None and layout not in LAYOUTS:
         raise DataError(f"unknown layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
-    suffix = path.suffix.lower()
-    content = _frames_of(path) if path.is_dir() else _json(path) if suffix == ".json" else path
-    if format == "auto":
-        format = suffix[1:] if content is path else _format(content)
-    elif (format in ("npz", "csv")) != (content is path) and format in READERS:
-        raise DataError(f"{path}: expected a file that {format} is written to, found {suffix or 'a folder'}")
-    if format not in READERS:
+    if units not in UNITS:
+        raise DataError(f"unknown units {units!r}: expected one of {', '.join(UNITS)}")
+    if not path.exists():
+        raise DataError(f"{path}: expected keypoints, found no such file or folder")
+    kind = "json" if path.is_dir() else path.suffix.lower().removeprefix(".")
+    if kind not in READERS or format not in FORMATS:
         raise DataError(
-            f"{path}: expected a folder of .json files, .json, .npz or .csv, in one of the formats "
-            f"{', '.join(READERS)}, found {format!r}"
+            f"{path}: expected a folder of .json files, {', '.join(f'.{name}' for name in READERS)}, in one of the "
+            f"formats {', '.join(FORMATS)}, found {repr(kind) if kind not in READERS else repr(format)}"
         )
-    try:
-        found = READERS[format](content)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, OSError) as error:
+    if format != "auto" and (format in READERS or kind != "json") and format != kind:
         raise DataError(
-            f"{path}: expected keypoints as {format} writes them, found {type(error).__name__}: {error}"
-        ) from None
+            f"{path}: expected a file that {format} is written to, found {path.suffix.lower() or 'a folder'}"
+        )
+    with guarded(path, f"keypoints as {kind if format == 'auto' else format} has them"):
+        count = len(LAYOUTS[layout]) if layout else None
+        raw = structures.read_folder(path, count) if path.is_dir() else READERS[kind](path, count)
+        if format in ("openpose", "coco", "mediapipe"):
+            raw.kind = format
+        return _concluded(path.stem, raw, layout, resolution, units)
 
-    people, names = found["people"], found.get("names")  # (people, points, 3) of each frame
-    counts = sorted({frame.shape[1] for frame in people if len(frame)})
-    if len(counts) != 1:
-        raise DataError(f"{path}: expected people with one number of points, found {counts or 'nobody'}")
-    count = {133: 17, 136: 26}.get(counts[0], counts[0])  # whole-body layouts begin with one of the body alone
-    everyone = np.concatenate([frame for frame in people if len(frame)])
-    if layout is None and names is None:
-        # Arrays of 17 joints come in both layouts; the other formats have only one.
-        if count not in BY_COUNT or (count == 17 and format in ("npz", "csv")):
-            raise DataError(f"{path}: expected to be told the layout of {count} points, one of {', '.join(LAYOUTS)}")
-        names = LAYOUTS["body25b" if count == 25 and _is_body25b(everyone) else BY_COUNT[count]]
-    elif layout is not None:
-        names = LAYOUTS[layout]
-    if len(names) != count:
-        raise DataError(f"{path}: expected {len(names)} points for its layout, found {count}")
-    everyone = np.where(np.isfinite(everyone).all(axis=-1, keepdims=True), everyone, 0.0)[:, :count]
-    resolution = resolution or found.get("resolution")
+
+def _concluded(name: str, raw: Raw, layout: str | None, resolution: tuple[int, int] | None, units: str) -> Detections:
+    """Detections from what a file holds: whose points they are, in pixels, and which are unseen."""
+    if not any(map(len, raw.people)):
+        raise DataError(f"expected people, found nobody in {len(raw.people)} frames")
+    counts = [len(frame) for frame in raw.people]
+    everyone = np.concatenate([frame for frame in raw.people if len(frame)])  # (all, points, 3)
+    notes = list(raw.notes)
+    np.copyto(everyone, 0.0, where=~np.isfinite(everyone).all(axis=-1, keepdims=True))
+    scores = everyone[..., 2]
+    if np.mean((scores < 0) & (scores != -1)) > 0.05:
+        raise DataError("expected x, y and score of every point, found negative scores, as of 3D points")
+    names = _names(everyone, raw, layout, notes)
+    everyone = everyone[:, : len(names)]
+    resolution = _size(raw, resolution, notes)
+    unseen = (everyone[..., :2] == 0).all(axis=-1) | (everyone[..., :2] == -1).all(axis=-1)
+    unseen &= not _about_hip(everyone, names)  # where the hip is the origin, zero is a place
+    units = _units(everyone, names, raw, resolution, unseen, notes) if units == "auto" else units
+    _in_pixels(everyone, units, resolution)
+    unseen |= (np.abs(everyone[..., :2]) < 1e-6).all(axis=-1)
+    marked = int((unseen & (everyone[..., 2] >= SEEN)).sum())
+    if marked:
+        notes.append(f"{marked} points at (0, 0) or (-1, -1) are taken as unseen")
+    everyone[unseen] = 0.0
+    _check_inside(everyone, units, resolution)
+    people = np.split(everyone, np.cumsum(counts)[:-1])
+    return Detections(name, names, people, resolution, raw.fps, raw.ids, tuple(notes))
+
+
+def _size(raw: Raw, given: tuple[int, int] | None, notes: list[str]) -> tuple[int, int]:
+    """Width and height of the image: as given, or as the file says."""
+    resolution = given or raw.resolution
     if resolution is None:
-        raise DataError(f"{path}: expected to be told the width and height of the image, which the file does not say")
+        raise DataError("expected to be told the width and height of the image, which the file does not say")
     if len(resolution) != 2 or not all(1 <= side <= MOST_PIXELS for side in resolution):
-        raise DataError(f"{path}: expected an image 1 to {MOST_PIXELS:,} pixels wide and high, found {resolution}")
-    if np.abs(everyone[everyone[..., 2] > 0, :2]).max(initial=0) < 3:
-        everyone = everyone * [*resolution, 1]
-    people = np.split(everyone, np.cumsum([len(frame) for frame in people])[:-1])
-    return Detections(path.stem, names, people, tuple(resolution), found.get("fps"), found.get("ids"))
+        raise DataError(f"expected an image 1 to {MOST_PIXELS:,} pixels wide and high, found {resolution}")
+    if raw.resolution and tuple(resolution) != tuple(raw.resolution):
+        width, height = raw.resolution
+        notes.append(f"the file says that the image is {width}x{height}: taken as {resolution[0]}x{resolution[1]}")
+    return tuple(resolution)
+
+
+# --- which point is which --------------------------------------------------------------------------------------
+
+
+def _names(
+    everyone: Float[np.ndarray, "all points 3"], raw: Raw, layout: str | None, notes: list[str]
+) -> tuple[str, ...]:
+    """Of the points, or of the first of them where they are of a whole body: by the file, the layout, or the number."""
+    count, own = everyone.shape[1], raw.names
+    if own and len(own) != count:
+        raise DataError(f"expected {len(own)} points, as many as the file has names for, found {count}")
+    missing = lacking(own) if own else []
+    if own and not missing:
+        if layout and own != LAYOUTS[layout]:
+            notes.append(f"the names of the points in the file are taken, not the order of layout {layout}")
+        return own
+    if own and layout is None:
+        raise DataError(
+            f"expected points that make every joint, found none for {', '.join(missing)} among {', '.join(own[:40])}"
+        )
+    count = count if layout and len(LAYOUTS[layout]) == count else WHOLE_BODY.get(count, count)
+    if layout and len(LAYOUTS[layout]) != count:
+        raise DataError(f"expected {len(LAYOUTS[layout])} points of layout {layout}, found {count}")
+    if layout:
+        known = {point for names in LAYOUTS.values() for point in names}
+        for place, (name, point) in enumerate(zip(own or (), LAYOUTS[layout], strict=False)):
+            if name in known and name != point:
+                raise DataError(f"expected point {place} to be {point}, as in layout {layout}, found {name}")
+        return LAYOUTS[layout]
+    guess = BY_COUNT.get(count)
+    if count == 17:
+        guess = _of_17(everyone)
+        if raw.kind in ("array", "table") and guess:
+            notes.append(f"17 points are taken as {guess} by where they lie: --layout tells others")
+        elif guess == "human36m":
+            notes.append("17 points are taken as human36m by where they lie: --layout coco17 if they are COCO's")
+        elif raw.kind not in ("array", "table"):  # which have 17 points of COCO
+            guess = "coco17"
+    elif count == 25 and _is_body25b(everyone):
+        guess = "body25b"
+        notes.append("25 points are taken as body25b by where points 15 and 16 lie: --layout body25 if they are eyes")
+    if guess is None:
+        raise DataError(f"expected to be told the layout of {count} points, one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[guess]
+
+
+def lacking(names: tuple[str, ...]) -> list[str]:
+    """The joints of human36m that cannot be made of points with these names."""
+    made = np.isfinite(to_human36m(np.zeros((1, len(names), 1)), names)[0, :, 0])
+    return [joint for joint, there in zip(human36m.joints, made, strict=True) if not there]
+
+
+def _shares(everyone: Float[np.ndarray, "all points 3"]) -> Float[np.ndarray, "all points 2"]:
+    """Places in units of each person's size, NaN where unseen."""
+    points = np.where(everyone[..., 2:] >= SEEN, everyone[..., :2], np.nan)
+    points[(everyone[..., :2] == 0).all(axis=-1)] = np.nan
+    size = np.linalg.norm(span(points), axis=-1)
+    return points / np.where(size > 0, size, np.nan)[:, None, None]
+
+
+def span(points: Float[np.ndarray, "all points axes"]) -> Float[np.ndarray, "all axes"]:
+    """From the least to the largest coordinate of each person's seen points; −inf where none is."""
+    seen = np.isfinite(points)
+    return np.where(seen, points, -np.inf).max(axis=1) - np.where(seen, points, np.inf).min(axis=1)
+
+
+def _of_17(everyone: Float[np.ndarray, "all 17 3"]) -> str | None:
+    """The layout of 17 points by the median person: COCO's first five are a face, Human3.6M's a hip and a leg."""
+    points = _shares(everyone)
+    first = np.linalg.norm(span(points[:, :5]), axis=-1)
+    hip = np.linalg.norm(points[:, 0] - (points[:, 1] + points[:, 4]) / 2, axis=-1)
+    spine = np.linalg.norm(points[:, 7] - (points[:, 0] + points[:, 8]) / 2, axis=-1)
+    if not (np.isfinite(first) & np.isfinite(hip) & np.isfinite(spine)).any():
+        return None
+    first, hip, spine = (np.median(values[np.isfinite(values)]) for values in (first, hip, spine))
+    if first > 0.3 and hip < 0.06 and spine < 0.12:
+        return "human36m"
+    return "coco17" if first < 0.35 else None
 
 
 def _is_body25b(people: Float[np.ndarray, "people 25 3"]) -> bool:
@@ -88,212 +196,89 @@ def _is_body25b(people: Float[np.ndarray, "people 25 3"]) -> bool:
 
     In BODY_25 they are eyes, so that their distance from the nose, for the size of the person, tells in any posture.
     """
-    far = []
-    for one in people[people[:, 0, 2] > 0]:
-        size = np.linalg.norm(np.ptp(one[one[:, 2] > 0, :2], axis=0))
-        far += [np.linalg.norm(point[:2] - one[0, :2]) > 0.3 * size for point in one[[15, 16]] if point[2] > 0]
-    return bool(np.mean(far) > 0.5) if far else False
+    points = _shares(people)
+    far = np.linalg.norm(points[:, [15, 16]] - points[:, :1], axis=-1)
+    return bool(np.mean(far[np.isfinite(far)] > 0.3) > 0.5) if np.isfinite(far).any() else False
 
 
-def is_frame(path: Path) -> bool:
-    """Whether a JSON file holds a single frame, so that its folder is one clip."""
-    content = _json(path)
-    first = content[0] if isinstance(content, list) and content else content
-    return isinstance(first, dict) and ("people" in first or "keypoint_scores" in first)
+# --- what the coordinates are ----------------------------------------------------------------------------------
 
 
-# --- JSON ------------------------------------------------------------------------------------------------------
+def _about_hip(everyone: Float[np.ndarray, "all points 3"], names: tuple[str, ...]) -> bool:
+    """Whether people lie around the origin with their hip there, nine in ten of them: poses without a place."""
+    middle = [name for name in ("Hip", "MidHip") if name in names] or ["LHip", "RHip"]
+    points = np.where(everyone[..., 2:] >= SEEN, everyone[..., :2], np.nan)
+    with np.errstate(invalid="ignore"):
+        around = (np.nan_to_num(points).min(axis=1) < 0).all(axis=-1) & (np.nan_to_num(points).max(axis=1) > 0).all(
+            axis=-1
+        )
+    hip = np.linalg.norm(points[:, [names.index(name) for name in middle]].mean(axis=1), axis=-1)
+    near = 0.05 if names == LAYOUTS["mediapipe33"] else 0.01  # MediaPipe's origin is the hip but for its own errors
+    there = np.isfinite(hip)
+    return bool(there.any()) and bool(
+        np.mean((around & (hip <= near * np.linalg.norm(span(points), axis=-1)))[there]) >= 0.9
+    )
 
 
-def _json(path: Path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path}: expected JSON, found {error}") from None
+def _units(
+    everyone: Float[np.ndarray, "all points 3"],
+    names: tuple[str, ...],
+    raw: Raw,
+    resolution: tuple[int, int],
+    unseen: np.ndarray,
+    notes: list[str],
+) -> str:
+    """The unit of the coordinates by all that is seen, but for the farthest twentieth; DataError for what is none."""
+    if _about_hip(everyone, names):
+        raise DataError(
+            "expected coordinates in the image, found people around the origin, as in poses relative to the hip or "
+            "MediaPipe's world landmarks: give the keypoints in the image"
+        )
+    seen = everyone[(everyone[..., 2] >= SEEN) & ~unseen]
+    if not len(seen) or np.quantile(np.abs(seen[:, :2]), 0.95) >= 3:
+        return "pixels"
+    width, height = resolution
+    wide, high = np.quantile(np.abs(seen[:, :2]), 0.95, axis=0)
+    least = np.quantile(seen[:, :2], 0.05, axis=0).min()
+    of_mediapipe = raw.kind == "mediapipe" or names == LAYOUTS["mediapipe33"]
+    unit = None
+    if least >= (-0.3 if of_mediapipe else -0.1):
+        unit = "shares"
+    elif wide <= 1.1 and high <= 1.1 * height / width and raw.kind != "openpose":  # which writes no such thing
+        unit = "screen"
+    elif wide <= 1.1 and high <= 1.1:
+        unit = "centred"
+    if unit is None or np.median(seen[:, 2]) > 2:
+        raise DataError(
+            f"expected pixels, or shares of an image, found coordinates from {seen[:, :2].min():.3g} to "
+            f"{seen[:, :2].max():.3g}, as of metres: --units tells what they are"
+        )
+    if not (of_mediapipe and unit == "shares"):
+        notes.append(f"coordinates from {least:.2g} to {max(wide, high):.2g} are taken as {unit}: --units tells others")
+    return unit
 
 
-def _frames_of(folder: Path) -> list[dict]:
-    """The contents of a folder's JSON files, with their names."""
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        raise DataError(f"{folder}: expected one .json file a frame, found none")
-    contents = [_json(path) for path in paths]
-    return [
-        {"image_id": path.name, **(content if isinstance(content, dict) else {"instances": content})}
-        for path, content in zip(paths, contents, strict=True)
-    ]
+def _in_pixels(everyone: Float[np.ndarray, "all points 3"], units: str, resolution: tuple[int, int]) -> None:
+    """Turn the coordinates into pixels, in place."""
+    width, height = resolution
+    if units == "shares":
+        everyone[..., :2] *= resolution
+    elif units == "centred":
+        everyone[..., :2] = (everyone[..., :2] + 1) / 2 * resolution
+    elif units == "screen":
+        everyone[..., :2] = (everyone[..., :2] + [1, height / width]) * width / 2
 
 
-def _format(content) -> str:
-    first = content[0] if isinstance(content, list) and content else content
-    if isinstance(first, dict):
-        if "people" in first:
-            return "openpose"
-        if {"image_id", "instances", "instance_info", "annotations", "keypoint_scores"} & set(first):
-            return "coco"
-    return "mediapipe"
-
-
-def _in_order(frames: Iterable[tuple[object, list]]) -> list[list]:
-    """People by frame, from (name of the frame, its people); numbers left out are frames with nobody in them."""
-    found: dict[object, list] = {}
-    for name, people in frames:
-        found.setdefault(name, []).extend(people)
-    by_number = {_number(name): people for name, people in found.items()}
-    if len(by_number) < len(found) or None in by_number:
-        raise DataError(f"expected frames with a number each, found names such as {next(iter(found))!r}")
-    first, last = min(by_number, default=0), max(by_number, default=0)
-    if last - first >= 20 * len(found) + 100:
-        raise DataError(f"expected the frames of one clip, found {len(found)} numbered from {first} to {last}")
-    return [by_number.get(number, []) for number in range(first, last + 1)]
-
-
-def _number(name) -> int | None:
-    """The last number in the name of a frame: 12 for 12, "12.jpg", "clip_000012_keypoints.json"."""
-    numbers = re.findall(r"\d+", re.sub(r"\.[a-z]\w*$", "", str(name)))
-    return int(numbers[-1]) if numbers else None
-
-
-def _openpose(content) -> dict:
-    frames = content if isinstance(content, list) else [content]
-    frames = _in_order((frame.get("image_id", number), frame["people"]) for number, frame in enumerate(frames))
-    return {
-        "people": [_stack(_triples(person["pose_keypoints_2d"]) for person in frame) for frame in frames],
-        "ids": _ids(frames, "person_id"),
-    }
-
-
-def _coco(content) -> dict:
-    found = {}
-    if isinstance(content, dict) and "annotations" in content:
-        sizes = {(image["width"], image["height"]) for image in content["images"]}
-        if len(sizes) != 1:
-            raise DataError(f"expected images of one size, found {sorted(sizes)}")
-        found = {"resolution": sizes.pop(), "names": _known(content["categories"][0]["keypoints"])}
-        images = {image["id"]: (image.get("file_name", image["id"]), []) for image in content["images"]}
-        for person in content["annotations"]:
-            images[person["image_id"]][1].append(person)
-        frames = _in_order(images.values())
-    else:
-        if isinstance(content, dict):
-            named = content.get("meta_info", {}).get("keypoint_id2name")
-            found["names"] = _known(named[key] for key in sorted(named, key=int)) if named else None
-            content = content["instance_info"]
-        if content and "keypoint_scores" in content[0]:  # the people of a single image
-            content = [{"frame_id": 0, "instances": content}]
-        frames = _in_order((one.get("image_id", one.get("frame_id")), one.get("instances", [one])) for one in content)
-    people = [_stack(_triples(one["keypoints"], one.get("keypoint_scores")) for one in frame) for frame in frames]
-    return {**found, "people": people, "ids": _ids(frames, "track_id") or _ids(frames, "idx")}
-
-
-def _mediapipe(content) -> dict:
-    """Landmarks frame by frame, as lists or under the names that MediaPipe's interfaces have for them."""
-
-    def people(value) -> list:
-        """Every list of landmarks inside: nobody's, one person's, or several people's."""
-        if isinstance(value, dict):
-            keys = ("pose_landmarks", "poseLandmarks", "landmarks", "landmark", "keypoints")
-            return next((people(value[key]) for key in keys if key in value), [])
-        if not value:
-            return []
-        if isinstance(value, str):
-            raise ValueError(f"the text {value[:20]!r}")
-        if isinstance(value[0], dict) and "x" in value[0]:
-            return [[(point["x"], point["y"], point.get("visibility", point.get("score", 1.0))) for point in value]]
-        if isinstance(value[0], list) and isinstance(
-            value[0][0], int | float
-        ):  # x, y, then z and visibility or neither
-            return [[(*point[:2], point[3] if len(point) > 3 else 1.0) for point in value]]
-        return [person for inner in value for person in people(inner)]
-
-    frames = content["frames"] if isinstance(content, dict) else content
-    return {"people": [_stack(np.array(one, dtype=float) for one in people(frame)) for frame in frames]}
-
-
-def _ids(frames: list[list[dict]], key: str) -> list[list[str]] | None:
-    """The detector's names of its people, if it followed them; -1 is OpenPose's word for not."""
-    ids = [[str(person.get(key, -1)) for person in frame] for frame in frames]
-    return None if any(name in ("-1", "[-1]") for names in ids for name in names) else ids
-
-
-# --- arrays and tables -----------------------------------------------------------------------------------------
-
-
-def _npz(path: Path) -> dict:
-    """`keypoints` (frames, points, 2 or 3), and `scores`, `resolution`, `fps`, `joints` (the points' names) if any."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError):
-        raise DataError("expected an .npz file of plain arrays, found another") from None
-    if "keypoints" not in arrays:
-        raise DataError(f"expected an array keypoints, found {', '.join(arrays) or 'none'}")
-    points = arrays["keypoints"].astype(float)
-    if points.ndim != 3 or points.shape[2] not in (2, 3):
-        raise DataError(f"expected keypoints (frames, points, 2 or 3), found {points.shape}")
-    if points.shape[2] == 2:
-        scores = arrays.get("scores", np.ones(points.shape[:2]))
-        points = np.concatenate([points, scores[..., None]], axis=-1)
-    return {
-        "people": list(points[:, None]),
-        "ids": [["0"]] * len(points),
-        "names": _known(arrays["joints"]) if "joints" in arrays else None,
-        "resolution": tuple(map(int, arrays["resolution"])) if "resolution" in arrays else None,
-        "fps": float(arrays["fps"]) if "fps" in arrays else None,
-    }
-
-
-def _csv(path: Path) -> dict:
-    """One row a frame; columns such as Nose_x, Nose_y and Nose_score, or x1, y1 and v1; `frame` numbers the rows."""
-    table = pd.read_csv(path)
-    values = "x|y|score|confidence|conf|c|likelihood|visibility|v"
-    columns: dict[str, dict[int, str]] = {}
-    for column in table.columns:
-        match = re.fullmatch(rf"(?P<name>.+?)[_. ]?(?P<value>{values})", column, re.IGNORECASE)
-        match = match or re.fullmatch(rf"(?P<value>{values})_?(?P<name>\d+)", column, re.IGNORECASE)
-        if match:
-            columns.setdefault(match["name"], {})["xy".find(match["value"].lower())] = column  # -1: the score
-    columns = {name: found for name, found in columns.items() if {0, 1} <= set(found)}
-    if not columns:
-        raise DataError("expected columns such as Nose_x, Nose_y and Nose_score, found none")
-    points = np.ones((len(table), len(columns), 3))
-    for point, found in enumerate(columns.values()):
-        for value, column in found.items():
-            points[:, point, value] = table[column]
-    numbers = table["frame"] if "frame" in table else range(len(table))
-    frames = _in_order((int(number), [one]) for number, one in zip(numbers, points, strict=True))
-    numbered = all(name.isdigit() for name in columns)
-    return {
-        "people": [_stack(frame) for frame in frames],
-        "ids": [["0"] * len(frame) for frame in frames],
-        "names": None if numbered else _known(columns),
-    }
-
-
-READERS = {"openpose": _openpose, "coco": _coco, "mediapipe": _mediapipe, "npz": _npz, "csv": _csv}
-
-
-def _known(names: Iterable) -> tuple[str, ...]:
-    """Names of points as `MADE_OF` has them: "left_shoulder", "L Shoulder" and "LShoulder" are one."""
-    names = tuple(map(str, names))
-    if names == human36m.joints:
-        return names
-    spelt = {point.lower(): point for rows in MADE_OF.values() for row in rows for point in row}
-    spelt |= {"hip": "MidHip", "pelvis": "MidHip", "root": "MidHip", "upperneck": "Neck", "head": "HeadTop"}
-
-    def known(name: str) -> str:
-        plain = re.sub("[^a-z]", "", name.lower())
-        return spelt.get(re.sub("^(left|right)", lambda side: side[0][0], plain), name)
-
-    return tuple(map(known, names))
-
-
-def _triples(points, scores=None) -> Float[np.ndarray, "points 3"]:
-    """x, y and score of every point, given in one row, or as pairs beside their scores."""
-    points = np.array(points, dtype=float).reshape(-1, 3 if scores is None else 2)
-    return points if scores is None else np.concatenate([points, np.array(scores, dtype=float)[:, None]], axis=1)
-
-
-def _stack(people: Iterable) -> Float[np.ndarray, "people points 3"]:
-    people = list(people)
-    return np.stack(people) if people else np.zeros((0, 0, 3))
+def _check_inside(everyone: Float[np.ndarray, "all points 3"], units: str, resolution: tuple[int, int]) -> None:
+    """DataError unless most people are in the image, give or take a quarter of it."""
+    seen = everyone[..., 2] >= SEEN
+    places = np.array(
+        [np.median(one[there, :2], axis=0) for one, there in zip(everyone, seen, strict=True) if there.any()]
+    )
+    size = np.array(resolution)
+    if len(places) and np.mean(((places < -0.25 * size) | (places > 1.25 * size)).any(axis=-1)) > 0.5:
+        x, y = np.median(places, axis=0)
+        raise DataError(
+            f"expected people in an image {size[0]} pixels wide and {size[1]} high, found them around "
+            f"({x:.0f}, {y:.0f}) with coordinates read as {units}: is the size right?"
+        )
