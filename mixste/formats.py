@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from mixste.data import DataError
 from mixste.data.guard import guarded
-from mixste.detections import BY_COUNT, LAYOUTS, SEEN, Detections, to_human36m
+from mixste.detections import BY_COUNT, LAYOUTS, MADE_OF, SEEN, Detections, to_human36m
 from mixste.readers import Raw, arrays, structures, tables
 from mixste.skeleton import human36m
 
@@ -26,7 +26,13 @@ READERS: dict[str, Callable[[Path, int | None], Raw]] = {
 }
 FORMATS = ("auto", "openpose", "coco", "mediapipe", "npz", "npy", "csv")
 # What a coordinate may be counted in; see `_in_pixels`.
-UNITS = ("auto", "pixels", "shares", "centred", "screen")
+UNITS = {
+    "pixels": "pixels",
+    "shares": "shares of width and height, 0 to 1",
+    "centred": "-1 to 1 over width and height",
+    "screen": "-1 to 1 over the width",
+}
+USED = {point for rows in MADE_OF.values() for row in rows for point in row} | set(human36m.joints)
 WHOLE_BODY = {133: 17, 136: 26}  # layouts that begin with one of the body alone
 
 
@@ -49,8 +55,8 @@ def read(
     path = Path(path)
     if layout is not None and layout not in LAYOUTS:
         raise DataError(f"unknown layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
-    if units not in UNITS:
-        raise DataError(f"unknown units {units!r}: expected one of {', '.join(UNITS)}")
+    if units not in ("auto", *UNITS):
+        raise DataError(f"unknown units {units!r}: expected auto or one of {', '.join(UNITS)}")
     if not path.exists():
         raise DataError(f"{path}: expected keypoints, found no such file or folder")
     kind = "json" if path.is_dir() else path.suffix.lower().removeprefix(".")
@@ -78,8 +84,11 @@ def _concluded(name: str, raw: Raw, layout: str | None, resolution: tuple[int, i
     counts = [len(frame) for frame in raw.people]
     everyone = np.concatenate([frame for frame in raw.people if len(frame)])  # (all, points, 3)
     notes = list(raw.notes)
-    np.copyto(everyone, 0.0, where=~np.isfinite(everyone).all(axis=-1, keepdims=True))
+    np.copyto(everyone, 0.0, where=~(np.abs(everyone) < 1e9).all(axis=-1, keepdims=True))  # NaN and infinity too
     scores = everyone[..., 2]
+    if not (scores >= SEEN).any():
+        scores[:] = 1.0
+        notes.append("no point has a score: all are taken as seen")
     if np.mean((scores < 0) & (scores != -1)) > 0.05:
         raise DataError("expected x, y and score of every point, found negative scores, as of 3D points")
     names = _names(everyone, raw, layout, notes)
@@ -90,9 +99,13 @@ def _concluded(name: str, raw: Raw, layout: str | None, resolution: tuple[int, i
     units = _units(everyone, names, raw, resolution, unseen, notes) if units == "auto" else units
     _in_pixels(everyone, units, resolution)
     unseen |= (np.abs(everyone[..., :2]) < 1e-6).all(axis=-1)
-    marked = int((unseen & (everyone[..., 2] >= SEEN)).sum())
+    marked = int((unseen & (everyone[..., 2] >= SEEN))[:, [name in USED for name in names]].sum())
     if marked:
         notes.append(f"{marked} points at (0, 0) or (-1, -1) are taken as unseen")
+    off = (np.abs(everyone[..., :2] / resolution - 0.5) > 2.5).any(axis=-1) & ~unseen & (everyone[..., 2] >= SEEN)
+    if off.any() and off.sum() < 0.5 * (everyone[..., 2] >= SEEN).sum():  # else the size is wrong
+        notes.append(f"{off.sum()} points more than two images outside of the image are taken as unseen")
+        unseen |= off
     everyone[unseen] = 0.0
     _check_inside(everyone, units, resolution)
     people = np.split(everyone, np.cumsum(counts)[:-1])
@@ -152,6 +165,11 @@ def _names(
     elif count == 25 and _is_body25b(everyone):
         guess = "body25b"
         notes.append("25 points are taken as body25b by where points 15 and 16 lie: --layout body25 if they are eyes")
+    elif count == 18 and _has_middle_hip(everyone):
+        notes.append(
+            "18 points are taken as the first of body25, since point 8 lies amid the hips: --layout tells others"
+        )
+        return LAYOUTS["body25"][:18]
     if guess is None:
         raise DataError(f"expected to be told the layout of {count} points, one of {', '.join(LAYOUTS)}")
     return LAYOUTS[guess]
@@ -189,6 +207,13 @@ def _of_17(everyone: Float[np.ndarray, "all 17 3"]) -> str | None:
     if first > 0.3 and hip < 0.06 and spine < 0.12:
         return "human36m"
     return "coco17" if first < 0.35 else None
+
+
+def _has_middle_hip(everyone: Float[np.ndarray, "all 18 3"]) -> bool:
+    """Whether point 8 is between 9 and 12, as BODY_25's middle of the hips is; in BODY_18 they are a hip and knees."""
+    points = _shares(everyone)
+    apart = np.linalg.norm(points[:, 8] - (points[:, 9] + points[:, 12]) / 2, axis=-1)
+    return bool(np.median(apart[np.isfinite(apart)]) < 0.03) if np.isfinite(apart).any() else False
 
 
 def _is_body25b(people: Float[np.ndarray, "people 25 3"]) -> bool:
@@ -254,7 +279,9 @@ def _units(
             f"{seen[:, :2].max():.3g}, as of metres: --units tells what they are"
         )
     if not (of_mediapipe and unit == "shares"):
-        notes.append(f"coordinates from {least:.2g} to {max(wide, high):.2g} are taken as {unit}: --units tells others")
+        notes.append(
+            f"coordinates from {least:.2g} to {max(wide, high):.2g} are taken as {UNITS[unit]}: --units tells others"
+        )
     return unit
 
 

@@ -71,6 +71,12 @@ def lift_clip(
             f"in {len(guessed)} of {len(joints)} frames, the first {guessed[0]}, the last {guessed[-1]}, a joint was "
             f"out of sight for more than {SHORT_GAP:g} s: do not trust them"
         )
+    away = np.setdiff1d(np.flatnonzero(np.isnan(points).all(axis=(1, 2))), guessed)
+    if len(away):
+        notes.append(
+            f"nothing of the person is seen in {len(away)} of {len(points)} frames, the first {away[0]}, the last "
+            f"{away[-1]}: filled in"
+        )
     joints = fill_gaps(joints)
     screen, note = _framed(joints, detections.resolution)
     notes += [note] if note else []

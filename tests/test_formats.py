@@ -7,7 +7,8 @@ import pytest
 
 from mixste.data import DataError
 from mixste.detections import to_human36m
-from mixste.formats import is_frame, read
+from mixste.formats import read
+from mixste.readers.structures import is_clip
 from mixste.skeleton import human36m
 
 # Pixels of a person who faces the camera: their left is on the right of the image.
@@ -99,7 +100,7 @@ def test_openpose_folders(tmp_path, order, trunk):
     for index, frame in ((0, 7), (2, 9), (3, 10)):
         points = found.people[index][0]
         np.testing.assert_allclose(to_human36m(points[None, :, :2], found.names)[0], joints(trunk, (frame, 0)))
-    assert is_frame(tmp_path / "walk" / "cam1_7_keypoints.json")
+    assert is_clip(tmp_path / "walk")
 
 
 def test_a_point_openpose_did_not_see_has_no_place(tmp_path):
@@ -155,8 +156,8 @@ def test_mmpose_folder_of_images(tmp_path):
     for frame in range(2):
         person = {"keypoints": [PERSON[name] for name in COCO], "keypoint_scores": [0.8] * 17}
         path = write(tmp_path / "clip" / f"{frame:06}.json", [person] * (frame + 1))
-    assert is_frame(path)
-    assert [len(frame) for frame in read(tmp_path / "clip", resolution=(9, 9)).people] == [1, 2]
+    assert is_clip(path.parent)
+    assert [len(frame) for frame in read(tmp_path / "clip", resolution=(1000, 1000)).people] == [1, 2]
 
 
 def test_whole_body_layouts_begin_with_the_body(tmp_path):
@@ -221,10 +222,10 @@ def test_npz(tmp_path):
     assert np.isnan(lifted[1, 13]).all()
     np.testing.assert_allclose(lifted[2, 9], (500, 195))  # ears for the nose
     np.savez(tmp_path / "b.npz", keypoints=points, joints=COCO)
-    np.testing.assert_allclose(lifted_from(read(tmp_path / "b.npz", resolution=(9, 9)))[3], joints(PLAIN))
+    np.testing.assert_allclose(lifted_from(read(tmp_path / "b.npz", resolution=(1000, 1000)))[3], joints(PLAIN))
     np.savez(tmp_path / "c.npz", keypoints=joints(PLAIN)[None])
     np.testing.assert_allclose(
-        lifted_from(read(tmp_path / "c.npz", layout="human36m", resolution=(9, 9))), [joints(PLAIN)]
+        lifted_from(read(tmp_path / "c.npz", layout="human36m", resolution=(1000, 1000))), [joints(PLAIN)]
     )
 
 
@@ -293,7 +294,7 @@ def test_impossible_images_are_refused(tmp_path, resolution):
 
 def test_endings_in_capitals_and_formats_of_other_files(tmp_path):
     with open(tmp_path / "A.NPZ", "wb") as file:
-        np.savez(file, keypoints=np.ones((3, 17, 2)), joints=human36m.joints, resolution=(9, 9))
+        np.savez(file, keypoints=np.ones((3, 17, 2)), joints=human36m.joints, resolution=(1000, 1000))
     assert len(read(tmp_path / "A.NPZ").people) == 3
     with pytest.raises(DataError, match=r"expected a file that coco is written to, found \.npz"):
         read(tmp_path / "A.NPZ", "coco")

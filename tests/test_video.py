@@ -87,13 +87,13 @@ def test_a_film_with_nobody_in_it_and_files_that_are_none(tmp_path, monkeypatch)
     with pytest.raises(DataError, match=r"one\.mp4: expected a person in frames of one size, found 0 people in 1"):
         video.detect(film(tmp_path / "one.mp4", frames=1))
     (tmp_path / "text.mp4").write_text("no film")
-    with pytest.raises(DataError, match=r"text\.mp4: expected a film, found a file that cannot be read as one"):
+    with pytest.raises(DataError, match=r"text\.mp4: expected a video, found a file that cannot be read as one"):
         video.detect(tmp_path / "text.mp4")
-    with pytest.raises(DataError, match=r"none\.mp4: expected a film, found no such file"):
+    with pytest.raises(DataError, match=r"none\.mp4: expected a video, found no such file"):
         video.detect(tmp_path / "none.mp4")
     whole = film(tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"half\.mp4: expected a film"):
+    with pytest.raises(DataError, match=r"half\.mp4: expected a video"):
         video.detect(tmp_path / "half.mp4")
     assert [path.name for path in clips_in(tmp_path)] == ["half.mp4", "one.mp4", "text.mp4", "whole.mp4"]
 

@@ -1,5 +1,6 @@
 """Arrays in .npz and .npy files: our own, MHFormer's, and VideoPose3D's of Detectron2 and of a user's own videos."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,10 @@ def read_file(path: Path, count: int | None) -> Raw:
 
 
 def _array(path: Path, name: str) -> np.ndarray:
-    """An array of an .npz file; those of Python objects come through pickles, read as data."""
-    try:
-        return read_arrays(path, [name])[name]
-    except DataError as error:
-        try:
-            return np.array(read_npz(path, name))
-        except DataError:
-            raise error from None
+    """An array of an .npz file; one of Python objects is read as data."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        objects = b"'|O" in file.read(128)
+    return np.array(read_npz(path, name)) if objects else read_arrays(path, [name])[name]
 
 
 def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
@@ -103,7 +100,9 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
 
 def _numbers(arrays: Mapping[str, Any], name: str) -> np.ndarray:
     try:
-        return np.asarray(arrays[name], dtype=float)
+        return np.asarray(arrays[name]).astype(
+            float, casting="same_kind" if np.iscomplexobj(arrays[name]) else "unsafe"
+        )
     except (TypeError, ValueError):
         raise DataError(f"expected numbers in {name}, found something else") from None
 

@@ -10,6 +10,10 @@ from jaxtyping import Float
 from mixste.data import DataError
 
 
+class Seconds(float):
+    """The time of a frame, also where it is a whole number."""
+
+
 def in_order(entries: Iterable[tuple[object, list]], listed: bool) -> tuple[list[list], float | None, list[str]]:
     """People by frame, frames a second where the names are times, and notes; from (name of the frame, its people).
 
@@ -22,26 +26,30 @@ def in_order(entries: Iterable[tuple[object, list]], listed: bool) -> tuple[list
         by_name.setdefault(place if name is None else name, []).extend(people)
     fps, notes = None, []
     names = list(by_name)
-    if any(isinstance(name, float) and not name.is_integer() for name in names):
+    timed = any(isinstance(name, Seconds) for name in names)
+    if timed or any(isinstance(name, float) and not name.is_integer() for name in names):
         if not all(isinstance(name, (int, float)) and math.isfinite(name) for name in names):
             raise DataError("expected the number of every frame, found other names, NaN or infinity among them")
         numbers, fps, uneven = on_grid([float(name) for name in names])
         notes += [uneven] if uneven else []
-        notes.append(
-            f"frames are numbered from {min(names):g} to {max(names):g} with fractions: taken as seconds, "
-            f"{fps:g} frames a second"
-        )
+        if not timed:
+            notes.append(
+                f"frames are numbered from {min(names):g} to {max(names):g} with fractions: taken as seconds, "
+                f"{fps:g} frames a second"
+            )
     else:
         numbers = numbers_in(names)
+    if not names:
+        return [], None, []
     by_number = dict(zip(numbers, by_name.values(), strict=True))
-    first, last = min(by_number, default=0), max(by_number, default=0)
+    first, last = min(by_number), max(by_number)
     if last - first >= 20 * len(by_number) + 100:
         raise DataError(f"expected the frames of one clip, found {len(by_number)} numbered from {first} to {last}")
     if first >= 2 and not listed and first <= len(by_number):
-        notes.append(f"the first frame in the file is number {first}: nobody is taken to be in those before it")
+        notes.append(f"the file begins with frame {first}: frames 0 to {first - 1} are taken as frames without people")
         first = 0
     elif first >= 2:
-        notes.append(f"the first frame here is number {first} of the file")
+        notes.append(f"frame 0 here is number {first} in the file")
     return [by_number.get(number, []) for number in range(first, last + 1)], fps, notes
 
 
@@ -54,7 +62,7 @@ def numbers_in(names: Sequence[object]) -> list[int]:
     texts = {text for text, _ in rows}
     if len(texts) > 1:
         few = ", ".join(sorted(map(repr, texts))[:3])
-        raise DataError(f"expected the frames of one clip, found names of {len(texts)}: {few}")
+        raise DataError(f"expected the frames of one clip, found those of {len(texts)}: {few}")
     columns = list(zip(*(numbers for _, numbers in rows), strict=True))
     telling = [column for column in columns if len(set(column)) == len(column)]
     if len(names) == 1:

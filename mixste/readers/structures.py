@@ -1,5 +1,6 @@
 """JSON: OpenPose, COCO results and annotations, MMPose, AlphaPose, Detectron2, MediaPipe, and what is nested alike."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from mixste.data.guard import read_json
 from mixste.detections import known
 from mixste.readers import Raw, points_a_row
 from mixste.readers.arrays import from_arrays
-from mixste.readers.frames import in_order
+from mixste.readers.frames import Seconds, in_order, in_seconds
 
 # What programs call the same things, in the order in which they are looked for.
 FRAMES = ("instance_info", "frames")  # of a clip
@@ -27,6 +28,7 @@ SCORES = ("keypoint_scores", "keypoints_scores", "scores")  # beside the points
 SCORE = ("visibility", "score", "confidence", "likelihood", "c", "v")  # of a point
 NAMES = ("name", "part")  # of a point
 NUMBER = ("image_id", "frame_id", "frame", "frame_number", "frame_index", "image_name", "image", "file_name")
+TIME = ("timestamp", "time", "timestamp_ms", "time_ms", "seconds")
 IDS = ("track_id", "idx", "person_id")
 OF_ONE_IMAGE = ("keypoint_scores", "bbox", "box")  # mark people in a list rather than frames
 
@@ -51,8 +53,8 @@ def read_folder(folder: Path, count: int | None) -> Raw:
             faults[path] = error
     series = [group for group in _series(paths) if any(is_frame(contents.get(path)) for path in group)]
     if len(series) != 1:
-        few = ", ".join(group[0].name for group in series[:3]) or f"{len(paths)} other .json files"
-        raise DataError(f"expected one .json file for each frame of one clip, found {few}")
+        few = f"those of {len(series)}: {', '.join(group[0].name for group in series[:3])}" if series else "none"
+        raise DataError(f"expected one .json file a frame, of one clip, found {few}")
     for path in series[0]:
         if path in faults:
             raise faults[path]
@@ -89,7 +91,7 @@ def is_frame(content: Any) -> bool | None:
             return False
         if any(key in content for key in (*PEOPLE, *POINTS)):
             return True
-        return False if any(is_frame(value) for value in content.values()) else None
+        return False if _frames_by_name(content) else None
     if not isinstance(content, list) or not content:
         return None
     people = [one for one in content if isinstance(one, dict) and any(key in one for key in POINTS)]
@@ -125,11 +127,11 @@ def _clip(content: Any, count: int | None) -> Raw:
             return from_arrays(content, count)
         key = next((key for key in FRAMES if isinstance(content.get(key), list)), None)
         if key is None:  # AlphaPose's other two formats: frames by the name of the image
-            frames = [(name, value) for name, value in content.items() if is_frame(value)]
+            frames = _frames_by_name(content)
             if not frames:
                 raise DataError(f"expected people or frames, found {', '.join(map(repr, [*content][:5])) or 'nothing'}")
             return _read(frames, False, count)
-        raw = _read([(_number(one), one) for one in content[key]], True, count)
+        raw = _read(_numbered(content[key]), True, count)
         named = (content.get("meta_info") or {}).get("keypoint_id2name") or None
         if raw.names is None and isinstance(named, dict):
             raw.names = known(named[key] for key in sorted(named, key=int))
@@ -139,9 +141,27 @@ def _clip(content: Any, count: int | None) -> Raw:
     if frame:
         return _read([(None, content)], True, count)
     if not isinstance(content, list):
-        raise DataError(f"expected people or frames, found {str(content)[:40]!r}")
+        raise DataError(f"expected people or frames, found {json.dumps(content)[:40]}")
     listed = not all(isinstance(one, dict) and _number(one) is not None and set(one) & set(POINTS) for one in content)
-    return _read([(_number(one), one) for one in content], listed, count)
+    return _read(_numbered(content), listed, count)
+
+
+def _frames_by_name(content: dict) -> list[tuple[str, Any]]:
+    """The frames of an object that has one under each name; none if a name has no number, or nobody is in them."""
+    frames = [(name, value) for name, value in content.items() if isinstance(value, (dict, list))]
+    told = any(is_frame(value) or (isinstance(value, list) and is_frame(value) is False) for _, value in frames)
+    return frames if told and all(re.search(r"\d", name) for name, _ in frames) else []
+
+
+def _numbered(frames: list) -> list[tuple[Any, Any]]:
+    """Frames, or people, with what they say of which frame it is; with seconds where they say but a time."""
+    if any(_number(one) is not None for one in frames):
+        return [(_number(one), one) for one in frames]
+    times = [next((one[key] for key in TIME if key in one), None) if isinstance(one, dict) else None for one in frames]
+    if len(set(map(str, times))) > 1 and all(isinstance(time, (int, float)) for time in times):
+        # Never whole numbers: those would be numbers of frames.
+        return list(zip(map(Seconds, in_seconds(np.array(times, dtype=float))[0].tolist()), frames, strict=True))
+    return [(None, one) for one in frames]
 
 
 def _number(frame: Any) -> Any:

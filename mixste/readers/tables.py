@@ -3,6 +3,7 @@
 import csv
 import itertools
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -42,18 +43,25 @@ def read_file(path: Path, count: int | None) -> Raw:
         re.fullmatch(r"-?\d*,\d+(e[+-]?\d+)?", cell, re.I) for row in rows for cell in row
     )
     headings, columns, skip = _deeplabcut(rows) or _by_heading(rows[0])
-    table = pd.read_csv(
-        path,
-        sep=separator,
-        decimal="," if commas else ".",
-        header=None,
-        names=range(len(headings)),
-        index_col=False,
-        skiprows=skip,
-        skipinitialspace=True,
-        encoding="utf-8-sig",
-        encoding_errors="replace",
-    )
+    if all(row[len(headings) :] == [""] for row in rows[skip:]):
+        headings = [*headings, ""]  # every row ends with a separator
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            table = pd.read_csv(
+                path,
+                sep=separator,
+                decimal="," if commas else ".",
+                header=None,
+                names=range(len(headings)),
+                index_col=False,
+                skiprows=skip,
+                skipinitialspace=True,
+                encoding="utf-8-sig",
+                encoding_errors="replace",
+            )
+        except (pd.errors.ParserError, pd.errors.ParserWarning):
+            raise DataError(f"expected rows of {len(headings)} cells as in the first, found longer ones") from None
     people = list(dict.fromkeys(person for person, _, _ in columns.values()))
     names = list(dict.fromkeys(name for _, name, _ in columns.values()))
     names, numbered = _in_order_of_number(names)
