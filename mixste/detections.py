@@ -223,7 +223,7 @@ def _tracks(
                 lost.append(tracks[-1])
             else:
                 track.append(row)
-    return tracks
+    return sorted(tracks, key=lambda track: track[0])
 
 
 def _continued(

@@ -80,17 +80,17 @@ def read(
 def _concluded(name: str, raw: Raw, layout: str | None, resolution: tuple[int, int] | None, units: str) -> Detections:
     """Detections from what a file holds: whose points they are, in pixels, and which are unseen."""
     if not any(map(len, raw.people)):
-        raise DataError(f"expected people, found nobody in {len(raw.people)} frames")
+        raise DataError("expected people, found nobody in any frame")
     counts = [len(frame) for frame in raw.people]
     everyone = np.concatenate([frame for frame in raw.people if len(frame)])  # (all, points, 3)
     notes = list(raw.notes)
     np.copyto(everyone, 0.0, where=~(np.abs(everyone) < 1e9).all(axis=-1, keepdims=True))  # NaN and infinity too
     scores = everyone[..., 2]
+    if np.mean((scores < 0) & (scores != -1)) > 0.05:
+        raise DataError("expected x, y and score of every point, found negative scores, as of 3D points")
     if not (scores >= SEEN).any():
         scores[:] = 1.0
         notes.append("no point has a score: all are taken as seen")
-    if np.mean((scores < 0) & (scores != -1)) > 0.05:
-        raise DataError("expected x, y and score of every point, found negative scores, as of 3D points")
     names = _names(everyone, raw, layout, notes)
     everyone = everyone[:, : len(names)]
     resolution = _size(raw, resolution, notes)
@@ -297,15 +297,13 @@ def _in_pixels(everyone: Float[np.ndarray, "all points 3"], units: str, resoluti
 
 
 def _check_inside(everyone: Float[np.ndarray, "all points 3"], units: str, resolution: tuple[int, int]) -> None:
-    """DataError unless most people are in the image, give or take a quarter of it."""
-    seen = everyone[..., 2] >= SEEN
-    places = np.array(
-        [np.median(one[there, :2], axis=0) for one, there in zip(everyone, seen, strict=True) if there.any()]
-    )
-    size = np.array(resolution)
-    if len(places) and np.mean(((places < -0.25 * size) | (places > 1.25 * size)).any(axis=-1)) > 0.5:
-        x, y = np.median(places, axis=0)
+    """DataError if much of what is seen lies outside of the image: MediaPipe alone goes on where the image ends."""
+    places = everyone[everyone[..., 2] >= SEEN][:, :2]
+    outside = (np.abs(places / resolution - 0.5) > 0.52).any(axis=-1)
+    if len(places) and outside.mean() > (0.7 if units == "shares" else 0.4):
+        (left, top), (right, bottom) = places.min(axis=0), places.max(axis=0)
         raise DataError(
-            f"expected people in an image {size[0]} pixels wide and {size[1]} high, found them around "
-            f"({x:.0f}, {y:.0f}) with coordinates read as {units}: is the size right?"
+            f"expected people in an image {resolution[0]} pixels wide and {resolution[1]} high, found them from "
+            f"({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f}), coordinates being read as {UNITS[units]}: is the "
+            "size right?"
         )

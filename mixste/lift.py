@@ -1,4 +1,4 @@
-"""From a film, or the files of a detector, to 3D poses to take along: one clip, or a folder of them."""
+"""From a video, or the files of a detector, to 3D poses to take along: one clip, or a folder of them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -106,7 +106,7 @@ def _framed(
 
 
 def clips_in(source) -> list[Path]:
-    """The clips of a file or folder: itself, or what a folder holds of films, .json, .npz, .csv and frames' folders."""
+    """The clips of a file or folder: itself, or a folder's videos, .json, .npz, .npy, .csv and folders of frames."""
     source = Path(source)
     if not source.is_dir() or is_clip(source):
         return [source]
@@ -139,7 +139,7 @@ def lift(
     format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of npz,
     csv, json, bvh, gif, mp4 and html. A clip that cannot be read gives its DataError in place of what was lifted, and
     the others go on. MixSTE lifts by `fast.Lifter`: what `lift_clip` gives, up to rounding. Raises DataError at once
-    where nothing can be lifted, an output is unknown, or would replace what is lifted; ImportError for films without
+    where nothing can be lifted, an output is unknown, or would replace what is lifted; ImportError for .mp4 without
     the extra `video`.
     """
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
@@ -165,11 +165,14 @@ def lift(
     def run() -> Iterator[Lifted | DataError]:
         for clip, name in zip(tqdm(clips, "lifting", unit="clip", disable=None), names, strict=True):
             try:
-                film = clip.suffix.lower() in SUFFIXES
-                seen = detect(clip) if film else read(clip, format, layout, resolution, units)
+                video = clip.suffix.lower() in SUFFIXES
+                seen = detect(clip) if video else read(clip, format, layout, resolution, units)
                 lifted = lift_clip(seen, model, fps=fps, person=person, flip=flip)
             except DataError as error:
                 yield error
+                continue
+            except ImportError as error:  # the keypoints beside a video are lifted without the extra
+                yield DataError(f"{clip}: {error}")
                 continue
             for kind in outputs:
                 OUTPUTS[kind](lifted, Path(out) / f"{name}.{kind}")

@@ -254,7 +254,7 @@ def test_without_the_extra_no_film_is_promised(model, tmp_path, monkeypatch):
 
 
 def test_nothing_to_lift_is_said_at_once(model, tmp_path):
-    with pytest.raises(DataError, match=r"expected films, or keypoints in .* found none"):
+    with pytest.raises(DataError, match=r"expected videos, keypoints in .* found none"):
         lift(tmp_path, tmp_path / "out", model)
     with pytest.raises(DataError, match="unknown output 'fbx': expected some of npz, csv"):
         lift(tmp_path, tmp_path / "out", model, outputs=["fbx"])

@@ -96,7 +96,7 @@ def on_grid(times: Sequence[float]) -> tuple[list[int], float, str]:
     if len(steps) == 0 or not np.isfinite(when).all():
         raise DataError(f"expected the times of two frames or more, found {len(steps) + 1}")
     step, note = distinct[-1] / len(steps), ""
-    if np.abs(distinct - step * np.arange(len(distinct))).max() > 0.4 * step:
+    if np.abs(distinct - step * np.arange(len(distinct))).max() > 0.35 * step:
         shortest = np.quantile(steps, 0.1, method="lower")
         step = distinct[-1] / np.rint(steps / shortest).sum()  # without what rounding did to single steps
         note = (

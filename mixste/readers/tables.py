@@ -23,10 +23,12 @@ PATTERNS = (
     rf"(?P<xy>x|y)[_. :/-]*(?P<name>\d+)|(?:(?P<score>{_SCORES})|(?P<letter>c|v|p|s))[_. :/-]*(?P<number>\d+)",
     rf"(?:(?P<xy>x|y)|(?P<score>{_SCORES})|(?P<letter>c|v|p|s))[_. :/-](?P<name>.+)",
 )
-FRAME = ("frame", "frame_id", "frame_number", "frame_index", "frame_idx", "image_id", "image_name", "image", "filename")
-TIME = ("time", "seconds", "timestamp", "timestamps", "time_s", "time_ms", "timestamp_ms", "t")
-PERSON = ("person", "person_id", "track_id", "id", "idx", "individual")
-COLUMNS = (FRAME, TIME, PERSON)
+# Columns that tell the frame, the time and the person of a row.
+COLUMNS = (
+    r"(frame|image)[_ ]?(id|number|no|num|index|idx|name)?|file[_ ]?name",
+    r"(time|timestamp|times|seconds|sec|t)[_ ]?[(\[]?(s|ms|us|ns)?[)\]]?",
+    r"(person|track|individual)[_ ]?(id)?|id|idx",
+)
 SAMPLE = 100  # lines that tell how a table is written
 
 
@@ -45,6 +47,8 @@ def read_file(path: Path, count: int | None) -> Raw:
     headings, columns, skip = _deeplabcut(rows) or _by_heading(rows[0])
     if all(row[len(headings) :] == [""] for row in rows[skip:]):
         headings = [*headings, ""]  # every row ends with a separator
+    if headings[0] == "" and all(row[:1] and row[0].isdigit() for row in rows[skip:]):
+        headings = ["frame", *headings[1:]]  # the index of a data frame
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
@@ -70,8 +74,10 @@ def read_file(path: Path, count: int | None) -> Raw:
     for place, (person, name, axis) in columns.items():
         points[:, people.index(person), names.index(name), axis] = _numbers(table[place], headings[place])
 
-    lower = [heading.lower() for heading in headings]
-    frame, time, who = (next((lower.index(name) for name in names_of if name in lower), None) for names_of in COLUMNS)
+    frame, time, who = (
+        next((place for place, heading in enumerate(headings) if re.fullmatch(pattern, heading, re.IGNORECASE)), None)
+        for pattern in COLUMNS
+    )
     numbers: list = list(range(len(table)))
     fps, notes = None, []
     if frame is not None:
