@@ -179,7 +179,7 @@ def follow(detections: Detections, person: int = 0) -> tuple[Float[np.ndarray, "
     points = np.where(points[..., 2:] >= SEEN, points[..., :2], np.nan)  # (all, points, 2)
     visible = np.flatnonzero(np.isfinite(points).all(axis=-1).any(axis=-1))
     frames, points, ids = frames[visible], points[visible], [ids[number] for number in visible]
-    sizes = _sizes(points)
+    sizes = _sizes(points).clip(max=np.linalg.norm(detections.resolution))
     tracks = _tracks(frames, points, sizes, ids)
     # Equal ones stay in the order of their first appearance.
     ranked = sorted(tracks, key=lambda track: -len(track) * float(np.median(sizes[track])))

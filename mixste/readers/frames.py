@@ -101,7 +101,7 @@ def on_grid(times: Sequence[float]) -> tuple[list[int], float, str]:
         step = distinct[-1] / np.rint(steps / shortest).sum()  # without what rounding did to single steps
         note = (
             f"frames follow each other by {steps.min():.3g} to {steps.max():.3g} s: put where their times are at "
-            f"{1 / step:g} frames a second, the others filled"
+            f"{1 / step:.3g} frames a second, the others filled"
         )
     return np.rint(when / step).astype(int).tolist(), float(1 / step), note
 
