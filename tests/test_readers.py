@@ -4,17 +4,23 @@ The plain form is a list of COCO results. Every other file is made from the same
 human36m must come out the same.
 """
 
+import inspect
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mixste.data import DataError
 from mixste.detections import LAYOUTS, follow, known, to_human36m
-from mixste.formats import read
+from mixste.formats import READERS, read
+from mixste.lift import clips_in, lift
+from mixste.readers import structures
 from mixste.readers.frames import in_order, numbers_in, on_grid
 from mixste.readers.structures import is_clip
 from mixste.skeleton import human36m
+from mixste.video import SUFFIXES
 
 SIZE = (1920, 1080)
 
@@ -525,3 +531,28 @@ def test_clips_begin_where_their_numbers_say():
     assert order([90, 91], listed=False)[0] == [90, 91]  # a piece of a longer video
     assert order([1, 2], listed=False) == ([1, 2], [])
     assert in_order([], listed=True)[0] == []
+
+
+# --- the page --------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "lift.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_the_names_that_are_read():
+    shown = re.findall(r"^\| (.+?) \| (`.+`) \|$", PAGE.split("<!-- names: begin -->")[1].split("<!-- names")[0], re.M)
+    constants = ("FRAMES", "PEOPLE", "POINTS", "SCORES", "SCORE", "NAMES", "NUMBER", "TIME", "IDS")
+    assert [tuple(re.findall("`(.+?)`", cells)) for _, cells in shown] == [
+        getattr(structures, name) for name in constants
+    ]
+
+
+def test_the_page_lists_the_files_that_are_read(tmp_path):
+    section = PAGE.split("## What is read")[1].split("In JSON")[0]
+    endings = {ending for row in section.splitlines() for ending in re.findall(r"`(\.\w+)`", row.split(" | ")[0])}
+    assert endings == {f".{kind}" for kind in READERS} | set(SUFFIXES)
+    for ending in endings:
+        save(tmp_path / f"a{ending}", "")
+    assert {path.suffix for path in clips_in(tmp_path)} == endings
+    options = set(re.findall("`(--\\w+)", PAGE.split("## What is guessed")[1].split("\n## ")[0]))
+    assert "--units" in options
+    assert options <= {f"--{name}" for name in ("size", *inspect.signature(lift).parameters)}
