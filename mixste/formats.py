@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mixste.data import DataError
 from mixste.data.guard import guarded
 from mixste.detections import BY_COUNT, LAYOUTS, MADE_OF, SEEN, Detections, to_human36m
-from mixste.readers import Raw, arrays, structures, tables
+from mixste.readers import Raw, arrays, by_frame, structures, tables
 from mixste.skeleton import human36m
 
 MOST_PIXELS = 100_000  # of an image's side
+HUGE = 1e9  # beyond which a coordinate is none
+EVIDENCE = 20_000  # people at most from whom a file is judged
 
 READERS: dict[str, Callable[[Path, int | None], Raw]] = {
     "json": structures.read_file,
@@ -79,37 +81,45 @@ def read(
 
 def _concluded(name: str, raw: Raw, layout: str | None, resolution: tuple[int, int] | None, units: str) -> Detections:
     """Detections from what a file holds: whose points they are, in pixels, and which are unseen."""
-    if not any(map(len, raw.people)):
-        raise DataError("expected people, found nobody in any frame")
     counts = [len(frame) for frame in raw.people]
+    if not any(counts):
+        raise DataError("expected people, found nobody in any frame")
     everyone = np.concatenate([frame for frame in raw.people if len(frame)])  # (all, points, 3)
-    notes = list(raw.notes)
-    np.copyto(everyone, 0.0, where=~(np.abs(everyone) < 1e9).all(axis=-1, keepdims=True))  # NaN and infinity too
-    scores = everyone[..., 2]
+    raw.people = []
+    everyone[~((everyone > -HUGE) & (everyone < HUGE)).all(axis=-1)] = 0.0  # NaN and infinity too
+    places, scores, notes = everyone[..., :2], everyone[..., 2], list(raw.notes)
     if np.mean((scores < 0) & (scores != -1)) > 0.05:
         raise DataError("expected x, y and score of every point, found negative scores, as of 3D points")
     if not (scores >= SEEN).any():
         scores[:] = 1.0
         notes.append("no point has a score: all are taken as seen")
-    names = _names(everyone, raw, layout, notes)
-    everyone = everyone[:, : len(names)]
-    resolution = _size(raw, resolution, notes)
-    unseen = (everyone[..., :2] == 0).all(axis=-1) | (everyone[..., :2] == -1).all(axis=-1)
-    unseen &= not _about_hip(everyone, names)  # where the hip is the origin, zero is a place
-    units = _units(everyone, names, raw, resolution, unseen, notes) if units == "auto" else units
-    _in_pixels(everyone, units, resolution)
-    unseen |= (np.abs(everyone[..., :2]) < 1e-6).all(axis=-1)
-    marked = int((unseen & (everyone[..., 2] >= SEEN))[:, [name in USED for name in names]].sum())
+
+    names = _names(_some(everyone), raw, layout, notes)
+    everyone, places, scores = everyone[:, : len(names)], places[:, : len(names)], scores[:, : len(names)]
+    size = np.array(_size(raw, resolution, notes))
+    unseen = (places == 0).all(axis=-1) | (places == -1).all(axis=-1)
+    if units == "auto":
+        units = _units(_some(everyone), names, raw, size, notes)
+    _in_pixels(places, units, size)
+    unseen |= ((places > -1e-6) & (places < 1e-6)).all(axis=-1)
+    visible = scores >= SEEN
+    marked = int((unseen & visible)[:, [point in USED for point in names]].sum())
     if marked:
         notes.append(f"{marked} points at (0, 0) or (-1, -1) are taken as unseen")
-    off = (np.abs(everyone[..., :2] / resolution - 0.5) > 2.5).any(axis=-1) & ~unseen & (everyone[..., 2] >= SEEN)
-    if off.any() and off.sum() < 0.5 * (everyone[..., 2] >= SEEN).sum():  # else the size is wrong
-        notes.append(f"{off.sum()} points more than two images outside of the image are taken as unseen")
-        unseen |= off
-    everyone[unseen] = 0.0
-    _check_inside(everyone, units, resolution)
-    people = np.split(everyone, np.cumsum(counts)[:-1])
-    return Detections(name, names, people, resolution, raw.fps, raw.ids, tuple(notes))
+    visible &= ~unseen
+    far = ((places < -2 * size) | (places > 3 * size)).any(axis=-1) & visible
+    if far.any() and far.sum() < 0.5 * visible.sum():  # else the size is wrong
+        notes.append(f"{far.sum()} points more than two images outside of the image are taken as unseen")
+        visible &= ~far
+    everyone[~visible & (scores >= SEEN)] = 0.0
+    _check_inside(_some(everyone), units, size)
+    width, height = size.tolist()
+    return Detections(name, names, by_frame(everyone, counts), (width, height), raw.fps, raw.ids, tuple(notes))
+
+
+def _some(everyone: Float[np.ndarray, "all points 3"]) -> Float[np.ndarray, "people points 3"]:
+    """People spread over the whole clip, as many as guesses are made from."""
+    return everyone[:: -(-len(everyone) // EVIDENCE)]
 
 
 def _size(raw: Raw, given: tuple[int, int] | None, notes: list[str]) -> tuple[int, int]:
@@ -129,181 +139,162 @@ def _size(raw: Raw, given: tuple[int, int] | None, notes: list[str]) -> tuple[in
 
 
 def _names(
-    everyone: Float[np.ndarray, "all points 3"], raw: Raw, layout: str | None, notes: list[str]
+    people: Float[np.ndarray, "people points 3"], raw: Raw, layout: str | None, notes: list[str]
 ) -> tuple[str, ...]:
     """Of the points, or of the first of them where they are of a whole body: by the file, the layout, or the number."""
-    count, own = everyone.shape[1], raw.names
-    if own and len(own) != count:
-        raise DataError(f"expected {len(own)} points, as many as the file has names for, found {count}")
-    missing = lacking(own) if own else []
-    if own and not missing:
-        if layout and own != LAYOUTS[layout]:
+    count, names = people.shape[1], raw.names
+    if names and len(names) != count:
+        raise DataError(f"expected {len(names)} points, as many as the file has names for, found {count}")
+    missing = _missing(names) if names else []
+    if names and not missing:
+        if layout and names != LAYOUTS[layout]:
             notes.append(f"the names of the points in the file are taken, not the order of layout {layout}")
-        return own
-    if own and layout is None:
+        return names
+    if names and layout is None:
         raise DataError(
-            f"expected points that make every joint, found none for {', '.join(missing)} among {', '.join(own[:40])}"
+            f"expected points that make every joint, found none for {', '.join(missing)} among {', '.join(names[:40])}"
         )
-    count = count if layout and len(LAYOUTS[layout]) == count else WHOLE_BODY.get(count, count)
-    if layout and len(LAYOUTS[layout]) != count:
+    if layout is None:
+        return _guessed(people, raw, notes)
+    if len(LAYOUTS[layout]) not in (count, WHOLE_BODY.get(count)):
         raise DataError(f"expected {len(LAYOUTS[layout])} points of layout {layout}, found {count}")
-    if layout:
-        known = {point for names in LAYOUTS.values() for point in names}
-        for place, (name, point) in enumerate(zip(own or (), LAYOUTS[layout], strict=False)):
-            if name in known and name != point:
-                raise DataError(f"expected point {place} to be {point}, as in layout {layout}, found {name}")
-        return LAYOUTS[layout]
-    guess = BY_COUNT.get(count)
-    if count == 17:
-        guess = _of_17(everyone)
-        if raw.kind in ("array", "table") and guess:
-            notes.append(f"17 points are taken as {guess} by where they lie: --layout tells others")
-        elif guess == "human36m":
-            notes.append("17 points are taken as human36m by where they lie: --layout coco17 if they are COCO's")
-        elif raw.kind not in ("array", "table"):  # which have 17 points of COCO
-            guess = "coco17"
-    elif count == 25 and _is_body25b(everyone):
-        guess = "body25b"
-        notes.append("25 points are taken as body25b by where points 15 and 16 lie: --layout body25 if they are eyes")
-    elif count == 18 and _has_middle_hip(everyone):
-        notes.append(
-            "18 points are taken as the first of body25, since point 8 lies amid the hips: --layout tells others"
-        )
-        return LAYOUTS["body25"][:18]
-    if guess is None:
-        raise DataError(f"expected to be told the layout of {count} points, one of {', '.join(LAYOUTS)}")
-    return LAYOUTS[guess]
+    for place, (name, point) in enumerate(zip(names or (), LAYOUTS[layout], strict=False)):
+        if name in USED and name != point:
+            raise DataError(f"expected point {place} to be {point}, as in layout {layout}, found {name}")
+    return LAYOUTS[layout]
 
 
-def lacking(names: tuple[str, ...]) -> list[str]:
+def _missing(names: tuple[str, ...]) -> list[str]:
     """The joints of human36m that cannot be made of points with these names."""
-    made = np.isfinite(to_human36m(np.zeros((1, len(names), 1)), names)[0, :, 0])
-    return [joint for joint, there in zip(human36m.joints, made, strict=True) if not there]
+    joints = to_human36m(np.zeros((1, len(names), 1)), names)[0, :, 0]
+    return [name for name, joint in zip(human36m.joints, joints, strict=True) if np.isnan(joint)]
 
 
-def _shares(everyone: Float[np.ndarray, "all points 3"]) -> Float[np.ndarray, "all points 2"]:
-    """Places in units of each person's size, NaN where unseen."""
-    points = np.where(everyone[..., 2:] >= SEEN, everyone[..., :2], np.nan)
-    points[(everyone[..., :2] == 0).all(axis=-1)] = np.nan
-    size = np.linalg.norm(span(points), axis=-1)
-    return points / np.where(size > 0, size, np.nan)[:, None, None]
+def _guessed(people: Float[np.ndarray, "people points 3"], raw: Raw, notes: list[str]) -> tuple[str, ...]:
+    """Names of points by their number, and by where they lie where two layouts have that number."""
+    count = WHOLE_BODY.get(people.shape[1], people.shape[1])
+    layout = BY_COUNT.get(count)
+    points = _in_sizes(people)
+    unnamed = raw.kind in ("array", "table")
+    if count == 17:
+        # COCO's first five points are a face, Human3.6M's a hip and a leg; its spine lies between hip and thorax.
+        first = _median(_extent(points[:, :5]))
+        hip = _median(points[:, 0] - (points[:, 1] + points[:, 4]) / 2)
+        spine = _median(points[:, 7] - (points[:, 0] + points[:, 8]) / 2)
+        if first > 0.3 and hip < 0.06 and spine < 0.12:
+            layout = "human36m"
+        elif unnamed and not first < 0.35:
+            layout = None
+        if layout and (unnamed or layout == "human36m"):
+            notes.append(f"17 points are taken as {layout} by where they lie: --layout says otherwise")
+    # In BODY_25 points 15 and 16 are eyes, in the experimental BODY_25B ankles.
+    elif count == 25 and _median(points[:, [15, 16]] - points[:, :1]) > 0.3:
+        layout = "body25b"
+        notes.append("25 points are taken as body25b by where points 15 and 16 lie: --layout says otherwise")
+    # In BODY_18 point 8 is a hip and 9 and 12 are knees; in BODY_25 they are the middle of the hips and the hips.
+    elif count == 18 and _median(points[:, 8] - (points[:, 9] + points[:, 12]) / 2) < 0.03:
+        notes.append("18 points are taken as the first of body25 by where point 8 lies: --layout says otherwise")
+        return LAYOUTS["body25"][:18]
+    if layout is None:
+        raise DataError(f"expected to be told the layout of {count} points, one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[layout]
 
 
-def span(points: Float[np.ndarray, "all points axes"]) -> Float[np.ndarray, "all axes"]:
-    """From the least to the largest coordinate of each person's seen points; −inf where none is."""
-    seen = np.isfinite(points)
-    return np.where(seen, points, -np.inf).max(axis=1) - np.where(seen, points, np.inf).min(axis=1)
+def _in_sizes(people: Float[np.ndarray, "people points 3"]) -> Float[np.ndarray, "people points 2"]:
+    """Places in units of each person's own size, NaN where unseen."""
+    points = np.where(people[..., 2:] >= SEEN, people[..., :2], np.nan)
+    points[(people[..., :2] == 0).all(axis=-1)] = np.nan
+    sizes = np.linalg.norm(_extent(points), axis=-1)
+    return points / np.where(sizes > 0, sizes, np.nan)[:, None, None]
 
 
-def _of_17(everyone: Float[np.ndarray, "all 17 3"]) -> str | None:
-    """The layout of 17 points by the median person: COCO's first five are a face, Human3.6M's a hip and a leg."""
-    points = _shares(everyone)
-    first = np.linalg.norm(span(points[:, :5]), axis=-1)
-    hip = np.linalg.norm(points[:, 0] - (points[:, 1] + points[:, 4]) / 2, axis=-1)
-    spine = np.linalg.norm(points[:, 7] - (points[:, 0] + points[:, 8]) / 2, axis=-1)
-    if not (np.isfinite(first) & np.isfinite(hip) & np.isfinite(spine)).any():
-        return None
-    first, hip, spine = (np.median(values[np.isfinite(values)]) for values in (first, hip, spine))
-    if first > 0.3 and hip < 0.06 and spine < 0.12:
-        return "human36m"
-    return "coco17" if first < 0.35 else None
+def _extent(points: Float[np.ndarray, "people points 2"]) -> Float[np.ndarray, "people 2"]:
+    """Width and height of the box around each person's points; NaN of nobody."""
+    visible = np.isfinite(points)
+    extent = np.where(visible, points, -np.inf).max(axis=1) - np.where(visible, points, np.inf).min(axis=1)
+    return np.where(np.isfinite(extent), extent, np.nan)
 
 
-def _has_middle_hip(everyone: Float[np.ndarray, "all 18 3"]) -> bool:
-    """Whether point 8 is between 9 and 12, as BODY_25's middle of the hips is; in BODY_18 they are a hip and knees."""
-    points = _shares(everyone)
-    apart = np.linalg.norm(points[:, 8] - (points[:, 9] + points[:, 12]) / 2, axis=-1)
-    return bool(np.median(apart[np.isfinite(apart)]) < 0.03) if np.isfinite(apart).any() else False
-
-
-def _is_body25b(people: Float[np.ndarray, "people 25 3"]) -> bool:
-    """Whether 25 points are OpenPose's experimental BODY_25B, whose points 15 and 16 are ankles.
-
-    In BODY_25 they are eyes, so that their distance from the nose, for the size of the person, tells in any posture.
-    """
-    points = _shares(people)
-    far = np.linalg.norm(points[:, [15, 16]] - points[:, :1], axis=-1)
-    return bool(np.mean(far[np.isfinite(far)] > 0.3) > 0.5) if np.isfinite(far).any() else False
+def _median(vectors: Float[np.ndarray, "*many 2"]) -> float:
+    """The median length of those that are there; NaN, which is neither more nor less than anything, of none."""
+    lengths = np.linalg.norm(vectors, axis=-1)
+    lengths = lengths[np.isfinite(lengths)]
+    return float(np.median(lengths)) if len(lengths) else np.nan
 
 
 # --- what the coordinates are ----------------------------------------------------------------------------------
 
 
-def _about_hip(everyone: Float[np.ndarray, "all points 3"], names: tuple[str, ...]) -> bool:
-    """Whether people lie around the origin with their hip there, nine in ten of them: poses without a place."""
-    middle = [name for name in ("Hip", "MidHip") if name in names] or ["LHip", "RHip"]
-    points = np.where(everyone[..., 2:] >= SEEN, everyone[..., :2], np.nan)
-    with np.errstate(invalid="ignore"):
-        around = (np.nan_to_num(points).min(axis=1) < 0).all(axis=-1) & (np.nan_to_num(points).max(axis=1) > 0).all(
-            axis=-1
-        )
-    hip = np.linalg.norm(points[:, [names.index(name) for name in middle]].mean(axis=1), axis=-1)
-    near = 0.05 if names == LAYOUTS["mediapipe33"] else 0.01  # MediaPipe's origin is the hip but for its own errors
-    there = np.isfinite(hip)
-    return bool(there.any()) and bool(
-        np.mean((around & (hip <= near * np.linalg.norm(span(points), axis=-1)))[there]) >= 0.9
-    )
-
-
 def _units(
-    everyone: Float[np.ndarray, "all points 3"],
+    people: Float[np.ndarray, "people points 3"],
     names: tuple[str, ...],
     raw: Raw,
-    resolution: tuple[int, int],
-    unseen: np.ndarray,
+    size: Int[np.ndarray, "2"],
     notes: list[str],
 ) -> str:
-    """The unit of the coordinates by all that is seen, but for the farthest twentieth; DataError for what is none."""
-    if _about_hip(everyone, names):
+    """The unit of the coordinates, by all points but the farthest twentieth; DataError for what is none."""
+    of_mediapipe = raw.kind == "mediapipe" or names == LAYOUTS["mediapipe33"]
+    if _around_hip(people, names, 0.05 if of_mediapipe else 0.01):
         raise DataError(
             "expected coordinates in the image, found people around the origin, as in poses relative to the hip or "
             "MediaPipe's world landmarks: give the keypoints in the image"
         )
-    seen = everyone[(everyone[..., 2] >= SEEN) & ~unseen]
-    if not len(seen) or np.quantile(np.abs(seen[:, :2]), 0.95) >= 3:
+    points = people[(people[..., 2] >= SEEN) & (people[..., :2] != 0).any(axis=-1)]
+    points, scores = points[(points[:, :2] != -1).any(axis=-1), :2], points[:, 2]
+    if not len(points) or np.quantile(np.abs(points), 0.95) >= 3:
         return "pixels"
-    width, height = resolution
-    wide, high = np.quantile(np.abs(seen[:, :2]), 0.95, axis=0)
-    least = np.quantile(seen[:, :2], 0.05, axis=0).min()
-    of_mediapipe = raw.kind == "mediapipe" or names == LAYOUTS["mediapipe33"]
+    wide, high = np.quantile(np.abs(points), 0.95, axis=0)
+    least = np.quantile(points, 0.05, axis=0).min()
     unit = None
-    if least >= (-0.3 if of_mediapipe else -0.1):
+    if least >= (-0.3 if of_mediapipe else -0.1):  # MediaPipe goes on where the image ends
         unit = "shares"
-    elif wide <= 1.1 and high <= 1.1 * height / width and raw.kind != "openpose":  # which writes no such thing
+    elif wide <= 1.1 and high <= 1.1 * size[1] / size[0] and raw.kind != "openpose":
         unit = "screen"
     elif wide <= 1.1 and high <= 1.1:
         unit = "centred"
-    if unit is None or np.median(seen[:, 2]) > 2:
+    if unit is None or np.median(scores) > 2:
         raise DataError(
-            f"expected pixels, or shares of an image, found coordinates from {seen[:, :2].min():.3g} to "
-            f"{seen[:, :2].max():.3g}, as of metres: --units tells what they are"
+            f"expected pixels, or shares of an image, found coordinates from {points.min():.3g} to {points.max():.3g}, "
+            "as of metres: --units tells what they are"
         )
     if not (of_mediapipe and unit == "shares"):
         notes.append(
-            f"coordinates from {least:.2g} to {max(wide, high):.2g} are taken as {UNITS[unit]}: --units tells others"
+            f"coordinates from {least:.2g} to {max(wide, high):.2g} are taken as {UNITS[unit]}: --units says otherwise"
         )
     return unit
 
 
-def _in_pixels(everyone: Float[np.ndarray, "all points 3"], units: str, resolution: tuple[int, int]) -> None:
+def _around_hip(people: Float[np.ndarray, "people points 3"], names: tuple[str, ...], near: float) -> bool:
+    """Whether the hip of nine people in ten is the origin, to within `near` of their size: poses without a place."""
+    middle = [name for name in ("Hip", "MidHip") if name in names] or ["LHip", "RHip"]
+    points = np.where(people[..., 2:] >= SEEN, people[..., :2], np.nan)
+    hips = np.linalg.norm(points[:, [names.index(name) for name in middle]].mean(axis=1), axis=-1)
+    # Points on all sides of it, unlike those of a hip at (0, 0) for unseen.
+    amid = ((points > 0).any(axis=1) & (points < 0).any(axis=1)).all(axis=-1)
+    visible = np.isfinite(hips)
+    relative = amid & (hips <= near * np.linalg.norm(_extent(points), axis=-1))
+    return bool(visible.any() and relative[visible].mean() >= 0.9)
+
+
+def _in_pixels(places: Float[np.ndarray, "people points 2"], units: str, size: Int[np.ndarray, "2"]) -> None:
     """Turn the coordinates into pixels, in place."""
-    width, height = resolution
     if units == "shares":
-        everyone[..., :2] *= resolution
+        places *= size
     elif units == "centred":
-        everyone[..., :2] = (everyone[..., :2] + 1) / 2 * resolution
+        places += 1
+        places *= size / 2
     elif units == "screen":
-        everyone[..., :2] = (everyone[..., :2] + [1, height / width]) * width / 2
+        places += size / size[0]
+        places *= size[0] / 2
 
 
-def _check_inside(everyone: Float[np.ndarray, "all points 3"], units: str, resolution: tuple[int, int]) -> None:
+def _check_inside(people: Float[np.ndarray, "people points 3"], units: str, size: Int[np.ndarray, "2"]) -> None:
     """DataError if much of what is seen lies outside of the image: MediaPipe alone goes on where the image ends."""
-    places = everyone[everyone[..., 2] >= SEEN][:, :2]
-    outside = (np.abs(places / resolution - 0.5) > 0.52).any(axis=-1)
+    places = people[people[..., 2] >= SEEN][:, :2]
+    outside = (np.abs(places / size - 0.5) > 0.52).any(axis=-1)
     if len(places) and outside.mean() > (0.7 if units == "shares" else 0.4):
         (left, top), (right, bottom) = places.min(axis=0), places.max(axis=0)
         raise DataError(
-            f"expected people in an image {resolution[0]} pixels wide and {resolution[1]} high, found them from "
-            f"({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f}), coordinates being read as {UNITS[units]}: is the "
-            "size right?"
+            f"expected people in an image {size[0]} pixels wide and {size[1]} high, found them from ({left:.0f}, "
+            f"{top:.0f}) to ({right:.0f}, {bottom:.0f}), coordinates being read as {UNITS[units]}: is the size right?"
         )

@@ -1,5 +1,7 @@
 """The files of other people's 2D detectors, one module a kind of file; `mixste.formats.read` chooses among them."""
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +27,12 @@ class Raw:
     resolution: tuple[int, int] | None = None
     fps: float | None = None
     notes: list[str] = field(default_factory=list)
+
+
+def by_frame(people: Float[np.ndarray, "all points 3"], counts: Iterable[int]) -> list[np.ndarray]:
+    """Everyone, of whom there are so many in each frame, frame by frame."""
+    ends = list(itertools.accumulate(counts))
+    return [people[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
 def points_a_row(lengths: set[int], count: int | None) -> int:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from mixste.data import DataError
 from mixste.data.guard import read_json
 from mixste.detections import known
-from mixste.readers import Raw, points_a_row
+from mixste.readers import Raw, by_frame, points_a_row
 from mixste.readers.arrays import from_arrays
 from mixste.readers.frames import Seconds, in_order, in_seconds
 
@@ -217,7 +217,7 @@ def _read(frames: Iterable[tuple[Any, Any]], listed: bool, count: int | None) ->
     people, fps, notes = in_order(bodies, listed)
     arrays, names = _settled([body for frame in people for body in frame], kind, count)
     ids = [[body.id for body in frame] for frame in people]
-    stacked = np.split(arrays, np.cumsum([len(frame) for frame in people])[:-1]) if people else []
+    stacked = by_frame(arrays, map(len, people))
     followed = any(name is not None for frame in ids for name in frame)
     return Raw(kind, stacked, names, ids if followed else None, fps=fps, notes=notes)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from mixste.data import DataError
 from mixste.data.guard import check_table
 from mixste.detections import known
-from mixste.readers import Raw
+from mixste.readers import Raw, by_frame
 from mixste.readers.frames import in_order, in_seconds, numbers_in, on_grid
 
 _SCORES = "score|confidence|conf|likelihood|visibility|vis|presence|probability|prob"
@@ -106,7 +106,7 @@ def read_file(path: Path, count: int | None) -> Raw:
     flat = points.reshape(-1, len(names), 3)[[row for rows in frames for row in rows]]
     return Raw(
         "table",
-        np.split(flat, np.cumsum([len(rows) for rows in frames])[:-1]),
+        by_frame(flat, map(len, frames)),
         None if numbered else known(names),
         ids if told else None,
         fps=rate or fps,
