@@ -73,7 +73,10 @@ def read(
         )
     with guarded(path, f"keypoints as {kind if format == 'auto' else format} has them"):
         count = len(LAYOUTS[layout]) if layout else None
-        raw = structures.read_folder(path, count) if path.is_dir() else READERS[kind](path, count)
+        try:
+            raw = structures.read_folder(path, count) if path.is_dir() else READERS[kind](path, count)
+        except (AttributeError, LookupError, TypeError):  # of keys and types, which say nothing to a user
+            raise DataError("expected people and points, found another structure") from None
         if format in ("openpose", "coco", "mediapipe"):
             raw.kind = format
         return _concluded(path.stem, raw, layout, resolution, units)

@@ -77,14 +77,14 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
     values = points.shape[3]
     scored = np.ones((*points.shape[:3], 3))
     scored[..., :2] = points[..., :2]
-    scores = next((name for name in SCORES if name in arrays), None)
-    if scores is not None:
-        given = _numbers(arrays, scores)
-        if given.size != scored[..., 2].size:
-            raise DataError(f"expected a score for every point, {scored.shape[:3]}, found {given.shape}")
-        swapped = points.shape[1] > 1 and given.shape[:2] == (points.shape[1], points.shape[0])
-        shape = (points.shape[1], points.shape[0], points.shape[2]) if swapped else scored.shape[:3]
-        scored[..., 2] = given.reshape(shape).swapaxes(0, 1) if swapped else given.reshape(shape)
+    key = next((name for name in SCORES if name in arrays), "")
+    if key:
+        scores = _numbers(arrays, key)
+        if scores.size != scored[..., 2].size:
+            raise DataError(f"expected a score for every point, {scored.shape[:3]}, found {scores.shape}")
+        people_first = scores.shape[:2] == points.shape[1::-1] and points.shape[1] > 1
+        shape = (*points.shape[1::-1], points.shape[2]) if people_first else points.shape[:3]
+        scored[..., 2] = scores.reshape(shape).swapaxes(0, 1) if people_first else scores.reshape(shape)
     elif values > 2:
         scored[..., 2] = points[..., values - 1]
     return Raw(
@@ -121,14 +121,11 @@ def _detectron(keypoints: Any, metadata: Any) -> Raw:
     """What infer_video_d2 writes: for each frame, people of each class (people, 4, 17): x, y, a logit, a score."""
     people = []
     for frame, classes in enumerate(keypoints):
-        found = np.asarray(classes[1] if classes is not None and len(classes) > 1 else [], dtype=float)
-        if not found.size:
-            found = np.zeros((0, 4, 17))
-        if found.ndim != 3 or found.shape[1] != 4:
-            raise DataError(
-                f"frame {frame}: expected people (people, 4, 17) as Detectron2 has them, found {found.shape}"
-            )
-        people.append(found[:, [0, 1, 3]].swapaxes(1, 2))
+        points = np.asarray(classes[1] if classes is not None and len(classes) > 1 else [], dtype=float)
+        points = points if points.size else np.zeros((0, 4, 17))
+        if points.ndim != 3 or points.shape[1:] != (4, 17):
+            raise DataError(f"frame {frame}: expected (people, 4, 17) as of Detectron2, found {points.shape}")
+        people.append(points[:, [0, 1, 3]].swapaxes(1, 2))
     return Raw("array", people, LAYOUTS["coco17"], resolution=_size(metadata))
 
 

@@ -10,23 +10,21 @@ from jaxtyping import Float
 from mixste.data import DataError
 
 
-class Seconds(float):
-    """The time of a frame, also where it is a whole number."""
-
-
-def in_order(entries: Iterable[tuple[object, list]], listed: bool) -> tuple[list[list], float | None, list[str]]:
+def in_order(
+    entries: Iterable[tuple[object, list]], listed: bool, timed: bool = False
+) -> tuple[list[list], float | None, list[str]]:
     """People by frame, frames a second where the names are times, and notes; from (name of the frame, its people).
 
-    A name is a number, a text with the number in it, or seconds; all None: in the order given. Numbers left out are
-    frames with nobody in them, also those before the first, unless the file lists the frames without people too
-    (`listed`) or begins late. Raises DataError for names of several clips, or none that tells frames apart.
+    A name is a number, a text with the number in it, or seconds (always if `timed`); all None: in the order given.
+    Numbers left out are frames with nobody in them, also those before the first, unless the file lists the frames
+    without people too (`listed`) or begins late. Raises DataError for names of several clips, or none that tells frames
+    apart.
     """
     by_name: dict[object, list] = {}
     for place, (name, people) in enumerate(entries):
         by_name.setdefault(place if name is None else name, []).extend(people)
     fps, notes = None, []
     names = list(by_name)
-    timed = any(isinstance(name, Seconds) for name in names)
     if timed or any(isinstance(name, float) and not name.is_integer() for name in names):
         if not all(isinstance(name, (int, float)) and math.isfinite(name) for name in names):
             raise DataError("expected the number of every frame, found other names, NaN or infinity among them")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mixste.data.guard import read_json
 from mixste.detections import known
 from mixste.readers import Raw, by_frame, points_a_row
 from mixste.readers.arrays import from_arrays
-from mixste.readers.frames import Seconds, in_order, in_seconds
+from mixste.readers.frames import in_order, in_seconds
 
 # What programs call the same things, in the order in which they are looked for.
 FRAMES = ("instance_info", "frames")  # of a clip
@@ -60,7 +60,7 @@ def read_folder(folder: Path, count: int | None) -> Raw:
             raise faults[path]
         if is_frame(contents[path]) is False:
             raise DataError(f"expected one frame in each file, found a clip in {path.name}")
-    raw = _read([(path.name, contents[path]) for path in series[0]], True, count)
+    raw = _read([(path.name, contents[path]) for path in series[0]], False, True, count)
     others = [path.name for path in paths if path not in series[0]]
     if others:
         raw.notes.append(f"left out what is no frame of the clip: {', '.join(others[:3])}{', ...' * (len(others) > 3)}")
@@ -68,19 +68,21 @@ def read_folder(folder: Path, count: int | None) -> Raw:
 
 
 def is_clip(folder: Path) -> bool:
-    """Whether a folder holds one clip with one .json file a frame: its largest series of files tells, or all of them
-    where no two names differ by a number alone."""
+    """Whether a folder holds one clip with one .json file a frame.
+
+    Its largest series of files with names that differ by numbers alone tells; without one, a single frame does.
+    """
     series = _series(json_files(folder))
     several = bool(series) and len(series[0]) > 1
     frames = 0
     for path in series[0] if several else json_files(folder):
         try:
-            told = is_frame(read_json(path))
+            frame = is_frame(read_json(path))
         except DataError:  # a clip that cannot be read, among others perhaps
             continue
-        if told is False or (told and several):
-            return told
-        frames += told is not None
+        if frame is False or (frame and several):
+            return frame
+        frames += frame is True
     return frames == 1
 
 
@@ -94,6 +96,8 @@ def is_frame(content: Any) -> bool | None:
         return False if _frames_by_name(content) else None
     if not isinstance(content, list) or not content:
         return None
+    if _is_body(content) and not isinstance(content[0], (int, float)):
+        return True
     people = [one for one in content if isinstance(one, dict) and any(key in one for key in POINTS)]
     if people and all(_number(one) is None and any(key in one for key in OF_ONE_IMAGE) for one in people):
         return True
@@ -130,8 +134,8 @@ def _clip(content: Any, count: int | None) -> Raw:
             frames = _frames_by_name(content)
             if not frames:
                 raise DataError(f"expected people or frames, found {', '.join(map(repr, [*content][:5])) or 'nothing'}")
-            return _read(frames, False, count)
-        raw = _read(_numbered(content[key]), True, count)
+            return _read(frames, False, False, count)
+        raw = _read(*_numbered(content[key]), True, count)
         named = (content.get("meta_info") or {}).get("keypoint_id2name") or None
         if raw.names is None and isinstance(named, dict):
             raw.names = known(named[key] for key in sorted(named, key=int))
@@ -139,29 +143,32 @@ def _clip(content: Any, count: int | None) -> Raw:
             raw.names = known(named)
         return raw
     if frame:
-        return _read([(None, content)], True, count)
+        return _read([(None, content)], False, True, count)
     if not isinstance(content, list):
         raise DataError(f"expected people or frames, found {json.dumps(content)[:40]}")
     listed = not all(isinstance(one, dict) and _number(one) is not None and set(one) & set(POINTS) for one in content)
-    return _read(_numbered(content), listed, count)
+    return _read(*_numbered(content), listed, count)
 
 
 def _frames_by_name(content: dict) -> list[tuple[str, Any]]:
-    """The frames of an object that has one under each name; none if a name has no number, or nobody is in them."""
-    frames = [(name, value) for name, value in content.items() if isinstance(value, (dict, list))]
-    told = any(is_frame(value) or (isinstance(value, list) and is_frame(value) is False) for _, value in frames)
-    return frames if told and all(re.search(r"\d", name) for name, _ in frames) else []
+    """The frames of an object that has each under a name with a number; none where nobody is in them."""
+    frames = [(name, value) for name, value in content.items() if re.search(r"\d", name)]
+    frames = [(name, value) for name, value in frames if isinstance(value, list) or is_frame(value)]
+    return frames if any(value for _, value in frames) else []
 
 
-def _numbered(frames: list) -> list[tuple[Any, Any]]:
-    """Frames, or people, with what they say of which frame it is; with seconds where they say but a time."""
-    if any(_number(one) is not None for one in frames):
-        return [(_number(one), one) for one in frames]
+def _numbered(frames: list) -> tuple[list[tuple[Any, Any]], bool]:
+    """Frames, or people, with the number or name of their frame, or None; or with seconds, and True."""
+    numbers = [_number(one) for one in frames]
+    if any(number is not None for number in numbers):
+        numbered = [(number, one) for number, one in zip(numbers, frames, strict=True) if number is not None]
+        if any(number is None and list(_people(one)) for number, one in zip(numbers, frames, strict=True)):
+            raise DataError("expected the number of every frame, found people without one")
+        return numbered, False
     times = [next((one[key] for key in TIME if key in one), None) if isinstance(one, dict) else None for one in frames]
     if len(set(map(str, times))) > 1 and all(isinstance(time, (int, float)) for time in times):
-        # Never whole numbers: those would be numbers of frames.
-        return list(zip(map(Seconds, in_seconds(np.array(times, dtype=float))[0].tolist()), frames, strict=True))
-    return [(None, one) for one in frames]
+        return list(zip(in_seconds(np.array(times, dtype=float))[0].tolist(), frames, strict=True)), True
+    return [(None, one) for one in frames], False
 
 
 def _number(frame: Any) -> Any:
@@ -194,15 +201,14 @@ def _annotations(content: dict, count: int | None) -> Raw:
     sizes = {(image["width"], image["height"]) for image in content["images"] if {"width", "height"} <= set(image)}
     if len(sizes) > 1:
         raise DataError(f"expected images of one size, found {sorted(sizes)}")
-    raw = _read(images.values(), True, count)
+    raw = _read(list(images.values()), False, True, count)
     raw.resolution = sizes.pop() if sizes else None
     raw.names = known(categories[0]["keypoints"]) if categories else None
     return raw
 
 
-def _read(frames: Iterable[tuple[Any, Any]], listed: bool, count: int | None) -> Raw:
-    """From frames with their names, or None, to people."""
-    frames = list(frames)
+def _read(frames: list[tuple[Any, Any]], timed: bool, listed: bool, count: int | None) -> Raw:
+    """From frames with their names, or None, to people; see `in_order`."""
     kind = next((kind for kind in (_kind(frame) for _, frame in frames) if kind), "mediapipe")
     bodies = []
     for place, (name, frame) in enumerate(frames):
@@ -214,7 +220,7 @@ def _read(frames: Iterable[tuple[Any, Any]], listed: bool, count: int | None) ->
             raise DataError(
                 f"frame {where}: expected x, y and score of every point, found something else{said}"
             ) from None
-    people, fps, notes = in_order(bodies, listed)
+    people, fps, notes = in_order(bodies, listed, timed)
     arrays, names = _settled([body for frame in people for body in frame], kind, count)
     ids = [[body.id for body in frame] for frame in people]
     stacked = by_frame(arrays, map(len, people))
@@ -224,11 +230,13 @@ def _read(frames: Iterable[tuple[Any, Any]], listed: bool, count: int | None) ->
 
 def _kind(value: Any) -> str | None:
     """Which program's words the keys are, if any."""
-    if isinstance(value, dict):
-        told = next((KINDS[key] for key in value if key in KINDS), None)
-        inside = next((value[key] for key in (*PEOPLE, "keypoints", "joints") if key in value), None)
-        return told or (inside and (_kind(inside) or "coco"))
-    return next((kind for kind in map(_kind, value) if kind), None) if isinstance(value, list) else None
+    if isinstance(value, list):
+        return next((kind for kind in map(_kind, value) if kind), None)
+    if not isinstance(value, dict):
+        return None
+    kind = next((KINDS[key] for key in value if key in KINDS), None)
+    inside = next((value[key] for key in (*PEOPLE, "keypoints", "joints") if key in value), None)
+    return kind or (inside and (_kind(inside) or "coco"))
 
 
 def _people(value: Any) -> Iterator[tuple[Any, Any, Any]]:
@@ -239,12 +247,13 @@ def _people(value: Any) -> Iterator[tuple[Any, Any, Any]]:
         if key in PEOPLE or (isinstance(points, dict) and set(points) & set(POINTS)):
             yield from _people(points)
         elif points:
-            bodies = [points] if isinstance(points, dict) or _is_body(points) else [one for one in points if one]
+            bodies = [points] if isinstance(points, dict) or _is_body(points) else points
             scores = next((value[key] for key in SCORES if isinstance(value.get(key), list)), None)
             several = bool(scores) and isinstance(scores[0], list)
             name = next((value[key] for key in IDS if key in value), None)
             for place, body in enumerate(bodies):
-                yield body, scores[place] if several else scores, name
+                if body:
+                    yield body, scores[place] if several else scores, name
     elif isinstance(value, list):
         if _is_body(value):
             yield value, None, None

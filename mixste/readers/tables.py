@@ -100,15 +100,15 @@ def read_file(path: Path, count: int | None) -> Raw:
     frames, rate, more = in_order(entries, listed=False)
     ids = people * len(table) if who is None or count > 1 else table[who].astype(str).tolist()
     ids = [[ids[row] for row in rows] for rows in frames]
-    told = count > 1 or who is not None or max(map(len, frames), default=0) < 2
+    followed = count > 1 or who is not None or max(map(len, frames), default=0) < 2
     if who is not None and count == 1 and table[who].nunique() == len(table) > len(frames):
-        told = False  # numbers of rows
+        followed = False  # numbers of rows
     flat = points.reshape(-1, len(names), 3)[[row for rows in frames for row in rows]]
     return Raw(
         "table",
         by_frame(flat, map(len, frames)),
         None if numbered else known(names),
-        ids if told else None,
+        ids if followed else None,
         fps=rate or fps,
         notes=notes + more,
     )
