@@ -203,7 +203,11 @@ def _tracks(
     lost: list[list[int]] = []  # those without ids that may still come back
     when = frames.tolist()
     starts, ends = np.flatnonzero(np.diff(frames, prepend=-1)), np.flatnonzero(np.diff(frames, append=-1)) + 1
-    for start, stop in zip(starts.tolist(), ends.tolist(), strict=True):
+    spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
+    crowds = [[name for name in ids[start:stop] if name is not None] for start, stop in spans if stop - start > 1]
+    if sum(len(set(names)) < len(names) for names in crowds) > 0.5 * len(crowds):
+        ids = [None] * len(ids)  # one name for everybody, as of a program that did not follow people
+    for start, stop in spans:
         names = ids[start:stop]
         nameless = []
         for row, name in enumerate(names, start):

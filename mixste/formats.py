@@ -249,7 +249,8 @@ def _units(
     wide, high = np.quantile(np.abs(points), 0.95, axis=0)
     least = np.quantile(points, 0.05, axis=0).min()
     unit = None
-    if least >= (-0.3 if of_mediapipe else -0.1):  # MediaPipe goes on where the image ends
+    # MediaPipe goes on where the image ends, OpenPose never does.
+    if np.mean(points < 0) < 0.002 if raw.kind == "openpose" else least >= (-0.3 if of_mediapipe else -0.1):
         unit = "shares"
     elif wide <= 1.1 and high <= 1.1 * size[1] / size[0] and raw.kind != "openpose":
         unit = "screen"

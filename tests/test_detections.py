@@ -116,8 +116,10 @@ def test_the_detectors_own_ids_win():
     frames = [[person(100), person(900)], [person(900), person(100)]]
     points, _ = follow(seen(frames, ids=[["a", "b"], ["a", "b"]]))
     np.testing.assert_allclose(points[:, 0, 0], [100, 900])
-    points, _ = follow(seen(frames, ids=[["a", "a"], ["a", "a"]]))  # told apart by nothing: by place
-    np.testing.assert_allclose(points[:, 0, 0], [100, 100])
+    frames.append([person(100)])
+    points, people = follow(seen(frames, ids=[["a", "a"], ["a", "a"], ["a"]]))  # told apart by nothing: by place
+    assert people == 2
+    np.testing.assert_allclose(points[:, 0, 0], [100, 100, 100])
 
 
 def test_ids_that_some_lack_or_share_do_not_mix_people():

@@ -374,7 +374,10 @@ def test_coordinates_from_minus_one_to_one(tmp_path):
     for k, one in enumerate(WALK):
         scaled = np.concatenate([one[:, :2] / half - 1, one[:, 2:]], axis=1)
         save(tmp_path / "centred" / f"{k}.json", openpose([scaled])[0])
+        low = np.concatenate([one[:, :2] / SIZE * 0.6 + [0.3, -0.13], one[:, 2:]], axis=1)  # the head above the middle
+        save(tmp_path / "low" / f"{k}.json", openpose([low])[0])
     assert "-1 to 1 over width and height" in same(tmp_path / "centred", notes=1)
+    assert "-1 to 1 over width and height" in read(tmp_path / "low", resolution=SIZE).notes[0]
     np.savez(tmp_path / "screen.npz", keypoints=(WALK[..., :2] - half) / half[0], joints=COCO)
     assert "-1 to 1 over the width" in same(tmp_path / "screen.npz", notes=1)
     same(tmp_path / "screen.npz", units="screen")

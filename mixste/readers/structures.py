@@ -136,11 +136,11 @@ def _clip(content: Any, count: int | None) -> Raw:
                 raise DataError(f"expected people or frames, found {', '.join(map(repr, [*content][:5])) or 'nothing'}")
             return _read(frames, False, False, count)
         raw = _read(*_numbered(content[key]), True, count)
-        named = (content.get("meta_info") or {}).get("keypoint_id2name") or None
-        if raw.names is None and isinstance(named, dict):
-            raw.names = known(named[key] for key in sorted(named, key=int))
-        elif raw.names is None and isinstance(named, list):
-            raw.names = known(named)
+        names = (content.get("meta_info") or {}).get("keypoint_id2name")
+        if isinstance(names, dict):
+            places = {int(key): name for key, name in names.items() if key.isdecimal()}
+            names = [places[place] for place in sorted(places)]
+        raw.names = raw.names or (known(names) if names else None)
         return raw
     if frame:
         return _read([(None, content)], False, True, count)
@@ -294,7 +294,8 @@ def _body(points: Any, scores: Any, name: Any) -> _Body:
     elif any(isinstance(point, list) for point in points):
         length = max(len(point) for point in points if point)
         points = [point or [None] * length for point in points]
-    name = name[0] if isinstance(name, list) and len(name) == 1 else name
+    while isinstance(name, list) and name:
+        name = name[0]
     name = int(name) if isinstance(name, float) and name.is_integer() else name
     return _Body(
         np.array(points, dtype=float),

@@ -142,6 +142,8 @@ def _deeplabcut(rows: list[list[str]]) -> tuple[list[str], dict[int, tuple[str, 
         return None
     parts, coords = lines["bodyparts"], lines["coords"]
     people = lines.get("individuals", ["0"] * len(parts))
+    if not len(parts) == len(coords) == len(people):
+        raise DataError(f"expected headings of one length, found {len(parts)} bodyparts and {len(coords)} coords")
     axes = {"x": 0, "y": 1, "likelihood": 2}
     columns = {
         place: (people[place], parts[place], axes[coords[place]])
