@@ -89,13 +89,13 @@ def _concluded(name: str, raw: Raw, layout: str | None, resolution: tuple[int, i
         raise DataError("expected people, found nobody in any frame")
     everyone = np.concatenate([frame for frame in raw.people if len(frame)])  # (all, points, 3)
     raw.people = []
-    everyone[~((everyone > -HUGE) & (everyone < HUGE)).all(axis=-1)] = 0.0  # NaN and infinity too
     places, scores, notes = everyone[..., :2], everyone[..., 2], list(raw.notes)
     if np.mean((scores < 0) & (scores != -1)) > 0.05:
         raise DataError("expected x, y and score of every point, found negative scores, as of 3D points")
     if not (scores >= SEEN).any():
         scores[:] = 1.0
         notes.append("no point has a score: all are taken as seen")
+    everyone[~((everyone > -HUGE) & (everyone < HUGE)).all(axis=-1)] = 0.0  # NaN and infinity too
 
     names = _names(_some(everyone), raw, layout, notes)
     everyone, places, scores = everyone[:, : len(names)], places[:, : len(names)], scores[:, : len(names)]

@@ -71,7 +71,10 @@ def _in_time(
     """Frames where their times put them, frames a second, and what is to be told; `rate` where there are no times."""
     if len(set(times)) < 2 or not np.isfinite(times).all():
         return people, rate, ()
-    places, fps, note = on_grid(times)
+    try:
+        places, fps, note = on_grid(times)
+    except DataError as error:
+        return people, rate, (f"time stamps are not used: {error}",)
     by_place = dict(zip(places, people, strict=True))
     nobody = people[0][:0]
     return [by_place.get(place, nobody) for place in range(max(places) + 1)], fps, (note,) if note else ()

@@ -17,7 +17,7 @@ from mixste.detections import LAYOUTS, follow, known, to_human36m
 from mixste.formats import READERS, read
 from mixste.lift import clips_in, lift
 from mixste.readers import structures
-from mixste.readers.frames import in_order, numbers_in, on_grid
+from mixste.readers.frames import in_order, in_seconds, numbers_in, on_grid
 from mixste.readers.structures import is_clip
 from mixste.skeleton import human36m
 from mixste.video import SUFFIXES
@@ -465,6 +465,7 @@ def test_deeplabcuts_headings(tmp_path):
     [
         ("frame", np.arange(FRAMES) / 30, 30, 1),
         ("time", np.arange(FRAMES) / 24, 24, 0),
+        ("Time (s)", np.arange(FRAMES) / 24, 24, 0),
         ("timestamp", np.arange(FRAMES) * 40, 25, 1),
         ("time_us", np.arange(FRAMES) * 20_000, 50, 1),
     ],
@@ -522,6 +523,17 @@ def test_even_times_are_the_grid_and_uneven_ones_leave_places_empty():
     assert on_grid([0.0, 0.5, 1.0, 2.0, 2.5])[0] == [0, 1, 2, 4, 5]  # one frame was dropped
     with pytest.raises(DataError, match="times of two frames or more, found 1"):
         on_grid([3.0])
+    with pytest.raises(DataError, match="times of one clip, found some 1e-09 s and some 100 s apart"):
+        on_grid([0, 1e-9, 100, 200])
+
+
+@pytest.mark.parametrize(
+    ("step", "unit"), [(0.04, "seconds"), (1, "seconds"), (40, "milliseconds"), (4e7, "nanoseconds")]
+)
+def test_units_of_times(step, unit):
+    seconds, found = in_seconds(np.arange(9.0) * step)
+    assert found == unit
+    assert seconds[1] == pytest.approx(1 if step == 1 else 0.04)
 
 
 def test_clips_begin_where_their_numbers_say():

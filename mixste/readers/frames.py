@@ -23,8 +23,9 @@ def in_order(
     by_name: dict[object, list] = {}
     for place, (name, people) in enumerate(entries):
         by_name.setdefault(place if name is None else name, []).extend(people)
-    fps, notes = None, []
-    names = list(by_name)
+    if not by_name:
+        return [], None, []
+    fps, notes, names = None, [], list(by_name)
     if timed or any(isinstance(name, float) and not name.is_integer() for name in names):
         if not all(isinstance(name, (int, float)) and math.isfinite(name) for name in names):
             raise DataError("expected the number of every frame, found other names, NaN or infinity among them")
@@ -37,8 +38,6 @@ def in_order(
             )
     else:
         numbers = numbers_in(names)
-    if not names:
-        return [], None, []
     by_number = dict(zip(numbers, by_name.values(), strict=True))
     first, last = min(by_number), max(by_number)
     if last - first >= 20 * len(by_number) + 100:
@@ -65,9 +64,9 @@ def numbers_in(names: Sequence[object]) -> list[int]:
     telling = [column for column in columns if len(set(column)) == len(column)]
     if len(names) == 1:
         return [columns[-1][0] if columns else 0]
-    if not telling and names:
+    if not telling:
         raise DataError(f"expected frames with a number each, found names such as {names[0]!r} and {names[-1]!r}")
-    return list(min(reversed(telling), key=lambda column: max(column) - min(column), default=()))
+    return list(min(reversed(telling), key=lambda column: max(column) - min(column)))
 
 
 def _split(name: object) -> tuple[str, tuple[int, ...]]:
@@ -101,13 +100,18 @@ def on_grid(times: Sequence[float]) -> tuple[list[int], float, str]:
             f"frames follow each other by {steps.min():.3g} to {steps.max():.3g} s: put where their times are at "
             f"{1 / step:.3g} frames a second, the others filled"
         )
-    return np.rint(when / step).astype(int).tolist(), float(1 / step), note
+    places = np.rint(when / step)
+    if places.max() > 20 * len(places) + 100:
+        raise DataError(
+            f"expected times of one clip, found some {steps.min():.3g} s and some {steps.max():.3g} s apart"
+        )
+    return places.astype(int).tolist(), float(1 / step), note
 
 
 def in_seconds(times: Float[np.ndarray, "rows"]) -> tuple[Float[np.ndarray, "rows"], str]:
-    """Times as seconds, and the unit they are in: that which makes a step of them shorter than a second."""
+    """Times as seconds, and the unit they are in: the largest in which they are less than two seconds apart."""
     step = np.median(np.diff(np.unique(times))) if np.ptp(times) > 0 else 0.0
     for power, unit in ((0, "seconds"), (3, "milliseconds"), (6, "microseconds")):
-        if step < 10.0**power:
+        if step < 2 * 10.0**power:
             return times / 10.0**power, unit
     return times / 1e9, "nanoseconds"
