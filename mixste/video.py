@@ -104,7 +104,7 @@ def pyav():
     try:
         import av
     except ImportError:
-        raise ImportError(f"videos are read and written with PyAV, which is not installed: {install('video')}") from None
+        raise ImportError(f"videos are read and written with PyAV, not installed here: {install('video')}") from None
     return av
 
 
