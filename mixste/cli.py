@@ -144,20 +144,23 @@ def evaluate(
 @app.command()
 def lift(
     source: Annotated[
-        Path, typer.Argument(help="A film, or keypoints of a detector: a file, a folder of frames, or of clips.")
+        Path, typer.Argument(help="A video, or keypoints of a detector: a file, a folder of frames, or of clips.")
     ],
     checkpoint: Checkpoint = "open-small",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("lifted"),
     format: Annotated[str, typer.Option(help="auto, or the name of a format.")] = "auto",
     layout: Annotated[str | None, typer.Option(help="Joint layout, where the file does not tell.")] = None,
     size: Annotated[str | None, typer.Option(help="Width and height of the image, as 1920x1080.")] = None,
+    units: Annotated[
+        str, typer.Option(help="Of coordinates: auto, pixels, shares (0 to 1), centred (-1 to 1 in both), screen.")
+    ] = "auto",
     fps: Annotated[float | None, typer.Option(help="Frames a second, over what the file says.")] = None,
     person: Annotated[int, typer.Option(help="0 for the most prominent one.")] = 0,
     to: Annotated[
         list[str] | None, typer.Option(help="npz, csv, json, bvh, gif, mp4 or html; may be given again.")
     ] = None,
 ) -> None:
-    """Lift films, or the keypoints of your own detector, to 3D poses."""
+    """Lift videos, or the keypoints of your own detector, to 3D poses."""
     from mixste.data import DataError
     from mixste.lift import lift
 
@@ -165,7 +168,7 @@ def lift(
         raise DataError(f"size must be like 1920x1080, found {size!r}")
     resolution = size and tuple(map(int, size.split("x")))
     outputs = {"outputs": to} if to else {}
-    failed = 0
+    failed, lifted = [], 0
     for result in lift(
         source,
         out,
@@ -173,18 +176,23 @@ def lift(
         format=format,
         layout=layout,
         resolution=resolution,
+        units=units,
         fps=fps,
         person=person,
         **outputs,
     ):
         if isinstance(result, DataError):
-            failed += 1
+            failed.append(str(result))
             print(f"mixste: {result}", file=sys.stderr)
             continue
+        lifted += 1
         print(f"{result.name}: {len(result.poses)} frames to {out}/")
         for note in result.notes:
             print(f"  {note}")
     if failed:
+        if len(failed) + lifted > 1:
+            names = ", ".join(Path(error.split(": ")[0]).name for error in failed)
+            print(f"mixste: {len(failed)} of {len(failed) + lifted} clips failed: {names}", file=sys.stderr)
         raise SystemExit(1)
 
 

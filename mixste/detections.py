@@ -1,9 +1,11 @@
 """What a 2D detector saw in a clip: who is who, which point is which joint, and what it missed."""
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from mixste.data import DataError
@@ -66,12 +68,67 @@ MADE_OF: dict[str, tuple[dict[str, float], ...]] = {
 }
 
 
+# Other names of points, as `_spelt` writes them. "Head" is the top of the head wherever detectors use the word.
+_ALIASES = {
+    **dict.fromkeys(("hip", "hips", "pelvis", "root", "hipcenter", "centerhip", "hipcentre"), "MidHip"),
+    **dict.fromkeys(("upperneck", "neckbase"), "Neck"),
+    **dict.fromkeys(("head", "topofhead", "tophead"), "HeadTop"),
+}
+_KNOWN = {point.lower(): point for names in LAYOUTS.values() if names is not human36m.joints for point in names}
+_KNOWN |= {point.lower(): point for rows in MADE_OF.values() for row in rows for point in row}
+# Human3.6M's joints have names that mean another place elsewhere; they are meant where all seventeen are there.
+_HUMAN36M = {joint.lower(): joint for joint in human36m.joints} | {
+    **dict.fromkeys(("hips", "pelvis", "root", "midhip"), "Hip"),
+    **{f"{side.lower()}ankle": f"{side}Foot" for side in "LR"},
+    **dict.fromkeys(("torso", "belly"), "Spine"),
+    **dict.fromkeys(("chest", "upperchest"), "Thorax"),
+    **dict.fromkeys(("neckbase", "nose", "necknose", "jaw"), "Neck"),
+    **dict.fromkeys(("headtop", "site"), "Head"),
+}
+
+
+def known(names: Iterable) -> tuple[str, ...]:
+    """Names of points as LAYOUTS and `MADE_OF` have them; those that mean nothing here stay as they are.
+
+    "left_shoulder", "ShoulderLeft", "L Shoulder" and "LShoulder" are one. Raises DataError for a point named twice.
+    """
+    names = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names)
+    spelt = [_spelt(name) for name in names]
+    joints = [_HUMAN36M.get(name, "") for name in spelt]
+    if sorted(joints) == sorted(human36m.joints):
+        return tuple(joints)
+    points = [_KNOWN.get(name, "") for name in spelt]
+    for place, point in enumerate(points):
+        if point and point in points[:place]:
+            raise DataError(f"expected every point once, found {names[points.index(point)]!r} and {names[place]!r}")
+    for place, name in enumerate(spelt):
+        alias = _ALIASES.get(name, "")
+        # A file may have both a neck and an upper neck.
+        points[place] = points[place] or (alias if alias not in points else "") or names[place]
+    return tuple(points)
+
+
+def _spelt(name: str) -> str:
+    """A name without case and separators, its side as one letter in front: "lshoulder"."""
+    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+    for place in (0, -1):
+        if len(words) > 1 and words[place] in ("left", "right", "l", "r"):
+            return words.pop(place)[0] + "".join(words)
+    plain = "".join(words)
+    for side in ("left", "right"):
+        if plain.startswith(side):
+            return side[0] + plain.removeprefix(side)
+        if plain.endswith(side):
+            return side[0] + plain.removesuffix(side)
+    return plain
+
+
 def to_human36m(
     points: Float[np.ndarray, "frames points axes"], names: tuple[str, ...]
 ) -> Float[np.ndarray, "frames 17 axes"]:
     """A detector's points, NaN where unseen, as the joints of human36m by `MADE_OF`, NaN where no row of it is seen."""
-    if names == human36m.joints:
-        return points
+    if set(names) == set(human36m.joints):
+        return points[:, [names.index(joint) for joint in human36m.joints]]
     joints = np.full((len(points), 17, points.shape[2]), np.nan)
     hip, spine, thorax = (human36m.joints.index(name) for name in ("Hip", "Spine", "Thorax"))
     for name, rows in MADE_OF.items():
@@ -90,7 +147,8 @@ class Detections:
 
     names: of the points, as in LAYOUTS. people: for each frame (people, points, 3), x and y in pixels and the
     detector's score, 0 where unseen. resolution: width, height in pixels. fps: None where unknown. ids: of those
-    people, where the detector followed them through the clip.
+    people, where the detector followed them through the clip; None for whom it did not. notes: sentences on what was
+    guessed in reading.
     """
 
     name: str
@@ -98,55 +156,101 @@ class Detections:
     people: list[Float[np.ndarray, "_ points 3"]]
     resolution: tuple[int, int]
     fps: float | None = None
-    ids: list[list[str]] | None = None
+    ids: list[list[str | None]] | None = None
+    notes: tuple[str, ...] = ()
+
+
+# A person out of sight is looked for where they were last seen for as many frames as they had been in view, within
+# these bounds: a false detection is soon forgotten, which also keeps the work linear in the length of the clip.
+REMEMBERED = (15, 60)
+NEAR = 0.5  # of a body's size, within which the next detection is the same person
 
 
 def follow(detections: Detections, person: int = 0) -> tuple[Float[np.ndarray, "frames points 2"], int]:
     """One person through the clip, NaN where unseen, and how many there are to choose from.
 
-    person: 0 for the most prominent, the largest and longest seen together; 1 for the next. People are told apart by
-    the detector's ids where it gave every one its own, else by where they were last seen. DataError if there are fewer.
+    person: 0 for the most prominent, by the median size times the number of frames in view; 1 for the next. People are
+    told apart by the detector's ids where it gave each one of a frame its own, else by where they were last seen.
+    DataError if there are fewer.
     """
-    ids = detections.ids or [[] for _ in detections.people]
-    told = all(len(set(names)) == len(people) for names, people in zip(ids, detections.people, strict=True))
-    tracks: dict[object, dict[int, np.ndarray]] = {}  # (points, 2) of each person by frame
-    for frame, people in enumerate(detections.people):
-        visible = [number for number, one in enumerate(people) if (one[:, 2] >= SEEN).any()]
-        people = [np.where(people[number][:, 2:] >= SEEN, people[number][:, :2], np.nan) for number in visible]
-        names = [ids[frame][number] for number in visible] if told else _matched(tracks, people)
-        for name, one in zip(names, people, strict=True):
-            tracks.setdefault(name, {})[frame] = one
+    frames = np.repeat(np.arange(len(detections.people)), [len(people) for people in detections.people])
+    points = np.concatenate([np.zeros((0, len(detections.names), 3)), *detections.people])
+    ids = [name for names in detections.ids for name in names] if detections.ids else [None] * len(points)
+    points = np.where(points[..., 2:] >= SEEN, points[..., :2], np.nan)  # (all, points, 2)
+    visible = np.flatnonzero(np.isfinite(points).all(axis=-1).any(axis=-1))
+    frames, points, ids = frames[visible], points[visible], [ids[number] for number in visible]
+    sizes = _sizes(points).clip(max=np.linalg.norm(detections.resolution))
+    tracks = _tracks(frames, points, sizes, ids)
     # Equal ones stay in the order of their first appearance.
-    ranked = sorted(tracks.values(), key=lambda track: -sum(map(_size, track.values())))
+    ranked = sorted(tracks, key=lambda track: -len(track) * float(np.median(sizes[track])))
     if not 0 <= person < len(ranked):
         raise DataError(f"{detections.name}: expected a person {person}, found {len(ranked)} people, counted from 0")
-    points = np.full((len(detections.people), len(detections.names), 2), np.nan)
-    for frame, one in ranked[person].items():
-        points[frame] = one
-    return points, len(ranked)
+    track = ranked[person]
+    followed = np.full((len(detections.people), len(detections.names), 2), np.nan)
+    followed[frames[track]] = points[track]
+    return followed, len(ranked)
 
 
-def _matched(tracks: dict, people: list[Float[np.ndarray, "points 2"]]) -> list[int]:
-    """The track that each person continues, the nearest within half a body's size, or else a new one."""
-    last = {name: track[max(track)] for name, track in tracks.items()}
-    far = 0.5
-    cost = np.full((len(last), len(people)), far)
-    for row, one in enumerate(last.values()):
-        for column, other in enumerate(people):
-            apart = np.linalg.norm(one - other, axis=-1)
-            if np.isfinite(apart).any():
-                cost[row, column] = min(far, np.nanmean(apart) / max(_size(one), 1e-9))
-    names = [max(tracks, default=-1) + 1 + column for column in range(len(people))]
+def _tracks(
+    frames: Int[np.ndarray, "all"],
+    points: Float[np.ndarray, "all points 2"],
+    sizes: Float[np.ndarray, "all"],
+    ids: Sequence[str | None],
+) -> list[list[int]]:
+    """Whose detections are whose: the rows of each person, in the order of their first appearance."""
+    tracks: list[list[int]] = []
+    named: dict[str, list[int]] = {}
+    lost: list[list[int]] = []  # those without ids that may still come back
+    when = frames.tolist()
+    starts, ends = np.flatnonzero(np.diff(frames, prepend=-1)), np.flatnonzero(np.diff(frames, append=-1)) + 1
+    spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
+    crowds = [[name for name in ids[start:stop] if name is not None] for start, stop in spans if stop - start > 1]
+    if sum(len(set(names)) < len(names) for names in crowds) > 0.5 * len(crowds):
+        ids = [None] * len(ids)  # one name for everybody, as of a program that did not follow people
+    for start, stop in spans:
+        names = ids[start:stop]
+        nameless = []
+        for row, name in enumerate(names, start):
+            if name is None or names.count(name) > 1:
+                nameless.append(row)
+            elif name in named:
+                named[name].append(row)
+            else:
+                tracks.append(named.setdefault(name, [row]))
+        if not nameless:
+            continue
+        least, most = REMEMBERED
+        lost = [track for track in lost if when[start] - when[track[-1]] <= min(max(least, len(track)), most)]
+        for row, track in zip(nameless, _continued(lost, points, sizes, nameless), strict=True):
+            if track is None:
+                tracks.append([row])
+                lost.append(tracks[-1])
+            else:
+                track.append(row)
+    return sorted(tracks, key=lambda track: track[0])
+
+
+def _continued(
+    tracks: list[list[int]], points: Float[np.ndarray, "all points 2"], sizes: Float[np.ndarray, "all"], rows: list[int]
+) -> list[list[int] | None]:
+    """The track that each row continues, the nearest one within NEAR; None where there is none."""
+    last = [track[-1] for track in tracks]
+    apart = np.linalg.norm(points[last][:, None] - points[rows], axis=-1)  # (tracks, rows, points)
+    common = np.isfinite(apart)
+    mean = np.where(common, apart, 0).sum(axis=-1) / np.maximum(common.sum(axis=-1), 1)
+    cost = np.where(common.any(axis=-1), mean / np.maximum(sizes[last], 1e-9)[:, None], np.inf).clip(max=NEAR)
+    continued: list[list[int] | None] = [None] * len(rows)
     for row, column in zip(*linear_sum_assignment(cost), strict=True):
-        if cost[row, column] < far:
-            names[column] = list(last)[row]
-    return names
+        if cost[row, column] < NEAR:
+            continued[column] = tracks[row]
+    return continued
 
 
-def _size(points: Float[np.ndarray, "points 2"]) -> float:
-    """Diagonal of the box around a person's seen points, pixels."""
-    seen = points[np.isfinite(points[:, 0])]
-    return float(np.linalg.norm(np.ptp(seen, axis=0))) if len(seen) else 0.0
+def _sizes(points: Float[np.ndarray, "all points 2"]) -> Float[np.ndarray, "all"]:
+    """Diagonal of the box around each person's seen points, pixels."""
+    seen = np.isfinite(points)
+    highest, lowest = np.where(seen, points, -np.inf).max(axis=1), np.where(seen, points, np.inf).min(axis=1)
+    return np.linalg.norm(highest - lowest, axis=-1)
 
 
 def fill_gaps(

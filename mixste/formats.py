@@ -1,299 +1,304 @@
-"""The files of other people's 2D detectors.
+"""The files of other people's 2D detectors, and what is concluded from all that they hold.
 
 OpenPose folders; COCO-style JSON as MMPose, AlphaPose, Detectron2 and annotation files have it; MediaPipe landmarks;
-arrays in .npz and tables in .csv. Nothing in a file is run.
+arrays in .npz and .npy and tables in .csv (`mixste.readers`). Nothing in a file is run.
 """
 
-import json
-import re
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mixste.data import DataError
-from mixste.detections import BY_COUNT, LAYOUTS, MADE_OF, Detections
+from mixste.data.guard import guarded
+from mixste.detections import BY_COUNT, LAYOUTS, MADE_OF, SEEN, Detections, to_human36m
+from mixste.readers import Raw, arrays, by_frame, structures, tables
 from mixste.skeleton import human36m
 
 MOST_PIXELS = 100_000  # of an image's side
+HUGE = 1e9  # beyond which a coordinate is none
+EVIDENCE = 20_000  # people at most from whom a file is judged
+
+READERS: dict[str, Callable[[Path, int | None], Raw]] = {
+    "json": structures.read_file,
+    "npz": arrays.read_file,
+    "npy": arrays.read_npy,
+    "csv": tables.read_file,
+}
+FORMATS = ("auto", "openpose", "coco", "mediapipe", "npz", "npy", "csv")
+# What a coordinate may be counted in; see `_in_pixels`.
+UNITS = {
+    "pixels": "pixels",
+    "shares": "shares of width and height, 0 to 1",
+    "centred": "-1 to 1 over width and height",
+    "screen": "-1 to 1 over the width",
+}
+USED = {point for rows in MADE_OF.values() for row in rows for point in row} | set(human36m.joints)
+WHOLE_BODY = {133: 17, 136: 26}  # layouts that begin with one of the body alone
 
 
 def read(
-    path, format: str = "auto", layout: str | None = None, resolution: tuple[int, int] | None = None
+    path,
+    format: str = "auto",
+    layout: str | None = None,
+    resolution: tuple[int, int] | None = None,
+    units: str = "auto",
 ) -> Detections:
     """The detections in a file, or in a folder with one JSON file a frame.
 
-    format: "openpose", "coco", "mediapipe", "npz", "csv", or "auto" to tell by the content. layout: one of LAYOUTS; by
-    default the file's own names of its points tell, or their number. resolution: width and height of the image in
-    pixels, for the many files that do not say. Coordinates below 3 throughout are shares of the width and height.
-    Raises DataError, in one sentence, for whatever is missing or wrong.
+    format: one of FORMATS, "auto" to tell by the content. layout: one of LAYOUTS; by default the file's own names of
+    its points tell, or their number; names in the file count before the order of a layout. resolution: width and
+    height of the image in pixels, for the many files that do not say. units: of the coordinates, "pixels", "shares" of
+    width and height from 0 to 1, "centred" from −1 to 1 in both, "screen" as `mixste.camera.normalize_screen` has it;
+    "auto" to tell by the numbers. What was guessed stands in the `notes`. Raises DataError, in one sentence, for
+    whatever is missing or wrong.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: expected keypoints, found no such file or folder")
     if layout is not None and layout not in LAYOUTS:
         raise DataError(f"unknown layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
-    suffix = path.suffix.lower()
-    content = _frames_of(path) if path.is_dir() else _json(path) if suffix == ".json" else path
-    if format == "auto":
-        format = suffix[1:] if content is path else _format(content)
-    elif (format in ("npz", "csv")) != (content is path) and format in READERS:
-        raise DataError(f"{path}: expected a file that {format} is written to, found {suffix or 'a folder'}")
-    if format not in READERS:
+    if units not in ("auto", *UNITS):
+        raise DataError(f"unknown units {units!r}: expected auto or one of {', '.join(UNITS)}")
+    if not path.exists():
+        raise DataError(f"{path}: expected keypoints, found no such file or folder")
+    kind = "json" if path.is_dir() else path.suffix.lower().removeprefix(".")
+    if kind not in READERS or format not in FORMATS:
         raise DataError(
-            f"{path}: expected a folder of .json files, .json, .npz or .csv, in one of the formats "
-            f"{', '.join(READERS)}, found {format!r}"
+            f"{path}: expected a folder of .json files, {', '.join(f'.{name}' for name in READERS)}, in one of the "
+            f"formats {', '.join(FORMATS)}, found {repr(kind) if kind not in READERS else repr(format)}"
         )
-    try:
-        found = READERS[format](content)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, OSError) as error:
+    if format != "auto" and (format in READERS or kind != "json") and format != kind:
         raise DataError(
-            f"{path}: expected keypoints as {format} writes them, found {type(error).__name__}: {error}"
-        ) from None
+            f"{path}: expected a file that {format} is written to, found {path.suffix.lower() or 'a folder'}"
+        )
+    with guarded(path, f"keypoints as {kind if format == 'auto' else format} has them"):
+        count = len(LAYOUTS[layout]) if layout else None
+        try:
+            raw = structures.read_folder(path, count) if path.is_dir() else READERS[kind](path, count)
+        except (AttributeError, LookupError, TypeError):  # of keys and types, which say nothing to a user
+            raise DataError("expected people and points, found another structure") from None
+        if format in ("openpose", "coco", "mediapipe"):
+            raw.kind = format
+        return _concluded(path.stem, raw, layout, resolution, units)
 
-    people, names = found["people"], found.get("names")  # (people, points, 3) of each frame
-    counts = sorted({frame.shape[1] for frame in people if len(frame)})
-    if len(counts) != 1:
-        raise DataError(f"{path}: expected people with one number of points, found {counts or 'nobody'}")
-    count = {133: 17, 136: 26}.get(counts[0], counts[0])  # whole-body layouts begin with one of the body alone
-    everyone = np.concatenate([frame for frame in people if len(frame)])
-    if layout is None and names is None:
-        # Arrays of 17 joints come in both layouts; the other formats have only one.
-        if count not in BY_COUNT or (count == 17 and format in ("npz", "csv")):
-            raise DataError(f"{path}: expected to be told the layout of {count} points, one of {', '.join(LAYOUTS)}")
-        names = LAYOUTS["body25b" if count == 25 and _is_body25b(everyone) else BY_COUNT[count]]
-    elif layout is not None:
-        names = LAYOUTS[layout]
-    if len(names) != count:
-        raise DataError(f"{path}: expected {len(names)} points for its layout, found {count}")
-    everyone = np.where(np.isfinite(everyone).all(axis=-1, keepdims=True), everyone, 0.0)[:, :count]
-    resolution = resolution or found.get("resolution")
+
+def _concluded(name: str, raw: Raw, layout: str | None, resolution: tuple[int, int] | None, units: str) -> Detections:
+    """Detections from what a file holds: whose points they are, in pixels, and which are unseen."""
+    counts = [len(frame) for frame in raw.people]
+    if not any(counts):
+        raise DataError("expected people, found nobody in any frame")
+    everyone = np.concatenate([frame for frame in raw.people if len(frame)])  # (all, points, 3)
+    raw.people = []
+    places, scores, notes = everyone[..., :2], everyone[..., 2], list(raw.notes)
+    if np.mean((scores < 0) & (scores != -1)) > 0.05:
+        raise DataError("expected x, y and score of every point, found negative scores, as of 3D points")
+    if not (scores >= SEEN).any():
+        scores[:] = 1.0
+        notes.append("no point has a score: all are taken as seen")
+    everyone[~((everyone > -HUGE) & (everyone < HUGE)).all(axis=-1)] = 0.0  # NaN and infinity too
+
+    names = _names(_some(everyone), raw, layout, notes)
+    everyone, places, scores = everyone[:, : len(names)], places[:, : len(names)], scores[:, : len(names)]
+    size = np.array(_size(raw, resolution, notes))
+    unseen = (places == 0).all(axis=-1) | (places == -1).all(axis=-1)
+    if units == "auto":
+        units = _units(_some(everyone), names, raw, size, notes)
+    _in_pixels(places, units, size)
+    unseen |= ((places > -1e-6) & (places < 1e-6)).all(axis=-1)
+    visible = scores >= SEEN
+    marked = int((unseen & visible)[:, [point in USED for point in names]].sum())
+    if marked:
+        notes.append(f"{marked} points at (0, 0) or (-1, -1) are taken as unseen")
+    visible &= ~unseen
+    far = ((places < -2 * size) | (places > 3 * size)).any(axis=-1) & visible
+    if far.any() and far.sum() < 0.5 * visible.sum():  # else the size is wrong
+        notes.append(f"{far.sum()} points more than two images outside of the image are taken as unseen")
+        visible &= ~far
+    everyone[~visible & (scores >= SEEN)] = 0.0
+    _check_inside(_some(everyone), units, size)
+    width, height = size.tolist()
+    return Detections(name, names, by_frame(everyone, counts), (width, height), raw.fps, raw.ids, tuple(notes))
+
+
+def _some(everyone: Float[np.ndarray, "all points 3"]) -> Float[np.ndarray, "people points 3"]:
+    """People spread over the whole clip, as many as guesses are made from."""
+    return everyone[:: -(-len(everyone) // EVIDENCE)]
+
+
+def _size(raw: Raw, given: tuple[int, int] | None, notes: list[str]) -> tuple[int, int]:
+    """Width and height of the image: as given, or as the file says."""
+    resolution = given or raw.resolution
     if resolution is None:
-        raise DataError(f"{path}: expected to be told the width and height of the image, which the file does not say")
+        raise DataError("expected to be told the width and height of the image, which the file does not say")
     if len(resolution) != 2 or not all(1 <= side <= MOST_PIXELS for side in resolution):
-        raise DataError(f"{path}: expected an image 1 to {MOST_PIXELS:,} pixels wide and high, found {resolution}")
-    if np.abs(everyone[everyone[..., 2] > 0, :2]).max(initial=0) < 3:
-        everyone = everyone * [*resolution, 1]
-    people = np.split(everyone, np.cumsum([len(frame) for frame in people])[:-1])
-    return Detections(path.stem, names, people, tuple(resolution), found.get("fps"), found.get("ids"))
+        raise DataError(f"expected an image 1 to {MOST_PIXELS:,} pixels wide and high, found {resolution}")
+    if raw.resolution and tuple(resolution) != tuple(raw.resolution):
+        width, height = raw.resolution
+        notes.append(f"the file says that the image is {width}x{height}: taken as {resolution[0]}x{resolution[1]}")
+    return tuple(resolution)
 
 
-def _is_body25b(people: Float[np.ndarray, "people 25 3"]) -> bool:
-    """Whether 25 points are OpenPose's experimental BODY_25B, whose points 15 and 16 are ankles.
-
-    In BODY_25 they are eyes, so that their distance from the nose, for the size of the person, tells in any posture.
-    """
-    far = []
-    for one in people[people[:, 0, 2] > 0]:
-        size = np.linalg.norm(np.ptp(one[one[:, 2] > 0, :2], axis=0))
-        far += [np.linalg.norm(point[:2] - one[0, :2]) > 0.3 * size for point in one[[15, 16]] if point[2] > 0]
-    return bool(np.mean(far) > 0.5) if far else False
+# --- which point is which --------------------------------------------------------------------------------------
 
 
-def is_frame(path: Path) -> bool:
-    """Whether a JSON file holds a single frame, so that its folder is one clip."""
-    content = _json(path)
-    first = content[0] if isinstance(content, list) and content else content
-    return isinstance(first, dict) and ("people" in first or "keypoint_scores" in first)
-
-
-# --- JSON ------------------------------------------------------------------------------------------------------
-
-
-def _json(path: Path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path}: expected JSON, found {error}") from None
-
-
-def _frames_of(folder: Path) -> list[dict]:
-    """The contents of a folder's JSON files, with their names."""
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
-        raise DataError(f"{folder}: expected one .json file a frame, found none")
-    contents = [_json(path) for path in paths]
-    return [
-        {"image_id": path.name, **(content if isinstance(content, dict) else {"instances": content})}
-        for path, content in zip(paths, contents, strict=True)
-    ]
-
-
-def _format(content) -> str:
-    first = content[0] if isinstance(content, list) and content else content
-    if isinstance(first, dict):
-        if "people" in first:
-            return "openpose"
-        if {"image_id", "instances", "instance_info", "annotations", "keypoint_scores"} & set(first):
-            return "coco"
-    return "mediapipe"
-
-
-def _in_order(frames: Iterable[tuple[object, list]]) -> list[list]:
-    """People by frame, from (name of the frame, its people); numbers left out are frames with nobody in them."""
-    found: dict[object, list] = {}
-    for name, people in frames:
-        found.setdefault(name, []).extend(people)
-    by_number = {_number(name): people for name, people in found.items()}
-    if len(by_number) < len(found) or None in by_number:
-        raise DataError(f"expected frames with a number each, found names such as {next(iter(found))!r}")
-    first, last = min(by_number, default=0), max(by_number, default=0)
-    if last - first >= 20 * len(found) + 100:
-        raise DataError(f"expected the frames of one clip, found {len(found)} numbered from {first} to {last}")
-    return [by_number.get(number, []) for number in range(first, last + 1)]
-
-
-def _number(name) -> int | None:
-    """The last number in the name of a frame: 12 for 12, "12.jpg", "clip_000012_keypoints.json"."""
-    numbers = re.findall(r"\d+", re.sub(r"\.[a-z]\w*$", "", str(name)))
-    return int(numbers[-1]) if numbers else None
-
-
-def _openpose(content) -> dict:
-    frames = content if isinstance(content, list) else [content]
-    frames = _in_order((frame.get("image_id", number), frame["people"]) for number, frame in enumerate(frames))
-    return {
-        "people": [_stack(_triples(person["pose_keypoints_2d"]) for person in frame) for frame in frames],
-        "ids": _ids(frames, "person_id"),
-    }
-
-
-def _coco(content) -> dict:
-    found = {}
-    if isinstance(content, dict) and "annotations" in content:
-        sizes = {(image["width"], image["height"]) for image in content["images"]}
-        if len(sizes) != 1:
-            raise DataError(f"expected images of one size, found {sorted(sizes)}")
-        found = {"resolution": sizes.pop(), "names": _known(content["categories"][0]["keypoints"])}
-        images = {image["id"]: (image.get("file_name", image["id"]), []) for image in content["images"]}
-        for person in content["annotations"]:
-            images[person["image_id"]][1].append(person)
-        frames = _in_order(images.values())
-    else:
-        if isinstance(content, dict):
-            named = content.get("meta_info", {}).get("keypoint_id2name")
-            found["names"] = _known(named[key] for key in sorted(named, key=int)) if named else None
-            content = content["instance_info"]
-        if content and "keypoint_scores" in content[0]:  # the people of a single image
-            content = [{"frame_id": 0, "instances": content}]
-        frames = _in_order((one.get("image_id", one.get("frame_id")), one.get("instances", [one])) for one in content)
-    people = [_stack(_triples(one["keypoints"], one.get("keypoint_scores")) for one in frame) for frame in frames]
-    return {**found, "people": people, "ids": _ids(frames, "track_id") or _ids(frames, "idx")}
-
-
-def _mediapipe(content) -> dict:
-    """Landmarks frame by frame, as lists or under the names that MediaPipe's interfaces have for them."""
-
-    def people(value) -> list:
-        """Every list of landmarks inside: nobody's, one person's, or several people's."""
-        if isinstance(value, dict):
-            keys = ("pose_landmarks", "poseLandmarks", "landmarks", "landmark", "keypoints")
-            return next((people(value[key]) for key in keys if key in value), [])
-        if not value:
-            return []
-        if isinstance(value, str):
-            raise ValueError(f"the text {value[:20]!r}")
-        if isinstance(value[0], dict) and "x" in value[0]:
-            return [[(point["x"], point["y"], point.get("visibility", point.get("score", 1.0))) for point in value]]
-        if isinstance(value[0], list) and isinstance(
-            value[0][0], int | float
-        ):  # x, y, then z and visibility or neither
-            return [[(*point[:2], point[3] if len(point) > 3 else 1.0) for point in value]]
-        return [person for inner in value for person in people(inner)]
-
-    frames = content["frames"] if isinstance(content, dict) else content
-    return {"people": [_stack(np.array(one, dtype=float) for one in people(frame)) for frame in frames]}
-
-
-def _ids(frames: list[list[dict]], key: str) -> list[list[str]] | None:
-    """The detector's names of its people, if it followed them; -1 is OpenPose's word for not."""
-    ids = [[str(person.get(key, -1)) for person in frame] for frame in frames]
-    return None if any(name in ("-1", "[-1]") for names in ids for name in names) else ids
-
-
-# --- arrays and tables -----------------------------------------------------------------------------------------
-
-
-def _npz(path: Path) -> dict:
-    """`keypoints` (frames, points, 2 or 3), and `scores`, `resolution`, `fps`, `joints` (the points' names) if any."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError):
-        raise DataError("expected an .npz file of plain arrays, found another") from None
-    if "keypoints" not in arrays:
-        raise DataError(f"expected an array keypoints, found {', '.join(arrays) or 'none'}")
-    points = arrays["keypoints"].astype(float)
-    if points.ndim != 3 or points.shape[2] not in (2, 3):
-        raise DataError(f"expected keypoints (frames, points, 2 or 3), found {points.shape}")
-    if points.shape[2] == 2:
-        scores = arrays.get("scores", np.ones(points.shape[:2]))
-        points = np.concatenate([points, scores[..., None]], axis=-1)
-    return {
-        "people": list(points[:, None]),
-        "ids": [["0"]] * len(points),
-        "names": _known(arrays["joints"]) if "joints" in arrays else None,
-        "resolution": tuple(map(int, arrays["resolution"])) if "resolution" in arrays else None,
-        "fps": float(arrays["fps"]) if "fps" in arrays else None,
-    }
-
-
-def _csv(path: Path) -> dict:
-    """One row a frame; columns such as Nose_x, Nose_y and Nose_score, or x1, y1 and v1; `frame` numbers the rows."""
-    table = pd.read_csv(path)
-    values = "x|y|score|confidence|conf|c|likelihood|visibility|v"
-    columns: dict[str, dict[int, str]] = {}
-    for column in table.columns:
-        match = re.fullmatch(rf"(?P<name>.+?)[_. ]?(?P<value>{values})", column, re.IGNORECASE)
-        match = match or re.fullmatch(rf"(?P<value>{values})_?(?P<name>\d+)", column, re.IGNORECASE)
-        if match:
-            columns.setdefault(match["name"], {})["xy".find(match["value"].lower())] = column  # -1: the score
-    columns = {name: found for name, found in columns.items() if {0, 1} <= set(found)}
-    if not columns:
-        raise DataError("expected columns such as Nose_x, Nose_y and Nose_score, found none")
-    points = np.ones((len(table), len(columns), 3))
-    for point, found in enumerate(columns.values()):
-        for value, column in found.items():
-            points[:, point, value] = table[column]
-    numbers = table["frame"] if "frame" in table else range(len(table))
-    frames = _in_order((int(number), [one]) for number, one in zip(numbers, points, strict=True))
-    numbered = all(name.isdigit() for name in columns)
-    return {
-        "people": [_stack(frame) for frame in frames],
-        "ids": [["0"] * len(frame) for frame in frames],
-        "names": None if numbered else _known(columns),
-    }
-
-
-READERS = {"openpose": _openpose, "coco": _coco, "mediapipe": _mediapipe, "npz": _npz, "csv": _csv}
-
-
-def _known(names: Iterable) -> tuple[str, ...]:
-    """Names of points as `MADE_OF` has them: "left_shoulder", "L Shoulder" and "LShoulder" are one."""
-    names = tuple(map(str, names))
-    if names == human36m.joints:
+def _names(
+    people: Float[np.ndarray, "people points 3"], raw: Raw, layout: str | None, notes: list[str]
+) -> tuple[str, ...]:
+    """Of the points, or of the first of them where they are of a whole body: by the file, the layout, or the number."""
+    count, names = people.shape[1], raw.names
+    if names and len(names) != count:
+        raise DataError(f"expected {len(names)} points, as many as the file has names for, found {count}")
+    missing = _missing(names) if names else []
+    if names and not missing:
+        if layout and names != LAYOUTS[layout]:
+            notes.append(f"the names of the points in the file are taken, not the order of layout {layout}")
         return names
-    spelt = {point.lower(): point for rows in MADE_OF.values() for row in rows for point in row}
-    spelt |= {"hip": "MidHip", "pelvis": "MidHip", "root": "MidHip", "upperneck": "Neck", "head": "HeadTop"}
-
-    def known(name: str) -> str:
-        plain = re.sub("[^a-z]", "", name.lower())
-        return spelt.get(re.sub("^(left|right)", lambda side: side[0][0], plain), name)
-
-    return tuple(map(known, names))
-
-
-def _triples(points, scores=None) -> Float[np.ndarray, "points 3"]:
-    """x, y and score of every point, given in one row, or as pairs beside their scores."""
-    points = np.array(points, dtype=float).reshape(-1, 3 if scores is None else 2)
-    return points if scores is None else np.concatenate([points, np.array(scores, dtype=float)[:, None]], axis=1)
+    if names and layout is None:
+        raise DataError(
+            f"expected points that make every joint, found none for {', '.join(missing)} among {', '.join(names[:40])}"
+        )
+    if layout is None:
+        return _guessed(people, raw, notes)
+    if len(LAYOUTS[layout]) not in (count, WHOLE_BODY.get(count)):
+        raise DataError(f"expected {len(LAYOUTS[layout])} points of layout {layout}, found {count}")
+    for place, (name, point) in enumerate(zip(names or (), LAYOUTS[layout], strict=False)):
+        if name in USED and name != point:
+            raise DataError(f"expected point {place} to be {point}, as in layout {layout}, found {name}")
+    return LAYOUTS[layout]
 
 
-def _stack(people: Iterable) -> Float[np.ndarray, "people points 3"]:
-    people = list(people)
-    return np.stack(people) if people else np.zeros((0, 0, 3))
+def _missing(names: tuple[str, ...]) -> list[str]:
+    """The joints of human36m that cannot be made of points with these names."""
+    joints = to_human36m(np.zeros((1, len(names), 1)), names)[0, :, 0]
+    return [name for name, joint in zip(human36m.joints, joints, strict=True) if np.isnan(joint)]
+
+
+def _guessed(people: Float[np.ndarray, "people points 3"], raw: Raw, notes: list[str]) -> tuple[str, ...]:
+    """Names of points by their number, and by where they lie where two layouts have that number."""
+    count = WHOLE_BODY.get(people.shape[1], people.shape[1])
+    layout = BY_COUNT.get(count)
+    points = _in_sizes(people)
+    unnamed = raw.kind in ("array", "table")
+    if count == 17:
+        # COCO's first five points are a face, Human3.6M's a hip and a leg; its spine lies between hip and thorax.
+        first = _median(_extent(points[:, :5]))
+        hip = _median(points[:, 0] - (points[:, 1] + points[:, 4]) / 2)
+        spine = _median(points[:, 7] - (points[:, 0] + points[:, 8]) / 2)
+        if first > 0.3 and hip < 0.06 and spine < 0.12:
+            layout = "human36m"
+        elif unnamed and not first < 0.35:
+            layout = None
+        if layout and (unnamed or layout == "human36m"):
+            notes.append(f"17 points are taken as {layout} by where they lie: --layout says otherwise")
+    # In BODY_25 points 15 and 16 are eyes, in the experimental BODY_25B ankles.
+    elif count == 25 and _median(points[:, [15, 16]] - points[:, :1]) > 0.3:
+        layout = "body25b"
+        notes.append("25 points are taken as body25b by where points 15 and 16 lie: --layout says otherwise")
+    # In BODY_18 point 8 is a hip and 9 and 12 are knees; in BODY_25 they are the middle of the hips and the hips.
+    elif count == 18 and _median(points[:, 8] - (points[:, 9] + points[:, 12]) / 2) < 0.03:
+        notes.append("18 points are taken as the first of body25 by where point 8 lies: --layout says otherwise")
+        return LAYOUTS["body25"][:18]
+    if layout is None:
+        raise DataError(f"expected to be told the layout of {count} points, one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[layout]
+
+
+def _in_sizes(people: Float[np.ndarray, "people points 3"]) -> Float[np.ndarray, "people points 2"]:
+    """Places in units of each person's own size, NaN where unseen."""
+    points = np.where(people[..., 2:] >= SEEN, people[..., :2], np.nan)
+    points[(people[..., :2] == 0).all(axis=-1)] = np.nan
+    sizes = np.linalg.norm(_extent(points), axis=-1)
+    return points / np.where(sizes > 0, sizes, np.nan)[:, None, None]
+
+
+def _extent(points: Float[np.ndarray, "people points 2"]) -> Float[np.ndarray, "people 2"]:
+    """Width and height of the box around each person's points; NaN of nobody."""
+    visible = np.isfinite(points)
+    extent = np.where(visible, points, -np.inf).max(axis=1) - np.where(visible, points, np.inf).min(axis=1)
+    return np.where(np.isfinite(extent), extent, np.nan)
+
+
+def _median(vectors: Float[np.ndarray, "*many 2"]) -> float:
+    """The median length of those that are there; NaN, which is neither more nor less than anything, of none."""
+    lengths = np.linalg.norm(vectors, axis=-1)
+    lengths = lengths[np.isfinite(lengths)]
+    return float(np.median(lengths)) if len(lengths) else np.nan
+
+
+# --- what the coordinates are ----------------------------------------------------------------------------------
+
+
+def _units(
+    people: Float[np.ndarray, "people points 3"],
+    names: tuple[str, ...],
+    raw: Raw,
+    size: Int[np.ndarray, "2"],
+    notes: list[str],
+) -> str:
+    """The unit of the coordinates, by all points but the farthest twentieth; DataError for what is none."""
+    of_mediapipe = raw.kind == "mediapipe" or names == LAYOUTS["mediapipe33"]
+    if _around_hip(people, names, 0.05 if of_mediapipe else 0.01):
+        raise DataError(
+            "expected coordinates in the image, found people around the origin, as in poses relative to the hip or "
+            "MediaPipe's world landmarks: give the keypoints in the image"
+        )
+    points = people[(people[..., 2] >= SEEN) & (people[..., :2] != 0).any(axis=-1)]
+    points, scores = points[(points[:, :2] != -1).any(axis=-1), :2], points[:, 2]
+    if not len(points) or np.quantile(np.abs(points), 0.95) >= 3:
+        return "pixels"
+    wide, high = np.quantile(np.abs(points), 0.95, axis=0)
+    least = np.quantile(points, 0.05, axis=0).min()
+    unit = None
+    # MediaPipe goes on where the image ends, OpenPose never does.
+    if np.mean(points < 0) < 0.002 if raw.kind == "openpose" else least >= (-0.3 if of_mediapipe else -0.1):
+        unit = "shares"
+    elif wide <= 1.1 and high <= 1.1 * size[1] / size[0] and raw.kind != "openpose":
+        unit = "screen"
+    elif wide <= 1.1 and high <= 1.1:
+        unit = "centred"
+    if unit is None or np.median(scores) > 2:
+        raise DataError(
+            f"expected pixels, or shares of an image, found coordinates from {points.min():.3g} to {points.max():.3g}, "
+            "as of metres: --units tells what they are"
+        )
+    if not (of_mediapipe and unit == "shares"):
+        notes.append(
+            f"coordinates from {least:.2g} to {max(wide, high):.2g} are taken as {UNITS[unit]}: --units says otherwise"
+        )
+    return unit
+
+
+def _around_hip(people: Float[np.ndarray, "people points 3"], names: tuple[str, ...], near: float) -> bool:
+    """Whether the hip of nine people in ten is the origin, to within `near` of their size: poses without a place."""
+    middle = [name for name in ("Hip", "MidHip") if name in names] or ["LHip", "RHip"]
+    points = np.where(people[..., 2:] >= SEEN, people[..., :2], np.nan)
+    hips = np.linalg.norm(points[:, [names.index(name) for name in middle]].mean(axis=1), axis=-1)
+    # Points on all sides of it, unlike those of a hip at (0, 0) for unseen.
+    amid = ((points > 0).any(axis=1) & (points < 0).any(axis=1)).all(axis=-1)
+    visible = np.isfinite(hips)
+    relative = amid & (hips <= near * np.linalg.norm(_extent(points), axis=-1))
+    return bool(visible.any() and relative[visible].mean() >= 0.9)
+
+
+def _in_pixels(places: Float[np.ndarray, "people points 2"], units: str, size: Int[np.ndarray, "2"]) -> None:
+    """Turn the coordinates into pixels, in place."""
+    if units == "shares":
+        places *= size
+    elif units == "centred":
+        places += 1
+        places *= size / 2
+    elif units == "screen":
+        places += size / size[0]
+        places *= size[0] / 2
+
+
+def _check_inside(people: Float[np.ndarray, "people points 3"], units: str, size: Int[np.ndarray, "2"]) -> None:
+    """DataError if much of what is seen lies outside of the image: MediaPipe alone goes on where the image ends."""
+    places = people[people[..., 2] >= SEEN][:, :2]
+    outside = (np.abs(places / size - 0.5) > 0.52).any(axis=-1)
+    if len(places) and outside.mean() > (0.7 if units == "shares" else 0.4):
+        (left, top), (right, bottom) = places.min(axis=0), places.max(axis=0)
+        raise DataError(
+            f"expected people in an image {size[0]} pixels wide and {size[1]} high, found them from ({left:.0f}, "
+            f"{top:.0f}) to ({right:.0f}, {bottom:.0f}), coordinates being read as {UNITS[units]}: is the size right?"
+        )

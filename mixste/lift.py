@@ -1,4 +1,4 @@
-"""From a film, or the files of a detector, to 3D poses to take along: one clip, or a folder of them."""
+"""From a video, or the files of a detector, to 3D poses to take along: one clip, or a folder of them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,9 +12,10 @@ from mixste import fast
 from mixste.camera import normalize_screen
 from mixste.data import DataError
 from mixste.detections import Detections, fill_gaps, follow, to_human36m
-from mixste.formats import is_frame, read
+from mixste.formats import READERS, read
 from mixste.outputs import WRITERS, Lifted
 from mixste.predict import predict
+from mixste.readers.structures import is_clip
 from mixste.skeleton import human36m
 from mixste.video import SUFFIXES, detect, pyav
 from mixste.viewer import view
@@ -43,7 +44,7 @@ def lift_clip(
     """
     if model.joints != 17:
         raise DataError(f"expected a model that lifts human36m's 17 joints, found one of {model.joints}")
-    notes = []
+    notes = list(detections.notes)
     fps = detections.fps if fps is None else fps
     if fps is None:
         notes.append(f"frames a second are not in the file: taken as {FPS:g}")
@@ -69,6 +70,12 @@ def lift_clip(
         notes.append(
             f"in {len(guessed)} of {len(joints)} frames, the first {guessed[0]}, the last {guessed[-1]}, a joint was "
             f"out of sight for more than {SHORT_GAP:g} s: do not trust them"
+        )
+    away = np.setdiff1d(np.flatnonzero(np.isnan(points).all(axis=(1, 2))), guessed)
+    if len(away):
+        notes.append(
+            f"nothing of the person is seen in {len(away)} of {len(points)} frames, the first {away[0]}, the last "
+            f"{away[-1]}: filled in"
         )
     joints = fill_gaps(joints)
     screen, note = _framed(joints, detections.resolution)
@@ -99,23 +106,18 @@ def _framed(
 
 
 def clips_in(source) -> list[Path]:
-    """The clips of a file or folder: itself, or what a folder holds of films, .json, .npz, .csv and frames' folders."""
+    """The clips of a file or folder: itself, or a folder's videos, .json, .npz, .npy, .csv and folders of frames."""
     source = Path(source)
-    if not source.is_dir() or _is_clip(source):
+    if not source.is_dir() or is_clip(source):
         return [source]
-    known = (".json", ".npz", ".csv", *SUFFIXES)
-    clips = [path for path in sorted(source.iterdir()) if path.suffix.lower() in known or _is_clip(path)]
+    known = (*(f".{kind}" for kind in READERS), *SUFFIXES)
+    paths = [path for path in sorted(source.iterdir()) if not path.name.startswith(".")]
+    clips = [path for path in paths if path.suffix.lower() in known or (path.is_dir() and is_clip(path))]
     if not clips:
-        raise DataError(f"{source}: expected films, or keypoints in .json, .npz, .csv or folders of frames, found none")
+        raise DataError(
+            f"{source}: expected videos, keypoints in .json, .npz, .npy or .csv, or folders of frames, found none"
+        )
     return clips
-
-
-def _is_clip(folder: Path) -> bool:
-    files = [path for path in folder.glob("*.json") if path.is_file()] if folder.is_dir() else []
-    try:
-        return bool(files) and is_frame(min(files))
-    except DataError:  # a clip that cannot be read, among others perhaps
-        return False
 
 
 def lift(
@@ -126,6 +128,7 @@ def lift(
     format: str = "auto",
     layout: str | None = None,
     resolution: tuple[int, int] | None = None,
+    units: str = "auto",
     fps: float | None = None,
     person: int = 0,
     flip: bool = True,
@@ -133,11 +136,11 @@ def lift(
 ) -> Iterator[Lifted | DataError]:
     """Lift every clip of a file or folder and write each, as soon as it is lifted, as out/NAME.npz and so on.
 
-    format, layout, resolution: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of npz, csv, json,
-    bvh, gif, mp4 and html. A clip that cannot be read gives its DataError in place of what was lifted, and the others
-    go on. MixSTE lifts by `fast.Lifter`: what `lift_clip` gives, up to rounding. Raises DataError at once where nothing
-    can be lifted, an output is unknown, or would replace what is lifted; ImportError for films without the extra
-    `video`.
+    format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of npz,
+    csv, json, bvh, gif, mp4 and html. A clip that cannot be read gives its DataError in place of what was lifted, and
+    the others go on. MixSTE lifts by `fast.Lifter`: what `lift_clip` gives, up to rounding. Raises DataError at once
+    where nothing can be lifted, an output is unknown, or would replace what is lifted; ImportError for .mp4 without
+    the extra `video`.
     """
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
     if unknown:
@@ -162,11 +165,14 @@ def lift(
     def run() -> Iterator[Lifted | DataError]:
         for clip, name in zip(tqdm(clips, "lifting", unit="clip", disable=None), names, strict=True):
             try:
-                film = clip.suffix.lower() in SUFFIXES
-                seen = detect(clip) if film else read(clip, format, layout, resolution)
+                video = clip.suffix.lower() in SUFFIXES
+                seen = detect(clip) if video else read(clip, format, layout, resolution, units)
                 lifted = lift_clip(seen, model, fps=fps, person=person, flip=flip)
             except DataError as error:
                 yield error
+                continue
+            except ImportError as error:  # the keypoints beside a video are lifted without the extra
+                yield DataError(f"{clip}: {error}")
                 continue
             for kind in outputs:
                 OUTPUTS[kind](lifted, Path(out) / f"{name}.{kind}")

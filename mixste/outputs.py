@@ -250,8 +250,11 @@ def save_gif(moving: Iterable[Image.Image], fps: float, path) -> None:
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.concatenate(colours).astype(int).ravel().tolist())
     first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in moving)
+    # The file counts hundredths of a second: each frame ends at the one nearest to its time.
+    ends = np.rint(np.arange(len(others) + 2) * 100 / fps).astype(int)
+    durations = (10 * np.diff(ends)).tolist()
     with replacing(path) as temporary:
-        first.save(temporary, "GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
+        first.save(temporary, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
 
 
 def write_gif(lifted: Lifted, path, height: int = 240) -> None:

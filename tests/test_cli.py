@@ -130,6 +130,21 @@ def test_signs_of_ours_have_their_like_in_ascii():
     assert "1–2 mm² … × ô".encode("ascii", "mixste.plain") == b"1-2 mm2 ... x \\xf4"
 
 
+def test_a_batch_says_at_the_end_which_clips_failed(tmp_path):
+    for name in ("a.json", "c.csv"):
+        (tmp_path / name).write_text("{")
+    walk = np.random.default_rng(0).uniform(300, 700, (9, 17, 2))
+    np.savez(tmp_path / "b.npz", keypoints=walk, joints=human36m.joints, resolution=(1000, 1000))
+    torch.manual_seed(0)
+    save_checkpoint(MixSTE(27, 17, 8, 1, 2), tmp_path / "weights.safetensors")
+    done = mixste(
+        "lift", str(tmp_path), "--checkpoint", str(tmp_path / "weights.safetensors"), "--out", str(tmp_path / "out")
+    )
+    assert done.returncode == 1
+    assert "b: 9 frames" in done.stdout
+    assert done.stderr.strip().splitlines()[-1] == "mixste: 2 of 3 clips failed: a.json, c.csv"
+
+
 def test_ctrl_c_ends_in_one_sentence(tmp_path):
     command = [sys.executable, "-m", "mixste", "train", "--table", "table3", "--jobs", "1"]
     variables = os.environ | {"MIXSTE_RUNS": str(tmp_path), "MIXSTE_POSES": "300000"}

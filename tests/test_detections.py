@@ -1,5 +1,7 @@
 """Who is who, and what was missed: small cases worked by hand."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -114,8 +116,51 @@ def test_the_detectors_own_ids_win():
     frames = [[person(100), person(900)], [person(900), person(100)]]
     points, _ = follow(seen(frames, ids=[["a", "b"], ["a", "b"]]))
     np.testing.assert_allclose(points[:, 0, 0], [100, 900])
-    points, _ = follow(seen(frames, ids=[["a", "a"], ["a", "a"]]))  # told apart by nothing: by place
-    np.testing.assert_allclose(points[:, 0, 0], [100, 100])
+    frames.append([person(100)])
+    points, people = follow(seen(frames, ids=[["a", "a"], ["a", "a"], ["a"]]))  # told apart by nothing: by place
+    assert people == 2
+    np.testing.assert_allclose(points[:, 0, 0], [100, 100, 100])
+
+
+def test_ids_that_some_lack_or_share_do_not_mix_people():
+    frames = [[person(100), person(500), person(900)]] * 2 + [[person(900), person(100), person(500)]] * 2
+    ids = [["a", None, "b"], ["a", None, "b"], ["b", "a", None], ["b", "b", "a"]]  # at last two are b, and 500 is a
+    points, people = follow(seen(frames, ids=ids))
+    assert people == 5
+    np.testing.assert_allclose(points[:, 0, 0], [100, 100, 100, 500])
+    points, _ = follow(seen(frames, ids=ids), person=1)
+    np.testing.assert_allclose(points[:, 0, 0], [500, 500, 500, np.nan])
+
+
+def test_who_comes_back_after_long_is_somebody_else():
+    frames = [[person(100)]] * 20 + [[]] * 19 + [[person(100)]] * 5
+    assert follow(seen(frames))[1] == 1  # as long as they were in view
+    assert follow(seen([*frames[:20], *[[]] * 21, *frames[-5:]]))[1] == 2
+
+
+def test_one_large_mistake_does_not_outrank_a_person():
+    frames = [[person(100, size=200)] for _ in range(10)]
+    frames[3].append(person(700, size=400))
+    frames[4] = [person(100, size=50_000)]  # in an image of 1000 pixels
+    points, people = follow(seen(frames))
+    assert people == 3
+    np.testing.assert_allclose(np.delete(points[:, 0, 0], 4), 100)
+
+
+@pytest.mark.slow
+def test_people_are_followed_in_time_linear_in_the_frames():
+    """Three false people flicker at random places in each frame; each is one more to tell apart."""
+    rng = np.random.default_rng(0)
+
+    def seconds(frames):
+        others = rng.uniform(0, 2000, (frames, 3, 1, 2)) + np.array(person(0))[:, :2]
+        walk = [[person(1000 + 0.01 * k), *np.insert(three, 2, 1, axis=2)] for k, three in enumerate(others)]
+        started = time.perf_counter()
+        points, _ = follow(seen(walk))
+        np.testing.assert_allclose(points[:, 0, 0], 1000 + 0.01 * np.arange(frames))
+        return time.perf_counter() - started
+
+    assert seconds(10_000) < max(10, 20 * seconds(1000))
 
 
 def test_people_without_a_point_are_nobody():

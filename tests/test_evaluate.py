@@ -7,7 +7,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from mixste.camera import normalize_screen
-from mixste.data import Clip
+from mixste.data import Clip, DataError
 from mixste.evaluate import average, by_action, evaluate, joint_errors, lift_clips
 from mixste.model import MixSTE
 from mixste.skeleton import human36m, mpi_inf_3dhp
@@ -202,3 +202,11 @@ def test_joint_errors_take_each_valid_frame_once(model):
 def test_unknown_protocol(model):
     with pytest.raises(ValueError, match='protocol must be "authors" or "exact", found \'paper\''):
         evaluate(model, [clip(4)], "paper")
+
+
+def test_poses_in_millimetres_are_refused(model):
+    large = clip(9)
+    with pytest.raises(
+        DataError, match=r"clip S9/Walking/C1: poses must be in metres, found a person of \d{4}, as in mill"
+    ):
+        evaluate(model, [replace(large, poses=large.poses * 1000)])

@@ -72,6 +72,17 @@ def test_gaps_are_filled_marked_and_long_ones_told(model):
     assert note.startswith("in 26 of 100 frames, the first 40, the last 65,")
 
 
+def test_frames_without_the_person_are_told(model):
+    points = moving()
+    points[[0, 1, 9]] = np.nan
+    lifted = lift_clip(detections(points, notes=("read so",)), model)
+    assert lifted.filled.all(axis=1).nonzero()[0].tolist() == [0, 1, 9]
+    assert lifted.notes == (
+        "read so",
+        "nothing of the person is seen in 3 of 20 frames, the first 0, the last 9: filled in",
+    )
+
+
 def test_joints_never_seen_are_named(model):
     points = moving()
     points[:, [3, 6]] = np.nan
@@ -253,8 +264,25 @@ def test_without_the_extra_no_film_is_promised(model, tmp_path, monkeypatch):
         lift(write_clips(tmp_path / "in"), tmp_path / "out", model, outputs=["npz", "mp4"])
 
 
+def test_keypoints_beside_a_video_are_lifted_without_the_extra(model, tmp_path, monkeypatch):
+    def detect(path):
+        raise ImportError("no PyAV")
+
+    monkeypatch.setattr("mixste.lift.detect", detect)
+    source = write_clips(tmp_path / "in")
+    (source / "a_coco.mp4").write_bytes(b"")
+    (source / "._a_coco.json").write_bytes(b"")
+    results = list(lift(source, tmp_path / "out", model, resolution=(1000, 1000), outputs=["npz"]))
+    assert str(results[1]) == f"{source / 'a_coco.mp4'}: no PyAV"
+    assert [result.name for result in results if not isinstance(result, DataError)] == [
+        "a_coco",
+        "c_array",
+        "d_openpose",
+    ]
+
+
 def test_nothing_to_lift_is_said_at_once(model, tmp_path):
-    with pytest.raises(DataError, match=r"expected films, or keypoints in .* found none"):
+    with pytest.raises(DataError, match=r"expected videos, keypoints in .* found none"):
         lift(tmp_path, tmp_path / "out", model)
     with pytest.raises(DataError, match="unknown output 'fbx': expected some of npz, csv"):
         lift(tmp_path, tmp_path / "out", model, outputs=["fbx"])

@@ -203,6 +203,16 @@ def test_gif_moves_at_the_clips_pace(tmp_path):
     assert near((255, 255, 255)) < 8
 
 
+@pytest.mark.parametrize(("fps", "frames"), [(30.0, 30), (60.0, 30), (29.97, 30), (50.0, 25)])
+def test_a_second_of_gif_takes_a_second(tmp_path, fps, frames):
+    """Though the file counts hundredths of a second, which a thirtieth is not."""
+    lifted = a_lifted(poses=a_person(1)[0] * np.linspace(0.5, 1, round(fps))[:, None, None])
+    write_gif(Lifted("walk", fps, (640, 480), lifted.keypoints, lifted.poses, lifted.filled), tmp_path / "walk.gif")
+    with Image.open(tmp_path / "walk.gif") as picture:
+        durations = [picture.seek(frame) or picture.info["duration"] for frame in range(picture.n_frames)]
+    assert (len(durations), sum(durations)) == (frames, 1000)
+
+
 def test_mp4_has_every_frame_at_the_clips_pace(tmp_path):
     av = pytest.importorskip("av")
     lifted = a_lifted(frames=10)

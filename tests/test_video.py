@@ -1,8 +1,9 @@
-"""Films: written and read back by PyAV, and a detector in the place of MediaPipe that finds what was drawn."""
+"""Videos: written and read back by PyAV, and a detector in the place of MediaPipe that finds what was drawn."""
 
 import builtins
 import struct
 from contextlib import contextmanager
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -56,6 +57,30 @@ def test_what_is_drawn_is_found_where_it_was_drawn(tmp_path, monkeypatch):
         np.testing.assert_allclose(people[0, :, 2], 0.9)
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_frames_of_a_varying_rate_stand_where_their_times_are(tmp_path, monkeypatch, suffix):
+    """60 frames a second, then 15, as phones do in the dark: what the container says of its rate is wrong."""
+    ticks = [*range(6), *range(6, 30, 4)]  # sixtieths of a second
+    with av.open(str(tmp_path / f"phone.{suffix}"), "w") as container:
+        stream = container.add_stream("libx264", rate=60)
+        stream.width, stream.height, stream.pix_fmt = 400, 96, "yuv420p"
+        for tick in ticks:
+            picture = Image.new("RGB", (400, 96))
+            ImageDraw.Draw(picture).circle((20 + 10 * tick, 40), 8, fill="white")
+            frame = av.VideoFrame.from_image(picture)
+            frame.pts, frame.time_base = tick, Fraction(1, 60)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    monkeypatch.setattr(video, "_mediapipe", Finder)
+    found = video.detect(tmp_path / f"phone.{suffix}")
+    assert found.fps == pytest.approx(60, rel=1e-3)
+    assert [place for place, people in enumerate(found.people) if len(people)] == ticks[1:]
+    for tick in ticks[1:]:
+        np.testing.assert_allclose(found.people[tick][0, 0, 0], 20.5 + 10 * tick, atol=0.7)
+    [note] = found.notes
+    assert "put where their times are at 60 frames a second" in note
+
+
 @pytest.mark.parametrize(
     ("matrix", "corner"),
     [
@@ -87,13 +112,13 @@ def test_a_film_with_nobody_in_it_and_files_that_are_none(tmp_path, monkeypatch)
     with pytest.raises(DataError, match=r"one\.mp4: expected a person in frames of one size, found 0 people in 1"):
         video.detect(film(tmp_path / "one.mp4", frames=1))
     (tmp_path / "text.mp4").write_text("no film")
-    with pytest.raises(DataError, match=r"text\.mp4: expected a film, found a file that cannot be read as one"):
+    with pytest.raises(DataError, match=r"text\.mp4: expected a video, found a file that cannot be read as one"):
         video.detect(tmp_path / "text.mp4")
-    with pytest.raises(DataError, match=r"none\.mp4: expected a film, found no such file"):
+    with pytest.raises(DataError, match=r"none\.mp4: expected a video, found no such file"):
         video.detect(tmp_path / "none.mp4")
     whole = film(tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"half\.mp4: expected a film"):
+    with pytest.raises(DataError, match=r"half\.mp4: expected a video"):
         video.detect(tmp_path / "half.mp4")
     assert [path.name for path in clips_in(tmp_path)] == ["half.mp4", "one.mp4", "text.mp4", "whole.mp4"]
 

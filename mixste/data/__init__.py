@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float
 
 from mixste.skeleton import Skeleton
 
+TALLEST = 20.0  # metres, of the box around a person: far from any body, and from one in millimetres
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message says what was expected, what was found, and where."""
@@ -47,7 +49,7 @@ class Clip:
         return len(self.keypoints)
 
     def check(self, skeleton: Skeleton) -> None:
-        """Raise DataError unless shapes agree with the skeleton and each other and every number is finite."""
+        """Raise DataError unless shapes agree with the skeleton and each other and numbers are finite and in metres."""
         joints = len(skeleton.joints)
         for what, array, last in (("keypoints", self.keypoints, 2), ("poses", self.poses, 3)):
             if array.ndim != 3 or array.shape[1:] != (joints, last):
@@ -63,6 +65,11 @@ class Clip:
             raise DataError(
                 f"clip {self.name}: keypoints and poses must cover the same frames, "
                 f"found {len(self.keypoints)} and {len(self.poses)}"
+            )
+        tall = float(np.median(np.linalg.norm(np.ptp(self.poses, axis=1), axis=-1)))
+        if tall > TALLEST:
+            raise DataError(
+                f"clip {self.name}: poses must be in metres, found a person of {tall:.0f}, as in millimetres"
             )
         if self.valid is not None and self.valid.shape != (len(self),):
             raise DataError(f"clip {self.name}: valid must be ({len(self)},), found {tuple(self.valid.shape)}")
