@@ -92,19 +92,26 @@ def train(
     table: Annotated[list[str] | None, typer.Option(help="Only the runs of this table; may be given again.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
     run: Annotated[Path | None, typer.Option(help="Only the run that this file of a batch describes.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also those whose training failed before.")] = (
+        False
+    ),
 ) -> None:
     """Train the runs of the study that are not in the store yet."""
     from mixste.study import report, runs
     from mixste.study.plan import PLAN, distinct
 
     if run:
-        runs.make_as_planned(run)
+        runs.make_as_planned(run, retry_failed)
         return
     unknown = set(table or ()) - set(PLAN)
     if unknown:
         raise ValueError(f"table must be one of {', '.join(PLAN)}, found {', '.join(sorted(unknown))}")
     wanted = distinct(report.profile_of(profile), tuple(table or PLAN))
-    runs.make_all(wanted, jobs, title=f"training, profile {profile}")
+    if retry_failed:
+        runs.forget_failed(wanted)
+    failed = runs.make_all(wanted, jobs, title=f"training, profile {profile}")
+    if failed:
+        raise runs.RunError(failed)
     print(f"{len(wanted)} runs in {runs.store()}")
 
 
@@ -276,7 +283,7 @@ def reproduce(
 
 @runs_app.command("list")
 def list_runs() -> None:
-    """Every run in the store: finished, unfinished or damaged, with its settings, error, time and size."""
+    """Every run in the store: finished, failed, unfinished or damaged, with its settings, error, time and size."""
     from mixste.study import runs
 
     table = runs.listing()

@@ -22,10 +22,14 @@ def methods(profile: Profile) -> dict[str, tuple[Run, ...]]:
 
 
 def compared(profile: Profile) -> dict[str, list[Finished]]:
-    """The finished runs of `methods`. Those that are not in the store are trained."""
+    """The finished runs of `methods`. Those that are not in the store are trained; those that failed are left out.
+
+    RunError if of a method none is left.
+    """
     wanted = methods(profile)
     runs.make_all([run for seeds in wanted.values() for run in seeds], title="methods compared")
-    return {name: [runs.make(run) for run in seeds] for name, seeds in wanted.items()}
+    sound = {name: [run for run in seeds if not runs.failure(run)] for name, seeds in wanted.items()}
+    return {name: [runs.make(run) for run in sound[name] or wanted[name]] for name in wanted}
 
 
 def joint_errors(finished: list[Finished]) -> Float[np.ndarray, "seeds frames joints"]:

@@ -51,17 +51,17 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
     """Train the runs that these notebooks read, then execute those that are out of date: one process, one machine.
 
     With MIXSTE_SO_FAR=1 nothing is trained, see `mixste.study.report.trained`, and all of them are executed.
-    Executed copies go to notebooks/<profile>/ of the output folder. A notebook that fails, or whose data are not there,
-    does not keep the others from being executed; RuntimeError then names it at the end.
+    Executed copies go to notebooks/<profile>/ of the output folder. A training or a notebook that fails, or whose data are
+    not there, does not keep the others from being made; RuntimeError then names it at the end.
     """
     scale = profile_of(profile)
     lacking = lacking_data(scale, chosen)
     chosen = [path for path in chosen if path not in lacking]
     if lacking and not chosen:
         raise DataError(not_made(lacking))
-    if not so_far():
-        runs.make_all(distinct(scale, tables_of(chosen)), jobs, title=f"training, profile {profile}")
     failed = [not_made(lacking)] if lacking else []
+    if not so_far():
+        failed += [runs.make_all(distinct(scale, tables_of(chosen)), jobs, title=f"training, profile {profile}")]
     for number, path in enumerate(chosen, 1):
         began = time.monotonic()
         label = f"[{number}/{len(chosen)}] {path.name}"
@@ -85,8 +85,8 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
                 failed.append(str(error))
     page(runs.output())
     print(where(profile))
-    if failed:
-        raise RuntimeError("; ".join(failed))
+    if any(failed):
+        raise RuntimeError("; ".join(filter(None, failed)))
 
 
 def choose(tables: list[str] = (), numbers: list[str] = ()) -> list[Path]:

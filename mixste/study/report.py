@@ -473,5 +473,5 @@ def ready(tables: tuple[str, ...], profile: Profile, rows: list[Row] | None = No
         wanted = [run for run in wanted if any(run in row.runs for row in rows)]
     if runs.so_far():
         return f"{len(wanted) - len(runs.lacking(wanted))} of {len(wanted)} runs so far"
-    runs.make_all(wanted, title=", ".join(tables))
-    return f"{len(wanted)} runs ready"
+    failed = runs.make_all(wanted, title=", ".join(tables))
+    return f"{len(wanted)} runs ready" + (f"; {failed}" if failed else "")

@@ -3,7 +3,9 @@
 `runs/<id>/` holds spec.json, history.csv (the learning curve), clips.csv (errors by clip, both protocols), errors.npz
 (every joint in every test frame), weights.safetensors, environment.json and manifest.json with the hash of each. A run
 is made in `runs/<id>.part/`, under a lock, and renamed when whole: what is half-made is never read, and taken up again.
-Several processes, on one machine or on several that share the folder, may work on one store at a time.
+A training that failed is kept too, so that it is not tried again unasked: failed.json, with the reason, stands in the
+place of errors and weights. Several processes, on one machine or on several that share the folder, may work on one
+store at a time.
 """
 
 import ast
@@ -22,7 +24,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -55,6 +58,7 @@ CODE = (
 )
 # What every run holds, and what it may have left behind where it was made: a hundred times the rest in size.
 FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "environment.json"}
+FAILED = {"spec.json", "history.csv", "failed.json", "environment.json"}  # what a failed one holds instead
 WEIGHTS = {"weights.safetensors", "best.safetensors"}
 NAME = re.compile(r"[0-9a-f]{12}(\.part)?")  # of a run's folder in the store
 SYNTHETIC_CODE = ("skeleton", "camera", "data/virtual", "data/synthetic", "data/splits")
@@ -246,6 +250,10 @@ class RunError(RuntimeError):
     """A run that cannot be read; the message says which, and what is wrong with it."""
 
 
+class FailedRun(RunError):
+    """A run whose training failed; the message says which, and why."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """A whole run in the store. Every file is checked against its hash as it is read.
@@ -346,9 +354,28 @@ def is_whole(path: Path) -> bool:
     return True
 
 
+def failure(run: Run) -> str:
+    """Why the training of this run failed, or of the run that it starts from; empty if neither did."""
+    path = store() / run.id
+    if is_whole(path):
+        failed = path / "failed.json"
+        return json.loads(failed.read_text())["reason"] if failed.exists() else ""
+    why = failure(run.start) if run.start else ""
+    return why and f"run {run.start.id}, from which it starts, failed: {why}"
+
+
+def forget_failed(wanted: Iterable[Run]) -> None:
+    """Remove the failed ones of these runs from the store, so that the next call trains them again."""
+    for run in wanted:
+        path = store() / run.id
+        if (path / "failed.json").exists():
+            with locked(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
 def lacking(wanted: Iterable[Run]) -> list[Run]:
-    """Those that are not in the store, or not whole."""
-    return [run for run in wanted if not is_whole(store() / run.id)]
+    """Those that are to be trained: not in the store, or not whole, and not failed."""
+    return [run for run in wanted if not is_whole(store() / run.id) and not failure(run)]
 
 
 def collect(finished: list[Finished]) -> pd.DataFrame:
@@ -394,8 +421,11 @@ def _listed(path: Path) -> dict[str, object]:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RunError):
         if not path.suffix and is_whole(path):
             run = Finished(path)
-            run.file("clips.csv")
-            row |= {"seconds": float(run.environment["training_seconds"]), "state": "finished"}
+            if (path / "failed.json").exists():
+                row["state"] = "failed"
+            else:
+                run.file("clips.csv")
+                row |= {"seconds": float(run.environment["training_seconds"]), "state": "finished"}
     with contextlib.suppress(OSError):
         row["MiB"] = sum(file.lstat().st_size for file in path.iterdir()) / 2**20
     return row
@@ -412,52 +442,113 @@ def _errors(finished: list[Finished]) -> dict[str, float]:
 
 
 def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line: None) -> Finished:
-    """The finished run: found in the store, or trained now, or finished by another process while this one waits."""
+    """The finished run: found in the store, or trained now, or finished by another process while this one waits.
+
+    Raises FailedRun if the training fails, or failed before: it is tried again only after `forget_failed`.
+    """
     path = store() / run.id
-    if is_whole(path):
-        return Finished(path)
-    if so_far():
-        raise RunError(f"{title or run.id} is not trained yet, and MIXSTE_SO_FAR=1 trains nothing")
-    with locked(path, report):
-        if not is_whole(path):
-            if path.exists() or path.is_symlink():
-                report(f"run {run.id} is damaged and will be made again")
-                remove(path)
-            _make(run, path, title or run.id)
-            report(f"run {run.id}: trained")
+    if not is_whole(path) and not failure(run):
+        if so_far():
+            raise RunError(f"{title or run.id} is not trained yet, and MIXSTE_SO_FAR=1 trains nothing")
+        if run.start is not None:
+            with contextlib.suppress(FailedRun):  # which `failure` then tells of this one
+                make(run.start, title and f"start of {title}", report)
+        with locked(path, report):
+            if not is_whole(path) and not failure(run):
+                if path.exists() or path.is_symlink():
+                    report(f"run {run.id} is damaged and will be made again")
+                    remove(path)
+                _make(run, path, title or run.id, report)
+                report(f"run {run.id}: {failure(run) or 'trained'}")
+    if why := failure(run):
+        raise FailedRun(f"run {describe(run)} failed: {why}; `mixste train --retry-failed` tries it again")
     return Finished(path)
 
 
-def make_as_planned(path: Path) -> Finished:
+def describe(run: Run) -> str:
+    """A run in a few words, for messages."""
+    return f"{run.id} ({run.model}, T={run.frames}, {run.data.source}, seed {run.seed})"
+
+
+def make_as_planned(path: Path, retry_failed: bool = False) -> Finished:
     """`make` for the run that <id>.json of a batch describes. RunError where data or code are not those of its plan."""
     run = read_spec(path)
     if run.id != path.stem:
         raise RunError(f"run {path.stem} was planned with other data or code than are here, where it would be {run.id}")
-    return make(run, report=print)
+    if retry_failed:
+        forget_failed([run])
+    return make(run, report=lambda line: print(line, flush=True))
 
 
-def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") -> list[Finished]:
-    """`make` for many runs, `jobs` at a time (default: one for each CPU core, or one on a GPU)."""
-    missing = lacking(wanted)
+def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") -> str:
+    """`make` for many runs, `jobs` at a time (default: one for each CPU core, or one on a GPU).
+
+    A training that fails does not keep the others from being made. Returns one sentence that names those that failed,
+    now or before; empty if none did. Raises RunError, once the others are made, for a run whose process was ended from
+    outside.
+    """
+    missing, killed = lacking(wanted), []
     jobs = min(len(missing), jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1))
     with tqdm(total=len(missing), desc=title, unit="run", disable=None if missing else True) as bar:
-        if jobs > 1:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(jobs, context, initializer=_worker, initargs=(os.getpid(),)) as pool:
+        for run, died in _in_workers(missing, jobs) if jobs > 1 else _in_turn(missing, title):
+            killed += [run] if died else []
+            bar.update()
+    if killed:
+        raise RunError(
+            f"the process that trained run {', '.join(map(describe, killed))} was ended from outside, perhaps for lack "
+            "of memory; the same command goes on from there, and --jobs 1 needs the least memory"
+        )
+    failed = {run: why for run in wanted if (why := failure(run))}
+    named = "; ".join(f"{describe(run)}: {why}" for run, why in failed.items())
+    return named and (
+        f"{len(failed)} of {len(wanted)} runs failed, and tables leave them out: {named} "
+        "(`mixste train --retry-failed` tries them again)"
+    )
+
+
+def _in_turn(wanted: list[Run], title: str) -> Iterator[tuple[Run, bool]]:
+    """`make` for each run in this process; gives each as it ends, as `_in_workers` does."""
+    for run in wanted:
+        with contextlib.suppress(FailedRun):  # the store holds why
+            make(run, title)
+        yield run, False
+
+
+def _in_workers(wanted: list[Run], jobs: int) -> Iterator[tuple[Run, bool]]:
+    """`make` for each run in one of `jobs` processes; gives each as it ends, and whether its process died before it.
+
+    Each process has a pool of its own, so that it is known which run a dead one was at, and no other is lost with it.
+    """
+    context = multiprocessing.get_context("spawn")
+
+    def pool() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, context, initializer=_worker, initargs=(os.getpid(),))
+
+    waiting, idle, working = list(wanted), [pool() for _ in range(jobs)], {}
+    try:
+        while waiting or working:
+            while waiting and idle:
+                run, worker = waiting.pop(0), idle.pop()
+                working[worker.submit(make, run)] = run, worker
+            for done in wait(working, return_when=FIRST_COMPLETED).done:
+                run, worker = working.pop(done)
+                killed = False
                 try:
-                    for done in as_completed([pool.submit(make, run) for run in missing]):
-                        done.result()
-                        bar.update()
-                except BaseException:  # Ctrl-C, a failed run: what is running is taken up again by the next call
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    for process in multiprocessing.active_children():
-                        process.terminate()
-                    raise
-        else:
-            for run in missing:
-                make(run, title)
-                bar.update()
-    return [make(run) for run in wanted]
+                    done.result()
+                except FailedRun:
+                    pass  # the store holds why
+                except BrokenProcessPool:
+                    killed, worker = True, pool()
+                idle.append(worker)
+                yield run, killed
+        for worker in idle:
+            worker.shutdown()
+    except BaseException:  # Ctrl-C, a full disk: what is running is taken up again by the next call
+        for worker in [*idle, *(worker for _, worker in working.values())]:
+            worker.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
 
 
 def _worker(parent: int) -> None:
@@ -477,7 +568,7 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _make(run: Run, path: Path, title: str) -> None:
+def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> None:
     part = path.with_suffix(".part")
     if not part.is_dir():
         remove(part)  # a file, or a link that leads nowhere
@@ -498,24 +589,33 @@ def _make(run: Run, path: Path, title: str) -> None:
     dataset = run.data.load()
     model = run.build().to(device)
     begun = taken_up(part, run, [model])
-    curve = {row["step"]: row["test_mpjpe"] for row in begun["history"]} if run.test_curve else {}
+    history = list(begun["history"])
+    curve = {row["step"]: row["test_mpjpe"] for row in history} if run.test_curve else {}
 
     def at_point(model, row):
-        row["test_mpjpe"] = evaluate.average(evaluate.evaluate(model, dataset.test, skeleton=dataset.skeleton))["MPJPE"]
-        if row["test_mpjpe"] < min(curve.values(), default=np.inf):
-            checkpoints.save_checkpoint(model, _best(part, row["step"]))
-        curve[row["step"]] = row["test_mpjpe"]
+        if run.test_curve:
+            table = evaluate.score(_lift(model, dataset), dataset.test, "authors", dataset.skeleton)
+            row["test_mpjpe"] = evaluate.average(table)["MPJPE"]
+            if row["test_mpjpe"] < min(curve.values(), default=np.inf):
+                checkpoints.save_checkpoint(model, _best(part, row["step"]))
+            curve[row["step"]] = row["test_mpjpe"]
+        history.append(row)
+        report(f"run {run.id}: {min(1, row['poses'] / run.poses):.0%} trained, loss {row['loss']:.4f}")
 
-    history = train(
-        *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, part),
-        points=run.points,
-        at_point=at_point if run.test_curve else None,
-        title=title,
-    )
-    trained = time.monotonic()
-
-    with tqdm(desc=f"{title}: testing", unit="frame", unit_scale=True, disable=None, leave=False) as bar:
-        lifted = evaluate.lift_clips(model, dataset.test, dataset.skeleton, progress=bar.update)
+    try:
+        train(
+            *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, part),
+            points=run.points,
+            at_point=at_point,
+            title=title,
+        )
+        trained = time.monotonic()
+        with tqdm(desc=f"{title}: testing", unit="frame", unit_scale=True, disable=None, leave=False) as bar:
+            lifted = _lift(model, dataset, bar.update)
+    except FloatingPointError as error:
+        _record_failure(part, history, str(error).removeprefix(f"{title}: "), time.monotonic() - began)
+        _rename(part, path)
+        return
     tables = [
         evaluate.score(lifted, dataset.test, protocol, dataset.skeleton).assign(protocol=protocol)
         for protocol in ("authors", "exact")
@@ -540,10 +640,31 @@ def _make(run: Run, path: Path, title: str) -> None:
     _rename(part, path)
 
 
+def _lift(model: torch.nn.Module, dataset: PoseDataset, progress=lambda frames: None) -> evaluate.Lifted:
+    """The test clips, lifted. FloatingPointError if a pose is not finite, of which no error could be told."""
+    lifted = evaluate.lift_clips(model, dataset.test, dataset.skeleton, progress=progress)
+    if not all(np.isfinite(poses).all() for _, poses in lifted):
+        raise FloatingPointError("the poses that it lifts are not finite")
+    return lifted
+
+
+def _record_failure(part: Path, history: list[dict], reason: str, seconds: float) -> None:
+    """What is kept of a training that failed: its settings, its curve up to there, and why."""
+    columns = list(history[0] if history else ("step", "poses", "epoch", "learning_rate", "loss"))
+    pd.DataFrame(history, columns=columns).to_csv(part / "history.csv", index=False)
+    (part / "failed.json").write_text(json.dumps({"reason": reason}, indent=1))
+    about = environment() | {"training_seconds": seconds, "testing_seconds": 0.0}
+    (part / "environment.json").write_text(json.dumps(about, indent=1))
+    for file in part.iterdir():
+        if file.name not in FAILED:
+            file.unlink()
+    seal(part)
+
+
 def _rename(part: Path, path: Path) -> None:
     """Give a whole run its name, without what it took to make it."""
     for file in part.iterdir():
-        if file.name not in {"manifest.json"} | FILES | WEIGHTS:
+        if file.name not in {"manifest.json"} | FILES | WEIGHTS | FAILED:
             file.unlink()
     os.replace(part, path)
 
@@ -603,7 +724,7 @@ def remove(path: Path) -> None:
 
 def seal(folder: Path) -> None:
     """Write the manifest of a run's files, once they are on the disk: from then on it counts as whole."""
-    files = [folder / name for name in sorted(FILES | WEIGHTS) if (folder / name).exists()]
+    files = [folder / name for name in sorted(FILES | WEIGHTS | FAILED) if (folder / name).exists()]
     for file in files:
         with open(file, "rb") as written:
             os.fsync(written.fileno())
@@ -645,7 +766,8 @@ def busy(path: Path) -> bool:
 def _manifest(path: Path) -> dict | None:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        return manifest if FILES <= manifest["files"].keys() == manifest["sizes"].keys() else None
+        whole = any(names <= manifest["files"].keys() for names in (FILES, FAILED))
+        return manifest if whole and manifest["files"].keys() == manifest["sizes"].keys() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

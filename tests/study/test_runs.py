@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -373,6 +374,71 @@ def test_a_killed_run_leaves_nothing_that_looks_whole_and_is_finished_by_the_nex
     assert list(store.glob("*.part")), "it was killed at work"
     assert not list(store.glob("*/manifest.json"))
     assert make(RUN).model() is not None
+
+
+BAD = replace(RUN, recipe=replace(RUN.recipe, learning_rate=1e30, scaled_gradient=False))
+
+
+def test_a_training_that_fails_is_recorded_and_takes_no_other_along(store, monkeypatch):
+    """Nor is it tried again unasked; a run that starts from it fails with it."""
+    tuned, sound = replace(RUN, seed=2, start=BAD), replace(RUN, seed=1)
+    said = runs.make_all([BAD, tuned, sound], jobs=1)
+    assert said.startswith(
+        f"2 of 3 runs failed, and tables leave them out: {BAD.id} (mixste, T=9, synthetic, seed 0): "
+    )
+    assert (runs.failure(BAD), runs.failure(sound)) == ("the loss is nan at step 2 of 7", "")
+    assert runs.failure(tuned) == f"run {BAD.id}, from which it starts, failed: the loss is nan at step 2 of 7"
+    assert {path.name for path in (store / BAD.id).iterdir()} == runs.FAILED | {"manifest.json"}
+    assert pd.read_csv(store / BAD.id / "history.csv")["step"].tolist() == [1], "the curve up to there"
+    assert runs.listing().set_index("run")["state"].to_dict() == {BAD.id: "failed", sound.id: "finished"}
+    assert not list(store.glob("*.part"))
+
+    monkeypatch.setattr(runs, "_make", None)  # a training would fail
+    assert runs.make_all([BAD, tuned, sound]) == said
+    with pytest.raises(RunError, match=rf"run {BAD.id} .* failed: the loss is nan .*; `mixste train --retry-failed`"):
+        make(BAD)
+    runs.forget_failed([BAD, tuned, sound])
+    assert runs.lacking([BAD, tuned, sound]) == [BAD, tuned]
+
+
+def test_a_network_whose_poses_are_not_finite_has_failed(store, monkeypatch):
+    """After the last step there is no loss that would tell."""
+
+    def train(model, *arguments, **options):
+        next(model.parameters()).data.fill_(np.nan)
+
+    monkeypatch.setattr(runs, "train", train)
+    runs.make_all([RUN])
+    assert runs.failure(RUN) == "the poses that it lifts are not finite"
+    assert runs.listing()["state"].tolist() == ["failed"]
+
+
+@pytest.mark.parametrize("damage", [flip, lambda path: path.unlink()])
+def test_a_damaged_record_of_a_failure_is_made_again(store, damage):
+    runs.make_all([BAD])
+    damage(store / BAD.id / "failed.json")
+    assert runs.lacking([BAD]) == [BAD]
+    runs.make_all([BAD])
+    assert runs.failure(BAD)
+
+
+class Deadly(Run):
+    """A run at which the system kills its process."""
+
+    def build(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_work_is_told_and_the_other_runs_are_made(store):
+    deadly = Deadly(**{field.name: getattr(RUN, field.name) for field in fields(RUN)})
+    others = [replace(RUN, seed=seed) for seed in (1, 2, 3)]
+    with pytest.raises(
+        RunError, match=rf"the process that trained run {RUN.id} \(mixste, T=9, .* was ended from outside"
+    ):
+        runs.make_all([deadly, *others], jobs=2)
+    assert runs.lacking([RUN, *others]) == [RUN]
+    assert runs.make_all([RUN, *others]) == "", "nothing keeps it from being made"
 
 
 def test_fine_tuning_begins_with_the_other_runs_weights(store):
