@@ -21,9 +21,10 @@ from mixste.data import DataError
 from mixste.data.pickles import Name, Pending, read_pickle
 from mixste.files import replacing
 from mixste.model import MixSTE
+from mixste.references import REFERENCES
 from mixste.skeleton import Skeleton
 
-MODELS = {"mixste": MixSTE, "videopose3d": VideoPose3D, "poseformer": PoseFormer}
+MODELS = {"mixste": MixSTE, "videopose3d": VideoPose3D, "poseformer": PoseFormer} | REFERENCES
 
 # The authors' names of MixSTE's parts. Those of the peers are the same here and there.
 AUTHORS = {

@@ -1,5 +1,6 @@
 """What several figures share: the look, the label of the source, and people drawn in true proportion."""
 
+import re
 import textwrap
 
 import matplotlib.pyplot as plt
@@ -12,8 +13,8 @@ from matplotlib.figure import Figure
 
 from mixste.files import replacing
 from mixste.skeleton import Skeleton
-from mixste.study.plan import Profile
-from mixste.study.report import short
+from mixste.study.plan import CONSTANT, REGRESSION, Profile
+from mixste.study.report import AT_LEVEL, all_failed, columns_of, short
 from mixste.study.runs import output, shown
 
 SIDES = {"left": "#c44e52", "right": "#4c72b0", "middle": "#444444"}
@@ -65,17 +66,31 @@ def show(figure: Figure) -> None:
     plt.close(figure)
 
 
-def by_column(table: pd.DataFrame, metric: str, rows: list[str]) -> Figure:
-    """One metric of a tidy table: columns across, a point with its interval for each of these rows that it has."""
-    table = table[(table["metric"] == metric) & (table["against"] == "")]
-    rows = [row for row in rows if row in set(table["row"])]
-    columns = list(dict.fromkeys(table["column"]))
+def names(table: pd.DataFrame) -> dict[str, str]:
+    """The rows of a tidy table as figures name them: a second line for those that failed, or learned next to nothing.
+
+    The two references are left out: they would stretch the axes of networks that are well below them.
+    """
+    own = table[(table["against"] == "") & ~table["row"].isin((CONSTANT, REGRESSION))]
+    lost, notes = own["row"][all_failed(own)].unique(), own.groupby("row", sort=False)["note"].first()
+
+    def said(row: str, note: str) -> str:
+        flag = re.search(rf"(\d+ of \d+ seeds )?{AT_LEVEL}", note)
+        return f"{row}\nfailed" if row in lost else f"{row}\n{flag[0]}" if flag else row
+
+    return {row: said(row, note) for row, note in notes.items()}
+
+
+def by_column(table: pd.DataFrame, metric: str) -> Figure:
+    """One metric of a tidy table: columns across, a point with its interval for each row, see `names`."""
+    rows, table = names(table), table[(table["metric"] == metric) & (table["against"] == "")]
+    columns = columns_of(table)
     figure, axes = plt.subplots(figsize=(11, 4), layout="constrained")
     for place, (row, color) in enumerate(zip(rows, sns.color_palette(n_colors=len(rows)), strict=True)):
         own = table[table["row"] == row].set_index("column").reindex(columns)
         x = np.arange(len(columns)) + (place - (len(rows) - 1) / 2) * 0.8 / len(rows)
         axes.vlines(x, own["low"], own["high"], color=color, alpha=0.5)
-        axes.plot(x, own["value"], "o", color=color, markersize=4, label=row)
+        axes.plot(x, own["value"], "o", color=color, markersize=4, label=rows[row])
     axes.set_xticks(range(len(columns)), [short(column) for column in columns], rotation=35, ha="right")
     axes.set(ylabel=f"{metric}, {table['unit'].iloc[0]}", xlim=(-0.6, len(columns) - 0.4))
     axes.grid(axis="x", visible=False)
@@ -86,19 +101,26 @@ def by_column(table: pd.DataFrame, metric: str, rows: list[str]) -> Figure:
 
 
 def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
-    """Averages of a tidy table with their intervals, a panel a metric; what the paper prints as an open diamond."""
+    """Averages of a tidy table with their intervals, a panel a metric; what the paper prints as an open diamond.
+
+    A dashed line is the constant pose, where a network is at its level.
+    """
     table = table[(table["column"] == "Avg.") & (table["against"] == "") & table["metric"].isin(metrics)]
-    labels = list(dict.fromkeys(table["row"]))
+    labels = names(table)
+    flat = any(AT_LEVEL in name for name in labels.values())
     size = (3 + 3 * len(metrics), 1 + 0.4 * len(labels))
     figure, grid = plt.subplots(1, len(metrics), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for axes, metric in zip(grid.flat, metrics, strict=True):
-        own = table[table["metric"] == metric].set_index("row").reindex(labels)
+        every = table[table["metric"] == metric].set_index("row")
+        own = every.reindex(list(labels))
+        if flat and CONSTANT in every.index:
+            axes.axvline(every.loc[CONSTANT, "value"], color="0.3", linestyle="--", linewidth=1)
         y = np.arange(len(labels))
         axes.hlines(y, own["low"], own["high"], color=SIDES["right"])
         axes.plot(own["value"], y, "o", color=SIDES["right"])
         axes.plot(own["printed"], y, "D", color="0.6", markerfacecolor="none", markersize=5)
         axes.set_xlabel(f"{metric}, {own['unit'].iloc[0]}")
-        axes.set_yticks(y, labels)
+        axes.set_yticks(y, labels.values())
     grid[0, 0].set_ylim(len(labels) - 0.5, -0.5)
     return figure
 
@@ -107,7 +129,7 @@ def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
     """Paired differences of a tidy table with their intervals, a line a row; an interval across zero is pale."""
     own = table[(table["metric"] == metric) & (table["against"] != "") & (table["column"] == "Avg.")]
     figure, axes = plt.subplots(figsize=(8, 0.6 + 0.36 * len(own)), layout="constrained")
-    _whiskers(axes, own)
+    _whiskers(axes, own.assign(row=own["row"].map(names(table))))
     axes.set_xlabel(f"{metric} {label}, {own['unit'].iloc[0]}")
     return figure
 

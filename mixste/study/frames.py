@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from mixste.intervals import bootstrap_interval
 from mixste.study import runs
 from mixste.study.plan import Profile
+from mixste.study.report import AT_LEVEL
 from mixste.study.runs import Finished, Run
 
 
@@ -54,6 +55,18 @@ def average(values: Float[np.ndarray, "seeds frames"], takes: Int[np.ndarray, "f
     return {"value": value, "low": low, "high": high, "seeds": len(values), "seed_spread": float(spread)}
 
 
+def named(name: str, methods: dict[str, list[Finished]]) -> str:
+    """A method as figures name it, with what must be seen of it."""
+    return f"{name}\n{AT_LEVEL}" if _at_level(methods[name]) else name
+
+
+def _at_level(finished: list[Finished]) -> bool:
+    return any(run.at_constant_level for run in finished)
+
+
 def about(name: str, methods: dict[str, list[Finished]], against: str = "") -> dict[str, str]:
     """The columns of a tidy table that say whose value it is; against: the method that it is the difference to."""
-    return {"row": name, "against": against, "runs": " ".join(run.id for run in methods[name]), "protocol": "exact"}
+    flat = [own for own in (name, against) if own and _at_level(methods[own])]
+    note = "; ".join(AT_LEVEL if own == name else f"{own}: {AT_LEVEL}" for own in flat)
+    ids = " ".join(run.id for run in methods[name])
+    return {"row": name, "against": against, "runs": ids, "protocol": "exact", "note": note}

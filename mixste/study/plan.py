@@ -13,6 +13,7 @@ import pandas as pd
 
 from mixste.data.check import PUBLISHED, lacking
 from mixste.losses import TABLE_6
+from mixste.references import REFERENCES
 from mixste.study.published import published
 from mixste.study.runs import Data, Run
 from mixste.train import AUTHORS, PAPER, Recipe
@@ -286,6 +287,20 @@ class Row:
     against: str = ""
     note: str = ""
 
+    @property
+    def trained(self) -> bool:
+        """Whether networks that are trained stand behind it, and not one of `references`."""
+        return any(run.poses for run in self.runs)
+
+
+CONSTANT, REGRESSION = "constant pose", "linear regression, single frames"
+
+
+def references(beside: Row, note: str = "") -> list[Row]:
+    """What every table of errors ends with: what can be had without a network, from the data of one of its rows."""
+    constant, regression = (Run(beside.runs[0].data, 1, 0, 0, model) for model in REFERENCES)
+    return [Row(CONSTANT, (constant,)), Row(REGRESSION, (regression,), note=note)]
+
 
 def _printed(table: int, **where) -> pd.DataFrame:
     """The rows of a published table with these values; at least one."""
@@ -301,7 +316,7 @@ def table1(p: Profile) -> list[Row]:
     """Per-action errors from detected keypoints."""
     first, second = p.detectors
     ours = {"method": "Ours", "keypoints": "CPN"}
-    return [
+    rows = [
         Row(f"VideoPose3D, {first}, T=243", p.peer("videopose3d", 243), _printed(1, method="Pavllo et al.")),
         Row(
             f"PoseFormer, {first}, T=81",
@@ -319,11 +334,12 @@ def table1(p: Profile) -> list[Row]:
             note=f"{second} in the place of HRNet, whose keypoints were never released",
         ),
     ]
+    return rows + references(rows[0], f"from keypoints of {first}")
 
 
 def table2(p: Profile) -> list[Row]:
     """Per-action errors from ground-truth keypoints."""
-    return [
+    rows = [
         Row(
             "PoseFormer, GT, T=81",
             p.peer("poseformer", 81, "gt"),
@@ -333,14 +349,16 @@ def table2(p: Profile) -> list[Row]:
         Row("MixSTE, GT, T=81", p.mixste(81, "gt"), _printed(2, method="Ours", frames=81), "PoseFormer, GT, T=81"),
         Row("MixSTE, GT, T=243", p.mixste(243, "gt"), _printed(2, method="Ours", frames=243), "MixSTE, GT, T=81"),
     ]
+    return rows + references(rows[0])
 
 
 def table3(p: Profile) -> list[Row]:
     """MPI-INF-3DHP: PCK, AUC and MPJPE from ground-truth keypoints."""
-    return [
+    rows = [
         Row("MixSTE, T=1", p.mixste(1, data=p.dhp), _printed(3, method="Ours", frames=1)),
         Row("MixSTE, T=27", p.mixste(27, data=p.dhp), _printed(3, method="Ours", frames=27), "MixSTE, T=1"),
     ]
+    return rows + references(rows[0])
 
 
 def table4(p: Profile) -> list[Row]:
@@ -372,6 +390,7 @@ def table4(p: Profile) -> list[Row]:
         Row(label, ours, _printed(4, method="Ours", detail="")),
         Row(f"{label}, interval = 1", every, _printed(4, method="Ours", detail="interval = 1"), label),
         Row(f"{label}, fine-tuned", tuned, _printed(4, method="Ours", detail="fine-tuned"), label),
+        *references(rows[0]),
     ]
 
 
@@ -393,10 +412,11 @@ def table5(p: Profile) -> list[Row]:
         p.whole(),
     ]
     labels = ["seq2seq baseline", "+ alternating", "+ joint separation", "+ our loss"]
-    return [
+    rows = [
         Row(label, row, _printed(5, detail=detail), against, p.smaller())
         for label, row, detail, against in zip(labels, runs, details, ["", *labels[:-1]], strict=True)
     ]
+    return rows + references(rows[0])
 
 
 def table6(p: Profile) -> list[Row]:
@@ -407,7 +427,7 @@ def table6(p: Profile) -> list[Row]:
         runs = p.whole(p.slim) if ours else p.mixste(p.ablated, dim=p.slim, recipe=recipe)
         against = "" if name == "MPJPE Loss" else "MPJPE Loss"
         rows.append(Row(name, runs, _printed(6, detail=name), against, p.smaller(p.slim)))
-    return rows
+    return rows + references(rows[0])
 
 
 def table7(p: Profile) -> list[Row]:
@@ -417,7 +437,7 @@ def table7(p: Profile) -> list[Row]:
         full = (depth, dim, frames) == (8, 512, 243)
         runs = p.full() if full else p.mixste(frames, dim=dim, depth=depth)
         rows.append(Row(f"depth {depth}, dim {dim}, T {frames}", runs, printed))
-    return rows
+    return rows + references(rows[0])
 
 
 def paper_vs_code(p: Profile) -> list[Row]:
@@ -444,7 +464,7 @@ def paper_vs_code(p: Profile) -> list[Row]:
     recipes["paper's recipe"] = p.recipe(PAPER, random_starts=PAPER.random_starts)
     switches = {label: p.mixste(p.ablated, dim=p.slim, recipe=recipe) for label, recipe in recipes.items()}
     rows = [Row(label, runs, against=base, note=p.smaller(p.slim)) for label, runs in switches.items()]
-    return [Row(base, plain, note=p.smaller(p.slim)), *rows]
+    return [Row(base, plain, note=p.smaller(p.slim)), *rows, *references(rows[0])]
 
 
 def limits(p: Profile) -> list[Row]:
@@ -483,6 +503,7 @@ def limits(p: Profile) -> list[Row]:
         long("seq2seq baseline", baseline, first, ours.label),
         ours,
         *(long(every.label, every.runs, times, ours.label) for times in more),
+        *references(rows[0]),
     ]
 
 
@@ -500,7 +521,7 @@ def more_people(p: Profile) -> list[Row]:
         seeds = range(3) if count == len(trained) else (0,)
         runs = tuple(replace(ours, data=data, seed=seed, test_curve=False) for seed in seeds)
         rows.append(Row(f"{count} people", runs, against=rows[-1].label if rows else ""))
-    return rows
+    return rows + references(rows[-1])
 
 
 PLAN: dict[str, Callable[[Profile], list[Row]]] = {

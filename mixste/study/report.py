@@ -11,12 +11,14 @@ import pandas as pd
 
 from mixste.files import replacing
 from mixste.intervals import bootstrap_interval
+from mixste.references import at_constant_level
 from mixste.study import runs
-from mixste.study.plan import PLAN, PROFILES, Profile, Row, distinct
+from mixste.study.plan import CONSTANT, PLAN, PROFILES, REGRESSION, Profile, Row, distinct
 
 # One value a row. `against` names the row that `value` is the difference to (row − against), and is empty for the value
 # itself. low, high: 95 % bootstrap interval over takes (the views of one take averaged first) and seeds. seed_spread:
-# standard deviation over seeds. printed: the paper's number, wherever it has one, comparable or not.
+# standard deviation over seeds. printed: the paper's number, wherever it has one, comparable or not. A row all of whose
+# runs failed has one line a metric, with 0 seeds and no value; `runs` then names those that failed.
 COLUMNS = {
     "table": str,
     "row": str,
@@ -38,6 +40,8 @@ COLUMNS = {
     "note": str,
 }
 APART, SEEDS_APART = 1.5, "seeds end apart"  # one's error is so many times another's: trainings that ended elsewhere
+AT_LEVEL = "at the level of a constant pose"  # by `mixste.references.at_constant_level`
+pd.options.display.max_colwidth = None  # a note is shown whole
 # Of a run's environment, what its line in runs.csv tells.
 MADE = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
 UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
@@ -69,7 +73,7 @@ def trained(rows: list[Row]) -> list[Row]:
         done = tuple(run for run in row.runs if run not in missing)
         few = f"{len(done)} of {len(row.runs)} seeds so far" if missing else ""
         if done:
-            found.append(replace(row, runs=done, note="; ".join(filter(None, (row.note, few)))))
+            found.append(replace(row, runs=done, note=_notes(row.note, few)))
     return _compared(found)
 
 
@@ -77,6 +81,19 @@ def _compared(rows: list[Row]) -> list[Row]:
     """The rows, each with the one it is compared with if that is among them."""
     labels = {row.label for row in rows}
     return [row if row.against in labels else replace(row, against="") for row in rows]
+
+
+def sound(row: Row) -> Row:
+    """The row without the runs whose training failed; its note tells them, and how many seeds are left."""
+    failed = {run: why for run in row.runs if (why := runs.failure(run))}
+    left = tuple(run for run in row.runs if run not in failed)
+    told = [f"run {run.id} failed: {why}" for run, why in failed.items()]
+    told = told and [f"{len(left)} of {len(row.runs)} seeds", *told]
+    return replace(row, runs=left, note=_notes(row.note, ", ".join(told)))
+
+
+def _notes(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def with_earlier(table: pd.DataFrame, name: str, profile: Profile, labels: list[str], wanted: set[str]) -> pd.DataFrame:
@@ -126,28 +143,34 @@ def measure(
     """The tidy table of some rows, by `column` (a name for each clip) and on average ("Avg.", the mean of columns).
 
     Runs that are not in the store are trained, but for MIXSTE_SO_FAR: see `trained` and `with_earlier`; RunError if
-    there is no row at all then. Differences are between the seeds that both have, and count takes by the row's own
-    frames; a row whose `against` is not among the rows gets none. protocol: by default the profile's. made: by label,
-    errors of rows that are not their runs' own, as `by_clip` gives them. ValueError if two rows have one label.
+    there is no row at all then. Those that failed are left out, see `sound`. Where the constant pose is among the rows,
+    notes tell which networks are at its level. Differences are between the seeds that both have, and count takes by the
+    row's own frames; a row whose `against` is not among the rows gets none. protocol: by default the profile's. made: by
+    label, errors of rows that are not of their runs, as `by_clip` gives them. ValueError if two rows have one label.
     """
     labels = [row.label for row in rows]
     if twice := {label for label in labels if labels.count(label) > 1}:
         raise ValueError(f"each row must have a label of its own, found several named {', '.join(sorted(twice))}")
     planned, protocol = rows, protocol or profile.protocol
     rows = trained(rows) if runs.so_far() else _compared(rows)
-    made = made or {}
-    clips = {row.label: made[row.label] if row.label in made else by_clip(row, protocol) for row in rows}
-    apart = {label: _apart(own) for label, own in clips.items()}
+    made, named = made or {}, {row.label: " ".join(run.id for run in row.runs) for row in rows}
+    rows = [sound(row) for row in rows]
+    clips = {row.label: made[row.label] if row.label in made else by_clip(row, protocol) for row in rows if row.runs}
+    ends = {label: _ends(_takes(own, "MPJPE", column)) for label, own in clips.items()}
+    told = {label: _notes(_apart(own), _at_level(label, ends)) for label, own in clips.items()}
     out = []
     for row in rows:
-        row = replace(row, note="; ".join(filter(None, (row.note, apart[row.label]))))
+        if not row.runs:
+            out += _failed(row, metrics_shown, named[row.label])
+            continue
+        row = replace(row, note=_notes(row.note, told[row.label]))
         for metric in metrics_shown:
             own = _takes(clips[row.label], metric, column)
             out += _values(own, row, metric, averages_only)
-            if row.against:
+            if row.against in clips:
                 other = _takes(clips[row.against], metric, column).reindex(own.index)
-                told = apart[row.against] and f"{row.against}: {apart[row.against]}"
-                both = replace(row, note="; ".join(filter(None, (row.note, told))))
+                other_told = told[row.against] and f"{row.against}: {told[row.against]}"
+                both = replace(row, note=_notes(row.note, other_told))
                 out += _differences(own, other, both, metric, averages_only)
     about = {
         "table": table,
@@ -172,6 +195,33 @@ def _apart(clips: pd.DataFrame) -> str:
     if errors.max() <= APART * errors.min():
         return ""
     return f"{SEEDS_APART}, at {', '.join(f'{error:.1f}' for error in errors)} mm over all frames"
+
+
+def _ends(takes: pd.DataFrame) -> pd.Series:
+    """The average error of each seed."""
+    [(_, group, weights)] = _columns(takes, averages_only=True)
+    return _means(group.drop(columns="frames"), weights)
+
+
+def _at_level(label: str, ends: dict[str, pd.Series]) -> str:
+    """What must be said of a row whose networks, or some of them, are no better than the constant pose's row."""
+    if CONSTANT not in ends or label in (CONSTANT, REGRESSION):
+        return ""
+    constant = ends[CONSTANT].iloc[0]
+    flat = sum(at_constant_level(error, constant) for error in ends[label])
+    some = f"{flat} of {len(ends[label])} seeds " if flat < len(ends[label]) else ""
+    return f"{some}{AT_LEVEL} ({constant:.1f} mm)" if flat else ""
+
+
+def _failed(row: Row, metrics_shown: tuple[str, ...], named: str) -> list[dict]:
+    """The lines of a row none of whose trainings came to its end."""
+    about = {"value": np.nan, "low": np.nan, "high": np.nan, "seeds": 0, "seed_spread": np.nan, "runs": named}
+    return [
+        _about(row, "Avg.", metric, runs.evaluate.UNITS[metric], "")
+        | about
+        | {"printed": _printed(row, metric, "Avg.")}
+        for metric in metrics_shown
+    ]
 
 
 def _takes(clips: pd.DataFrame, metric: str, column) -> pd.DataFrame:
@@ -251,8 +301,13 @@ def _interval(values: pd.DataFrame, weights: pd.Series) -> dict[str, float]:
 
 def _spread(values: pd.DataFrame, weights: pd.Series) -> float:
     """Standard deviation over seeds of the weighted mean."""
-    means = (values.mul(weights, axis=0)).sum() / weights.sum()
+    means = _means(values, weights)
     return float(means.std(ddof=1)) if len(means) > 1 else np.nan
+
+
+def _means(values: pd.DataFrame, weights: pd.Series) -> pd.Series:
+    """The weighted mean of each seed."""
+    return values.mul(weights, axis=0).sum() / weights.sum()
 
 
 def _printed(row: Row, metric: str, column: str) -> float:
@@ -276,8 +331,9 @@ def validate(table: pd.DataFrame) -> None:
         raise ValueError(f"columns must be {list(COLUMNS)}, found {list(table.columns)}")
     if table.empty:
         raise ValueError("expected at least one value, found none")
-    if not np.isfinite(table["value"]).all():
-        raise ValueError(f"values must be finite, found {table[~np.isfinite(table['value'])].iloc[0].to_dict()}")
+    valued = table[~all_failed(table)]
+    if not np.isfinite(valued["value"]).all():
+        raise ValueError(f"values must be finite, found {valued[~np.isfinite(valued['value'])].iloc[0].to_dict()}")
     unknown = set(table["unit"]) - set(UNITS)
     if unknown:
         raise ValueError(f"units must be among {UNITS}, found {unknown}")
@@ -290,6 +346,11 @@ def validate(table: pd.DataFrame) -> None:
     between = table.dropna(subset=["low", "high"])
     if ((between["low"] > between["value"] + 1e-6) | (between["high"] < between["value"] - 1e-6)).any():
         raise ValueError("an interval must hold its value")
+
+
+def all_failed(table: pd.DataFrame) -> pd.Series:
+    """Which lines are of rows all of whose runs failed: they have no value, and their notes say why."""
+    return table["value"].isna() & (table["seeds"] == 0) & table["note"].str.contains("failed")
 
 
 def save(table: pd.DataFrame, name: str) -> None:
@@ -319,16 +380,22 @@ def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
 def beside(table: pd.DataFrame, metric: str = "MPJPE", columns: list[str] | None = None) -> pd.DataFrame:
     """One metric as the paper lays it out: rows down, columns across, each row followed by the paper's printed one."""
     table = table[(table["metric"] == metric) & (table["against"] == "")]
-    columns = columns or list(dict.fromkeys(table["column"]))
+    columns = columns or columns_of(table)
     out = []
     for row, group in table.groupby("row", sort=False):
         group = group.set_index("column").reindex(columns)
-        out.append(pd.Series(group["value"].map(_one), name=(row, group["profile"].dropna().iloc[0])))
+        values = group["value"].map(_one).mask((group["seeds"] == 0) & group["value"].isna(), "failed")
+        out.append(pd.Series(values, name=(row, group["profile"].dropna().iloc[0])))
         if group["printed"].notna().any():
             out.append(pd.Series(group["printed"].map(_one), name=(row, "paper")))
     frame = pd.DataFrame(out)
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=[metric, ""])
     return frame.rename(columns=short)
+
+
+def columns_of(table: pd.DataFrame) -> list[str]:
+    """Its columns in their order, the average last, which is all that a row has whose runs failed."""
+    return sorted(dict.fromkeys(table["column"]), key=lambda column: column == "Avg.")
 
 
 def _one(value: float) -> str:
@@ -343,8 +410,11 @@ def short(action: str) -> str:
     return heads.get(action, action)
 
 
-def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """Averages with their intervals and what the paper prints, one line a row; differences to the row compared with."""
+def with_intervals(table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
+    """Averages with their intervals and what the paper prints, one line a row; differences to the row compared with.
+
+    notes: with what must be said of the rows, if there is anything.
+    """
     own = table[(table["column"] == "Avg.") & (table["against"] == "")]
     diff = table[(table["column"] == "Avg.") & (table["against"] != "")].set_index(["row", "metric"])
     lines = []
@@ -358,12 +428,15 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
             d = diff.loc[(value.row, value.metric)]
             line |= {"difference": interval_text(d, "+.1f"), "to": d.against}
         line |= {"paper": _one(value.printed)}
+        line |= {"note": value.note} if notes and own["note"].any() else {}
         lines.append(line)
     return pd.DataFrame(lines).fillna("").set_index(["row", "metric"])
 
 
 def interval_text(line, form: str) -> str:
-    """A value and its interval, if it has one."""
+    """A value and its interval, if it has one; "failed" where there is no value."""
+    if np.isnan(line.value):
+        return "failed"
     return f"{line.value:{form}}" + ("" if np.isnan(line.low) else f" [{line.low:{form}}, {line.high:{form}}]")
 
 
@@ -404,7 +477,7 @@ def page(root: Path) -> str:
                     "",
                     f"### [{path.stem}]({name}/{path.name})",
                     "",
-                    markdown(with_intervals(table).reset_index()),
+                    markdown(with_intervals(table, notes=False).reset_index()),
                     *[f"\n*{row}*: {note}." for row, note in noted(table)],
                 ]
                 number = table["table"].iloc[0]
@@ -449,7 +522,8 @@ def ledger(profile: str, root: Path) -> pd.DataFrame:
 
 def noted(table: pd.DataFrame) -> list[tuple[str, str]]:
     """(row, what must be said of it), each once."""
-    return list(dict.fromkeys(table.loc[table["note"] != "", ["row", "note"]].itertuples(index=False, name=None)))
+    own = table.loc[(table["note"] != "") & (table["against"] == ""), ["row", "note"]]
+    return list(dict.fromkeys(own.itertuples(index=False, name=None)))
 
 
 def markdown(table: pd.DataFrame) -> str:

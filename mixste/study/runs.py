@@ -41,6 +41,7 @@ from mixste.data import PoseDataset
 from mixste.data.splits import by_takes, in_layout, validating
 from mixste.files import replacing
 from mixste.install import HOME, PACKAGE
+from mixste.references import REFERENCES, ConstantPose, at_constant_level
 from mixste.skeleton import SKELETONS, Skeleton, human36m
 from mixste.study import states
 from mixste.study.states import StateError
@@ -125,6 +126,7 @@ def _load(wanted: Data) -> PoseDataset:
 class Run:
     """One training and its evaluation, complete: whatever changes the outcome is in here, in the data, or in `CODE`.
 
+    model: of `checkpoints.MODELS`; one of `references` is fitted in closed form, by no recipe, and poses are 0 then.
     options: of the network, besides frames and what the recipe sets; also as a dict. poses: length of training, in
     poses supervised. start: the run whose last weights this one begins with (fine-tuning). test_curve: evaluate on the
     test clips along the way and keep the best weights beside the last, which is how the authors chose theirs (notebook
@@ -186,6 +188,7 @@ def _id(run: Run) -> str:
     parts = [spec(run), run.data.fingerprint, code_fingerprint(CODE)]
     parts += [run.start.id, code_fingerprint(("checkpoints",))] if run.start else [""]  # which fits one to the other
     parts += [_code(losses.own_code(name)[1]) for name, _ in run.recipe.loss if losses.is_own(name)]
+    parts += [code_fingerprint(("references",))] if run.model in REFERENCES else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
@@ -297,6 +300,11 @@ class Finished:
     @property
     def environment(self) -> dict:
         return json.loads(self.file("environment.json").read_text())
+
+    @property
+    def at_constant_level(self) -> bool:
+        """Whether the network has learned little else than a constant pose, see `mixste.references`."""
+        return self.environment.get("at_constant_level", False)
 
     def model(self, which: str = "weights") -> torch.nn.Module:
         """The trained network: "weights" at the end, or "best" on the test clips where the run kept it.
@@ -603,12 +611,16 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
         report(f"run {run.id}: {min(1, row['poses'] / run.poses):.0%} trained, loss {row['loss']:.4f}")
 
     try:
-        train(
-            *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, part),
-            points=run.points,
-            at_point=at_point,
-            title=title,
-        )
+        if run.model in REFERENCES:
+            loss, fitted = model.fit(dataset.train, dataset.skeleton), sum(map(len, dataset.train))
+            history.append({"step": 1, "poses": fitted, "epoch": 0, "learning_rate": 0.0, "loss": loss})
+        else:
+            train(
+                *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, part),
+                points=run.points,
+                at_point=at_point,
+                title=title,
+            )
         trained = time.monotonic()
         with tqdm(desc=f"{title}: testing", unit="frame", unit_scale=True, disable=None, leave=False) as bar:
             lifted = _lift(model, dataset, bar.update)
@@ -634,10 +646,22 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
             shutil.copyfile(_best(part, min(curve, key=curve.get)), file)
     about = environment() | {"training_seconds": trained - began, "testing_seconds": time.monotonic() - trained}
     about["resumed_at"] = begun["step"] / history[-1]["step"]  # the share of the training that these seconds are not of
+    if run.model not in REFERENCES:
+        level = {"mpjpe": evaluate.average(tables[1])["MPJPE"], "constant_pose_mpjpe": constant_pose_mpjpe(run.data)}
+        about |= level | {"at_constant_level": at_constant_level(*level.values())}
     with replacing(part / "environment.json") as file:
         file.write_text(json.dumps(about, indent=1))
     seal(part)
     _rename(part, path)
+
+
+@functools.lru_cache(maxsize=16)
+def constant_pose_mpjpe(data: Data) -> float:
+    """Millimetres, average over actions, each frame once: what a network must be well below, see `references`."""
+    dataset = data.load()
+    model = ConstantPose(joints=len(dataset.skeleton.joints))
+    model.fit(dataset.train, dataset.skeleton)
+    return evaluate.average(evaluate.score(_lift(model, dataset), dataset.test, "exact", dataset.skeleton))["MPJPE"]
 
 
 def _lift(model: torch.nn.Module, dataset: PoseDataset, progress=lambda frames: None) -> evaluate.Lifted:

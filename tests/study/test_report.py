@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mixste import plots
 from mixste.study import report, runs
 from mixste.study.plan import PROFILES, Row
+from mixste.study.published import published
 
 SMOKE = PROFILES["smoke"]
 
@@ -21,6 +23,7 @@ class Fake:
     id: str
     seed: int
     values: tuple[float, ...]
+    start: None = None
 
     @property
     def clips(self) -> pd.DataFrame:
@@ -76,6 +79,62 @@ def test_a_row_says_that_one_of_its_seeds_ended_elsewhere():
         ("apart", ""): f"small; {told}",
         ("most", ""): "seeds end apart, at 53.3, 153.3, 153.3 mm over all frames",
     }
+
+
+def test_networks_at_the_level_of_the_constant_pose_are_told():
+    """Its own average is 80; not below 95 % of that, by seed, here and in what is compared with such a row."""
+    constant = Row(report.CONSTANT, (Fake("k", 0, (80,) * 5),))
+    flat = Row("flat", (Fake("a", 0, (76,) * 5),))
+    some = Row("some", (Fake("b", 0, (75,) * 5), Fake("c", 1, (300,) * 5)))
+    below = Row("below", (Fake("d", 0, (75.9,) * 5),), against="flat")
+    worst = Row(report.REGRESSION, (Fake("e", 0, (90,) * 5),))
+    table = report.measure([flat, some, below, constant, worst], SMOKE, "test", averages_only=True)
+    told = "at the level of a constant pose (80.0 mm)"
+    notes = table.set_index(["row", "against"])["note"]
+    assert notes["flat", ""] == told
+    assert notes["some", ""] == f"seeds end apart, at 75.0, 300.0 mm over all frames; 1 of 2 seeds {told}"
+    assert notes["below", ""] == ""
+    assert notes["below", "flat"] == f"flat: {told}"
+    assert set(notes[[report.CONSTANT, report.REGRESSION]]) == {""}
+    assert plots.names(table) == {
+        "flat": "flat\nat the level of a constant pose",
+        "some": "some\n1 of 2 seeds at the level of a constant pose",
+        "below": "below",
+    }
+    shown = report.with_intervals(table)
+    assert shown.loc[("flat", "MPJPE"), "note"] == told
+    plots.plt.close(plots.averages(table, ["MPJPE"]))
+
+
+def test_rows_whose_runs_failed(tmp_path, monkeypatch, capsys):
+    """In part: the mean is over the others. All: no value and no difference; the table can be shown and saved."""
+    monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
+    reasons = {"b": "the loss is nan at step 8 of 100", "c": "the loss is inf at step 1 of 100"}
+    monkeypatch.setattr(runs, "failure", lambda run: reasons.get(run.id, ""))
+    part = Row("part", (Fake("a", 0, (10,) * 5), Fake("b", 1, (0,) * 5)), against="lost")
+    lost = Row("lost", (Fake("c", 0, (0,) * 5),), note="small", printed=published(5))
+    table = report.measure([lost, part, Row("sound", (Fake("d", 0, (12,) * 5),), against="part")], SMOKE, "test")
+    report.save(table, "table")
+    own = report.read("smoke", "table", tmp_path).query("column == 'Avg.'").set_index(["row", "against"])
+    assert own["value"].to_dict() == pytest.approx(
+        {("part", ""): 10, ("sound", ""): 12, ("sound", "part"): 2} | {("lost", ""): np.nan}, nan_ok=True
+    )
+    assert own["seeds"].to_dict() == {("lost", ""): 0, ("part", ""): 1, ("sound", ""): 1, ("sound", "part"): 1}
+    assert own["note"]["part", ""] == f"1 of 2 seeds, run b failed: {reasons['b']}"
+    assert own["note"]["lost", ""] == f"small; 0 of 1 seeds, run c failed: {reasons['c']}"
+    assert own["runs"].to_dict() == {("lost", ""): "c", ("part", ""): "a", ("sound", ""): "d", ("sound", "part"): "d"}
+    assert report.with_intervals(table).loc[("lost", "MPJPE"), "value"] == "failed"
+    assert list(report.beside(table).columns) == ["walk", "sit", "Avg."]
+    assert report.beside(table).loc[("lost", "smoke")].tolist() == ["", "", "failed"]
+    assert plots.names(table) == {"lost": "lost\nfailed", "part": "part", "sound": "sound"}
+    for figure in (
+        plots.averages(table, ["MPJPE"]),
+        plots.by_column(table, "MPJPE"),
+        plots.differences(table, "MPJPE", ""),
+    ):
+        plots.plt.close(figure)
+    with pytest.raises(ValueError, match="finite"):
+        report.validate(table.assign(note=""))
 
 
 def test_so_far_rows_hold_what_is_trained(monkeypatch):

@@ -353,6 +353,26 @@ def test_a_run_killed_on_its_last_steps_is_not_trained_again(store, monkeypatch)
     assert {path.name for path in done.path.iterdir()} == {"manifest.json"} | runs.FILES | runs.WEIGHTS
 
 
+def test_a_reference_is_a_run_like_others_and_every_record_says_how_far_above_it_the_network_is(store, monkeypatch):
+    constant = Run(DATA, frames=1, poses=0, seed=0, model="constant_pose")
+    done, network = make(constant), make(RUN)
+    errors = {run.id: evaluate.average(run.clips.query("protocol == 'exact'"))["MPJPE"] for run in (done, network)}
+    about = network.environment
+    assert about["mpjpe"] == pytest.approx(errors[RUN.id], abs=1e-3)
+    assert about["constant_pose_mpjpe"] == pytest.approx(errors[constant.id], abs=1e-3)
+    assert about["at_constant_level"] is network.at_constant_level is True, "seven steps teach next to nothing"
+    assert not done.at_constant_level
+    assert done.history["poses"].tolist() == [sum(map(len, DATA.load().train))]
+    assert done.joint_errors.shape == network.joint_errors.shape
+
+    before = constant.id, RUN.id
+    runs._id.cache_clear()
+    fingerprint = runs.code_fingerprint
+    monkeypatch.setattr(runs, "code_fingerprint", lambda of: "other" if of == ("references",) else fingerprint(of))
+    assert (constant.id != before[0], RUN.id == before[1]) == (True, True), "its code is in its id, and in no other's"
+    runs._id.cache_clear()
+
+
 def test_a_second_process_waits_and_finds_the_run(store):
     context = multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:
