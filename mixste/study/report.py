@@ -154,6 +154,8 @@ def measure(
     planned, protocol = rows, protocol or profile.protocol
     rows = trained(rows) if runs.so_far() else _compared(rows)
     made, named = made or {}, {row.label: " ".join(run.id for run in row.runs) for row in rows}
+    if not runs.so_far():
+        runs.make_all([run for row in rows for run in row.runs], title=f"table {table}")
     rows = [sound(row) for row in rows]
     clips = {row.label: made[row.label] if row.label in made else by_clip(row, protocol) for row in rows if row.runs}
     ends = {label: _ends(_takes(own, "MPJPE", column)) for label, own in clips.items()}
@@ -548,4 +550,4 @@ def ready(tables: tuple[str, ...], profile: Profile, rows: list[Row] | None = No
     if runs.so_far():
         return f"{len(wanted) - len(runs.lacking(wanted))} of {len(wanted)} runs so far"
     failed = runs.make_all(wanted, title=", ".join(tables))
-    return f"{len(wanted)} runs ready" + (f"; {failed}" if failed else "")
+    return failed or f"{len(wanted)} runs ready"

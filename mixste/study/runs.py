@@ -44,6 +44,7 @@ from mixste.install import HOME, PACKAGE
 from mixste.references import REFERENCES, ConstantPose, at_constant_level
 from mixste.skeleton import SKELETONS, Skeleton, human36m
 from mixste.study import states
+from mixste.study.progress import EVERY, Progress
 from mixste.study.states import StateError
 from mixste.train import AUTHORS, Recipe, seed_of, train
 
@@ -497,10 +498,11 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") ->
     """
     missing, killed = lacking(wanted), []
     jobs = min(len(missing), jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1))
-    with tqdm(total=len(missing), desc=title, unit="run", disable=None if missing else True) as bar:
-        for run, died in _in_workers(missing, jobs) if jobs > 1 else _in_turn(missing, title):
+    with Progress(len(missing), title) as progress:
+        ended = _in_workers(missing, jobs, progress) if jobs > 1 else _in_turn(missing, title, progress)
+        for run, died in ended:
             killed += [run] if died else []
-            bar.update()
+            progress.advance()
     if killed:
         raise RunError(
             f"the process that trained run {', '.join(map(describe, killed))} was ended from outside, perhaps for lack "
@@ -514,15 +516,15 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") ->
     )
 
 
-def _in_turn(wanted: list[Run], title: str) -> Iterator[tuple[Run, bool]]:
+def _in_turn(wanted: list[Run], title: str, progress: Progress) -> Iterator[tuple[Run, bool]]:
     """`make` for each run in this process; gives each as it ends, as `_in_workers` does."""
     for run in wanted:
         with contextlib.suppress(FailedRun):  # the store holds why
-            make(run, title)
+            make(run, title, progress.tell)
         yield run, False
 
 
-def _in_workers(wanted: list[Run], jobs: int) -> Iterator[tuple[Run, bool]]:
+def _in_workers(wanted: list[Run], jobs: int, progress: Progress) -> Iterator[tuple[Run, bool]]:
     """`make` for each run in one of `jobs` processes; gives each as it ends, and whether its process died before it.
 
     Each process has a pool of its own, so that it is known which run a dead one was at, and no other is lost with it.
@@ -538,7 +540,10 @@ def _in_workers(wanted: list[Run], jobs: int) -> Iterator[tuple[Run, bool]]:
             while waiting and idle:
                 run, worker = waiting.pop(0), idle.pop()
                 working[worker.submit(make, run)] = run, worker
-            for done in wait(working, return_when=FIRST_COMPLETED).done:
+            ended = wait(working, EVERY, return_when=FIRST_COMPLETED).done
+            if not ended:
+                progress.tell()
+            for done in ended:
                 run, worker = working.pop(done)
                 killed = False
                 try:
