@@ -128,7 +128,7 @@ def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
 def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
     """Paired differences of a tidy table with their intervals, a line a row; an interval across zero is pale."""
     own = table[(table["metric"] == metric) & (table["against"] != "") & (table["column"] == "Avg.")]
-    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.36 * len(own)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.42 * len(own)), layout="constrained")
     _whiskers(axes, own.assign(row=own["row"].map(names(table))))
     axes.set_xlabel(f"{metric} {label}, {own['unit'].iloc[0]}")
     return figure

@@ -145,8 +145,8 @@ def measure(
     Runs that are not in the store are trained, but for MIXSTE_SO_FAR: see `trained` and `with_earlier`; RunError if
     there is no row at all then. Those that failed are left out, see `sound`. Where the constant pose is among the rows,
     notes tell which networks are at its level. Differences are between the seeds that both have, and count takes by the
-    row's own frames; a row whose `against` is not among the rows gets none. protocol: by default the profile's. made: by
-    label, errors of rows that are not of their runs, as `by_clip` gives them. ValueError if two rows have one label.
+    row's own frames; a row whose `against` is not among the rows gets none. protocol: by default the profile's. made:
+    by label, errors of rows that are not of their runs, as `by_clip` gives them. ValueError if two rows have one label.
     """
     labels = [row.label for row in rows]
     if twice := {label for label in labels if labels.count(label) > 1}:
@@ -155,7 +155,7 @@ def measure(
     rows = trained(rows) if runs.so_far() else _compared(rows)
     made, named = made or {}, {row.label: " ".join(run.id for run in row.runs) for row in rows}
     if not runs.so_far():
-        runs.make_all([run for row in rows for run in row.runs], title=f"table {table}")
+        runs.make_all([run for row in rows for run in row.runs], jobs=1, title=f"table {table}")
     rows = [sound(row) for row in rows]
     clips = {row.label: made[row.label] if row.label in made else by_clip(row, protocol) for row in rows if row.runs}
     ends = {label: _ends(_takes(own, "MPJPE", column)) for label, own in clips.items()}
@@ -511,7 +511,8 @@ def ledger(profile: str, root: Path) -> pd.DataFrame:
         if runs.is_whole(folder):
             spec, made = json.loads((folder / "spec.json").read_text()), runs.Finished(folder).environment
             line = {name: spec[name] for name in ("model", "frames", "poses", "seed")}
-            line |= {"options": " ".join(f"{name}={value}" for name, value in spec["options"])}
+            options = spec["options"] or [("frames", spec["frames"])]  # of a reference, which has none of its own
+            line |= {"options": " ".join(f"{name}={value}" for name, value in options)}
             line |= {"keypoints": spec["data"]["keypoints"], "learning_rate": f"{spec['recipe']['learning_rate']:.3g}"}
             line |= {name: round(made[name], 1) if name.endswith("seconds") else made[name] for name in MADE}
         lines.append({"run": run} | line | {"notebooks": " ".join(numbers)})
