@@ -4,6 +4,8 @@ Neither is a network of the paper. Both are fitted in closed form to the trainin
 each frame by itself, so that they are tested, recorded and tabulated like a network with T = 1.
 """
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -42,8 +44,11 @@ class Reference(nn.Module):
         keypoints, poses = (torch.cat([own, mirrored(own, skeleton)]) for own in (frames.keypoints, frames.poses))
         weight = self.solve(keypoints, poses)
         self.weight.copy_(weight)
-        lifted = (self.inputs(keypoints) @ weight.float()).unflatten(-1, (self.joints, 3))
-        return float((lifted - poses).norm(dim=-1).mean())
+        far = 0.0
+        for seen, target in _parts(keypoints, poses):
+            lifted = (self.inputs(seen) @ weight.float()).unflatten(-1, (self.joints, 3))
+            far += float((lifted - target).norm(dim=-1).sum())
+        return far / (len(poses) * self.joints)
 
     def inputs(self, keypoints: Float[Tensor, "*batch joints 2"]) -> Float[Tensor, "*batch inputs"]:
         raise NotImplementedError
@@ -73,10 +78,15 @@ class FrameRegression(Reference):
 
     def solve(self, keypoints, poses):
         products = torch.zeros(len(self.weight), len(self.weight) + 3 * self.joints, dtype=torch.float64)
-        for seen, target in zip(keypoints.split(2**16), poses.split(2**16), strict=True):  # to bound the memory
+        for seen, target in _parts(keypoints, poses):
             inputs = self.inputs(seen.double())
             products += inputs.T @ torch.cat([inputs, target.flatten(1).double()], dim=-1)
         return torch.linalg.lstsq(products[:, : len(products)], products[:, len(products) :], driver="gelsd").solution
+
+
+def _parts(keypoints: Tensor, poses: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Frames in parts, to bound the memory."""
+    return zip(keypoints.split(2**16), poses.split(2**16), strict=True)
 
 
 REFERENCES = {"constant_pose": ConstantPose, "frame_regression": FrameRegression}
