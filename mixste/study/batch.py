@@ -88,8 +88,8 @@ def plan(profile: str, chosen: list[Path]) -> Batch:
     chosen = [path for path in chosen if path not in lacking]
     tables = notebooks.tables_of(chosen)
     wanted = {run.id: run for run in distinct(scale, tables)}
-    missing = [name for name in wanted if not runs.is_whole(runs.store() / name)]
-    finished = [name for name in wanted if name not in missing]
+    missing = [run.id for run in runs.lacking(wanted.values())]  # what failed is not tried again unasked
+    finished = [name for name, run in wanted.items() if name not in missing and not runs.failure(run)]
     estimated = costs.estimate(scale, wanted, finished)
     stale = [path for path in chosen if not notebooks.fresh(path, profile)]
     seconds = {name: estimated.seconds[name] for name in missing}

@@ -51,8 +51,8 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
     """Train the runs that these notebooks read, then execute those that are out of date: one process, one machine.
 
     With MIXSTE_SO_FAR=1 nothing is trained, see `mixste.study.report.trained`, and all of them are executed.
-    Executed copies go to notebooks/<profile>/ of the output folder. A training or a notebook that fails, or whose data are
-    not there, does not keep the others from being made; RuntimeError then names it at the end.
+    Executed copies go to notebooks/<profile>/ of the output folder. A training or a notebook that fails, or whose data
+    are not there, does not keep the others from being made; RuntimeError then names it at the end.
     """
     scale = profile_of(profile)
     lacking = lacking_data(scale, chosen)
