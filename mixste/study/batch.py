@@ -23,6 +23,7 @@ from mixste.data import DataError
 from mixste.install import install
 from mixste.study import costs, notebooks, runs
 from mixste.study.plan import PLAN, Profile, distinct
+from mixste.study.progress import span
 from mixste.study.report import page, profile_of
 from mixste.study.runs import Run
 
@@ -64,10 +65,10 @@ class Batch:
             if run in self.missing:
                 begun = (runs.store() / f"{run}.part" / "state.pt").exists()
                 verb = "another process trains it" if run in self.busy else "go on" if begun else "train"
-                state = f"{verb}, {_span(self.seconds[run])}"
+                state = f"{verb}, {span(self.seconds[run])}"
             lines.append(f"  {run}  {label}: {state}")
         for path in self.chosen:
-            state = f"execute, {_span(self.seconds[path.stem])}" if path in self.stale else "up to date"
+            state = f"execute, {span(self.seconds[path.stem])}" if path in self.stale else "up to date"
             lines.append(f"  {path.stem}: {state}")
         lines += [f"  {path.stem}: cannot be made: {why}" for path, why in self.lacking.items()]
         left_out = f"; {len(self.lacking)} cannot be made" if self.lacking else ""
@@ -197,10 +198,3 @@ def call(command: list, folder: Path) -> None:
     except KeyboardInterrupt:
         process.wait()
         raise
-
-
-def _span(seconds: float) -> str:
-    """As 12 s, 3 min or 4.5 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -47,7 +47,8 @@ def pack(to: Path, wanted: list[str] = (), unfinished: bool = False, weights: bo
         if not path.suffix:
             if not runs.is_whole(path):
                 raise RunError(f"run {path.name} is damaged and cannot be packed; `mixste reproduce` makes it again")
-            names = {file.name for file in path.iterdir()} & (runs.FILES | runs.WEIGHTS if weights else runs.FILES)
+            kept = runs.FILES | runs.FAILED | (runs.WEIGHTS if weights else set())
+            names = {file.name for file in path.iterdir()} & kept
             files += [runs.Finished(path).file(name) for name in sorted(names)]
         elif unfinished and (path / "state.pt").exists() and not runs.busy(path):
             files += [file for file in sorted(path.iterdir()) if UNFINISHED.fullmatch(file.name)]
@@ -150,12 +151,14 @@ def _index(source: Path) -> dict:
     held = defaultdict(set)
     for name in files:
         folder, _, file = str(name).partition("/")
-        allowed = UNFINISHED.fullmatch(file) if folder.endswith(".part") else file in runs.FILES | runs.WEIGHTS
+        finished = runs.FILES | runs.WEIGHTS | runs.FAILED
+        allowed = UNFINISHED.fullmatch(file) if folder.endswith(".part") else file in finished
         if not (runs.NAME.fullmatch(folder) and allowed):
             raise RunError(f"{source / INDEX} is refused: it names {name!r}, which is no file of a run")
         held[folder].add(file)
     for folder, names in held.items():
-        if lacking := ({"spec.json", "state.pt"} if folder.endswith(".part") else runs.FILES) - names:
+        whole = runs.FAILED if "failed.json" in names else runs.FILES
+        if lacking := ({"spec.json", "state.pt"} if folder.endswith(".part") else whole) - names:
             raise RunError(f"{source} is refused: run {folder} comes without {', '.join(sorted(lacking))}")
     for path in sorted(source.iterdir()):
         if path.name != INDEX and path.name not in pieces:
@@ -214,7 +217,8 @@ def _enter(arrived: Path) -> bool:
     part = place.with_suffix(".part")
     try:
         with runs.locked(place, _busy):
-            if runs.is_whole(place) and (arrived.suffix or _weights(arrived) <= _weights(place)):
+            better = _failed(place) > _failed(arrived) or _weights(arrived) > _weights(place)
+            if runs.is_whole(place) and (arrived.suffix or _failed(place) < _failed(arrived) or not better):
                 return False
             if arrived.suffix:
                 run = runs.read_spec(arrived / "spec.json")
@@ -229,6 +233,10 @@ def _enter(arrived: Path) -> bool:
     except _Busy:
         return False
     return True
+
+
+def _failed(folder: Path) -> bool:
+    return (folder / "failed.json").exists()
 
 
 def _weights(folder: Path) -> set[str]:

@@ -680,10 +680,12 @@ def _lift(model: torch.nn.Module, dataset: PoseDataset, progress=lambda frames: 
 def _record_failure(part: Path, history: list[dict], reason: str, seconds: float) -> None:
     """What is kept of a training that failed: its settings, its curve up to there, and why."""
     columns = list(history[0] if history else ("step", "poses", "epoch", "learning_rate", "loss"))
-    pd.DataFrame(history, columns=columns).to_csv(part / "history.csv", index=False)
-    (part / "failed.json").write_text(json.dumps({"reason": reason}, indent=1))
+    with replacing(part / "history.csv") as file:
+        pd.DataFrame(history, columns=columns).to_csv(file, index=False)
     about = environment() | {"training_seconds": seconds, "testing_seconds": 0.0}
-    (part / "environment.json").write_text(json.dumps(about, indent=1))
+    for name, content in (("failed.json", {"reason": reason}), ("environment.json", about)):
+        with replacing(part / name) as file:
+            file.write_text(json.dumps(content, indent=1))
     for file in part.iterdir():
         if file.name not in FAILED:
             file.unlink()

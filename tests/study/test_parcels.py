@@ -74,6 +74,22 @@ def test_weights_may_stay_behind_and_follow(packed, parcel, monkeypatch):
     make(BEST).model("best")
 
 
+def test_a_failed_run_travels_and_gives_way_to_a_finished_one(packed, parcel, monkeypatch):
+    def diverging(*_, **__):
+        raise FloatingPointError("the loss is nan at step 2 of 7")
+
+    monkeypatch.setattr(runs, "train", diverging)
+    with pytest.raises(runs.FailedRun):
+        make(RUN)
+    pack(parcel.parent / "failed")
+    runs.remove(runs.store() / RUN.id)
+    assert unpack(parcel.parent / "failed").startswith("1 runs arrived")
+    assert runs.failure(RUN) == "the loss is nan at step 2 of 7"
+    assert unpack(parcel).startswith("2 runs arrived")
+    assert unpack(parcel.parent / "failed").startswith("0 runs arrived")
+    assert not runs.failure(RUN)
+
+
 def test_runs_arrive_whole_once(packed, parcel, monkeypatch):
     assert unpack(parcel).startswith("2 runs arrived")
     assert contents(runs.store()) == contents(packed / "store")
