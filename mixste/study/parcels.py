@@ -217,8 +217,7 @@ def _enter(arrived: Path) -> bool:
     part = place.with_suffix(".part")
     try:
         with runs.locked(place, _busy):
-            better = _failed(place) > _failed(arrived) or _weights(arrived) > _weights(place)
-            if runs.is_whole(place) and (arrived.suffix or _failed(place) < _failed(arrived) or not better):
+            if runs.is_whole(place) and (arrived.suffix or not _better(arrived, place)):
                 return False
             if arrived.suffix:
                 run = runs.read_spec(arrived / "spec.json")
@@ -235,8 +234,10 @@ def _enter(arrived: Path) -> bool:
     return True
 
 
-def _failed(folder: Path) -> bool:
-    return (folder / "failed.json").exists()
+def _better(arrived: Path, place: Path) -> bool:
+    """Whether a whole run holds more than the one in its place: a training that did not fail, or more weights."""
+    failed, failed_here = ((folder / "failed.json").exists() for folder in (arrived, place))
+    return failed < failed_here or (failed == failed_here and not _weights(arrived) <= _weights(place))
 
 
 def _weights(folder: Path) -> set[str]:
