@@ -66,7 +66,7 @@ def test_json(tmp_path):
         read_json(tmp_path / "b.json")
 
 
-def test_a_file_without_end(tmp_path):
+def test_a_file_without_end():
     if not Path("/dev/zero").exists():
         pytest.skip("this system has no /dev/zero")
     with pytest.raises(DataError, match="at most 1,000 bytes, found more"):
