@@ -2,7 +2,6 @@
 
 import json
 import warnings
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image, ImageColor, ImageDraw
 from scipy.spatial.transform import Rotation
 
 from mixste.data import DataError
+from mixste.data.guard import guarded, read_arrays
 from mixste.files import readable, replacing
 from mixste.skeleton import Skeleton, human36m
 from mixste.video import save_mp4
@@ -43,21 +43,24 @@ class Lifted:
     def read(cls, path) -> "Lifted":
         """The clip of a file that `write_npz` wrote; DataError for any other."""
         path = Path(path)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(
-                    name=path.stem,
-                    fps=float(file["fps"]),
-                    resolution=tuple(file["resolution"].tolist()),
-                    keypoints=file["keypoints"],
-                    poses=file["poses"],
-                    filled=file["filled"],
-                    notes=tuple(file["notes"].tolist()),
-                )
-        except FileNotFoundError:
-            raise DataError(f"{path}: expected a lifted clip, found no such file") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: expected the .npz of a lifted clip, found something else ({error})") from None
+        with guarded(path, "the .npz of a lifted clip"):
+            arrays = read_arrays(path, ("fps", "resolution", "keypoints", "poses", "filled", "notes"))
+            for name, last in (("poses", (17, 3)), ("keypoints", (17, 2)), ("filled", (17,))):
+                shape = (len(arrays["poses"]), *last)
+                if arrays[name].shape != shape or not np.isfinite(arrays[name]).all() or not len(arrays[name]):
+                    raise DataError(f"expected finite {name} {shape} of a lifted clip, found {arrays[name].shape}")
+            fps, (width, height) = float(arrays["fps"]), arrays["resolution"].tolist()
+            if not 0 < fps < np.inf or not 0 < width < np.inf or not 0 < height < np.inf:
+                raise DataError(f"expected a lifted clip's rate and size, found {fps:g} and {width} × {height}")
+            return cls(
+                name=path.stem,
+                fps=fps,
+                resolution=(width, height),
+                keypoints=arrays["keypoints"],
+                poses=arrays["poses"],
+                filled=arrays["filled"].astype(bool),
+                notes=tuple(map(str, arrays["notes"].tolist())),
+            )
 
 
 def write_npz(lifted: Lifted, path) -> None:

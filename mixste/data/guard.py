@@ -21,7 +21,7 @@ MAX_FILE = 512 << 20  # bytes of a text file; a million frames of one person as 
 MAX_MEMORY = 4 << 30  # bytes that JSON may take as Python objects
 MAX_UNPACKED = 2 << 30  # bytes of all arrays that are read from one file
 # A small file that unpacks to a large one is a mistake or an attack: numbers of real clips halve at best.
-MAX_RATIO, SMALL = 50, 128 << 20
+MAX_RATIO, SMALL = 50, 512 << 20
 MAX_COLUMNS = 2_000  # of a table; a whole body with scores takes 400
 
 
@@ -64,7 +64,7 @@ def reason(fault: Exception) -> str:
     return one_line(f"{type(fault).__name__}: {fault}", 200)
 
 
-def one_line(said: object, limit: int = 300) -> str:
+def one_line(said: object, limit: int = 400) -> str:
     """A message on one line of at most `limit` printable characters: it may quote the file."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(said)[: 10 * limit]).split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
