@@ -109,13 +109,16 @@ def array_names(path) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def read_arrays(path, keys: Collection[str] | None = None) -> dict[str, np.ndarray]:
+def read_arrays(
+    path, keys: Collection[str] | None = None, expected: str = "plain arrays in an .npz or .npy file"
+) -> dict[str, np.ndarray]:
     """The plain arrays of an .npz file by name, or the one of an .npy file under the name "".
 
-    keys: which to read, as far as the file holds them; None: all. Raises DataError for pickled objects and structures,
-    and where the file is no such file, damaged, or unpacks to more than a file of its size should.
+    keys: which to read, as far as the file holds them; None: all. expected: what to call the file in errors. Raises
+    DataError for pickled objects and structures, and where the file is no such file, damaged, or unpacks to more than
+    a file of its size should.
     """
-    with guarded(path, "plain arrays in an .npz or .npy file"), open(path, "rb") as file:
+    with guarded(path, expected), open(path, "rb") as file:
         size = Path(path).stat().st_size
         if file.read(6) == b"\x93NUMPY":
             file.seek(0)
