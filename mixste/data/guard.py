@@ -7,6 +7,7 @@ read. No file is trusted with either.
 import contextlib
 import json
 import math
+import sys
 import warnings
 import zipfile
 from collections.abc import Collection, Iterator
@@ -168,4 +169,11 @@ def read_array(file: BinaryIO, size: int) -> np.ndarray:
             raise DataError(f"expected the bytes of {says}, found {place:,}")
         target[place : place + len(block)] = block
         place += len(block)
+    check_text(array)
     return array.reshape(shape, order="F" if fortran else "C")
+
+
+def check_text(array: np.ndarray) -> None:
+    """DataError if an array of text holds numbers that are no characters, of which Python would make broken strings."""
+    if array.dtype.kind == "U" and (array.view(array.dtype.byteorder + "u4") > sys.maxunicode).any():
+        raise DataError("expected text, found numbers that are no characters")

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mixste.data import DataError
-from mixste.data.guard import check_unpacked, guarded
+from mixste.data.guard import check_text, check_unpacked, guarded
 
 MAX_BYTES = 4 << 30  # that an entry may unpack to; the largest published one takes 0.7 GiB
 MAX_OBJECTS = 1_000_000  # containers, numbers and strings in one file
@@ -229,7 +229,9 @@ def _array(state: Any) -> np.ndarray:
         case (_, tuple(shape), np.dtype() as dtype, bool(fortran), bytes() | str() as data) if not dtype.hasobject:
             data = _bytes(data)
             if len(shape) <= 32 and len(data) == math.prod(shape) * dtype.itemsize:
-                return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+                array = np.frombuffer(data, dtype)
+                check_text(array)
+                return array.reshape(shape, order="F" if fortran else "C")
         case (_, tuple(shape), np.dtype() as dtype, bool(fortran), list(data)) if dtype.hasobject:
             if len(shape) <= 32 and len(data) == math.prod(shape):
                 array = np.empty(len(data), dtype=object)
@@ -261,7 +263,9 @@ def _dtype(code: str, *_) -> Pending:
 def _scalar(dtype: np.dtype, data: bytes | str) -> np.generic:
     if not isinstance(dtype, np.dtype) or dtype.hasobject or len(data) != dtype.itemsize:
         raise DataError("a scalar whose bytes do not fit its type")
-    return np.frombuffer(_bytes(data), dtype)[0]
+    array = np.frombuffer(_bytes(data), dtype)
+    check_text(array)
+    return array[0]
 
 
 def _encode(text: str, encoding: str) -> bytes:

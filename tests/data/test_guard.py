@@ -113,12 +113,14 @@ def npy(descr="<f8", shape="(2, 3)", data=bytes(48)) -> bytes:
         npy("|S0", data=b""),
         npy([("a", "<f8")]),
         npy("\n\x00"),
+        npy("<U2", data=b"\xff" * 48),
+        npy(">U2", data=b"\x00\x11\x00\x00" * 12),
         npy()[:20],
         b"\x93NUMPY\x09\x00" + bytes(100),
         b"PK\x03\x04",
         b"",
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_no_memory_is_taken_for_what_a_header_says(content, tmp_path):
     packed = io.BytesIO()

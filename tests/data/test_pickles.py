@@ -249,6 +249,15 @@ def test_programs_by_hand(program, tmp_path):
             read_npz(tmp_path / "a.npz", "data")
 
 
+@pytest.mark.parametrize("value", [np.array(["ab", "c"]), np.array(["ab"], ">U2"), np.str_("ab")])
+def test_text_is_of_characters(value):
+    program = pickled(value, 4)
+    broken = program.replace(value.tobytes()[:4], b"\xff\xff\xff\xff")
+    assert same(read_pickle(io.BytesIO(program)), value)
+    with pytest.raises(DataError, match="no characters"):
+        read_pickle(io.BytesIO(broken))
+
+
 def test_deep_nesting_is_no_recursion(tmp_path):
     write(tmp_path / "a.npz", b"\x80\x04" + b")" + b"\x85" * 100_000 + b".")
     value, depth = read_npz(tmp_path / "a.npz", "data"), 0
