@@ -33,7 +33,8 @@ def guarded(path, expected: str, error: type[ValueError] = DataError) -> Iterato
     An `error` or DataError that is raised in the block is a sentence already and only gets the path in front, unless it
     begins with it. ImportError and KeyboardInterrupt pass.
     """
-    shown = "".join(c if c.isprintable() else "?" for c in str(path))
+    # Bytes of a file's name that are no text stay, for the console to show.
+    shown = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else "?" for c in str(path))
     try:
         yield
     except ImportError:
