@@ -6,6 +6,7 @@ No file can run code: safetensors hold nothing but numbers, and the pickles insi
 
 import hashlib
 import json
+import math
 import zipfile
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.data import DataError
+from mixste.data.guard import guarded
 from mixste.data.pickles import Name, Pending, read_pickle
 from mixste.files import replacing
 from mixste.model import MixSTE
@@ -40,6 +42,7 @@ AUTHORS = {
 }
 SAME_JOINT = {"Hip": "Pelvis", "LFoot": "LAnkle", "RFoot": "RAnkle"}  # Human3.6M's names of HumanEva's
 SUMS = "SHA256SUMS"  # beside the weights that come along, as `sha256sum --check` reads it
+MOST_TENSORS = 2_000  # the paper's network has 208
 HEADS = 8  # in all published transformers; the one size that no shape tells
 
 
@@ -119,19 +122,13 @@ def load_checkpoint(path) -> nn.Module:
     Raises CheckpointError, in one sentence, for anything that is not one, whole.
     """
     path = Path(path)
-    try:
+    with guarded(path, "a checkpoint", CheckpointError):
         with open(path, "rb") as file:
             ours = file.read(9)[8:] == b"{"  # safetensors: the header's length, then JSON
-        return (_load_ours(path) if ours else _load_authors(path)).eval()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: expected a checkpoint, found no such file") from None
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    except DataError as error:
-        raise CheckpointError(f"{path}: expected weights and nothing else, found {error}") from None
-    except Exception as error:  # whatever the libraries make of bytes that are not theirs
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise CheckpointError(f"{path}: expected a checkpoint, found a file that cannot be read ({reason})") from None
+        try:
+            return (_load_ours(path) if ours else _load_authors(path)).eval()
+        except DataError as error:
+            raise CheckpointError(f"expected weights and nothing else, found {error}") from None
 
 
 def export_authors(model: nn.Module, path) -> None:
@@ -316,6 +313,8 @@ class Stored:
         numbers = storages[self.storage.key]
         if len(numbers) != self.storage.count * self.storage.dtype.itemsize:
             raise CheckpointError(f"expected {self.storage.count} numbers in a storage, found {len(numbers)} bytes")
+        if math.prod(self.shape) > self.storage.count:  # PyTorch's own count of them may overflow
+            raise CheckpointError(f"expected all weights to be stored, found {self.shape} that repeat a few numbers")
         # Raises RuntimeError for a view that leaves its storage.
         return torch.frombuffer(numbers, dtype=self.storage.dtype).as_strided(self.shape, self.stride, self.offset)
 
@@ -353,8 +352,8 @@ def _under_their_names(model: nn.Module) -> dict[str, Tensor]:
 
 def _built(name: str, options: dict, weights: dict[str, Tensor], naming) -> nn.Module:
     """The network with these weights, all of them and no other; naming(model) is its state dict in the file's terms."""
-    if options.get("depth", 0) > len(weights):
-        raise CheckpointError(f"expected weights of {options['depth']} blocks, found {len(weights)} tensors")
+    if options.get("depth", 0) > len(weights) / 10 or len(weights) > MOST_TENSORS:  # a block has more than 10
+        raise CheckpointError(f"expected weights of {options.get('depth')} blocks, found {len(weights)} tensors")
     with torch.device("meta"):  # no memory, until the shapes are known to fit
         model = MODELS[name](**options)
     expected = naming(model)

@@ -1,6 +1,7 @@
 """From a video, or the files of a detector, to 3D poses to take along: one clip, or a folder of them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +12,22 @@ from tqdm import tqdm
 from mixste import fast
 from mixste.camera import normalize_screen
 from mixste.data import DataError
+from mixste.data.guard import guarded
 from mixste.detections import Detections, fill_gaps, follow, to_human36m
 from mixste.formats import READERS, read
-from mixste.outputs import WRITERS, Lifted
+from mixste.outputs import SHOWN, WRITERS, Lifted
 from mixste.predict import predict
 from mixste.readers.structures import is_clip
 from mixste.skeleton import human36m
 from mixste.video import SUFFIXES, detect, pyav
 from mixste.viewer import view
 
-OUTPUTS = {**WRITERS, "html": lambda lifted, path: view(lifted).save(path)}
+OUTPUTS = {**WRITERS, "html": lambda lifted, path: view(lifted.shown("html")).save(path)}
 
 SHORT_GAP = 0.5  # seconds that a point may be unseen before a straight line is no good guess
 FPS = 30.0  # of files that do not say
 FPS_RANGE = (0.01, 10_000.0)
+FARTHEST = 1000  # image widths or heights that a point may lie away; detectors guess, but not that far
 
 # How tall people are on the screens that networks learn from, the least, the most and the median clip of the synthetic
 # source under Human3.6M's cameras: from the highest to the lowest joint in units of `normalize_screen` (the image is 2
@@ -40,10 +43,14 @@ def lift_clip(
     Gaps of up to half a second are filled along straight lines, point by point, before the points become human36m's
     joints; longer ones after, which the notes say. fps: over what the file says. person: 0 for the most prominent.
     A person much larger or smaller on the screen than in training is lifted as if the image had been extended on all
-    sides, or cropped around them. DataError if there is no such person, or a joint is seen in no frame.
+    sides, or cropped around them. DataError if there is no such person, a joint is seen in no frame, or a point lies
+    where no detector puts one.
     """
-    if model.joints != 17:
-        raise DataError(f"expected a model that lifts human36m's 17 joints, found one of {model.joints}")
+    return _lifted(_keypoints(detections, fps, person), model, flip)
+
+
+def _keypoints(detections: Detections, fps: float | None, person: int) -> dict:
+    """What `Lifted` holds of one person of a clip, but for the poses."""
     notes = list(detections.notes)
     fps = detections.fps if fps is None else fps
     if fps is None:
@@ -53,7 +60,15 @@ def lift_clip(
         raise DataError(
             f"{detections.name}: expected {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g} frames a second, found {fps:g}"
         )
-    points, people = follow(detections, person)
+    with np.errstate(all="ignore"):  # numbers that are too large are told below
+        points, people = follow(detections, person)
+    far = np.abs(points).max(axis=(1, 2), where=np.isfinite(points), initial=0) > FARTHEST * max(detections.resolution)
+    if far.any():
+        frame = int(far.argmax())
+        raise DataError(
+            f"{detections.name}: expected points in or near an image of {' × '.join(map(str, detections.resolution))} "
+            f"pixels, found one at {np.nanmax(np.abs(points[frame])):g} in frame {frame}"
+        )
     if people > 1:
         notes.append(f"lifted person {person} of {people}, counted from 0 by size and time in view")
 
@@ -77,14 +92,28 @@ def lift_clip(
             f"nothing of the person is seen in {len(away)} of {len(points)} frames, the first {away[0]}, the last "
             f"{away[-1]}: filled in"
         )
-    joints = fill_gaps(joints)
-    screen, note = _framed(joints, detections.resolution)
-    notes += [note] if note else []
-    poses = predict(model, screen.astype(np.float32), flip)
-    if not np.isfinite(poses).all():
-        raise DataError(f"{detections.name}: expected finite poses, found NaN or infinity, as of damaged weights")
-    poses = poses - poses[:, [human36m.root]]
-    return Lifted(detections.name, fps, detections.resolution, joints, poses, ~seen, tuple(notes))
+    return {
+        "name": detections.name,
+        "fps": fps,
+        "resolution": detections.resolution,
+        "keypoints": fill_gaps(joints),
+        "filled": ~seen,
+        "notes": tuple(notes),
+    }
+
+
+def _lifted(about: dict, model: nn.Module, flip: bool) -> Lifted:
+    """The poses of what `_keypoints` gave."""
+    if model.joints != 17:
+        raise DataError(f"expected a model that lifts human36m's 17 joints, found one of {model.joints}")
+    screen, note = _framed(about["keypoints"], about["resolution"])
+    with tqdm(desc=about["name"], total=len(screen), unit="frame", unit_scale=True, leave=False, disable=None) as bar:
+        try:
+            poses = predict(model, screen.astype(np.float32), flip, progress=bar.update)
+        except ValueError as error:
+            raise DataError(f"{about['name']}: {error}") from None
+    poses -= poses[:, [human36m.root]]
+    return Lifted(**about | {"poses": poses, "notes": (*about["notes"], *([note] if note else []))})
 
 
 def _framed(
@@ -166,14 +195,21 @@ def lift(
         for clip, name in zip(tqdm(clips, "lifting", unit="clip", disable=None), names, strict=True):
             try:
                 video = clip.suffix.lower() in SUFFIXES
-                seen = detect(clip) if video else read(clip, format, layout, resolution, units)
-                lifted = lift_clip(seen, model, fps=fps, person=person, flip=flip)
+                with guarded(clip, "a clip of a person"):
+                    seen = detect(clip) if video else read(clip, format, layout, resolution, units)
+                with guarded(seen.name, "a clip of a person"):
+                    keypoints = _keypoints(seen, fps, person)
+                    del seen  # of a long clip it is large
+                    lifted = _lifted(keypoints, model, flip)
             except DataError as error:
                 yield error
                 continue
             except ImportError as error:  # the keypoints beside a video are lifted without the extra
                 yield DataError(f"{clip}: {error}")
                 continue
+            cut = [kind for kind in outputs if len(lifted.poses) > SHOWN.get(kind, np.inf)]
+            notes = [f"{name}.{kind} shows the first {SHOWN[kind]:,} frames of {len(lifted.poses):,}" for kind in cut]
+            lifted = replace(lifted, notes=(*lifted.notes, *notes))
             for kind in outputs:
                 OUTPUTS[kind](lifted, Path(out) / f"{name}.{kind}")
             yield lifted

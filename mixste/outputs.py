@@ -2,9 +2,8 @@
 
 import json
 import warnings
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,14 @@ from PIL import Image, ImageColor, ImageDraw
 from scipy.spatial.transform import Rotation
 
 from mixste.data import DataError
+from mixste.data.guard import guarded, read_arrays
 from mixste.files import readable, replacing
 from mixste.skeleton import Skeleton, human36m
 from mixste.video import save_mp4
+
+PART = 10_000  # frames that are written at a time
+# Pages and pictures of more frames than these open slowly or not at all: they show the first so many.
+SHOWN = {"html": 50_000, "gif": 5_000}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,21 +47,30 @@ class Lifted:
     def read(cls, path) -> "Lifted":
         """The clip of a file that `write_npz` wrote; DataError for any other."""
         path = Path(path)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(
-                    name=path.stem,
-                    fps=float(file["fps"]),
-                    resolution=tuple(file["resolution"].tolist()),
-                    keypoints=file["keypoints"],
-                    poses=file["poses"],
-                    filled=file["filled"],
-                    notes=tuple(file["notes"].tolist()),
-                )
-        except FileNotFoundError:
-            raise DataError(f"{path}: expected a lifted clip, found no such file") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: expected the .npz of a lifted clip, found something else ({error})") from None
+        expected = "the .npz of a lifted clip"
+        with guarded(path, expected):
+            arrays = read_arrays(path, ("fps", "resolution", "keypoints", "poses", "filled", "notes"), expected)
+            for name, last in (("poses", (17, 3)), ("keypoints", (17, 2)), ("filled", (17,))):
+                shape = (len(arrays["poses"]), *last)
+                if arrays[name].shape != shape or not np.isfinite(arrays[name]).all() or not len(arrays[name]):
+                    raise DataError(f"expected finite {name} {shape} of a lifted clip, found {arrays[name].shape}")
+            fps, (width, height) = float(arrays["fps"]), arrays["resolution"].tolist()
+            if not 0 < fps < np.inf or not 0 < width < np.inf or not 0 < height < np.inf:
+                raise DataError(f"expected a lifted clip's rate and size, found {fps:g} and {width} × {height}")
+            return cls(
+                name=path.stem,
+                fps=fps,
+                resolution=(width, height),
+                keypoints=arrays["keypoints"],
+                poses=arrays["poses"],
+                filled=arrays["filled"].astype(bool),
+                notes=tuple(map(str, arrays["notes"].tolist())),
+            )
+
+    def shown(self, kind: str) -> "Lifted":
+        """What an output of that kind shows of it: its first frames, where SHOWN has a limit."""
+        first = slice(SHOWN.get(kind))
+        return replace(self, keypoints=self.keypoints[first], poses=self.poses[first], filled=self.filled[first])
 
 
 def write_npz(lifted: Lifted, path) -> None:
@@ -78,27 +91,43 @@ def write_npz(lifted: Lifted, path) -> None:
 def write_csv(lifted: Lifted, path) -> None:
     """One row a frame: frame, seconds, then x, y and z of every joint in metres."""
     names = [f"{joint}_{axis}" for joint in human36m.joints for axis in "xyz"]
-    table = pd.DataFrame(lifted.poses.reshape(len(lifted.poses), -1), columns=names)
-    table.insert(0, "seconds", np.arange(len(table)) / lifted.fps)
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index_label="frame", float_format="%.5f", lineterminator="\n")
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        for part in _parts(lifted):
+            frames = np.arange(part.start, part.stop)
+            table = pd.DataFrame(lifted.poses[part].reshape(len(frames), -1), index=frames, columns=names)
+            table.insert(0, "seconds", frames / lifted.fps)
+            first = part.start == 0
+            table.to_csv(file, header=first, index_label="frame", float_format="%.5f", lineterminator="\n")
 
 
 def write_json(lifted: Lifted, path) -> None:
     """The same for programs that read no NumPy: metres, pixels, and which joint is whose child."""
-    content = {
+    about = {
         "name": lifted.name,
         "fps": lifted.fps,
         "resolution": lifted.resolution,
         "joints": human36m.joints,
         "parents": human36m.parents,
-        "poses": np.round(lifted.poses.astype(np.float64), 5).tolist(),
-        "keypoints": np.round(lifted.keypoints.astype(np.float64), 2).tolist(),
-        "filled": lifted.filled.tolist(),
-        "notes": lifted.notes,
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+
+    def text(content) -> str:
+        return json.dumps(content, separators=(",", ":"))
+
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text(about)[:-1])
+        for name, values, digits in (("poses", lifted.poses, 5), ("keypoints", lifted.keypoints, 2)):
+            file.write(f',"{name}":[')
+            for part in _parts(lifted):
+                rounded = np.round(values[part].astype(np.float64), digits).tolist()
+                file.write("," * (part.start > 0) + text(rounded)[1:-1])
+            file.write("]")
+        file.write(f',"filled":{text(lifted.filled.tolist())},"notes":{text(lifted.notes)}}}')
+
+
+def _parts(lifted: Lifted) -> Iterator[slice]:
+    """The frames of a clip in stretches, since a million of them as text would fill the memory."""
+    frames = len(lifted.poses)
+    return (slice(start, min(start + PART, frames)) for start in range(0, frames, PART))
 
 
 # --- BVH -------------------------------------------------------------------------------------------------------
@@ -120,13 +149,36 @@ def write_bvh(lifted: Lifted, path) -> None:
     several children (hip, thorax) gets a joint without length for each of them. The hip stays above the origin, the
     lowest foot of the clip on the floor: where the person goes is not lifted.
     """
-    poses = lifted.poses.astype(np.float64) * UPRIGHT
-    names, parents, frames = human36m.joints, human36m.parents, len(poses)
-    bones = poses - poses[:, [max(0, parent) for parent in parents]]  # (frames, 17, 3), each from its parent
-    offsets = AT_REST * np.median(np.linalg.norm(bones, axis=-1), axis=0)[:, None]
+    lengths = np.concatenate([np.linalg.norm(_bones(lifted.poses[part]), axis=-1) for part in _parts(lifted)])
+    offsets = AT_REST * np.median(lengths, axis=0)[:, None]
+    floor = float(lifted.poses[..., 1].max())  # y is down there
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        before = None  # the angles of the frame before a part
+        for part in _parts(lifted):
+            joints = _hung(offsets, _bones(lifted.poses[part]))
+            if before is None:
+                text, order = _hierarchy(joints)
+                text += ["MOTION", f"Frames: {len(lifted.poses)}", f"Frame Time: {1 / lifted.fps:.8f}"]
+                file.write("\n".join(text) + "\n")
+            angles = np.concatenate([_angles(joints, name) for name in order], axis=1)
+            whole = angles if before is None else np.concatenate([before, angles])
+            angles = np.unwrap(whole, period=360, axis=0)[-len(angles) :]
+            before = angles[-1:]
+            file.writelines(f"0.00000 {floor:.5f} 0.00000 {_numbers(row)}\n" for row in angles.tolist())
 
-    # The joints of the file: by name, their parent there, offset and turn in the world.
-    joints = {"": ("", np.zeros(3), Rotation.identity(frames))}
+
+def _bones(poses: Float[np.ndarray, "frames 17 3"]) -> Float[np.ndarray, "frames 17 3"]:
+    """Each joint from its parent, y up."""
+    poses = poses.astype(np.float64) * UPRIGHT
+    return poses - poses[:, [max(0, parent) for parent in human36m.parents]]
+
+
+def _hung(
+    offsets: Float[np.ndarray, "17 3"], bones: Float[np.ndarray, "frames 17 3"]
+) -> dict[str, tuple[str, Float[np.ndarray, "3"], Rotation]]:
+    """The joints of the file: by name, their parent there, offset and turn in the world."""
+    names, parents = human36m.joints, human36m.parents
+    joints = {"": ("", np.zeros(3), Rotation.identity(len(bones)))}
     hangs_from = {human36m.root: ""}
     for joint in human36m.top_down:
         name, above = names[joint], hangs_from[joint]
@@ -142,15 +194,16 @@ def write_bvh(lifted: Lifted, path) -> None:
             if len(below) > 1:
                 hangs_from[child] = f"{name}To{names[child]}"
                 joints[hangs_from[child]] = (name, np.zeros(3), _swing(turn, AT_REST[child], bones[:, child]))
+    return joints
 
-    text, values = ["HIERARCHY"], [np.tile([0, -poses[..., 1].min(), 0], (frames, 1))]
+
+def _hierarchy(joints: dict[str, tuple[str, Float[np.ndarray, "3"], Rotation]]) -> tuple[list[str], list[str]]:
+    """The lines of the file up to the motion, and the names of its joints in their order."""
+    text, order = ["HIERARCHY"], []
 
     def write(name: str, depth: int) -> None:
-        parent, offset, turn = joints[name]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # gimbal lock: any of the equal triples will do
-            local = (joints[parent][2].inv() * turn).as_euler("ZXY", degrees=True)
-        values.append(np.unwrap(local, period=360, axis=0))
+        parent, offset, _ = joints[name]
+        order.append(name)
         channels = "3" if parent else "6 Xposition Yposition Zposition"
         pad = "\t" * depth
         text.extend([f"{pad}{'JOINT' if parent else 'ROOT'} {name}", f"{pad}{{", f"{pad}\tOFFSET {_numbers(offset)}"])
@@ -159,15 +212,20 @@ def write_bvh(lifted: Lifted, path) -> None:
         for child in below:
             write(child, depth + 1)
         if not below:
-            tip = _numbers(TIPS[names.index(name)])
+            tip = _numbers(TIPS[human36m.joints.index(name)])
             text.extend([f"{pad}\tEnd Site", f"{pad}\t{{", f"{pad}\t\tOFFSET {tip}", f"{pad}\t}}"])
         text.append(f"{pad}}}")
 
-    write(names[human36m.root], 0)
-    text += ["MOTION", f"Frames: {frames}", f"Frame Time: {1 / lifted.fps:.8f}"]
-    text += [_numbers(row) for row in np.concatenate(values, axis=1)]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(text) + "\n", encoding="utf-8")
+    write(human36m.joints[human36m.root], 0)
+    return text, order
+
+
+def _angles(joints: dict, name: str) -> Float[np.ndarray, "frames 3"]:
+    """A joint's turn in its parent's frame about Z, X and Y, degrees."""
+    parent, _, turn = joints[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gimbal lock: any of the equal triples will do
+        return (joints[parent][2].inv() * turn).as_euler("ZXY", degrees=True)
 
 
 def _turn(rest: Float[np.ndarray, "vectors 3"], now: Float[np.ndarray, "frames vectors 3"]) -> Rotation:
@@ -258,7 +316,8 @@ def save_gif(moving: Iterable[Image.Image], fps: float, path) -> None:
 
 
 def write_gif(lifted: Lifted, path, height: int = 240) -> None:
-    """Keypoints and pose side by side, for pages and slides. At most 25 frames/s."""
+    """Keypoints and pose side by side, for pages and slides. At most 25 frames/s, and the first of a long clip."""
+    lifted = lifted.shown("gif")
     every = max(1, round(lifted.fps / 25))
     moving = pictures(lifted.keypoints[::every], lifted.resolution, [lifted.poses[::every]], height)
     save_gif(moving, lifted.fps / every, path)

@@ -89,16 +89,30 @@ def first_of_each(indices: Int[np.ndarray, "lifted"]) -> Int[np.ndarray, "frames
     return np.unique(indices, return_index=True)[1]
 
 
-def predict(model: nn.Module, keypoints, flip: bool = True, skeleton: Skeleton | None = None):
+def predict(
+    model: nn.Module,
+    keypoints,
+    flip: bool = True,
+    skeleton: Skeleton | None = None,
+    progress: Callable[[int], None] = lambda frames: None,
+):
     """Lift one clip of any length.
 
     keypoints: (frames, joints, 2), screen-normalised (`mixste.camera.normalize_screen`), array or tensor. Returns
     (frames, joints, 3) in metres, camera axes, root-relative, of the same kind. A clip that is not a multiple of T is
     read in consecutive windows, the last moved back to end with it; a shorter one is padded with its last frame.
-    skeleton tells left from right for `flip` (default: by the number of joints). Raises ValueError for another shape,
-    an empty clip, or NaN.
+    skeleton tells left from right for `flip` (default: by the number of joints). progress is told the number of frames
+    as they are read. Raises ValueError for another shape, an empty clip, or NaN, also where it is what comes out.
     """
     device = next(model.parameters()).device
+    if not isinstance(keypoints, Tensor):
+        keypoints = np.asarray(keypoints)
+        if keypoints.dtype.kind not in "fiu":
+            raise ValueError(f"keypoints must be real numbers, found {keypoints.dtype}")
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
+            keypoints = np.ascontiguousarray(keypoints, dtype=np.float32)  # PyTorch takes no others
+    elif keypoints.is_complex():
+        raise ValueError(f"keypoints must be real numbers, found {keypoints.dtype}")
     points = torch.as_tensor(keypoints, dtype=torch.float32, device=device)
     if points.ndim != 3 or points.shape[1:] != (model.joints, 2) or len(points) == 0:
         raise ValueError(
@@ -107,6 +121,12 @@ def predict(model: nn.Module, keypoints, flip: bool = True, skeleton: Skeleton |
     if not points.isfinite().all():
         frame = int((~points.isfinite()).flatten(1).any(dim=1).nonzero()[0])
         raise ValueError(f"keypoints must be finite, found NaN or infinity in frame {frame}")
-    [(indices, poses)] = lift(model, points, [(0, len(points))], skeleton or of_joints(model.joints), flip)
+    [(indices, poses)] = lift(model, points, [(0, len(points))], skeleton or of_joints(model.joints), flip, progress)
     poses = poses[torch.from_numpy(first_of_each(indices)).to(device)]
+    if not poses.isfinite().all():
+        frame = int((~poses.isfinite()).flatten(1).any(dim=1).nonzero()[0])
+        raise ValueError(
+            f"poses must be finite, found NaN or infinity in frame {frame}: keypoints of up to {points.abs().max():g} "
+            "are too large for screen units, or the weights are damaged"
+        )
     return poses if isinstance(keypoints, Tensor) else poses.cpu().numpy()

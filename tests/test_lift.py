@@ -1,6 +1,8 @@
 """From files to files, with a small network whose answers are compared with `predict`."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ import torch
 from mixste.camera import normalize_screen
 from mixste.data import DataError
 from mixste.detections import LAYOUTS, Detections
+from mixste.files import replacing
 from mixste.formats import read
 from mixste.lift import OUTPUTS, clips_in, lift, lift_clip
 from mixste.model import MixSTE
-from mixste.outputs import Lifted
+from mixste.outputs import SHOWN, Lifted
 from mixste.predict import predict
 from mixste.skeleton import human36m
 
@@ -251,7 +254,7 @@ def test_damaged_weights_write_nothing(tmp_path):
     model.head.bias.data[0] = np.nan
     np.savez(tmp_path / "a.npz", keypoints=moving(), joints=human36m.joints, resolution=(1000, 1000))
     [error] = lift(tmp_path / "a.npz", tmp_path / "out", model)
-    assert "a: expected finite poses, found NaN or infinity" in str(error)
+    assert str(error).startswith("a: poses must be finite, found NaN or infinity in frame 0")
     assert not (tmp_path / "out").exists()
 
 
@@ -288,3 +291,82 @@ def test_nothing_to_lift_is_said_at_once(model, tmp_path):
         lift(tmp_path, tmp_path / "out", model, outputs=["fbx"])
     [error] = lift(tmp_path / "nowhere.json", tmp_path / "out", model)
     assert "no such file" in str(error)
+
+
+def test_points_beyond_any_detector_are_refused(model, tmp_path):
+    points = moving()
+    points[7, 3] = 1e300
+    with pytest.raises(DataError, match=r"clip: expected points in or near .* pixels, found one at 1e\+300 in frame 7"):
+        lift_clip(detections(points), model)
+
+
+def test_a_reader_that_fails_in_its_own_way_stops_no_folder(model, tmp_path, monkeypatch):
+    source = write_clips(tmp_path / "in")
+
+    def fail(path, *options):
+        if path.name.startswith("a"):
+            raise MemoryError
+        return read(path, *options)
+
+    monkeypatch.setattr("mixste.lift.read", fail)
+    results = list(lift(source, tmp_path / "out", model, resolution=(1000, 1000), outputs=["npz"]))
+    assert any("found more than fits the memory" in str(result) for result in results)
+    assert any(isinstance(result, Lifted) for result in results)
+
+
+def test_what_is_whole_when_it_is_stopped_stays_and_nothing_else(model, tmp_path, monkeypatch):
+    for name in "abc":
+        np.savez(tmp_path / f"{name}.npz", keypoints=moving(), joints=human36m.joints, resolution=(1000, 1000))
+    written = []
+
+    def csv(lifted, path):
+        written.append(path.name)
+        with replacing(path) as temporary:
+            temporary.write_text("half of it")
+            if path.name == "b.csv":
+                raise KeyboardInterrupt
+
+    monkeypatch.setitem(OUTPUTS, "csv", csv)
+    with pytest.raises(KeyboardInterrupt):
+        list(lift(tmp_path, tmp_path / "out", model, outputs=["npz", "csv"]))
+    assert written == ["a.csv", "b.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.csv", "a.npz", "b.npz"]
+    assert len(Lifted.read(tmp_path / "out" / "b.npz").poses) == len(moving())
+
+
+def test_a_page_of_a_long_clip_shows_its_first_frames_and_a_note_says_so(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(SHOWN, "html", 15)
+    np.savez(tmp_path / "a.npz", keypoints=moving(), joints=human36m.joints, resolution=(1000, 1000))
+    [lifted] = lift(tmp_path / "a.npz", tmp_path / "out", model, outputs=["npz", "html"])
+    assert len(lifted.poses) == 20
+    assert "a.html shows the first 15 frames of 20" in lifted.notes
+    assert '"frames":15' in (tmp_path / "out" / "a.html").read_text()
+
+
+LONG = """
+import resource, sys, time
+import numpy as np
+from mixste.lift import lift
+from mixste.model import MixSTE
+
+start = time.process_time()
+[lifted] = lift(sys.argv[1], sys.argv[2], MixSTE(81, dim=8, depth=1, heads=1), outputs=["npz"])
+print(len(lifted.poses), time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory in other units, or not at all")
+def test_a_million_frames_would_fit_two_gibibytes_and_time_grows_as_they_do(tmp_path):
+    """From clips of 50,000 and 200,000 frames."""
+    measured = []
+    for frames in (50_000, 200_000):
+        points = np.resize(moving(1000), (frames, 17, 2)).astype(np.float32)
+        np.savez(tmp_path / "a.npz", keypoints=points, joints=human36m.joints, resolution=(1000, 1000), fps=50.0)
+        command = [sys.executable, "-c", LONG, str(tmp_path / "a.npz"), str(tmp_path / "out")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        measured.append([float(word) for word in done.stdout.split()])
+    (_, short, small), (frames, long, large) = measured
+    assert frames == 200_000
+    assert long < 6 * short
+    assert small + (large - small) * (1_000_000 - 50_000) / 150_000 < 2 << 30

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from mixste import outputs
 from mixste.data import DataError
 from mixste.outputs import Lifted, pictures, write_bvh, write_csv, write_gif, write_json, write_mp4, write_npz
 from mixste.skeleton import human36m
@@ -48,9 +49,19 @@ def test_npz_comes_back(tmp_path):
 def test_a_file_that_is_no_lifted_clip_is_refused(tmp_path):
     np.savez(tmp_path / "other.npz", x=np.ones(3))
     (tmp_path / "text.npz").write_text("poses")
-    with pytest.raises(DataError, match=r"other\.npz: expected the \.npz of a lifted clip"):
+    with pytest.raises(DataError, match=r"other\.npz: expected the \.npz of a lifted clip, found"):
         Lifted.read(tmp_path / "other.npz")
-    with pytest.raises(DataError, match=r"text\.npz: expected the \.npz of a lifted clip"):
+    for name, value in {
+        "poses": np.zeros((6, 16, 3)),
+        "filled": np.ones(2),
+        "fps": np.nan,
+        "resolution": [1, 2, 3],
+    }.items():
+        write_npz(a_lifted(), tmp_path / "a.npz")
+        np.savez(tmp_path / "b.npz", **{**np.load(tmp_path / "a.npz"), name: value})
+        with pytest.raises(DataError, match=r"b\.npz: expected .*lifted clip.*, found"):
+            Lifted.read(tmp_path / "b.npz")
+    with pytest.raises(DataError, match=r"text\.npz: expected the \.npz of a lifted clip, found"):
         Lifted.read(tmp_path / "text.npz")
 
 
@@ -171,6 +182,25 @@ def test_bvh_of_bodies_in_a_line_or_a_point(tmp_path):
     write_bvh(a_lifted(poses=np.zeros((3, 17, 3))), tmp_path / "point.bvh")
     places, _, _ = posed((tmp_path / "point.bvh").read_text())
     np.testing.assert_allclose([places[name] for name in human36m.joints], 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("write", [write_csv, write_json, write_bvh])
+def test_a_long_clip_is_written_in_parts_as_a_short_one_at_once(write, tmp_path, monkeypatch):
+    turns = np.linspace(0, 30, 100)  # radians, five times around
+    spun = a_person(1) * np.ones((100, 1, 1))
+    spun = np.stack([Rotation.from_rotvec([0, turn, 0]).apply(pose) for turn, pose in zip(turns, spun, strict=True)])
+    lifted = a_lifted(poses=spun)
+    write(lifted, tmp_path / "once")
+    monkeypatch.setattr(outputs, "PART", 7)
+    write(lifted, tmp_path / "parts")
+    assert (tmp_path / "parts").read_text() == (tmp_path / "once").read_text()
+
+
+def test_pictures_of_a_long_clip_are_of_its_first_frames(tmp_path, monkeypatch):
+    monkeypatch.setitem(outputs.SHOWN, "gif", 4)
+    write_gif(a_lifted(10), tmp_path / "walk.gif")
+    with Image.open(tmp_path / "walk.gif") as picture:
+        assert picture.n_frames == 4
 
 
 def test_bvh_angles_do_not_jump(tmp_path):

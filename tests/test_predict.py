@@ -142,6 +142,17 @@ def test_arrays_give_arrays_and_tensors_tensors(model):
     np.testing.assert_array_equal(predict(model, keypoints.tolist()), poses)
 
 
+def test_arrays_lie_in_memory_as_they_like(model):
+    """Reversed, strided, big-endian, of integers: the numbers count."""
+    keypoints = clip(12)
+    poses = predict(model, keypoints)
+    for same in (keypoints[::-1].copy()[::-1], keypoints.astype(">f8"), np.asfortranarray(keypoints)):
+        np.testing.assert_allclose(predict(model, same), poses, atol=1e-6)
+    np.testing.assert_array_equal(predict(model, keypoints[::-2]), predict(model, keypoints[::-2].copy()))
+    whole = np.round(keypoints).astype(">i2")
+    np.testing.assert_array_equal(predict(model, whole), predict(model, whole.astype(np.float32)))
+
+
 def test_training_goes_on_as_it_was():
     torch.manual_seed(0)
     model = MixSTE(T, 17, 8, 1, dropout=0.5, drop_path=0.5).train()
@@ -162,6 +173,11 @@ def test_training_goes_on_as_it_was():
         (np.zeros((17, 2)), r"found \(17, 2\)"),
         (np.where(np.arange(5)[:, None, None] == 3, np.nan, np.zeros((5, 17, 2))), "NaN or infinity in frame 3"),
         (np.full((5, 17, 2), np.inf), "NaN or infinity in frame 0"),
+        (np.full((5, 17, 2), 1e300), "NaN or infinity in frame 0"),
+        (np.full((5, 17, 2), 1e30) * np.arange(17)[:, None], r"poses must be finite.*keypoints of up to 1\.6e\+31"),
+        (np.zeros((5, 17, 2), complex), "real numbers, found complex128"),
+        (torch.zeros((5, 17, 2), dtype=torch.complex64), "real numbers, found torch.complex64"),
+        (np.full((5, 17, 2), "x"), "real numbers, found <U1"),
     ],
 )
 def test_other_input(model, keypoints, message):

@@ -151,7 +151,7 @@ def test_the_still_picture_shows_the_first_of_the_frames_asked_for():
         ([np.zeros((4, 17, 2))], r"found \(4, 17, 2\)"),
         ([np.full((4, 17, 3), np.nan)], "finite"),
         ([np.zeros((4, 5, 3))], "17 joints"),
-        (["nowhere.npz"], "nowhere.npz: expected a lifted clip, found no such file"),
+        (["nowhere.npz"], "nowhere.npz: expected the .npz of a lifted clip, found no such file"),
     ],
 )
 def test_what_cannot_be_shown_is_said(shown, message):

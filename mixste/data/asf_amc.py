@@ -1,9 +1,8 @@
 """Acclaim motion capture: skeletons (.asf) and their motions (.amc), the format of HDM05 and CMU."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from mixste.data import DataError
 
 INCH = 0.0254  # metres
+LARGEST = 1e9  # of any number in a file, so that no product of them overflows
 
 # The bone at whose far end each joint of human36m sits. The head bone ends mid-head and the thorax lies 4 to 6 cm
 # under the shoulders: close to Human3.6M's definitions, not the same.
@@ -42,8 +42,8 @@ class Line(NamedTuple):
             values = list(map(float, self.words[start:stop]))
         except ValueError:
             values = []
-        if len(values) != count or not math.isfinite(sum(values)):
-            raise self.error(f"{count} finite number{'s' * (count > 1)}")
+        if len(values) != count or not all(abs(value) <= LARGEST for value in values):  # which NaN is not
+            raise self.error(f"{count} finite number{'s' * (count > 1)} of at most {LARGEST:,.0f}")
         return values
 
 
@@ -122,7 +122,7 @@ def read_asf(text: str, file: str = "asf") -> Acclaim:
         raise DataError(f"{file}: expected a :hierarchy of bones, found none")
 
     (length,), radians = blocks[":units"]["length"].numbers(1), _radians(blocks[":units"]["angle"])
-    if length <= 0:
+    if length < 1 / LARGEST:
         raise blocks[":units"]["length"].error("a positive unit of length")
     metres = INCH / length
 
@@ -179,7 +179,7 @@ def read_amc(text: str, skeleton: Acclaim, file: str = "amc") -> dict[str, Float
             values[first] += line.numbers(widths[first])
         elif first.lower() in (":degrees", ":radians"):
             radians = _radians(line)
-        elif len(line.words) == 1 and first.isdecimal():
+        elif len(line.words) == 1 and first.isdecimal() and len(first) < 10:
             finish_frame()
             if frames and int(first) != number + 1:
                 raise line.error(f"frame {number + 1}")
@@ -214,19 +214,26 @@ def joints(
         given = dict(zip(skeleton.bones[name].channels, motion[name].T, strict=True))
         return np.stack([given.get(kind + axis, np.zeros(frames)) for axis in axes], axis=1)
 
-    @cache
-    def turn(name: str) -> Rotation:
+    needed = with_parents(names, {name: bone.parent for name, bone in skeleton.bones.items()})
+    turns, places = {"": Rotation.identity()}, {}
+    for name in needed:
         bone = skeleton.bones[name]
-        before = turn(bone.parent) if bone.parent else Rotation.identity()
-        if not bone.channels:
-            return before
-        return before * bone.axes * Rotation.from_euler(bone.order, channel(name, "r", bone.order)) * bone.axes.inv()
+        turns[name] = turns[bone.parent]
+        if bone.channels:
+            turned = Rotation.from_euler(bone.order, channel(name, "r", bone.order))
+            turns[name] = turns[name] * bone.axes * turned * bone.axes.inv()
+        if bone.parent:
+            places[name] = places[bone.parent] + turns[name].apply(bone.offset)
+        else:  # its offset is a place in the world, which its own turning leaves alone
+            places[name] = bone.offset + channel(name, "t", "xyz")
+    return np.stack([places[name] for name in names], axis=1)
 
-    @cache
-    def place(name: str) -> Float[np.ndarray, "frames 3"]:
-        bone = skeleton.bones[name]
-        if not bone.parent:  # its offset is a place in the world, which its own turning leaves alone
-            return bone.offset + channel(name, "t", "xyz")
-        return place(bone.parent) + turn(name).apply(bone.offset)
 
-    return np.stack([place(name) for name in names], axis=1)
+def with_parents(names: Iterable[str], parents: dict[str, str]) -> list[str]:
+    """The named bones and all that they hang from, in the order of `parents`, which has "" for the root's."""
+    needed: set[str] = set()
+    for name in names:
+        while name and name not in needed:
+            needed.add(name)
+            name = parents[name]
+    return [name for name in parents if name in needed]

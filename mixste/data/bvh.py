@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from mixste.data import DataError
-from mixste.data.asf_amc import Line, lines
+from mixste.data.asf_amc import Line, lines, with_parents
 
 # The joint of the file that each joint of human36m is, but for the head's top, for which no file has a joint.
 CROWN = "crown"
@@ -60,8 +59,8 @@ def read_bvh(text: str, file: str = "bvh") -> Motion:
     if times.words[:2] != ["Frame", "Time:"]:
         raise times.error("a line such as 'Frame Time: 0.0333333' under 'Frames:'")
     (frames,), (seconds,) = counts.numbers(1), times.numbers(1, start=2)
-    if seconds <= 0:
-        raise times.error("a positive time")
+    if not 1e-3 <= seconds <= 1:
+        raise times.error("a time of 0.001 to 1 second")
     width = sum(len(joint.channels) for joint in joints.values())
     values = [row.numbers(width, start=0) for row in rows]
     if not values or len(values) != frames:
@@ -113,25 +112,19 @@ def joints(motion: Motion, names: tuple[str, ...] = HUMAN36M) -> Float[np.ndarra
     if missing:
         raise DataError(f"expected a skeleton with Bandai-Namco's joints, found none called {missing[0]!r}")
 
-    @cache
-    def turn(name: str) -> Rotation:
+    parents = {name: joint.parent for name, joint in motion.joints.items()}
+    turns, places = {"": Rotation.identity()}, {"": 0.0}
+    for name in with_parents([name for name in names if name != CROWN], parents):
         joint = motion.joints[name]
-        before = turn(joint.parent) if joint.parent else Rotation.identity()
-        turning = {column: c[0] for column, c in enumerate(joint.channels, joint.column) if c.endswith("rotation")}
-        if not turning:
-            return before
-        # SciPy's capitals are turns about axes that turn along.
-        return before * Rotation.from_euler("".join(turning.values()), motion.values[:, list(turning)], degrees=True)
-
-    @cache
-    def place(name: str) -> Float[np.ndarray, "frames 3"]:
-        if name == CROWN:
-            return place("Head") + turn("Head").apply(HEAD)
-        joint = motion.joints[name]
-        local = np.tile(joint.offset, (len(motion.values), 1))
+        turning, local = {}, np.tile(joint.offset, (len(motion.values), 1))
         for column, channel in enumerate(joint.channels, joint.column):
-            if channel.endswith("position"):
+            if channel.endswith("rotation"):
+                turning[column] = channel[0]
+            else:
                 local[:, "XYZ".index(channel[0])] = motion.values[:, column]
-        return place(joint.parent) + turn(joint.parent).apply(local) if joint.parent else local
-
-    return np.stack([place(name) for name in names], axis=1) / 100
+        turns[name], places[name] = turns[joint.parent], places[joint.parent] + turns[joint.parent].apply(local)
+        if turning:  # SciPy's capitals are turns about axes that turn along
+            turns[name] *= Rotation.from_euler("".join(turning.values()), motion.values[:, list(turning)], degrees=True)
+    if CROWN in names:
+        places[CROWN] = places["Head"] + turns["Head"].apply(HEAD)
+    return np.stack([places[name] for name in names], axis=1) / 100

@@ -28,6 +28,8 @@ except ImportError:
 CPU_SECONDS = 60  # a file; a sequence of MPI-INF-3DHP takes 2
 SECONDS = 300  # by the clock, on a slow disk
 MEMORY = 4 << 30  # bytes; the same takes 1 GiB
+# As in `mixste.data.guard`: what is stored in chunks may say that it is of any size.
+MAX_RATIO, SMALL = 50, 512 << 20
 LIBRARIES = {"cdf": ("cdflib", "human36m"), "annot": ("scipy", ""), "annot_data": ("h5py", "mpi-inf-3dhp")}  # extras
 CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # of MPI-INF-3DHP's fourteen; the field leaves out the others
 WANTED = {
@@ -63,7 +65,7 @@ def read_foreign(kind: str, paths: list[Path]) -> Iterator[list[np.ndarray]]:
             try:
                 [count] = np.lib.format.read_array(stream)
                 arrays = [np.lib.format.read_array(stream) for _ in range(count)]
-            except (ValueError, EOFError):
+            except Exception:  # NumPy's, of a stream that ends anywhere
                 status = reader.wait()
                 errors.seek(0)
                 said = errors.read().decode(errors="replace").strip().splitlines()
@@ -89,7 +91,19 @@ def _read(kind: str, path: str) -> list[np.ndarray]:
     import h5py
 
     with h5py.File(path) as file:
-        return [file[name][:] for name in ("annot2", "univ_annot3", "valid_frame")]
+        return [_stored(file, name, h5py) for name in ("annot2", "univ_annot3", "valid_frame")]
+
+
+def _stored(file, name: str, h5py) -> np.ndarray:
+    """The numbers of a data set that lie in this very file: HDF5 can also point to others, anywhere on the disk."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is not in it, or a link")
+    held = file[name]
+    if not isinstance(held, h5py.Dataset) or held.is_virtual or held.external:
+        raise ValueError(f"{name} is no data set of its own: its numbers lie in other files")
+    if held.size * held.dtype.itemsize > max(SMALL, MAX_RATIO * Path(file.filename).stat().st_size):
+        raise ValueError(f"{name} of shape {held.shape}, more than such a file holds")
+    return held[:]
 
 
 def _main(seconds: str, kind: str, *paths: str) -> None:

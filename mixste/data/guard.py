@@ -7,6 +7,7 @@ read. No file is trusted with either.
 import contextlib
 import json
 import math
+import sys
 import warnings
 import zipfile
 from collections.abc import Collection, Iterator
@@ -21,7 +22,7 @@ MAX_FILE = 512 << 20  # bytes of a text file; a million frames of one person as 
 MAX_MEMORY = 4 << 30  # bytes that JSON may take as Python objects
 MAX_UNPACKED = 2 << 30  # bytes of all arrays that are read from one file
 # A small file that unpacks to a large one is a mistake or an attack: numbers of real clips halve at best.
-MAX_RATIO, SMALL = 50, 128 << 20
+MAX_RATIO, SMALL = 50, 512 << 20
 MAX_COLUMNS = 2_000  # of a table; a whole body with scores takes 400
 
 
@@ -32,7 +33,8 @@ def guarded(path, expected: str, error: type[ValueError] = DataError) -> Iterato
     An `error` or DataError that is raised in the block is a sentence already and only gets the path in front, unless it
     begins with it. ImportError and KeyboardInterrupt pass.
     """
-    shown = "".join(c if c.isprintable() else "?" for c in str(path))
+    # Bytes of a file's name that are no text stay, for the console to show.
+    shown = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else "?" for c in str(path))
     try:
         yield
     except ImportError:
@@ -64,7 +66,7 @@ def reason(fault: Exception) -> str:
     return one_line(f"{type(fault).__name__}: {fault}", 200)
 
 
-def one_line(said: object, limit: int = 300) -> str:
+def one_line(said: object, limit: int = 400) -> str:
     """A message on one line of at most `limit` printable characters: it may quote the file."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(said)[: 10 * limit]).split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
@@ -109,13 +111,16 @@ def array_names(path) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def read_arrays(path, keys: Collection[str] | None = None) -> dict[str, np.ndarray]:
+def read_arrays(
+    path, keys: Collection[str] | None = None, expected: str = "plain arrays in an .npz or .npy file"
+) -> dict[str, np.ndarray]:
     """The plain arrays of an .npz file by name, or the one of an .npy file under the name "".
 
-    keys: which to read, as far as the file holds them; None: all. Raises DataError for pickled objects and structures,
-    and where the file is no such file, damaged, or unpacks to more than a file of its size should.
+    keys: which to read, as far as the file holds them; None: all. expected: what to call the file in errors. Raises
+    DataError for pickled objects and structures, and where the file is no such file, damaged, or unpacks to more than
+    a file of its size should.
     """
-    with guarded(path, "plain arrays in an .npz or .npy file"), open(path, "rb") as file:
+    with guarded(path, expected), open(path, "rb") as file:
         size = Path(path).stat().st_size
         if file.read(6) == b"\x93NUMPY":
             file.seek(0)
@@ -165,4 +170,11 @@ def read_array(file: BinaryIO, size: int) -> np.ndarray:
             raise DataError(f"expected the bytes of {says}, found {place:,}")
         target[place : place + len(block)] = block
         place += len(block)
+    check_text(array)
     return array.reshape(shape, order="F" if fortran else "C")
+
+
+def check_text(array: np.ndarray) -> None:
+    """DataError if an array of text holds numbers that are no characters, of which Python would make broken strings."""
+    if array.dtype.kind == "U" and (array.view(array.dtype.byteorder + "u4") > sys.maxunicode).any():
+        raise DataError("expected text, found numbers that are no characters")

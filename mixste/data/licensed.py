@@ -11,6 +11,8 @@ import numpy as np
 from mixste.data import DataError
 from mixste.data.pickles import read_npz
 
+LARGEST = 1e9  # millimetres or pixels; what is far larger would overflow on its way through a camera
+
 
 def folder_of(name: str, root=None) -> Path:
     """The folder of a data set: `root`, or MIXSTE_DATA, or their subfolder `name`; without either, data/<name> here."""
@@ -65,6 +67,10 @@ def expect(value, trailing: tuple[int, ...], where: str) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.shape[1:] != trailing:
         wanted = ", ".join(["frames", *map(str, trailing)])
         raise DataError(f"{where}: expected numbers ({wanted}), found {kind(value)}")
+    with np.errstate(invalid="ignore"):
+        large = np.isfinite(value) & (np.abs(value) > LARGEST)
+    if large.any():
+        raise DataError(f"{where}: expected numbers of at most {LARGEST:,.0f}, found {value[large][0]:g}")
     return value.astype(np.float32)
 
 

@@ -57,7 +57,7 @@ def _archived_train(folder: Path) -> Iterator[Clip]:
     for name, sequence in sequences.items():
         subject, _, take = str(name).partition(" ")
         match sequence:
-            case [dict(views), (int() | float() | np.number()) as fps]:
+            case [dict(views), (int() | float() | np.number()) as fps] if 1 <= fps <= 1000:
                 pass
             case _:
                 raise DataError(f"{path}, {name}: expected [cameras, frames per second], found {kind(sequence)}")
@@ -83,7 +83,8 @@ def _clip(view: dict, where: str, subject: str, take: str = "", camera: str = ""
     keypoints = cut(expect(view["data_2d"], (17, 2), f"{where}, data_2d"), len(poses), where)
     valid = None
     if "valid" in view:
-        valid = cut(expect(np.asarray(view["valid"]).reshape(-1), (), f"{where}, valid") != 0, len(poses), where)
+        valid = view["valid"].reshape(-1) if isinstance(view["valid"], np.ndarray) else view["valid"]
+        valid = cut(expect(valid, (), f"{where}, valid") != 0, len(poses), where)
         for array in (poses, keypoints):  # frames that do not count may hold anything
             array[~valid] = np.nan_to_num(array[~valid], posinf=0, neginf=0)
     return Clip(

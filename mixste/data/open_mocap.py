@@ -5,6 +5,8 @@ and style that it never saw (Bandai-Namco: long clips, but one skeleton for all 
 files is kept in a cache, in the folder MIXSTE_CACHE (default: .cache/mixste in the project's folder).
 """
 
+import bz2
+import gzip
 import hashlib
 import lzma
 import os
@@ -12,8 +14,6 @@ import re
 import subprocess
 import tarfile
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -25,6 +25,7 @@ from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from mixste.data import Clip, DataError, PoseDataset, asf_amc, bvh
+from mixste.data.guard import guarded, read_arrays, read_bytes
 from mixste.data.virtual import film
 from mixste.files import replacing
 from mixste.install import HOME
@@ -36,6 +37,8 @@ MARGIN = 0.2  # seconds cut on either side of a jump: the frames around one are 
 SHORTEST = 25  # frames of the shortest clip of `load_subjects`
 LONG = 243  # frames of the shortest clip of `load_styles`: the paper's longest window
 LARGEST = 2**31  # bytes read from one archive; the largest that is pinned holds a quarter of it
+LARGEST_FILE = 2**27  # of one recording; the largest pinned one is a twentieth of it
+FARTHEST = 1e4  # metres from the origin
 
 
 @dataclass(frozen=True)
@@ -231,6 +234,10 @@ def _cut(take: Take, fps: float, shortest: int) -> list[Take]:
 
     Where a joint moves faster than a person can, capture lost the person: the frames around are left out.
     """
+    if not np.abs(take.world).max() <= FARTHEST:
+        raise DataError(
+            f"{take.action}, {take.name}: expected a person within {FARTHEST:,.0f} m, found one further away"
+        )
     world = take.world[..., [0, 2, 1]] * [1, -1, 1]
     speed = np.linalg.norm(np.diff(world, axis=0), axis=-1).max(axis=1, initial=0) * fps
     margin = round(MARGIN * fps)
@@ -298,13 +305,14 @@ def _takes(source: str, names: tuple[str, ...], read: Callable, root) -> list[Ta
 
     cache = Path(os.environ.get("MIXSTE_CACHE") or HOME / ".cache" / "mixste") / f"{source}.npz"
     try:
-        with np.load(cache, allow_pickle=False) as stored:
-            if str(stored["fingerprint"]) == fingerprint:
-                worlds = np.split(stored["world"], np.cumsum(stored["frames"])[:-1])
-                return [Take(*labels, world) for labels, world in zip(stored["labels"].tolist(), worlds, strict=True)]
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if cache.is_file():
+            with guarded(cache, "takes"):
+                stored = read_arrays(cache)
+                if str(stored["fingerprint"]) == fingerprint:
+                    worlds = np.split(stored["world"], np.cumsum(stored["frames"])[:-1])
+                    labels = stored["labels"].tolist()
+                    return [Take(*names, world) for names, world in zip(labels, worlds, strict=True)]
+    except DataError as error:
         warnings.warn(f"{cache} is damaged and is made anew ({error})", stacklevel=2)
 
     takes = read(_texts(paths, patterns))
@@ -352,24 +360,39 @@ def _texts(paths: list[Path], patterns: list[str]) -> Iterator[tuple[str, str]]:
     """(name, text) of each file, and of each file in an archive that a pattern fits. Nothing is unpacked to disk."""
     for path in paths:
         if path.suffix in (".asf", ".amc", ".bvh"):
-            yield path.name, path.read_bytes().decode("latin-1")
+            yield path.name, read_bytes(path, LARGEST_FILE).decode("latin-1")
         else:
             yield from _unpacked(path, patterns)
 
 
 def _unpacked(archive: Path, patterns: list[str]) -> Iterator[tuple[str, str]]:
-    size = 0
-    try:
-        with tarfile.open(archive, "r|*") as members:
+    with guarded(archive, "a whole tar archive"), open(archive, "rb") as file:
+        packing = next((it for magic, it in PACKINGS.items() if file.peek(6).startswith(magic)), None)
+        stream = packing.open(file) if packing else file
+        with tarfile.open(fileobj=_Bounded(stream), mode="r|") as members:
             for member in members:
                 path = PurePosixPath(member.name)
                 if member.isfile() and any(path.match(pattern) for pattern in patterns):
-                    size += member.size
-                    if size > LARGEST:
-                        raise DataError(f"{archive}: expected at most {LARGEST} bytes of recordings, found more")
+                    if member.size > LARGEST_FILE:
+                        raise DataError(f"{path.name}: expected at most {LARGEST_FILE:,} bytes, found {member.size:,}")
                     yield path.name, members.extractfile(member).read().decode("latin-1")
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"{archive}: expected a whole tar archive, found damage ({error})") from error
+
+
+PACKINGS = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma}  # by the bytes that such a file begins with
+
+
+class _Bounded:
+    """A stream of at most LARGEST bytes: tar would read a name of any length that an archive says it has."""
+
+    def __init__(self, stream):
+        self.stream, self.left = stream, LARGEST
+
+    def read(self, size: int) -> bytes:
+        block = self.stream.read(size)
+        self.left -= len(block)
+        if self.left < 0:
+            raise DataError(f"expected an archive that unpacks to at most {LARGEST:,} bytes, found more")
+        return block
 
 
 def fetch(target=None, sources: dict[str, Collection] = PINNED) -> Path:

@@ -12,7 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from mixste.camera import Camera, project, world_to_camera
 from mixste.data import Clip, DataError, PoseDataset
-from mixste.data.licensed import folder_of
+from mixste.data.guard import guarded, read_bytes
+from mixste.data.licensed import LARGEST, folder_of
 from mixste.detections import Detections, fill_gaps, follow, to_human36m
 from mixste.formats import read
 from mixste.multiview import triangulate
@@ -21,6 +22,7 @@ from mixste.skeleton import human36m
 SESSION = Path("Pose2Sim") / "Demo" / "S00_Demo_Session"
 TRIAL = "S00_P00_Participant/S00_P00_T01_BalancingTrial"
 FPS = 60.0
+MAX_CALIBRATION = 1 << 20  # bytes; the demo's is 4 KiB
 
 
 def load(root=None, keypoints: str = "gt") -> PoseDataset:
@@ -56,7 +58,10 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
 
 def triangulated(views: list[Detections], cameras: list[Camera]) -> np.ndarray:
     """(frames, 17, 3) in the world, metres: the most prominent person's points, then made into human36m's joints."""
-    points = np.stack([follow(view)[0] for view in views])
+    points = [follow(view)[0] for view in views]
+    if len({len(view) for view in points}) != 1:
+        raise DataError(f"expected as many frames of each camera, found {', '.join(str(len(view)) for view in points)}")
+    points = np.stack(points)
     return to_human36m(triangulate(points, cameras), views[0].names)
 
 
@@ -74,10 +79,19 @@ def films(root=None) -> list[Path]:
 def calibration(root=None) -> list[Camera]:
     """The four cameras, from Qualisys' file."""
     [path] = _found(root, "S00_Calibration/Calib.qca.txt", 1)
-    try:
-        return [_camera(element) for element in ElementTree.parse(path).iter("camera")]
-    except (OSError, ElementTree.ParseError, AttributeError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: expected Qualisys' calibration, found {type(error).__name__}: {error}") from None
+    with guarded(path, "Qualisys' calibration"):
+        root = ElementTree.fromstring(read_bytes(path, MAX_CALIBRATION), ElementTree.XMLParser(target=_Plain()))
+        cameras = [_camera(element) for element in root.iter("camera")]
+        if len(cameras) != 4:
+            raise DataError(f"expected four cameras, found {len(cameras)}")
+        return cameras
+
+
+class _Plain(ElementTree.TreeBuilder):
+    """Refuses the part of XML in which a file may declare texts that grow, or name other files."""
+
+    def doctype(self, *_) -> None:
+        raise DataError("expected XML without a document type, found one")
 
 
 def _camera(element: ElementTree.Element) -> Camera:
@@ -86,6 +100,9 @@ def _camera(element: ElementTree.Element) -> Camera:
     lens = {key: float(value) for key, value in element.find("intrinsic").attrib.items()}
     image = {key: int(value) for key, value in element.find("fov_video").attrib.items()}
     axes = np.array([[pose[f"r{row}{column}"] for row in (1, 2, 3)] for column in (1, 2, 3)]) * [1, -1, -1]
+    wrong = [value for value in (*pose.values(), *lens.values()) if not abs(value) <= LARGEST]  # as NaN is not
+    if wrong:
+        raise DataError(f"expected finite numbers of at most {LARGEST:,.0f}, found {wrong[0]:g}")
     return Camera(
         name=element.get("serial"),
         orientation=tuple(Rotation.from_matrix(axes).as_quat(scalar_first=True)),

@@ -166,7 +166,7 @@ def test_any_pose_agrees_with_matrices_multiplied_out(values):
         ("order TX TY TZ RX RY RZ", "order TX TY", r"line 9: expected all of rx ry rz tx ty tz"),
         ("axis XYZ", "axis XYY", r"line 10: expected axes in some order"),
         ("name lower", "name upper", r"line 27: expected the name of another bone, found 'name upper'"),
-        ("length 2", "length two", r"line 18: expected 1 finite number, found 'length two'"),
+        ("length 2", "length two", r"line 18: expected 1 finite number of at most .*, found 'length two'"),
         ("direction 0 1 0\n", "direction 0 1\n", r"line 17: expected 3 finite numbers"),
         ("direction 0 1 0\n", "direction 0 nan 0\n", r"line 17: expected 3 finite numbers"),
         ("     axis 0 0 90 XYZ\n", "", r"line 25: expected a line 'axis', found none"),
@@ -186,7 +186,7 @@ def test_faults_of_a_skeleton(old, new, message):
     ("old", "new", "message"),
     [
         ("\n2\n", "\n3\n", r"my\.amc, line 8: expected frame 2, found '3'"),
-        ("upper 0 0 90", "upper 0 0", r"line 10: expected 3 finite numbers, found 'upper 0 0'"),
+        ("upper 0 0 90", "upper 0 0", r"line 10: expected 3 finite numbers of at most .*, found 'upper 0 0'"),
         ("upper 0 0 90", "upper 0 0 90 1", r"line 10: expected 3 finite numbers"),
         ("upper 0 0 90", "upper 0 nan 90", r"line 10: expected 3 finite numbers"),
         ("upper 0 0 90", "upper 0 up 90", r"line 10: expected 3 finite numbers"),
@@ -229,3 +229,21 @@ def test_any_damage_to_a_line_is_reported_or_harmless(data):
         return
     assert np.isfinite(places).all()
     assert places.shape[1:] == (4, 3)
+
+
+def test_a_skeleton_of_any_depth():
+    """Five thousand bones in a row are no recursion: each is as long as `lower`."""
+    names = [f"b{number}" for number in range(5_000)]
+    bones = "".join(f"begin\nname {name}\ndirection 0 1 0\nlength 2\naxis 0 0 0 XYZ\nend\n" for name in names)
+    tree = "".join(f"{parent} {child}\n" for parent, child in zip(["root", *names], names, strict=False))
+    deep = read_asf(ASF[: ASF.index(":bonedata")] + f":bonedata\n{bones}:hierarchy\nbegin\n{tree}end\n")
+    motion = {"root": np.zeros((1, 6))}
+    first, last = joints(deep, motion, (names[0], names[-1]))[0]
+    length = deep.bones["b0"].offset
+    np.testing.assert_allclose(last - first, length * (len(names) - 1))
+    assert np.linalg.norm(length) > 0
+
+
+def test_a_frame_number_of_thousands_of_digits():
+    with pytest.raises(DataError, match=r"line \d+: expected a frame number"):
+        read_amc(f"{'1' * 5_000}\n", read_asf(ASF))

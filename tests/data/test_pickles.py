@@ -88,6 +88,42 @@ def test_names_of_old_numpy():
     assert same(read_pickle(io.BytesIO(old)), {"a": np.arange(3), "b": np.float32(2)})
 
 
+class Python2(pickle._Pickler):
+    """Writes what Python 2 did: texts and bytes alike as strings."""
+
+    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012, it is the class's own way
+
+    def save_string(self, value):
+        data = value if isinstance(value, bytes) else value.encode("latin1")
+        if self.proto == 0:
+            quoted = repr(data)[1:].encode("ascii")
+            self.write(b"S" + quoted + b"\n")
+        elif len(data) < 256:
+            self.write(b"U" + bytes([len(data)]) + data)
+        else:
+            self.write(b"T" + struct.pack("<i", len(data)) + data)
+        self.memoize(value)
+
+    dispatch[bytes] = dispatch[str] = save_string
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2])
+def test_python_2(protocol, tmp_path):
+    value = {
+        "S1": {"Sitting 1": np.arange(12, dtype="<f4").reshape(2, 3, 2), "it's": [np.float64(0.1), 2**40, -1, 1.5]},
+        "caf\xe9": (None, True, False, np.asfortranarray(np.arange(600.0).reshape(2, 300)), "x" * 300),
+        7: np.array([1, {"a": np.arange(3)}], dtype=object),
+    }
+    out = io.BytesIO()
+    Python2(out, protocol).dump(np.array(value, dtype=object))
+    program = out.getvalue().replace(b"numpy._core", b"numpy.core")
+    write(tmp_path / "a.npz", program, descr="|O8" if protocol else "|O")
+    assert same(read_npz(tmp_path / "a.npz", "data"), value)
+    if protocol == 0:
+        by_hand = b"(lp0\nL12L\naVa\\u0416\np1\nag1\na(dp2\nS'k'\nF0.5\nsa."
+        assert same(read_pickle(io.BytesIO(by_hand)), [12, "aЖ", "aЖ", {"k": 0.5}])
+
+
 scalars = (
     st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False) | st.text() | st.binary()
 )
@@ -96,7 +132,9 @@ arrays = hnp.arrays(
 )
 plain = st.recursive(
     scalars | arrays,
-    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner) | st.tuples(inner, inner),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text() | st.integers(-(2**63), 2**63), inner) | st.tuples(inner, inner)
+    ),
     max_leaves=20,
 )
 
@@ -187,8 +225,12 @@ REBUILD = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x
         b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b".",  # bytes without end
         b"\x80\x04}(" + b")\x85" * 1 + b"Nu.",  # a tuple for a key
         b"cos\nsystem\nN0.",
-        b"\x80\x04N.".replace(b"N", b"I1\n"),  # protocol 0
-        b"P1\n.",
+        b"P1\n.",  # persistent
+        b"S'abc\n.",
+        b"Sabc\n.",
+        b"I" + b"1" * 5_000 + b"\n.",
+        b"Np99999999999\n.",
+        b"N2.",  # DUP
         b"\x80\x02\x82\x01.",
         REBUILD + b"(K\x01K\x05\x85cnumpy\ndtype\nX\x02\x00\x00\x00f8\x89\x88\x87R\x89C\x08" + b"\0" * 8 + b"tb.",
         REBUILD + b"(K\x01K\x01\x85cnumpy\ndtype\nX\x02\x00\x00\x00O8\x89\x88\x87R\x89C\x08" + b"\0" * 8 + b"tb.",
@@ -205,6 +247,15 @@ def test_programs_by_hand(program, tmp_path):
     else:
         with pytest.raises(DataError, match="expected plain data"):
             read_npz(tmp_path / "a.npz", "data")
+
+
+@pytest.mark.parametrize("value", [np.array(["ab", "c"]), np.array(["ab"], ">U2"), np.str_("ab")])
+def test_text_is_of_characters(value):
+    program = pickled(value, 4)
+    broken = program.replace(value.tobytes()[:4], b"\xff\xff\xff\xff")
+    assert same(read_pickle(io.BytesIO(program)), value)
+    with pytest.raises(DataError, match="no characters"):
+        read_pickle(io.BytesIO(broken))
 
 
 def test_deep_nesting_is_no_recursion(tmp_path):
@@ -227,6 +278,17 @@ def test_bombs(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="objects"):
         read_npz(tmp_path / "itself.npz", "data")
 
+    write(tmp_path / "long.npz", b"\x80\x04" + b"N" * 60_000_000 + b".")
+    with pytest.raises(DataError, match="more than 2,000,000 instructions"):  # told after so many, not at the end
+        read_npz(tmp_path / "long.npz", "data")
+
+    once = (
+        b"c_codecs\nencode\n\x94X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"\x94X\x06\x00\x00\x00latin1\x94"
+    )
+    write(tmp_path / "often.npz", b"\x80\x04" + once + b"(" + b"h\x00h\x01h\x02\x86R" * 10_000 + b"t.")
+    with pytest.raises(DataError, match="many times"):
+        read_npz(tmp_path / "often.npz", "data")
+
     big = np.zeros(1 << 20)
     np.savez_compressed(tmp_path / "shared.npz", data={str(n): [big] for n in range(1000)})
     assert (tmp_path / "shared.npz").stat().st_size < 100_000
@@ -235,7 +297,7 @@ def test_bombs(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pickles, "MAX_BYTES", 1 << 20)
     np.savez_compressed(tmp_path / "zeros.npz", data={"a": np.zeros(1 << 18)})
-    with pytest.raises(DataError, match="2097"):
+    with pytest.raises(DataError, match="found 2,097,"):
         read_npz(tmp_path / "zeros.npz", "data")
 
 
@@ -245,7 +307,7 @@ def test_other_files(tmp_path):
     with pytest.raises(DataError):
         read_npz(tmp_path, "data")
     np.savez(tmp_path / "a.npz", positions=np.zeros(3), names={"a": 1})
-    with pytest.raises(DataError, match="no entry of that name among its entries: positions, names"):
+    with pytest.raises(DataError, match="expected an entry 'positions_3d', found positions, names"):
         read_npz(tmp_path / "a.npz", "positions_3d")
     with pytest.raises(DataError, match="another kind of array"):
         read_npz(tmp_path / "a.npz", "positions")

@@ -97,6 +97,17 @@ def test_what_is_missing_or_wrong_is_said(tmp_path):
     calibration.write_text(calibration.read_text().replace("focalLengthU", "focal"))
     with pytest.raises(DataError, match="expected Qualisys' calibration, found KeyError: 'focalLengthU'"):
         load("pose2sim", tmp_path)
-    calibration.write_text("<calibration>")
-    with pytest.raises(DataError, match="found ParseError"):
-        load("pose2sim", tmp_path)
+    laughs = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><calibration>&b;</calibration>'
+    for text, message in {
+        "<calibration>": "found ParseError",
+        laughs: "without a document type",
+        "<a>" * 100_000 + "</a>" * 100_000: "four cameras, found 0",
+        "<!-- " + " " * (1 << 20): "at most 1,048,576 bytes",
+        calibration_of(CAMERAS[:3]): "four cameras, found 3",
+        calibration_of(CAMERAS)
+        .replace(' x="-', ' x="')
+        .replace(' x="', ' x="1' + "0" * 300, 1): "numbers of at most 1,000,000,000",
+    }.items():
+        calibration.write_text(text)
+        with pytest.raises(DataError, match=rf"Calib\.qca\.txt: .*{message}"):
+            load("pose2sim", tmp_path)
