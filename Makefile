@@ -4,6 +4,7 @@ PROFILE ?= smoke
 BIN := .venv/bin
 # reproduce also takes ON (laptop, node or slurm: through Snakemake, which is then installed), TABLES (as 5,6) and JOBS.
 OPTIONS := $(if $(ON),--on $(ON)) $(if $(TABLES),--tables $(TABLES)) $(if $(JOBS),--jobs $(JOBS))
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 2 || echo --quiet)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 # Notebooks write beside the user's own results here; where they write is left out of what is compared.
 NBVAL := MIXSTE_OUT=$(CURDIR)/.cache/nbval $(PYTEST) --nbval --nbval-sanitize-with tests/nbval.cfg
@@ -44,11 +45,12 @@ docs: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,docs,human36m,mpi-inf-3dhp,onnx]"
+	@echo "Installing the packages of constraints.txt into .venv: some 2 GB and a few minutes, more with CUDA"
+	$(PIP) -c constraints.txt -e ".[test,docs,human36m,mpi-inf-3dhp,onnx]"
 	touch $@
 
 .venv/.batch: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[batch]"
+	$(PIP) -c constraints.txt -e ".[batch]"
 	touch $@
 
 clean:
