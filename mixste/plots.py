@@ -114,14 +114,17 @@ def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
         every = table[table["metric"] == metric].set_index("row")
         own = every.reindex(list(labels))
         if flat and CONSTANT in every.index:
-            axes.axvline(every.loc[CONSTANT, "value"], color="0.3", linestyle="--", linewidth=1)
+            axes.axvline(every.loc[CONSTANT, "value"], color="0.3", linestyle="--", linewidth=1, label=CONSTANT)
         y = np.arange(len(labels))
         axes.hlines(y, own["low"], own["high"], color=SIDES["right"])
         axes.plot(own["value"], y, "o", color=SIDES["right"])
-        axes.plot(own["printed"], y, "D", color="0.6", markerfacecolor="none", markersize=5)
+        axes.plot(
+            own["printed"], y, "D", color="0.6", markerfacecolor="none", markersize=5, label="printed in the paper"
+        )
         axes.set_xlabel(f"{metric}, {own['unit'].iloc[0]}")
         axes.set_yticks(y, labels.values())
     grid[0, 0].set_ylim(len(labels) - 0.5, -0.5)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", fontsize="small", ncols=2)
     return figure
 
 
