@@ -450,7 +450,7 @@ def page(root: Path) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `mixste reproduce` from the tables in the folders beside it. Each number is an average with its",
+        "Made from the tables in the folders beside it. Each number is an average with its",
         "95 % bootstrap interval over takes and seeds; differences are paired, take by take and seed by seed. Only",
         "profile `paper` measures what the paper measures. Elsewhere the column *paper* is there to compare shapes,",
         "not heights, and each frame counts once, where the authors' protocol counts padding and overlaps too.",
