@@ -164,17 +164,18 @@ def lift(
     fps: Annotated[float | None, typer.Option(help="Frames a second, over what the file says.")] = None,
     person: Annotated[int, typer.Option(help="0 for the most prominent one.")] = 0,
     to: Annotated[
-        list[str] | None, typer.Option(help="npz, csv, json, bvh, gif, mp4 or html; may be given again.")
+        list[str] | None, typer.Option(help='npz, csv, json, bvh, gif, mp4 or html, as "npz,bvh"; may be given again.')
     ] = None,
 ) -> None:
     """Lift videos, or the keypoints of your own detector, to 3D poses."""
     from mixste.data import DataError
     from mixste.lift import lift
 
-    if size is not None and not re.fullmatch(r"\d+x\d+", size):
+    sides = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", size or "")
+    if size is not None and not sides:
         raise DataError(f"size must be like 1920x1080, found {size!r}")
-    resolution = size and tuple(map(int, size.split("x")))
-    outputs = {"outputs": to} if to else {}
+    resolution = sides and (int(sides[1]), int(sides[2]))
+    outputs = {"outputs": listed(to)} if to else {}
     failed, lifted = [], 0
     for result in lift(
         source,

@@ -97,8 +97,14 @@ def _concluded(name: str, raw: Raw, layout: str | None, resolution: tuple[int, i
         notes.append("no point has a score: all are taken as seen")
     everyone[~((everyone > -HUGE) & (everyone < HUGE)).all(axis=-1)] = 0.0  # NaN and infinity too
 
+    _check_side_by_side(everyone[: max(counts)], counts)
     names = _names(_some(everyone), raw, layout, notes)
-    everyone, places, scores = everyone[:, : len(names)], places[:, : len(names)], scores[:, : len(names)]
+    if names == LAYOUTS["mediapipe33"]:
+        raw.kind = "mediapipe"
+    useful = [place for place, point in enumerate(names) if point in USED]
+    if len(useful) < everyone.shape[1]:  # nothing is concluded from hands, world landmarks and what else there is
+        names, everyone = tuple(names[place] for place in useful), everyone[:, useful]
+        places, scores = everyone[..., :2], everyone[..., 2]
     size = np.array(_size(raw, resolution, notes))
     unseen = (places == 0).all(axis=-1) | (places == -1).all(axis=-1)
     if units == "auto":
@@ -106,7 +112,7 @@ def _concluded(name: str, raw: Raw, layout: str | None, resolution: tuple[int, i
     _in_pixels(places, units, size)
     unseen |= ((places > -1e-6) & (places < 1e-6)).all(axis=-1)
     visible = scores >= SEEN
-    marked = int((unseen & visible)[:, [point in USED for point in names]].sum())
+    marked = int((unseen & visible).sum())
     if marked:
         notes.append(f"{marked} points at (0, 0) or (-1, -1) are taken as unseen")
     visible &= ~unseen
@@ -136,6 +142,19 @@ def _size(raw: Raw, given: tuple[int, int] | None, notes: list[str]) -> tuple[in
         width, height = raw.resolution
         notes.append(f"the file says that the image is {width}x{height}: taken as {resolution[0]}x{resolution[1]}")
     return tuple(resolution)
+
+
+def _check_side_by_side(crowd: Float[np.ndarray, "people points 3"], counts: list[int]) -> None:
+    """DataError if people of one frame lie on one another as the frames of a clip do, and so are those."""
+    if max(counts) < 10 or len(counts) > 3:
+        return
+    points = np.where(crowd[..., 2:] >= SEEN, crowd[..., :2], np.nan)
+    apart = (points[1:] - points[:-1]) / np.linalg.norm(_extent(points[1:]), axis=-1)[:, None, None].clip(1e-9)
+    if _median(apart) < 0.15:
+        raise DataError(
+            f"expected people side by side in a frame, found {max(counts)} on one another, as in the frames of a clip: "
+            "list the frames, or give each its number"
+        )
 
 
 # --- which point is which --------------------------------------------------------------------------------------
@@ -236,7 +255,7 @@ def _units(
     notes: list[str],
 ) -> str:
     """The unit of the coordinates, by all points but the farthest twentieth; DataError for what is none."""
-    of_mediapipe = raw.kind == "mediapipe" or names == LAYOUTS["mediapipe33"]
+    of_mediapipe = raw.kind == "mediapipe"
     if _around_hip(people, names, 0.05 if of_mediapipe else 0.01):
         raise DataError(
             "expected coordinates in the image, found people around the origin, as in poses relative to the hip or "

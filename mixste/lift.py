@@ -1,5 +1,6 @@
 """From a video, or the files of a detector, to 3D poses to take along: one clip, or a folder of them."""
 
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,7 @@ def _keypoints(detections: Detections, fps: float | None, person: int) -> dict:
     seen = np.isfinite(to_human36m(points, detections.names)[..., 0])  # (frames, 17)
     limit = round(SHORT_GAP * fps)
     joints = to_human36m(fill_gaps(points, limit), detections.names)
+    notes += _doubts(joints, detections.resolution)
     never = [
         name for name, found in zip(human36m.joints, np.isfinite(joints).any(axis=(0, 2)), strict=True) if not found
     ]
@@ -100,6 +102,32 @@ def _keypoints(detections: Detections, fps: float | None, person: int) -> dict:
         "filled": ~seen,
         "notes": tuple(notes),
     }
+
+
+def _doubts(joints: Float[np.ndarray, "frames 17 2"], resolution: tuple[int, int]) -> list[str]:
+    """Notes on what networks have not seen in training, and what else may be behind it."""
+    notes = []
+    hip, thorax = (joints[:, human36m.joints.index(name)] for name in ("Hip", "Thorax"))
+    trunk = hip - thorax
+    upright = trunk[:, 1] / np.linalg.norm(trunk, axis=-1).clip(1e-9)
+    upright = float(np.median(upright[np.isfinite(upright)])) if np.isfinite(upright).any() else 1.0
+    if upright < -0.5:
+        notes.append(
+            "the person is upside down in most frames, unlike in training: is y counted upwards in the file, or the "
+            "video turned?"
+        )
+    elif upright < 0.3:
+        notes.append(
+            "the person lies on their side in most frames, unlike in training: is y before x in the file, or the video "
+            "turned?"
+        )
+    cut = ((joints <= 0) | (joints >= np.array(resolution) - 1)).any(axis=(1, 2)).sum()
+    if cut:
+        notes.append(
+            f"in {cut} of {len(joints)} frames a joint is on the edge of the image or outside of it, where no detector "
+            "can see it"
+        )
+    return notes
 
 
 def _lifted(about: dict, model: nn.Module, flip: bool) -> Lifted:
@@ -210,8 +238,14 @@ def lift(
             cut = [kind for kind in outputs if len(lifted.poses) > SHOWN.get(kind, np.inf)]
             notes = [f"{name}.{kind} shows the first {SHOWN[kind]:,} frames of {len(lifted.poses):,}" for kind in cut]
             lifted = replace(lifted, notes=(*lifted.notes, *notes))
-            for kind in outputs:
-                OUTPUTS[kind](lifted, Path(out) / f"{name}.{kind}")
+            try:
+                for kind in outputs:
+                    OUTPUTS[kind](lifted, Path(out) / f"{name}.{kind}")
+            except OSError as error:
+                if error.errno not in (errno.EISDIR, errno.ENAMETOOLONG):  # of this clip; others fail for all
+                    raise
+                yield DataError(f"{clip}: {error}")
+                continue
             yield lifted
 
     return run()

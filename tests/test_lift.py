@@ -86,6 +86,13 @@ def test_frames_without_the_person_are_told(model):
     )
 
 
+def test_people_who_do_not_stand_are_told(model):
+    upward = moving() * [1, -1] + [0, 1000]
+    for points, said in (upward, "upside down"), (moving()[..., ::-1], "on their side"):
+        [note] = lift_clip(detections(points), model).notes
+        assert said in note
+
+
 def test_joints_never_seen_are_named(model):
     points = moving()
     points[:, [3, 6]] = np.nan
@@ -123,8 +130,8 @@ def test_small_people_are_seen_as_if_the_image_were_cropped_around_them(model):
 
 def test_large_people_are_seen_as_if_the_image_were_extended_on_all_sides(model):
     near = lift_clip(detections(moving() * 3, resolution=(2000, 1000)), model)
-    [note] = near.notes
-    assert note.startswith("the person is 0.60 image widths tall")
+    assert near.notes[0].startswith("in 20 of 20 frames a joint is on the edge of the image or outside")
+    assert near.notes[1].startswith("the person is 0.60 image widths tall")
     side = 1200 / 0.32  # 1200 pixels tall
     expected = predict(model, normalize_screen(moving() * 3 - [1000, 500] + side / 2, side, side))
     np.testing.assert_allclose(near.poses, expected - expected[:, :1], atol=1e-5)

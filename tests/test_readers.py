@@ -293,6 +293,15 @@ NESTED = {
     ],
     "frames by number": lambda: {str(k): [{"keypoints": one}] for k, one in enumerate(WALK.tolist())},
     "our own": lambda: {"keypoints": WALK[..., :2].tolist(), "joints": COCO, "resolution": SIZE, "fps": 30},
+    "lists of x and y": lambda: [
+        [{"name": "person", "keypoints": {"x": one[:, 0].tolist(), "y": one[:, 1].tolist(), "visible": [0.9] * 17}}]
+        for one in WALK
+    ],
+    "one list of people": lambda: {"predictions": [{"instances": [one]} | one for one in results()]},
+    "frames by number in an object": lambda: {
+        "frames": {str(k): {"keypoints": one} for k, one in enumerate(WALK.tolist())}
+    },
+    "arrays and their rate": lambda: {"keypoints": WALK.tolist(), "fps": 30},
     "without scores": lambda: results(WALK[..., :2]),
     "scores of nothing": lambda: results(WALK * [1, 1, 0]),
 }
@@ -300,7 +309,71 @@ NESTED = {
 
 @pytest.mark.parametrize("form", NESTED)
 def test_other_ways_to_nest_people(tmp_path, form):
-    same(save(tmp_path / "a.json", NESTED[form]()), notes=form == "scores of nothing")
+    same(save(tmp_path / "a.json", NESTED[form]()), notes=form in ("scores of nothing", "arrays and their rate"))
+
+
+def test_images_of_mmpose_one_by_one(tmp_path):
+    order = np.random.default_rng(0).permutation(17)
+    for k, one in enumerate(WALK[:, order]):
+        people = [{"keypoints": p[:, :2].tolist(), "keypoint_scores": [0.9] * 17, "bbox": []} for p in (one, one * 0.5)]
+        meta = {"keypoint_id2name": {str(place): COCO[point] for place, point in enumerate(order)}}
+        save(tmp_path / "clip" / f"results_{k:03}.json", {"meta_info": meta, "instance_info": people})
+    same(tmp_path / "clip")
+    assert len(read(tmp_path / "clip" / "results_000.json", resolution=SIZE).people[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"keypoints": WALK.tolist()}, "people side by side in a frame, found 12 on one another"),
+        (results(image_id=1), "people side by side in a frame, found 12 on one another"),
+        ({"person_1": {"keypoints": WALK.tolist()}, "person_2": {"keypoints": WALK.tolist()}}, "side by side"),
+        ([{"name": "nose", "x": k, "y": k} for k in range(9)], "something else: the point nose twice"),
+        ([{"preds": [one]} for one in WALK.tolist()], "under names such as keypoints, found 'preds'"),
+        ([{"time": t, "keypoints": one} for t, one in zip("ab", WALK.tolist(), strict=False)], "a time of every frame"),
+        ({"width": 640, "height": "x", "people": [{"keypoints": WALK[0].tolist()}]}, "expected width and height"),
+    ],
+)
+def test_what_might_be_read_wrongly_is_refused(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        read(save(tmp_path / "a.json", content), resolution=SIZE)
+
+
+def test_scores_beside_the_points_by_any_name(tmp_path):
+    for name in "conf", "confidences", "visibility":
+        people = [{"keypoints": one[:, :2].tolist(), name: [0.0, *[0.9] * 16]} for one in WALK]
+        found = read(save(tmp_path / "a.json", people), resolution=SIZE)
+        assert (found.people[0][0, :2, 2] == [0, 0.9]).all()
+
+
+@pytest.mark.parametrize("about", [{"fps": 25}, {"info": {"fps": 25.0}}, {"metadata": {"frame_rate": 25}}])
+def test_rate_and_size_that_an_object_says(tmp_path, about):
+    for size in (
+        {"width": 1920, "height": 1080},
+        {"video": {"width": 1920, "height": 1080}},
+        {"resolution": [1920, 1080]},
+    ):
+        frames = [{"frame": k, "people": [{"keypoints": one}]} for k, one in enumerate(WALK.tolist())]
+        found = read(save(tmp_path / "a.json", {"frames": frames, **about, **size}))
+        assert (found.fps, found.resolution) == (25, SIZE)
+        np.testing.assert_allclose(joints(found), JOINTS)
+
+
+@pytest.mark.parametrize("form", ["{}", "00:00:{:06.3f}", "2026-11-30T12:00:{:06.3f}Z"])
+def test_times_beside_numbers_of_frames(tmp_path, form):
+    for more in {}, {"frame": 0}:
+        one = [
+            {**results()[k], "timestamp": form.format(k / 25)} | ({"image_id": k} if more else {}) for k in range(12)
+        ]
+        one = one if more else [{key: value for key, value in frame.items() if key != "image_id"} for frame in one]
+        assert read(save(tmp_path / "a.json", one), resolution=SIZE).fps == pytest.approx(25)
+    rows = table(first="frame,time,", column=[f"{k},{form.format(k / 25)}" for k in range(FRAMES)]).replace("'", "")
+    assert read(save(tmp_path / "a.csv", rows), resolution=SIZE).fps == pytest.approx(25)
+
+
+def test_columns_that_are_not_needed_tell_nothing_of_units(tmp_path):
+    walk = np.concatenate([WALK / [*SIZE, 1], (WALK - WALK[:, 11:12]) / [400, 400, 1] + [0, 0, 0.9]], axis=1)
+    same(save(tmp_path / "a.csv", table(walk, [*COCO, *(f"{name}_world" for name in COCO)])), notes=1)
 
 
 def test_ids_of_any_kind(tmp_path):
@@ -555,7 +628,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "lift.md").read_text(encoding="utf-
 
 def test_the_page_lists_the_names_that_are_read():
     shown = re.findall(r"^\| (.+?) \| (`.+`) \|$", PAGE.split("<!-- names: begin -->")[1].split("<!-- names")[0], re.M)
-    constants = ("FRAMES", "PEOPLE", "POINTS", "SCORES", "SCORE", "NAMES", "NUMBER", "TIME", "IDS")
+    constants = ("FRAMES", "PEOPLE", "POINTS", "SCORES", "SCORE", "NAMES", "NUMBER", "TIME", "IDS", "FPS", "ABOUT")
     assert [tuple(re.findall("`(.+?)`", cells)) for _, cells in shown] == [
         getattr(structures, name) for name in constants
     ]

@@ -10,6 +10,13 @@ from jaxtyping import Float
 # Points that a person has in the layouts known, whole bodies included; tells triples from pairs where a file does not.
 COUNTS = (17, 18, 25, 26, 33, 133, 136)
 
+# What programs call the score of a point, and a list of scores beside the points.
+SCORE = (
+    *("visibility", "score", "confidence", "conf", "likelihood", "inFrameLikelihood", "visible", "vis", "presence"),
+    *("probability", "prob"),
+)
+SCORES = ("keypoint_scores", "keypoints_scores", "scores", "confidences", *SCORE)
+
 
 @dataclass
 class Raw:

@@ -11,11 +11,10 @@ from mixste.data import DataError
 from mixste.data.guard import array_names, read_arrays
 from mixste.data.pickles import read_npz
 from mixste.detections import LAYOUTS, known
-from mixste.readers import Raw, points_a_row
+from mixste.readers import SCORES, Raw, points_a_row
 from mixste.skeleton import human36m
 
 POINTS = ("keypoints", "reconstruction")
-SCORES = ("scores", "keypoint_scores", "confidence", "visibility")
 
 
 def read_npy(path: Path, count: int | None) -> Raw:
@@ -77,7 +76,7 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
     values = points.shape[3]
     scored = np.ones((*points.shape[:3], 3))
     scored[..., :2] = points[..., :2]
-    key = next((name for name in SCORES if name in arrays), "")
+    key = next((name for name in SCORES if name in arrays and np.ndim(arrays[name])), "")
     if key:
         scores = _numbers(arrays, key)
         if scores.size != scored[..., 2].size:
@@ -92,7 +91,7 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
         list(scored),
         names,
         [[str(person) for person in range(points.shape[1])]] * len(points),
-        _resolution(arrays["resolution"]) if "resolution" in arrays else None,
+        size_in(arrays["resolution"]) if "resolution" in arrays else None,
         float(_numbers(arrays, "fps").reshape(-1)[0]) if "fps" in arrays and np.size(arrays["fps"]) == 1 else None,
         notes,
     )
@@ -107,8 +106,12 @@ def _numbers(arrays: Mapping[str, Any], name: str) -> np.ndarray:
         raise DataError(f"expected numbers in {name}, found something else") from None
 
 
-def _resolution(value: Any) -> tuple[int, int]:
-    sides = np.asarray(value, dtype=float).reshape(-1)
+def size_in(value: Any) -> tuple[int, int]:
+    """Width and height; DataError for anything else."""
+    try:
+        sides = np.asarray(value, dtype=float).reshape(-1)
+    except (TypeError, ValueError):
+        sides = np.zeros(0)
     if len(sides) != 2 or not np.isfinite(sides).all():
         raise DataError(f"expected width and height as resolution, found {value}")
     return int(sides[0]), int(sides[1])

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from mixste.data import DataError
@@ -115,3 +116,26 @@ def in_seconds(times: Float[np.ndarray, "rows"]) -> tuple[Float[np.ndarray, "row
         if step < 2 * 10.0**power:
             return times / 10.0**power, unit
     return times / 1e9, "nanoseconds"
+
+
+def times_in(values: Sequence[object]) -> Float[np.ndarray, "rows"] | None:
+    """Numbers as they are; texts such as 0:00:01.25 and 2026-11-30T12:00:01.25Z as seconds; None for anything else."""
+    column = pd.Series(list(values))
+    numbers = pd.to_numeric(column, errors="coerce")
+    if pd.api.types.is_numeric_dtype(column) or not numbers.isna().any():
+        return numbers.to_numpy(float)
+    texts = column.astype(str)
+    spans = pd.to_timedelta(texts, errors="coerce")
+    if spans.isna().any():
+        spans = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
+        spans -= spans.min()
+    return None if spans.isna().any() else spans.dt.total_seconds().to_numpy()
+
+
+def rate(names: Sequence[object], seconds: Float[np.ndarray, "rows"]) -> float | None:
+    """Frames a second of frames with a name and a time each; None of one frame."""
+    first, last = int(np.argmin(seconds)), int(np.argmax(seconds))
+    if seconds[first] == seconds[last]:
+        return None
+    counted = numbers_in([names[first], names[last]])
+    return float(abs(counted[1] - counted[0]) / (seconds[last] - seconds[first]))

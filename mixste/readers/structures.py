@@ -10,26 +10,30 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mixste import readers
 from mixste.data import DataError
 from mixste.data.guard import read_json
 from mixste.detections import known
 from mixste.readers import Raw, by_frame, points_a_row
-from mixste.readers.arrays import from_arrays
-from mixste.readers.frames import in_order, in_seconds
+from mixste.readers.arrays import from_arrays, size_in
+from mixste.readers.frames import in_order, in_seconds, rate, times_in
 
 # What programs call the same things, in the order in which they are looked for.
 FRAMES = ("instance_info", "frames")  # of a clip
-PEOPLE = ("people", "bodies", "instances", "persons", "predictions")  # of a frame
+PEOPLE = ("people", "bodies", "instances", "persons", "predictions", "instance_info")  # of a frame
 POINTS = (  # of a person
     *("pose_keypoints_2d", "pose_keypoints", "keypoints", "joints"),
     *("pose_landmarks", "poseLandmarks", "landmarks", "landmark"),
 )
-SCORES = ("keypoint_scores", "keypoints_scores", "scores")  # beside the points
-SCORE = ("visibility", "score", "confidence", "likelihood", "c", "v")  # of a point
+SCORES = readers.SCORES  # beside the points
+SCORE = (*readers.SCORE, "c", "v")  # of a point
 NAMES = ("name", "part")  # of a point
 NUMBER = ("image_id", "frame_id", "frame", "frame_number", "frame_index", "image_name", "image", "file_name")
 TIME = ("timestamp", "time", "timestamp_ms", "time_ms", "seconds")
 IDS = ("track_id", "idx", "person_id")
+FPS = ("fps", "frame_rate", "framerate")  # of a clip
+SIZES = (("width", "height"), ("image_width", "image_height"), ("resolution",), ("image_size",))  # of its images
+ABOUT = ("info", "meta", "metadata", "meta_info", "video", "video_info")  # objects in the clip's that may hold them
 OF_ONE_IMAGE = ("keypoint_scores", "bbox", "box")  # mark people in a list rather than frames
 
 KINDS = dict.fromkeys(("people", "bodies", *POINTS[:2]), "openpose")
@@ -61,6 +65,9 @@ def read_folder(folder: Path, count: int | None) -> Raw:
         if is_frame(contents[path]) is False:
             raise DataError(f"expected one frame in each file, found a clip in {path.name}")
     raw = _read([(path.name, contents[path]) for path in series[0]], False, True, count)
+    for path in series[0]:
+        if isinstance(contents[path], dict):
+            _tell(raw, contents[path])
     others = [path.name for path in paths if path not in series[0]]
     if others:
         raw.notes.append(f"left out what is no frame of the clip: {', '.join(others[:3])}{', ...' * (len(others) > 3)}")
@@ -89,7 +96,7 @@ def is_clip(folder: Path) -> bool:
 def is_frame(content: Any) -> bool | None:
     """Whether JSON holds a single frame, or a clip; None for what might be either, or neither."""
     if isinstance(content, dict):
-        if "annotations" in content or any(key in content for key in FRAMES) or _holds_arrays(content):
+        if "annotations" in content or _frames(content) is not None or _holds_arrays(content):
             return False
         if any(key in content for key in (*PEOPLE, *POINTS)):
             return True
@@ -129,25 +136,50 @@ def _clip(content: Any, count: int | None) -> Raw:
             return _annotations(content, count)
         if _holds_arrays(content):
             return from_arrays(content, count)
-        key = next((key for key in FRAMES if isinstance(content.get(key), list)), None)
-        if key is None:  # AlphaPose's other two formats: frames by the name of the image
+        frames = _frames(content)
+        if frames is None:  # AlphaPose's other two formats: frames by the name of the image
             frames = _frames_by_name(content)
             if not frames:
                 raise DataError(f"expected people or frames, found {', '.join(map(repr, [*content][:5])) or 'nothing'}")
-            return _read(frames, False, False, count)
-        raw = _read(*_numbered(content[key]), True, count)
-        names = (content.get("meta_info") or {}).get("keypoint_id2name")
-        if isinstance(names, dict):
-            places = {int(key): name for key, name in names.items() if key.isdecimal()}
-            names = [places[place] for place in sorted(places)]
-        raw.names = raw.names or (known(names) if names else None)
-        return raw
+            return _tell(_read(frames, False, False, count), content)
+        return _tell(_listed(frames, count), content)
     if frame:
-        return _read([(None, content)], False, True, count)
+        raw = _read([(None, content)], False, True, count)
+        return _tell(raw, content) if isinstance(content, dict) else raw
     if not isinstance(content, list):
         raise DataError(f"expected people or frames, found {json.dumps(content)[:40]}")
-    listed = not all(isinstance(one, dict) and _number(one) is not None and set(one) & set(POINTS) for one in content)
-    return _read(*_numbered(content), listed, count)
+    return _listed(content, count)
+
+
+def _frames(content: dict) -> list | None:
+    """The frames of an object that lists them, or people with the number of their frame; None of one frame."""
+    if "instance_info" in content and is_frame(content["instance_info"]):  # MMPose's of an image
+        return None
+    for key in (*FRAMES, *PEOPLE):
+        inside = content.get(key)
+        if isinstance(inside, dict) and key in FRAMES:
+            return [{"frame": name, "people": frame} for name, frame in _frames_by_name(inside)]
+        if isinstance(inside, list) and (key in FRAMES or len({str(_number(one)) for one in inside}) > 1):
+            return inside
+    return None
+
+
+def _tell(raw: Raw, content: dict) -> Raw:
+    """With what else the object says of its clip: the names of its points, its rate and size."""
+    names = (content.get("meta_info") or {}).get("keypoint_id2name")
+    if isinstance(names, dict):
+        places = {int(key): name for key, name in names.items() if key.isdecimal()}
+        names = [places[place] for place in sorted(places)]
+    raw.names = raw.names or (known(names) if names else None)
+    for about in content, *(content[key] for key in ABOUT if isinstance(content.get(key), dict)):
+        raw.fps = raw.fps or next((about[key] for key in FPS if isinstance(about.get(key), (int, float))), None)
+        keys = next((keys for keys in SIZES if all(about.get(key) for key in keys)), None)
+        if keys and not set(POINTS) & set(about):  # of a person it is a box
+            size = size_in([about[key] for key in keys])
+            if raw.resolution and size != raw.resolution:
+                raise DataError(f"expected images of one size, found {sorted({size, raw.resolution})}")
+            raw.resolution = size
+    return raw
 
 
 def _frames_by_name(content: dict) -> list[tuple[str, Any]]:
@@ -157,18 +189,26 @@ def _frames_by_name(content: dict) -> list[tuple[str, Any]]:
     return frames if any(value for _, value in frames) else []
 
 
-def _numbered(frames: list) -> tuple[list[tuple[Any, Any]], bool]:
-    """Frames, or people, with the number or name of their frame, or None; or with seconds, and True."""
+def _listed(frames: list, count: int | None) -> Raw:
+    """The clip of a list of frames, or people, which say the number, name or time of their frame, or nothing of it."""
+    listed = not all(isinstance(one, dict) and _number(one) is not None and set(one) & set(POINTS) for one in frames)
     numbers = [_number(one) for one in frames]
+    times = [next((one[key] for key in TIME if key in one), None) if isinstance(one, dict) else None for one in frames]
+    seconds = None
+    if len(set(map(str, times))) > 1 and all(isinstance(time, (int, float, str)) for time in times):
+        seconds = times_in(times)
+        if seconds is None or not np.isfinite(seconds).all():
+            raise DataError(f"expected a time of every frame, found others, such as {str(times[0])[:40]!r}")
+        seconds, _ = in_seconds(seconds)
     if any(number is not None for number in numbers):
-        numbered = [(number, one) for number, one in zip(numbers, frames, strict=True) if number is not None]
         if any(number is None and list(_people(one)) for number, one in zip(numbers, frames, strict=True)):
             raise DataError("expected the number of every frame, found people without one")
-        return numbered, False
-    times = [next((one[key] for key in TIME if key in one), None) if isinstance(one, dict) else None for one in frames]
-    if len(set(map(str, times))) > 1 and all(isinstance(time, (int, float)) for time in times):
-        return list(zip(in_seconds(np.array(times, dtype=float))[0].tolist(), frames, strict=True)), True
-    return [(None, one) for one in frames], False
+        numbered = [(number, one) for number, one in zip(numbers, frames, strict=True) if number is not None]
+        raw = _read(numbered, False, listed, count)
+        raw.fps = raw.fps or (None if seconds is None or None in numbers else rate(numbers, seconds))
+        return raw
+    names = [None] * len(frames) if seconds is None else seconds.tolist()
+    return _read(list(zip(names, frames, strict=True)), seconds is not None, listed, count)
 
 
 def _number(frame: Any) -> Any:
@@ -177,8 +217,9 @@ def _number(frame: Any) -> Any:
 
 
 def _holds_arrays(content: dict) -> bool:
-    """Whether it is our own kind of file: `keypoints` of one person frame by frame, beside `joints`, their names."""
-    return "keypoints" in content and isinstance(content.get("joints"), list) and "people" not in content
+    """Whether it is our own kind of file: `keypoints` of one person frame by frame, beside their `joints` or rate."""
+    beside = isinstance(content.get("joints"), list) or (set(content) & set(FPS) and _number(content) is None)
+    return isinstance(content.get("keypoints"), list) and bool(beside) and "people" not in content
 
 
 def _annotations(content: dict, count: int | None) -> Raw:
@@ -220,6 +261,12 @@ def _read(frames: list[tuple[Any, Any]], timed: bool, listed: bool, count: int |
             raise DataError(
                 f"frame {where}: expected x, y and score of every point, found something else{said}"
             ) from None
+    if not any(found for _, found in bodies):
+        objects = [one for _, frame in frames for one in (frame if isinstance(frame, list) else [frame])]
+        keys = dict.fromkeys(key for one in objects if isinstance(one, dict) for key in one)
+        if keys and not set(keys) & {*PEOPLE, *POINTS}:
+            few = ", ".join(map(repr, [*keys][:8]))
+            raise DataError(f"expected people or points in the frames, under names such as {POINTS[2]}, found {few}")
     people, fps, notes = in_order(bodies, listed, timed)
     arrays, names = _settled([body for frame in people for body in frame], kind, count)
     ids = [[body.id for body in frame] for frame in people]
@@ -284,12 +331,18 @@ class _Body:
 
 def _body(points: Any, scores: Any, name: Any) -> _Body:
     names = None
+    if isinstance(points, dict) and isinstance(points.get("x"), list):  # Ultralytics: values of all points together
+        if scores is None:
+            scores = next((points[key] for key in (*SCORES, *SCORE) if isinstance(points.get(key), list)), None)
+        points = [list(point) for point in zip(points["x"], points["y"], strict=True)]
     if isinstance(points, dict):
         points = [{"name": key, **(_as_point(value))} for key, value in points.items()]
     if any(isinstance(point, dict) for point in points):
         points = [point or {} for point in points]
         named = [next((point[key] for key in NAMES if key in point), None) for point in points]
         names = tuple(map(str, named)) if all(name is not None for name in named) else None
+        if names and len(set(names)) < len(names):
+            raise DataError(f"the point {next(name for name in names if names.count(name) > 1)} twice")
         points = [_values(point) for point in points]
     elif any(isinstance(point, list) for point in points):
         length = max(len(point) for point in points if point)

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from mixste.data import DataError
 from mixste.data.guard import check_table
 from mixste.detections import known
-from mixste.readers import Raw, by_frame
-from mixste.readers.frames import in_order, in_seconds, numbers_in, on_grid
+from mixste.readers import SCORE, Raw, by_frame
+from mixste.readers.frames import in_order, in_seconds, on_grid, rate, times_in
 
-_SCORES = "score|confidence|conf|likelihood|visibility|vis|presence|probability|prob"
+_SCORES = "|".join(SCORE)
 # Columns of a point: a name with x, y or the score after it or before it.
 PATTERNS = (
     rf"(?P<name>.+?)(?:[_. :/-]*(?P<xy>x|y)|[_. :/-]*(?P<score>{_SCORES})|[_. :/-](?P<letter>c|v|p|s))",
@@ -92,12 +92,10 @@ def read_file(path: Path, count: int | None) -> Raw:
             numbers, fps, uneven = on_grid(seconds)
             notes += [uneven] if uneven else []
         else:
-            first, last = np.argmin(seconds), np.argmax(seconds)
-            counted = numbers_in([numbers[first], numbers[last]])
-            fps = abs(counted[1] - counted[0]) / np.ptp(seconds) if np.ptp(seconds) > 0 else None
+            fps = rate(numbers, seconds)
     count = len(people)
     entries = ((name, list(range(row * count, (row + 1) * count))) for row, name in enumerate(numbers))
-    frames, rate, more = in_order(entries, listed=False)
+    frames, by_name, more = in_order(entries, listed=False)
     ids = people * len(table) if who is None or count > 1 else table[who].astype(str).tolist()
     ids = [[ids[row] for row in rows] for rows in frames]
     followed = count > 1 or who is not None or max(map(len, frames), default=0) < 2
@@ -109,7 +107,7 @@ def read_file(path: Path, count: int | None) -> Raw:
         by_frame(flat, map(len, frames)),
         None if numbered else known(names),
         ids if followed else None,
-        fps=rate or fps,
+        fps=by_name or fps,
         notes=notes + more,
     )
 
@@ -179,12 +177,9 @@ def _numbers(column: pd.Series, heading: str) -> Float[np.ndarray, "rows"]:
 
 
 def _times(column: pd.Series, heading: str) -> Float[np.ndarray, "rows"]:
-    """Seconds, or any other unit, as numbers or as 0:00:01.25."""
-    if not pd.api.types.is_numeric_dtype(column):
-        spans = pd.to_timedelta(column, errors="coerce")
-        if not spans.isna().any():
-            return spans.dt.total_seconds().to_numpy()
-    times = _numbers(column, heading)
+    """Seconds, or any other unit, as numbers or as `times_in` reads texts."""
+    times = times_in(column)
+    times = _numbers(column, heading) if times is None else times
     if not np.isfinite(times).all():
         raise DataError(f"expected a time in every row, found none in row {_row(~np.isfinite(times))}")
     return times
