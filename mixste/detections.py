@@ -164,13 +164,15 @@ class Detections:
 # these bounds: a false detection is soon forgotten, which also keeps the work linear in the length of the clip.
 REMEMBERED = (15, 60)
 NEAR = 0.5  # of a body's size, within which the next detection is the same person
+STEPS, AHEAD = 5, 10  # detections that tell how someone moves, and frames at most that they are thought to go on so
 
 
 def follow(detections: Detections, person: int = 0) -> tuple[Float[np.ndarray, "frames points 2"], int]:
     """One person through the clip, NaN where unseen, and how many there are to choose from.
 
     person: 0 for the most prominent, by the median size times the number of frames in view; 1 for the next. People are
-    told apart by the detector's ids where it gave each one of a frame its own, else by where they were last seen.
+    told apart by the detector's ids where it gave each one of a frame its own, else by where they were last seen and
+    how they moved.
     DataError if there are fewer.
     """
     frames = np.repeat(np.arange(len(detections.people)), [len(people) for people in detections.people])
@@ -221,7 +223,7 @@ def _tracks(
             continue
         least, most = REMEMBERED
         lost = [track for track in lost if when[start] - when[track[-1]] <= min(max(least, len(track)), most)]
-        for row, track in zip(nameless, _continued(lost, points, sizes, nameless), strict=True):
+        for row, track in zip(nameless, _continued(lost, frames, points, sizes, nameless), strict=True):
             if track is None:
                 tracks.append([row])
                 lost.append(tracks[-1])
@@ -231,19 +233,37 @@ def _tracks(
 
 
 def _continued(
-    tracks: list[list[int]], points: Float[np.ndarray, "all points 2"], sizes: Float[np.ndarray, "all"], rows: list[int]
+    tracks: list[list[int]],
+    frames: Int[np.ndarray, "all"],
+    points: Float[np.ndarray, "all points 2"],
+    sizes: Float[np.ndarray, "all"],
+    rows: list[int],
 ) -> list[list[int] | None]:
-    """The track that each row continues, the nearest one within NEAR; None where there is none."""
+    """The track that each row, all of one frame, continues, the nearest one within NEAR; None where there is none.
+
+    Those who move are expected where they would be by now, or people who pass each other would be swapped.
+    """
     last = [track[-1] for track in tracks]
-    apart = np.linalg.norm(points[last][:, None] - points[rows], axis=-1)  # (tracks, rows, points)
+    before = [track[max(-STEPS, -len(track))] for track in tracks]
+    steps = (
+        _mean((points[last] - points[before]).swapaxes(1, 2)) / np.maximum(frames[last] - frames[before], 1)[:, None]
+    )
+    ahead = steps * np.minimum(frames[rows[0]] - frames[last], AHEAD)[:, None]
+    apart = np.linalg.norm((points[last] + ahead[:, None])[:, None] - points[rows], axis=-1)  # (tracks, rows, points)
     common = np.isfinite(apart)
-    mean = np.where(common, apart, 0).sum(axis=-1) / np.maximum(common.sum(axis=-1), 1)
+    mean = _mean(apart)
     cost = np.where(common.any(axis=-1), mean / np.maximum(sizes[last], 1e-9)[:, None], np.inf).clip(max=NEAR)
     continued: list[list[int] | None] = [None] * len(rows)
     for row, column in zip(*linear_sum_assignment(cost), strict=True):
         if cost[row, column] < NEAR:
             continued[column] = tracks[row]
     return continued
+
+
+def _mean(values: Float[np.ndarray, "*shape points"]) -> Float[np.ndarray, "*shape"]:
+    """Over the points that are there; 0 of none."""
+    there = np.isfinite(values)
+    return np.where(there, values, 0).sum(axis=-1) / np.maximum(there.sum(axis=-1), 1)
 
 
 def _sizes(points: Float[np.ndarray, "all points 2"]) -> Float[np.ndarray, "all"]:

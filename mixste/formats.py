@@ -121,7 +121,7 @@ def _concluded(name: str, raw: Raw, layout: str | None, resolution: tuple[int, i
         notes.append(f"{far.sum()} points more than two images outside of the image are taken as unseen")
         visible &= ~far
     everyone[~visible & (scores >= SEEN)] = 0.0
-    _check_inside(_some(everyone), units, size)
+    _check_inside(_some(everyone), units, size, notes)
     width, height = size.tolist()
     return Detections(name, names, by_frame(everyone, counts), (width, height), raw.fps, raw.ids, tuple(notes))
 
@@ -311,8 +311,13 @@ def _in_pixels(places: Float[np.ndarray, "people points 2"], units: str, size: I
         places *= size[0] / 2
 
 
-def _check_inside(people: Float[np.ndarray, "people points 3"], units: str, size: Int[np.ndarray, "2"]) -> None:
-    """DataError if much of what is seen lies outside of the image: MediaPipe alone goes on where the image ends."""
+def _check_inside(
+    people: Float[np.ndarray, "people points 3"], units: str, size: Int[np.ndarray, "2"], notes: list[str]
+) -> None:
+    """DataError if much of what is seen lies outside of the image: MediaPipe alone goes on where the image ends.
+
+    A note if all of it lies in the corner where a smaller image would be.
+    """
     places = people[people[..., 2] >= SEEN][:, :2]
     outside = (np.abs(places / size - 0.5) > 0.52).any(axis=-1)
     if len(places) and outside.mean() > (0.7 if units == "shares" else 0.4):
@@ -320,4 +325,8 @@ def _check_inside(people: Float[np.ndarray, "people points 3"], units: str, size
         raise DataError(
             f"expected people in an image {size[0]} pixels wide and {size[1]} high, found them from ({left:.0f}, "
             f"{top:.0f}) to ({right:.0f}, {bottom:.0f}), coordinates being read as {UNITS[units]}: is the size right?"
+        )
+    if len(places) and (np.quantile(places, 0.99, axis=0) < size / 2).all():
+        notes.append(
+            f"everyone is in the upper left quarter of the image: is it {size[0]} pixels wide and {size[1]} high?"
         )

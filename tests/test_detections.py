@@ -105,6 +105,15 @@ def test_the_person_of_interest_is_large_and_long_in_view():
     np.testing.assert_allclose(points[:, 0, 0], [700, 700, 700, np.nan, np.nan, np.nan])
 
 
+@pytest.mark.parametrize("lost", [(), (9, 10, 11)])
+def test_people_who_pass_through_each_other_stay_who_they_are(lost):
+    frames = [[] if k in lost else [person(500 - 50 * k), person(50 * k - 500)][:: 1 - 2 * (k % 2)] for k in range(21)]
+    places, people = follow(seen(frames))
+    assert people == 2
+    expected = [np.nan if k in lost else 500 - 50 * k for k in range(21)]
+    np.testing.assert_array_equal(places[:, 0, 0], expected)
+
+
 def test_who_comes_back_where_they_left_is_the_same():
     points, people = follow(seen([[person(100)], [], [], [person(110)], [person(800)]]))
     assert people == 2

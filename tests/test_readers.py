@@ -329,6 +329,7 @@ def test_images_of_mmpose_one_by_one(tmp_path):
         (results(image_id=1), "people side by side in a frame, found 12 on one another"),
         ({"person_1": {"keypoints": WALK.tolist()}, "person_2": {"keypoints": WALK.tolist()}}, "side by side"),
         ([{"name": "nose", "x": k, "y": k} for k in range(9)], "something else: the point nose twice"),
+        ([{"keypoints": list(map(str, one))} for one in WALK.reshape(FRAMES, 51)], "the text or number '500.0'"),
         ([{"preds": [one]} for one in WALK.tolist()], "under names such as keypoints, found 'preds'"),
         ([{"time": t, "keypoints": one} for t, one in zip("ab", WALK.tolist(), strict=False)], "a time of every frame"),
         ({"width": 640, "height": "x", "people": [{"keypoints": WALK[0].tolist()}]}, "expected width and height"),
@@ -488,6 +489,12 @@ def test_coordinates_that_are_in_no_image_are_refused(tmp_path):
         read(save(tmp_path / "plain.json", results()), resolution=(640, 480))
 
 
+def test_people_in_the_corner_of_a_larger_image_are_told(tmp_path):
+    path = save(tmp_path / "a.json", results())
+    [note] = read(path, resolution=(3840, 2160)).notes
+    assert note == "everyone is in the upper left quarter of the image: is it 3840 pixels wide and 2160 high?"
+
+
 @pytest.mark.parametrize("nowhere", [0, -1, np.nan])
 def test_unseen_points_without_scores(tmp_path, nowhere):
     walk = WALK[..., :2].copy()
@@ -511,6 +518,7 @@ def test_tables_as_programs_write_them(tmp_path):
         "side last": table(names=["_".join(reversed(name.split("_"))) for name in COCO]),
         "axis first": table(style="x_{},y_{},c_{}"),
         "camel case": table(names=[name.title().replace("_", "") for name in COCO], style="{}X,{}Y,{}Conf"),
+        "pixels": table(style="{} X [px],{} Y [px],{} Score"),
         "marked as UTF-8": "\ufeff" + plain.replace("\n", "\r\n"),
         "ends of rows": plain.split("\n", 1)[0] + "\n" + plain.split("\n", 1)[1].replace("\n", ",\n"),
         "an index": table(first=",", column=range(FRAMES)),

@@ -299,6 +299,8 @@ def _people(value: Any) -> Iterator[tuple[Any, Any, Any]]:
             several = bool(scores) and isinstance(scores[0], list)
             name = next((value[key] for key in IDS if key in value), None)
             for place, body in enumerate(bodies):
+                if isinstance(body, (str, int, float)):
+                    raise DataError(f"the text or number {str(body)[:40]!r}")
                 if body:
                     yield body, scores[place] if several else scores, name
     elif isinstance(value, list):

@@ -121,7 +121,7 @@ def _by_heading(cells: list[str]) -> tuple[list[str], dict[int, tuple[str, str, 
     for pattern in PATTERNS:
         places: dict[tuple[str, int], int] = {}
         for place, cell in enumerate(cells):
-            match = re.fullmatch(pattern, cell, re.IGNORECASE)
+            match = re.fullmatch(rf"(?:{pattern}) *([\[(] *(px|pixels?) *[\])])?", cell, re.IGNORECASE)
             if match:
                 axis = "xy".index(match["xy"].lower()) if match["xy"] else 2
                 places.setdefault((match["name"] or match.groupdict().get("number"), axis), place)
