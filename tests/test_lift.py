@@ -184,6 +184,17 @@ def test_folders_are_lifted_clip_by_clip_as_they_come(model, tmp_path):
     assert "c_array" in (out / "c_array.html").read_text(encoding="utf-8")
 
 
+def test_a_result_that_cannot_be_written_fails_alone_and_long_names_do_not(model, tmp_path):
+    clip = (write_clips(tmp_path / "clips") / "c_array.npz").read_bytes()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out" / "b.npz").mkdir(parents=True)
+    for name in "a", "b", "c" * 250:
+        (tmp_path / "in" / f"{name}.npz").write_bytes(clip)
+    first, taken, long = lift(tmp_path / "in", tmp_path / "out", model, resolution=(1000, 1000), outputs=["npz"])
+    assert "b.npz: could not write" in str(taken)
+    assert (first.name, long.name) == ("a", "c" * 250)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_files_are_lifted_by_the_fast_path_and_to_rounding_as_clips_are(model, tmp_path, monkeypatch, training):
     """The network itself is not called, and left in the mode it was in."""

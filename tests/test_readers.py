@@ -332,6 +332,7 @@ def test_images_of_mmpose_one_by_one(tmp_path):
         ([{"keypoints": list(map(str, one))} for one in WALK.reshape(FRAMES, 51)], "the text or number '500.0'"),
         ([{"preds": [one]} for one in WALK.tolist()], "under names such as keypoints, found 'preds'"),
         ([{"time": t, "keypoints": one} for t, one in zip("ab", WALK.tolist(), strict=False)], "a time of every frame"),
+        ({"keypoints": WALK.tolist(), "fps": 9, "conf": [[[1]], []]}, "expected numbers in conf, found something else"),
         ({"width": 640, "height": "x", "people": [{"keypoints": WALK[0].tolist()}]}, "expected width and height"),
     ],
 )

@@ -76,7 +76,8 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
     values = points.shape[3]
     scored = np.ones((*points.shape[:3], 3))
     scored[..., :2] = points[..., :2]
-    key = next((name for name in SCORES if name in arrays and np.ndim(arrays[name])), "")
+    several = [name for name in arrays if getattr(arrays[name], "ndim", isinstance(arrays[name], list))]
+    key = next((name for name in SCORES if name in several), "")
     if key:
         scores = _numbers(arrays, key)
         if scores.size != scored[..., 2].size:
