@@ -83,6 +83,9 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
             except RuntimeError as error:
                 print(" failed", flush=True)
                 failed.append(str(error))
+            except OSError:  # a full disk, which the next notebook would meet too
+                print(" failed", flush=True)
+                raise
     renew_page()
     print(where(profile))
     if any(failed):

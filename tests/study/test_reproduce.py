@@ -198,6 +198,17 @@ def test_a_notebook_that_raises_is_named_and_not_taken_for_done_and_the_rest_goe
     assert not notebooks.fresh(folder / "00_two.ipynb", "smoke"), "made of other runs"
 
 
+def test_a_full_disk_ends_the_call_below_the_notebooks_line(folder, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError("no space")
+
+    monkeypatch.setattr(notebooks, "execute", full)
+    notebook(folder / "00_one.ipynb", "")
+    with pytest.raises(OSError, match="no space"):
+        notebooks.reproduce("smoke", notebooks.choose())
+    assert capsys.readouterr().out.endswith("00_one.ipynb … failed\n")
+
+
 def test_so_far_trains_nothing(tmp_path):
     command = [sys.executable, "-c", "from mixste.cli import main; main()", "reproduce", "--so-far"]
     where = {"MIXSTE_RUNS": str(tmp_path / "runs")}
