@@ -24,7 +24,7 @@ from mixste.install import install
 from mixste.study import costs, notebooks, runs
 from mixste.study.plan import PLAN, Profile, distinct
 from mixste.study.progress import span
-from mixste.study.report import page, profile_of
+from mixste.study.report import profile_of
 from mixste.study.runs import Run
 
 WORKFLOW = runs.PACKAGE.parent / "workflow"
@@ -162,7 +162,7 @@ def reproduce(batch: Batch, on: Path, jobs: int | None = None) -> None:
             )
         else:
             shutil.rmtree(folder)
-    page(runs.output())
+    notebooks.renew_page()
     if problems:
         raise RuntimeError("; ".join(problems))
     print(notebooks.where(batch.profile.name))

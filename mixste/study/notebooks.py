@@ -16,7 +16,7 @@ from mixste.data import DataError
 from mixste.files import replacing
 from mixste.install import needs_checkout
 from mixste.study import runs
-from mixste.study.plan import PLAN, Profile, distinct
+from mixste.study.plan import PLAN, PROFILES, Profile, distinct
 from mixste.study.report import page, profile_of
 from mixste.study.runs import Data, so_far
 
@@ -68,7 +68,7 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
         with runs.locked(_copy(path, profile)):  # by one process at a time, where several share the store
             damage = damaged(path, profile)
             if damage:
-                print(f"{label}: {', '.join(damage)} is not what was written and will be made again", flush=True)
+                print(f"{label}: no longer as written, and made again: {', '.join(damage)}", flush=True)
             elif not so_far() and fresh(path, profile):
                 print(f"{label}: up to date", flush=True)
                 continue
@@ -83,7 +83,10 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
             except RuntimeError as error:
                 print(" failed", flush=True)
                 failed.append(str(error))
-    page(runs.output())
+            except OSError:  # a full disk, which the next notebook would meet too
+                print(" failed", flush=True)
+                raise
+    renew_page()
     print(where(profile))
     if any(failed):
         raise RuntimeError("; ".join(filter(None, failed)))
@@ -146,6 +149,23 @@ def not_made(lacking: dict[Path, str]) -> str:
 
 def notebooks() -> list[Path]:
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def renew_page() -> None:
+    """Write `page` anew for the output folder, without tables that have changed since a notebook wrote them."""
+    out, changed = runs.output(), []
+    for profile in PROFILES:
+        for path in notebooks():
+            for table in (out / name for name in damaged(path, profile) if Path(name).suffix == ".csv"):
+                if not table.exists():
+                    continue
+                changed.append(table)
+                print(
+                    f"{runs.shown(table)} has changed since it was written, and is left out of results/README.md: "
+                    f"`mixste reproduce --profile {profile} --notebook {path.name[:2]}` makes it again",
+                    flush=True,
+                )
+    page(out, changed)
 
 
 def where(profile: str) -> str:

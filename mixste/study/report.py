@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -373,10 +373,18 @@ def save(table: pd.DataFrame, name: str) -> None:
 
 
 def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
-    """A table written by `save`: a published one, or one below another root (`runs.output()`: of the last run)."""
+    """A table written by `save`: a published one, or one below another root (`runs.output()`: of the last run).
+
+    ValueError if the file holds something else.
+    """
     path = (root or runs.ROOT) / "results" / profile / f"{name}.csv"
     floats = [name for name, kind in COLUMNS.items() if kind is float]
-    return pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=dict.fromkeys(floats, ""))
+    try:
+        table = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=dict.fromkeys(floats, ""))
+        validate(table)
+    except ValueError as error:
+        raise ValueError(f"expected a table of the study in {path}: {error}") from None
+    return table
 
 
 def beside(table: pd.DataFrame, metric: str = "MPJPE", columns: list[str] | None = None) -> pd.DataFrame:
@@ -442,10 +450,11 @@ def interval_text(line, form: str) -> str:
     return f"{line.value:{form}}" + ("" if np.isnan(line.low) else f" [{line.low:{form}}, {line.high:{form}}]")
 
 
-def page(root: Path) -> str:
+def page(root: Path, but: Collection[Path] = ()) -> str:
     """results/README.md below a root: the averages of every table there, by profile, beside the paper's numbers.
 
-    Also results/<profile>/runs.csv, see `ledger`.
+    Also results/<profile>/runs.csv, see `ledger`. but: files to leave out. A file that holds no table of the study is
+    left out too, with a line that says so.
     """
     lines = [
         "# Results",
@@ -457,20 +466,25 @@ def page(root: Path) -> str:
         "An interval over few seeds, and more so over one, is narrower than what another training would differ by.",
     ]
     for name, profile in PROFILES.items():
-        tables = [
-            path for path in tables_of(name, root) if path.stem != "01_architecture"
-        ]  # it repeats Table 1's averages
-        if not tables:
+        tables = {}
+        for path in tables_of(name, root):
+            try:
+                if path not in but:
+                    tables[path] = read(name, path.stem, root)
+            except (ValueError, OSError) as error:
+                print(f"{runs.shown(path)} is left out of results/README.md: {error}", flush=True)
+        if not tables.keys() - {root / "results" / name / "01_architecture.csv"}:
             continue
-        made = ledger(name, root)
+        made = ledger(name, root, tables)
         lines += ["", f"## Profile `{name}`: {profile.title}", "", f"Of {len(made)} runs: [runs.csv]({name}/runs.csv)."]
         if profile.rate:
             lines += [
                 f"MixSTE's learning rate is {profile.rate:g} up to d_m = 512 and T = 81, lower for wider tokens and"
             ]
             lines += [f"longer windows, which collapse at it; its peers' is {profile.recipe().learning_rate:g}."]
-        for path in tables:
-            table = read(name, path.stem, root)
+        for path, table in tables.items():
+            if path.stem == "01_architecture":  # it repeats Table 1's averages
+                continue
             table = table[
                 (table["column"] == "Avg.") & table["metric"].isin(runs.evaluate.UNITS) & (table["runs"] != "")
             ]
@@ -494,19 +508,22 @@ def page(root: Path) -> str:
     return text
 
 
-def ledger(profile: str, root: Path) -> pd.DataFrame:
+def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
     """The runs that a profile's tables name, each with what it is and where it was made, kept as runs.csv beside them.
 
     Of a run that is no longer in the store, the line stays as it was.
     """
     path = root / "results" / profile / "runs.csv"
-    old = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("run").T.to_dict() if path.exists() else {}
-    tables: dict[str, list[str]] = {}
-    for table in tables_of(profile, root):
-        for run in dict.fromkeys(" ".join(read(profile, table.stem, root)["runs"]).split()):
-            tables.setdefault(run, []).append(table.stem[:2])
+    try:
+        old = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("run").T.to_dict()
+    except (OSError, ValueError, KeyError):  # not there, or damaged: written anew from the store
+        old = {}
+    named: dict[str, list[str]] = {}
+    for file, content in tables.items():
+        for run in dict.fromkeys(" ".join(content["runs"]).split()):
+            named.setdefault(run, []).append(file.stem[:2])
     lines = []
-    for run, numbers in sorted(tables.items(), key=lambda item: (item[1], item[0])):
+    for run, numbers in sorted(named.items(), key=lambda item: (item[1], item[0])):
         line, folder = old.get(run, {}), runs.store() / run
         if runs.is_whole(folder):
             spec, made = json.loads((folder / "spec.json").read_text()), runs.Finished(folder).environment

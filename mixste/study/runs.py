@@ -470,7 +470,9 @@ def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line:
                 _make(run, path, title or run.id, report)
                 report(f"run {run.id}: {failure(run) or 'trained'}")
     if why := failure(run):
-        raise FailedRun(f"run {describe(run)} failed: {why}; `mixste train --retry-failed` tries it again")
+        raise FailedRun(
+            f"run {describe(run)} failed: {why}; `mixste train --retry-failed`, in its profile, tries it again"
+        )
     return Finished(path)
 
 
@@ -512,7 +514,7 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") ->
     named = "; ".join(f"{describe(run)}: {why}" for run, why in failed.items())
     return named and (
         f"{len(failed)} of {len(wanted)} runs failed, and tables leave them out: {named} "
-        "(`mixste train --retry-failed` tries them again)"
+        "(`mixste train --retry-failed`, in their profile, tries them again)"
     )
 
 

@@ -254,8 +254,9 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
     report.save(good().assign(runs=" ".join(ids)), "02_one")
     report.save(good().assign(runs=ids[1]), "03_two")
     report.save(good().assign(runs=""), "04_none")
+    tables = {path: report.read("smoke", path.stem) for path in report.tables_of("smoke")}
     for _ in range(2):
-        found = report.ledger("smoke", tmp_path).set_index("run")
+        found = report.ledger("smoke", tmp_path, tables).set_index("run")
         assert found["notebooks"].to_dict() == {ids[0]: "02", ids[1]: "02 03"}
         assert found["seed"].astype(int).to_dict() == {ids[0]: 0, ids[1]: 1}
         assert set(found["device"]) == {"a CPU"}

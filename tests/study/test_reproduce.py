@@ -90,7 +90,7 @@ def notebook(path, *sources):
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(notebooks, "page", lambda root: None)
+    monkeypatch.setattr(notebooks, "page", lambda root, but: None)
     return tmp_path
 
 
@@ -141,9 +141,32 @@ def test_what_is_not_as_it_was_written_is_named_and_made_again(folder, capsys, n
     file = folder / "runs" / name
     before = file.read_text()
     damage(file)
-    assert f"00_one.ipynb: {name} is not what was written and will be made again" in said(capsys)
+    assert f"00_one.ipynb: no longer as written, and made again: {name}" in said(capsys)
     assert ("205.7" in file.read_text()) == ("205.7" in before)
     assert "up to date" in said(capsys)
+
+
+def test_the_page_leaves_out_what_no_notebook_wrote(folder, monkeypatch, capsys):
+    """Of notebooks that are not among the chosen ones too: an edited value, half a table, and a file of somebody's."""
+    monkeypatch.setattr(notebooks, "page", report.page)
+    for number in ("02", "03"):
+        value = {"row": f"row {number}", "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 205.7, "runs": "a"}
+        save = f"report.save(report.tidy([{value}], report.profile_of('smoke'), '{number}'), '{number}_table')"
+        notebook(folder / f"{number}_table.ipynb", 'profile = "smoke"', f"from mixste.study import report\n{save}")
+        notebooks.execute(folder / f"{number}_table.ipynb", "smoke")
+    tables = folder / "runs" / "results" / "smoke"
+    (tables / "99_mine.csv").write_text("a,b\n1,2\n")
+    for damage in (edited, truncated, lambda file: file.write_text("")):
+        damage(tables / "02_table.csv")
+        (tables / "runs.csv").write_text("a,b\n")
+        notebooks.renew_page()
+        said = capsys.readouterr().out
+        assert "02_table.csv has changed" in said
+        assert "--profile smoke --notebook 02" in said
+        assert "99_mine.csv is left out of results/README.md: expected a table of the study" in said
+        page = (tables.parent / "README.md").read_text()
+        assert "row 03" in page
+        assert "row 02" not in page
 
 
 def test_a_damaged_stamp_is_no_stamp(folder):
@@ -173,6 +196,17 @@ def test_a_notebook_that_raises_is_named_and_not_taken_for_done_and_the_rest_goe
         assert notebooks.fresh(folder / "00_two.ipynb", "smoke")
     monkeypatch.setenv("MIXSTE_POSES", "300")
     assert not notebooks.fresh(folder / "00_two.ipynb", "smoke"), "made of other runs"
+
+
+def test_a_full_disk_ends_the_call_below_the_notebooks_line(folder, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError("no space")
+
+    monkeypatch.setattr(notebooks, "execute", full)
+    notebook(folder / "00_one.ipynb", "")
+    with pytest.raises(OSError, match="no space"):
+        notebooks.reproduce("smoke", notebooks.choose())
+    assert capsys.readouterr().out.endswith("00_one.ipynb … failed\n")
 
 
 def test_so_far_trains_nothing(tmp_path):
