@@ -4,7 +4,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).absolute().parent
 _around = PACKAGE.parent
 CHECKOUT = _around if (_around / "pyproject.toml").is_file() and (_around / "notebooks").is_dir() else None
 # Where data, runs and results lie by default. Never where packages are installed.

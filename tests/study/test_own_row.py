@@ -87,7 +87,9 @@ def test_options_are_the_same_in_any_order():
 def test_a_term_of_ones_own_is_trained_with(here):
     """In processes of their own. Three times the distance as a term is the paper's MPJPE with the coefficient 3."""
     (here / "my_terms.py").write_text("def thrice(pred, target):\n    return 3 * (pred - target).norm(dim=-1).mean()\n")
-    own, same = runs.make_all([with_loss(("my_terms:thrice", 1.0)), with_loss(("mpjpe", 3.0))], jobs=2)
+    wanted = [with_loss(("my_terms:thrice", 1.0)), with_loss(("mpjpe", 3.0))]
+    assert not runs.make_all(wanted, jobs=2)
+    own, same = map(runs.make, wanted)
     assert own.id != same.id
     torch.testing.assert_close(own.model().state_dict(), same.model().state_dict(), rtol=0, atol=1e-4)
     assert own.history["loss"].to_numpy() == pytest.approx(same.history["loss"].to_numpy(), rel=1e-4)

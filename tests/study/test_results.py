@@ -23,7 +23,7 @@ def both(name: str) -> pd.DataFrame:
         pytest.skip(f"no {name} of this machine's own: `make reproduce` makes it")
     published, ours = (report.read("smoke", name, root).set_index(KEYS) for root in (None, runs.output()))
     assert list(ours.index) == list(published.index), "the same values in the same order"
-    return published.join(ours[["value", "printed"]], rsuffix="_here").reset_index()
+    return published.join(ours[["value", "printed"]].add_suffix("_here")).reset_index()
 
 
 @pytest.mark.parametrize("name", COMPARED)
