@@ -45,7 +45,7 @@ LONG = replace(RUN, poses=30_000)
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A checkout with the same package and workflow, and notebooks of its own; what is started in it sees no other."""
-    for name in ("mixste", "workflow"):
+    for name in ("mixste", "workflow", "pyproject.toml"):
         (tmp_path / name).symlink_to(runs.PACKAGE.parent / name)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
