@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_formats import COCO, PERSON, words
 
 from mixste.data import DataError
 from mixste.detections import LAYOUTS, follow, known, to_human36m
@@ -23,20 +24,7 @@ from mixste.skeleton import human36m
 from mixste.video import SUFFIXES
 
 SIZE = (1920, 1080)
-
-
-def words(text: str) -> list[str]:
-    return text.split()
-
-
-COCO = words(
-    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist "
-    "right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle"
-)
-AT = (
-    *((500, 200), (510, 190), (490, 190), (520, 195), (480, 195), (560, 280), (440, 280), (580, 380), (420, 380)),
-    *((590, 470), (410, 470), (535, 480), (465, 480), (540, 650), (460, 650), (545, 820), (455, 820)),
-)
+AT = [PERSON[name] for name in COCO]
 FRAMES = 12
 # (frames, 17, 3): across the image and swaying, so that frames, points and axes are all told apart.
 WALK = np.concatenate([np.tile(AT, (FRAMES, 1, 1)), np.full((FRAMES, 17, 1), 0.9)], axis=2)
