@@ -207,7 +207,7 @@ def test_a_batch_ends_with_the_process_that_started_it(checkout):
     os.kill(parent.pid, signal.SIGKILL)
     parent.join()
     when(lambda: not any(processes(checkout, name) for name in ("snakemake", "job.py", "ipykernel")))
-    assert not runs.busy(path)
+    when(lambda: not runs.busy(path))  # a process that ends loses its command line before its locks
 
 
 @snakemake
