@@ -27,19 +27,20 @@ test: .venv/.installed .venv/.batch
 # then a store made so, before the usual tests. Its digits differ from those that are stored, as any other processor's do.
 OLDER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE \
 	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR"
-DIGITS := $(foreach name,model baselines losses metrics predict evaluate train fast export lift notebooks,tests/test_$(name).py) \
+DIGITS := $(foreach name,test_model test_losses test_metrics test_predict test_evaluate test_train networks/test_baselines accel/test_fast \
+	wild/test_export wild/test_lift study/test_notebooks,tests/$(name).py) \
 	tests/study/test_results.py
 OTHER := MIXSTE_RUNS=$(CURDIR)/.cache/older-processor
 test-older-processor: .venv/.installed
 	$(OLDER) $(PYTEST) $(DIGITS) -m "not slow"
 	$(OTHER) $(OLDER) $(BIN)/mixste reproduce --tables 2,5
-	$(OTHER) $(PYTEST) tests/test_notebooks.py tests/study/test_results.py
+	$(OTHER) $(PYTEST) tests/study/test_notebooks.py tests/study/test_results.py
 	$(OTHER) $(NBVAL) notebooks/03_*.ipynb notebooks/06_*.ipynb
 
 # Make the study in a profile and publish it: its tables, figures and notebooks become the repository's.
 freeze: .venv/.installed
 	$(BIN)/mixste reproduce --profile $(PROFILE)
-	$(BIN)/python -m mixste.study.publish $(PROFILE)
+	$(BIN)/python tools/publish.py $(PROFILE)
 
 # The reference of the package, from its docstrings.
 docs: .venv/.installed

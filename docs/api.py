@@ -18,7 +18,7 @@ import mixste
 
 REFERENCE = re.compile(r"`(\w+(?:\.\w+)+)(?:\([^`]*\))?`")
 # The last would start, the others want Triton.
-WITHOUT = ("mixste.kernels", "mixste.hopper", "mixste.hopper_gelu", "mixste.__main__")
+WITHOUT = ("mixste.accel.kernels", "mixste.accel.hopper", "mixste.accel.hopper_gelu", "mixste.__main__")
 
 
 def modules() -> list[str]:

@@ -1,7 +1,7 @@
 """Weights on disk: ours as safetensors, and the .bin files that the authors of the three networks published.
 
 No file can run code: safetensors hold nothing but numbers, and the pickles inside .bin files are read as data
-(`mixste.data.pickles`). Every key counts: one that is missing, surplus or of another shape is an error that names it.
+(`mixste.io.pickles`). Every key counts: one that is missing, surplus or of another shape is an error that names it.
 """
 
 import hashlib
@@ -17,13 +17,14 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from mixste.baselines import PoseFormer, VideoPose3D
-from mixste.data import DataError
-from mixste.data.guard import guarded
-from mixste.data.pickles import Name, Pending, read_pickle
-from mixste.files import replacing
+from mixste.io import DataError
+from mixste.io.files import replacing
+from mixste.io.guard import guarded
+from mixste.io.pickles import Name, Pending, read_pickle
 from mixste.model import MixSTE
-from mixste.references import REFERENCES
+from mixste.networks.poseformer import PoseFormer
+from mixste.networks.references import REFERENCES
+from mixste.networks.videopose3d import VideoPose3D
 from mixste.skeleton import Skeleton
 
 MODELS = {"mixste": MixSTE, "videopose3d": VideoPose3D, "poseformer": PoseFormer} | REFERENCES

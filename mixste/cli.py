@@ -79,7 +79,8 @@ def fetch_data(
     what: Annotated[str, typer.Argument(help='"open": the open motion capture.')], to: Path | None = None
 ) -> None:
     """Bring the open motion capture's pinned commits with git."""
-    from mixste.data import DataError, open_mocap
+    from mixste.data.sources import open_mocap
+    from mixste.io import DataError
 
     if what != "open":
         raise DataError(f'only "open" can be fetched, found {what!r}; the licensed sets come from their owners')
@@ -168,8 +169,8 @@ def lift(
     ] = None,
 ) -> None:
     """Lift videos, or the keypoints of your own detector, to 3D poses."""
-    from mixste.data import DataError
-    from mixste.lift import lift
+    from mixste.io import DataError
+    from mixste.wild.lift import lift
 
     sides = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", size or "")
     if size is not None and not sides:
@@ -210,7 +211,8 @@ def export(
     checkpoint: Checkpoint = "open-small",
 ) -> None:
     """Write a checkpoint as ONNX, checked against PyTorch, or in the authors' format."""
-    from mixste import checkpoints, export
+    from mixste import checkpoints
+    from mixste.wild import export
 
     model = network(checkpoint)
     if to.suffix == ".onnx":
@@ -231,9 +233,12 @@ def bench(
     ] = None,
 ) -> None:
     """Time the network against the plain reference, side by side, into results/bench."""
-    from mixste.bench import main
+    import runpy
 
-    main(*(parts or ()))
+    from mixste.io.install import needs_checkout
+
+    script = needs_checkout("mixste bench") / "tools" / "bench.py"
+    runpy.run_path(str(script))["main"](*(parts or ()))
 
 
 @app.command()
@@ -302,7 +307,7 @@ def pack_runs(
     weights: Annotated[bool, typer.Option(help="With the trained networks, most of a run's size.")] = True,
 ) -> None:
     """Write finished runs as files of at most 16 MiB, to carry to another machine."""
-    from mixste.study import parcels
+    from mixste.study import bundle as parcels
 
     print(parcels.pack(to, run or [], unfinished, weights))
 
@@ -310,7 +315,7 @@ def pack_runs(
 @runs_app.command("unpack")
 def unpack_runs(source: Annotated[Path, typer.Argument(help="Folder that `mixste runs pack` wrote.")]) -> None:
     """Bring packed runs into the store, if all of them has arrived as it was packed."""
-    from mixste.study import parcels
+    from mixste.study import bundle as parcels
 
     print(parcels.unpack(source))
 

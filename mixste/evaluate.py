@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import nn
 
 from mixste import metrics
-from mixste.data import Clip
+from mixste.data.clips import Clip
 from mixste.data.windows import Frames
 from mixste.predict import first_of_each, lift
 from mixste.skeleton import Skeleton, mpi_inf_3dhp, of_joints

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mixste import fast
-from mixste.baselines import PoseFormer, VideoPose3D
+from mixste.accel import fast
 from mixste.data.windows import evaluation_windows, sliding_windows
+from mixste.networks.poseformer import PoseFormer
+from mixste.networks.videopose3d import VideoPose3D
 from mixste.skeleton import Skeleton, of_joints
 
 BATCH_FRAMES = 16 * 243  # that a network reads at a time: bounds the memory, and keeps a GPU busy

@@ -17,12 +17,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mixste import fast, losses
-from mixste.baselines import PoseFormer, VideoPose3D
-from mixste.data import Clip, DataError
+from mixste import losses
+from mixste.accel import fast
 from mixste.data.augment import project_screen, resize_bodies, turn_cameras
+from mixste.data.clips import Clip
 from mixste.data.windows import Frames, sliding_starts, training_starts
-from mixste.files import replacing
+from mixste.io import DataError
+from mixste.io.files import replacing
+from mixste.networks.poseformer import PoseFormer
+from mixste.networks.videopose3d import VideoPose3D
 from mixste.predict import mirrored
 from mixste.skeleton import Skeleton
 

@@ -144,7 +144,7 @@ def test_keypoints_have_two_coordinates():
 
 def test_human36m_cameras_see_a_person_standing_upright():
     """World z is up and lengths are millimetres: the four cameras of a subject look at the middle of the room."""
-    calibration = json.loads(files("mixste.data").joinpath("human36m_cameras.json").read_text())
+    calibration = json.loads(files("mixste.data.sources").joinpath("human36m_cameras.json").read_text())
     hip, head = np.array([0.0, 0.0, 0.9]), np.array([0.0, 0.0, 1.6])
     for subject in ("S1", "S5", "S6", "S7", "S8", "S9", "S11"):
         views = calibration["extrinsics"][subject]

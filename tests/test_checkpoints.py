@@ -16,7 +16,7 @@ from mixste import MixSTE, checkpoints
 from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.camera import normalize_screen
 from mixste.checkpoints import CheckpointError, export_authors, load_checkpoint, save_checkpoint, transfer
-from mixste.data import synthetic
+from mixste.data.sources import synthetic
 from mixste.data.virtual import film
 from mixste.metrics import mpjpe
 from mixste.predict import predict

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mixste.data import Clip
-from mixste.outputs import Lifted
+from mixste.wild.outputs import Lifted
 
 pytest.importorskip("pdoc")
 api = types.SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "docs" / "api.py")))

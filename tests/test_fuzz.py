@@ -17,20 +17,22 @@ import licensed
 import numpy as np
 import pytest
 import test_checkpoints as authors
+import test_open_mocap as mocap
+import test_pose2sim as qualisys
 import torch
-from data import test_open_mocap as mocap
-from data import test_pose2sim as qualisys
-from data.test_pickles import Python2
 from safetensors.torch import save_file
+from test_pickles import Python2
 
 from mixste.checkpoints import CheckpointError, load_checkpoint
-from mixste.data import DataError, asf_amc, bvh, human36m, humaneva, load, mpi_inf_3dhp, open_mocap, pose2sim
-from mixste.data.pickles import read_npz
-from mixste.detections import LAYOUTS
-from mixste.formats import read
-from mixste.lift import lift_clip
+from mixste.data import DataError, load
+from mixste.data.readers import asf_amc, bvh
+from mixste.data.readers.detections import LAYOUTS
+from mixste.data.readers.formats import read
+from mixste.data.sources import human36m, humaneva, mpi_inf_3dhp, open_mocap, pose2sim
+from mixste.io.pickles import read_npz
 from mixste.model import MixSTE
-from mixste.outputs import Lifted, write_npz
+from mixste.wild.lift import lift_clip
+from mixste.wild.outputs import Lifted, write_npz
 
 resource = pytest.importorskip("resource", reason="this system does not tell a process's memory")
 

@@ -9,10 +9,10 @@ sys.modules.update(dict.fromkeys(("fcntl", "resource", "termios", "pwd", "grp"))
 
 import numpy as np, torch
 import mixste
-from mixste.lift import lift
+from mixste.wild.lift import lift
 
 for module in pkgutil.walk_packages(mixste.__path__, "mixste."):
-    if module.name not in ("mixste.__main__", "mixste.kernels", "mixste.hopper", "mixste.hopper_gelu"):  # of CUDA
+    if module.name.split(".")[-1] not in ("__main__", "kernels", "hopper", "hopper_gelu"):  # of CUDA
         importlib.import_module(module.name)
 torch.manual_seed(0)
 points = np.random.default_rng(0).uniform(300, 700, (5, 17, 2))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixste.data.synthetic import load
+from mixste.data.sources.synthetic import load
 from mixste.skeleton import human36m
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "mixste").rglob("*") if path.is_file()}
     assert names == {name for name in package if "__pycache__" not in name}
     assert "mixste/py.typed" in names
-    assert "mixste/viewer.html" in names
+    assert "mixste/wild/viewer.html" in names
     assert "mixste/weights/open-small.safetensors" in names
 
 
@@ -94,7 +94,7 @@ def test_the_store_lies_in_the_current_folder(mixste, tmp_path):
 
 def test_what_is_missing_comes_with_the_command_that_installs_it(installed, tmp_path):
     """From a checkout by its lock; without, by the wheel's own metadata, whose markers fit this interpreter."""
-    code = "from mixste.install import install; print(install('batch'))"
+    code = "from mixste.io.install import install; print(install('batch'))"
     checkout, alone = (
         subprocess.run(
             [sys.executable, "-c", code],

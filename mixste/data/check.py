@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from mixste.data import DataError, PoseDataset, human36m, humaneva, load, mpi_inf_3dhp
-from mixste.data.licensed import detectors, folder_of, missing
+from mixste.data import load
+from mixste.data.clips import PoseDataset
+from mixste.data.sources import human36m, humaneva, mpi_inf_3dhp
+from mixste.data.sources.licensed import detectors, folder_of, missing
+from mixste.io import DataError
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from mixste.data import PoseDataset
+from mixste.data.clips import PoseDataset
 from mixste.data.virtual import relayout
 from mixste.skeleton import Skeleton
 

@@ -14,7 +14,8 @@ from scipy.signal import lfilter
 from scipy.spatial.transform import Rotation
 
 from mixste.camera import Camera, project, world_to_camera
-from mixste.data import Clip, DataError
+from mixste.data.clips import Clip
+from mixste.io import DataError
 from mixste.skeleton import Skeleton, human36m
 
 # --- cameras ---------------------------------------------------------------------------------------------------
@@ -22,7 +23,7 @@ from mixste.skeleton import Skeleton, human36m
 
 def _calibrated(file: str, centre, **lens) -> tuple[Camera, ...]:
     """The published cameras around subject S1, moved so that their optical axes meet above the origin."""
-    published = json.loads((Path(__file__).parent / file).read_text())
+    published = json.loads((Path(__file__).parent / "sources" / file).read_text())
     cameras = []
     for number, (name, pose) in enumerate(zip(published["camera_order"], published["extrinsics"]["S1"], strict=True)):
         if "intrinsics" in published:

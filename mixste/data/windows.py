@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mixste.camera import normalize_screen
-from mixste.data import Clip, DataError
+from mixste.data.clips import Clip
+from mixste.io import DataError
 from mixste.skeleton import Skeleton
 
 

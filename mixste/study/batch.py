@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from mixste.data import DataError
-from mixste.install import install
+from mixste.io import DataError
+from mixste.io.install import install
 from mixste.study import costs, notebooks, runs
 from mixste.study.plan import PLAN, Profile, distinct
 from mixste.study.progress import span

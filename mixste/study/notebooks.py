@@ -12,9 +12,9 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from mixste.data import DataError
-from mixste.files import replacing
-from mixste.install import needs_checkout
+from mixste.io import DataError
+from mixste.io.files import replacing
+from mixste.io.install import needs_checkout
 from mixste.study import runs
 from mixste.study.plan import PLAN, PROFILES, Profile, distinct
 from mixste.study.report import page, profile_of

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mixste.data.check import PUBLISHED, lacking
 from mixste.losses import TABLE_6
-from mixste.references import REFERENCES
+from mixste.networks.references import REFERENCES
 from mixste.study.published import published
 from mixste.study.runs import Data, Run
 from mixste.train import AUTHORS, PAPER, Recipe

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixste.files import replacing
-from mixste.intervals import bootstrap_interval
-from mixste.references import at_constant_level
+from mixste.io.files import replacing
+from mixste.networks.references import at_constant_level
 from mixste.study import runs
+from mixste.study.intervals import bootstrap_interval
 from mixste.study.plan import CONSTANT, PLAN, PROFILES, REGRESSION, Profile, Row, distinct
 
 # One value a row. `against` names the row that `value` is the difference to (row − against), and is empty for the value
@@ -40,7 +40,7 @@ COLUMNS = {
     "note": str,
 }
 APART, SEEDS_APART = 1.5, "seeds end apart"  # one's error is so many times another's: trainings that ended elsewhere
-AT_LEVEL = "at the level of a constant pose"  # by `mixste.references.at_constant_level`
+AT_LEVEL = "at the level of a constant pose"  # by `mixste.networks.references.at_constant_level`
 pd.options.display.max_colwidth = None  # a note is shown whole
 # Of a run's environment, what its line in runs.csv tells.
 MADE = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")

@@ -37,11 +37,11 @@ from tqdm import tqdm
 
 import mixste
 from mixste import checkpoints, data, evaluate, losses
-from mixste.data import PoseDataset
+from mixste.data.clips import PoseDataset
 from mixste.data.splits import by_takes, in_layout, validating
-from mixste.files import replacing
-from mixste.install import HOME, PACKAGE
-from mixste.references import REFERENCES, ConstantPose, at_constant_level
+from mixste.io.files import replacing
+from mixste.io.install import HOME, PACKAGE
+from mixste.networks.references import REFERENCES, ConstantPose, at_constant_level
 from mixste.skeleton import SKELETONS, Skeleton, human36m
 from mixste.study import states
 from mixste.study.progress import EVERY, Progress
@@ -55,15 +55,15 @@ ROOT = HOME
 # `kernels`: they compute what `model` does up to rounding, which tests hold them to, and which another GPU or another
 # PyTorch changes too; a faster kernel leaves GPU days of runs what they are.
 CODE = (
-    *("model", "baselines", "losses", "metrics", "train", "predict", "evaluate", "skeleton", "camera"),
-    *("data/windows", "data/augment"),
+    *("model", "networks/videopose3d", "networks/poseformer", "losses", "metrics", "train", "predict", "evaluate"),
+    *("skeleton", "camera", "data/windows", "data/augment"),
 )
 # What every run holds, and what it may have left behind where it was made: a hundred times the rest in size.
 FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "environment.json"}
 FAILED = {"spec.json", "history.csv", "failed.json", "environment.json"}  # what a failed one holds instead
 WEIGHTS = {"weights.safetensors", "best.safetensors"}
 NAME = re.compile(r"[0-9a-f]{12}(\.part)?")  # of a run's folder in the store
-SYNTHETIC_CODE = ("skeleton", "camera", "data/virtual", "data/synthetic", "data/splits")
+SYNTHETIC_CODE = ("skeleton", "camera", "data/virtual", "data/sources/synthetic", "data/splits")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Data:
         """Of all that this reads; the synthetic source is what its code makes, and need not be made to be known."""
         if self.source != "synthetic":
             return self.load().fingerprint
-        cameras = [path.read_text() for path in sorted((PACKAGE / "data").glob("*_cameras.json"))]
+        cameras = [path.read_text() for path in sorted((PACKAGE / "data" / "sources").glob("*_cameras.json"))]
         return hashlib.sha256(f"{self} {code_fingerprint(SYNTHETIC_CODE)} {cameras}".encode()).hexdigest()[:16]
 
     @property
@@ -189,7 +189,7 @@ def _id(run: Run) -> str:
     parts = [spec(run), run.data.fingerprint, code_fingerprint(CODE)]
     parts += [run.start.id, code_fingerprint(("checkpoints",))] if run.start else [""]  # which fits one to the other
     parts += [_code(losses.own_code(name)[1]) for name, _ in run.recipe.loss if losses.is_own(name)]
-    parts += [code_fingerprint(("references",))] if run.model in REFERENCES else []
+    parts += [code_fingerprint(("networks/references",))] if run.model in REFERENCES else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
@@ -304,7 +304,7 @@ class Finished:
 
     @property
     def at_constant_level(self) -> bool:
-        """Whether the network has learned little else than a constant pose, see `mixste.references`."""
+        """Whether the network has learned little else than a constant pose, see `mixste.networks.references`."""
         return self.environment.get("at_constant_level", False)
 
     def model(self, which: str = "weights") -> torch.nn.Module:
@@ -328,7 +328,7 @@ def store() -> Path:
 def output() -> Path:
     """The folder in which notebooks write results/, figures/ and executed copies: the store, or MIXSTE_OUT.
 
-    Never the repository's own, which `mixste.study.publish` alone writes.
+    Never the repository's own, which `publish` alone writes.
     """
     return Path(os.environ.get("MIXSTE_OUT", store()))
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 import mixste.data
-from mixste.data import synthetic
+from mixste.data.sources import synthetic
 
 ACTIONS = (
     *("Directions", "Discussion", "Eating", "Greeting", "Phoning", "Photo", "Posing", "Purchases", "Sitting"),
@@ -55,7 +55,7 @@ def open_motion(root):
 
 
 def calibration(name: str) -> dict:
-    return json.loads((Path(mixste.data.__file__).parent / f"{name}_cameras.json").read_text())
+    return json.loads((Path(mixste.data.__file__).parent / "sources" / f"{name}_cameras.json").read_text())
 
 
 def seen_from(world: np.ndarray, orientation, translation) -> np.ndarray:

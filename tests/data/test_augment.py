@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from mixste.camera import normalize_screen, project
 from mixste.data.augment import _rotations, project_screen, resize_bodies, turn_cameras
-from mixste.data.synthetic import perform
+from mixste.data.sources.synthetic import perform
 from mixste.data.virtual import film, relayout
 from mixste.skeleton import SKELETONS, human36m
 

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 import mixste.data
 from mixste.data import DataError
-from mixste.data.synthetic import perform
+from mixste.data.sources.synthetic import perform
 from mixste.data.virtual import DETECTORS, RIGS, _ring, detect, film, pixel_height, random_of, relayout
 from mixste.skeleton import SKELETONS, human36m
 
@@ -33,7 +33,7 @@ def distances(points):  # of all pairs of joints, in all frames and to those of 
 
 @pytest.mark.parametrize(("rig", "file"), [("human36m", "human36m_cameras"), ("humaneva", "humaneva_cameras")])
 def test_published_rigs_keep_the_published_geometry(rig, file):
-    published = json.loads((Path(mixste.data.__file__).parent / f"{file}.json").read_text())
+    published = json.loads((Path(mixste.data.__file__).parent / "sources" / f"{file}.json").read_text())
     theirs = published["extrinsics"]["S1"]
     ours = RIGS[rig]
     assert len(ours) == len(theirs)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mixste.data.open_mocap import TEST_PEOPLE, VALIDATION_PERSON
-from mixste.references import REFERENCES
+from mixste.data.sources.open_mocap import TEST_PEOPLE, VALIDATION_PERSON
+from mixste.networks.references import REFERENCES
 from mixste.study.plan import CONSTANT, PLAN, PROFILES, REGRESSION, distinct
 from mixste.study.published import published
 

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixste import plots
-from mixste.study import report, runs
+from mixste.study import plots, report, runs
 from mixste.study.plan import PROFILES, Row
 from mixste.study.published import published
 

@@ -1,0 +1,1 @@
+"""Speed: the network of `mixste.model` computed faster, up to rounding."""

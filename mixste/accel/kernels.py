@@ -1,0 +1,659 @@
+"""Triton kernels of the fast path on CUDA: attention over joints and over frames, norms with their residual.
+
+All read tokens where they lie, (batch, frames, joints, dim), so that nothing is ever moved between spatial and temporal
+blocks. Tensors are in the network's precision (bfloat16), arithmetic in float32. Gradients that are sums over
+tokens, those of biases and norms, come from the backward kernel that has their terms at hand: each program leaves one
+row in `partial`, and `_added` adds them up, in the same order every time.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+try:
+    from mixste.accel import hopper
+except ImportError:  # no Gluon in this Triton
+    hopper = None
+
+LOG2_E = math.log2(math.e)
+
+
+# The norms' programs are single warps that take some rows one after the other: sums along a row then need no barrier.
+
+
+@triton.jit
+def _normalised(x, inside, DIM: tl.constexpr, eps):
+    """(x − mean) / deviation, and 1 / deviation. x must be 0 outside, and the result is."""
+    x = tl.where(inside, x - tl.sum(x) / DIM, 0.0)
+    inverse = tl.rsqrt(tl.sum(x * x) / DIM + eps)
+    return x * inverse, inverse
+
+
+@triton.jit
+def _normalised_backward(d, x, inverse, DIM: tl.constexpr):
+    """The gradient before a normalisation from that after it."""
+    return (d - tl.sum(d) / DIM - x * (tl.sum(d * x) / DIM)) * inverse
+
+
+@triton.jit
+def _norm_forward(
+    X, BIAS, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, OUTER_B, NEXT_BIAS, NEXT_KEEP, STREAM, NORMED, INVERSE,
+    rows, joints, frames, inner_eps, outer_eps,
+    DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
+    BIASED: tl.constexpr, KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr,
+    NEXT: tl.constexpr, NEXT_KEPT: tl.constexpr, FOLDED: tl.constexpr,
+):  # fmt: skip
+    column = tl.arange(0, COLUMNS)
+    if not FOLDED:
+        outer_w = tl.load(OUTER_W + column, column < DIM, 0.0)
+        outer_b = tl.load(OUTER_B + column, column < DIM, 0.0)
+    if INNER:
+        inner_w = tl.load(INNER_W + column, column < DIM, 0.0)
+        inner_b = tl.load(INNER_B + column, column < DIM, 0.0)
+    if BIASED:
+        bias = tl.load(BIAS + column, column < DIM, 0.0)
+    if NEXT:
+        next_bias = tl.load(NEXT_BIAS + column, column < DIM, 0.0)
+    first = tl.program_id(0).to(tl.int64) * CHUNK
+    for step in range(CHUNK):
+        row = first + step
+        inside = (row < rows) & (column < DIM)
+        at = row * DIM + column
+        x = tl.load(X + at, inside, 0.0).to(tl.float32)
+        if BIASED:
+            x += bias * (tl.load(KEEP + row, row < rows, 0.0) if KEPT else 1.0)
+        if INNER:
+            x, _ = _normalised(x, inside, DIM, inner_eps)
+            x = x * inner_w + inner_b
+            if PLACED:
+                x += tl.load(POSITION + (row // joints) % frames * DIM + column, inside, 0.0)
+        if NEXT:
+            keep = tl.load(NEXT_KEEP + row, row < rows, 0.0) if NEXT_KEPT else 1.0
+            tl.store(STREAM + at, (x + keep * next_bias).to(STREAM.dtype.element_ty), inside)
+        elif INNER:
+            tl.store(STREAM + at, x.to(STREAM.dtype.element_ty), inside)
+        x, inverse = _normalised(x, inside, DIM, outer_eps)
+        if FOLDED:
+            tl.store(INVERSE + row, inverse, row < rows)
+        else:
+            tl.store(NORMED + at, (x * outer_w + outer_b).to(NORMED.dtype.element_ty), inside)
+
+
+@triton.jit
+def _norm_backward(
+    X, D_NORMED, D_STREAM, BIAS, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, D_X, D_PLACED, PARTIAL,
+    rows, joints, frames, inner_eps, outer_eps,
+    DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
+    BIASED: tl.constexpr, KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr,
+    SUMS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    column = tl.arange(0, COLUMNS)
+    outer_w = tl.load(OUTER_W + column, column < DIM, 0.0)
+    d_outer_w = tl.zeros([COLUMNS], tl.float32)
+    d_outer_b = tl.zeros([COLUMNS], tl.float32)
+    d_bias = tl.zeros([COLUMNS], tl.float32)
+    if BIASED:
+        bias = tl.load(BIAS + column, column < DIM, 0.0)
+    if INNER:
+        inner_w = tl.load(INNER_W + column, column < DIM, 0.0)
+        inner_b = tl.load(INNER_B + column, column < DIM, 0.0)
+        d_inner_w = tl.zeros([COLUMNS], tl.float32)
+        d_inner_b = tl.zeros([COLUMNS], tl.float32)
+    first = tl.program_id(0).to(tl.int64) * CHUNK
+    for step in tl.range(CHUNK, num_stages=STAGES):  # the next rows are on their way meanwhile
+        row = first + step
+        inside = (row < rows) & (column < DIM)
+        at = row * DIM + column
+        x = tl.load(X + at, inside, 0.0).to(tl.float32)
+        keep = tl.load(KEEP + row, row < rows, 0.0) if KEPT else 1.0
+        if BIASED:
+            x += bias * keep
+        d_normed = tl.load(D_NORMED + at, inside, 0.0).to(tl.float32)
+        d = tl.load(D_STREAM + at, inside, 0.0).to(tl.float32)
+        if INNER:
+            inner, inner_inverse = _normalised(x, inside, DIM, inner_eps)
+            x = tl.where(inside, inner * inner_w + inner_b, 0.0)
+            if PLACED:
+                x += tl.load(POSITION + (row // joints) % frames * DIM + column, inside, 0.0)
+        outer, outer_inverse = _normalised(x, inside, DIM, outer_eps)
+        d_outer_w += d_normed * outer
+        d_outer_b += d_normed
+        d += _normalised_backward(d_normed * outer_w, outer, outer_inverse, DIM)
+        if INNER:
+            if PLACED:
+                tl.store(D_PLACED + at, d.to(D_PLACED.dtype.element_ty), inside)
+            d_inner_w += d * inner
+            d_inner_b += d
+            d = _normalised_backward(d * inner_w, inner, inner_inverse, DIM)
+        tl.store(D_X + at, d.to(D_X.dtype.element_ty), inside)
+        d_bias += tl.where(inside, d * keep, 0.0)
+    sums = PARTIAL + tl.program_id(0) * SUMS * DIM + column
+    tl.store(sums, d_bias, column < DIM)
+    tl.store(sums + DIM, d_outer_w, column < DIM)
+    tl.store(sums + 2 * DIM, d_outer_b, column < DIM)
+    if INNER:
+        tl.store(sums + 3 * DIM, d_inner_w, column < DIM)
+        tl.store(sums + 4 * DIM, d_inner_b, column < DIM)
+
+
+@triton.jit
+def _embed(
+    KEYPOINTS, W, BIAS, POSITION, OUT, rows, joints, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr
+):  # fmt: skip
+    column = tl.arange(0, COLUMNS)
+    inside = column < DIM
+    w_x, w_y = tl.load(W + 2 * column, inside, 0.0), tl.load(W + 2 * column + 1, inside, 0.0)
+    bias = tl.load(BIAS + column, inside, 0.0)
+    first = tl.program_id(0).to(tl.int64) * CHUNK
+    for step in range(CHUNK):
+        row = first + step
+        x = tl.load(KEYPOINTS + 2 * row, row < rows, 0.0)
+        y = tl.load(KEYPOINTS + 2 * row + 1, row < rows, 0.0)
+        out = x * w_x + y * w_y + bias + tl.load(POSITION + row % joints * DIM + column, inside, 0.0)
+        tl.store(OUT + row * DIM + column, out.to(OUT.dtype.element_ty), inside & (row < rows))
+
+
+@triton.jit
+def _head(X, W, BIAS, OUT, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr):
+    column = tl.arange(0, COLUMNS)
+    inside = column < DIM
+    w_x = tl.load(W + column, inside, 0.0)
+    w_y = tl.load(W + DIM + column, inside, 0.0)
+    w_z = tl.load(W + 2 * DIM + column, inside, 0.0)
+    first = tl.program_id(0).to(tl.int64) * CHUNK
+    for step in range(CHUNK):
+        row = first + step
+        x = tl.load(X + row * DIM + column, inside & (row < rows), 0.0).to(tl.float32)
+        tl.store(OUT + 3 * row, tl.sum(x * w_x) + tl.load(BIAS), row < rows)
+        tl.store(OUT + 3 * row + 1, tl.sum(x * w_y) + tl.load(BIAS + 1), row < rows)
+        tl.store(OUT + 3 * row + 2, tl.sum(x * w_z) + tl.load(BIAS + 2), row < rows)
+
+
+@triton.jit
+def _head_backward(D_OUT, W, D_X, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr):
+    column = tl.arange(0, COLUMNS)
+    inside = column < DIM
+    w_x = tl.load(W + column, inside, 0.0)
+    w_y = tl.load(W + DIM + column, inside, 0.0)
+    w_z = tl.load(W + 2 * DIM + column, inside, 0.0)
+    first = tl.program_id(0).to(tl.int64) * CHUNK
+    for step in range(CHUNK):
+        row = first + step
+        d_x = tl.load(D_OUT + 3 * row, row < rows, 0.0) * w_x
+        d_x += tl.load(D_OUT + 3 * row + 1, row < rows, 0.0) * w_y
+        d_x += tl.load(D_OUT + 3 * row + 2, row < rows, 0.0) * w_z
+        tl.store(D_X + row * DIM + column, d_x.to(D_X.dtype.element_ty), inside & (row < rows))
+
+
+@triton.jit
+def _drop(ACTIVE, BEFORE, KEEP, rows, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    dropped = (tl.load(KEEP + row, row < rows, 1.0) == 0)[:, None] & (column < WIDTH)[None, :]
+    at = row[:, None] * WIDTH + column[None, :]
+    tl.store(ACTIVE + at, tl.zeros([ROWS, COLUMNS], ACTIVE.dtype.element_ty), dropped)
+    tl.store(BEFORE + at, tl.full([ROWS, COLUMNS], -100.0, BEFORE.dtype.element_ty), dropped)
+
+
+@triton.jit
+def _add_rows(X, SUM, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in tl.range(0, rows, ROWS, num_stages=4):
+        row = start + tl.arange(0, ROWS)[:, None]
+        total += tl.load(X + row.to(tl.int64) * WIDTH + column[None, :], (row < rows) & (column < WIDTH)[None, :], 0.0)
+    tl.store(SUM + column, tl.sum(total, 0), column < WIDTH)
+
+
+@triton.jit
+def _tile(X, row, stride, rows, WIDTH: tl.constexpr):
+    """(len(row), WIDTH) of a tensor whose rows lie `stride` apart; 0 from `rows` on."""
+    return tl.load(X + row[:, None] * stride + tl.arange(0, WIDTH)[None, :], row[:, None] < rows, 0.0)
+
+
+@triton.jit
+def _kept(x, KEEP, first, row, rows, KEPT: tl.constexpr):
+    if KEPT:
+        x = (x.to(tl.float32) * tl.load(KEEP + first + row, row < rows, 0.0)[:, None]).to(x.dtype)
+    return x
+
+
+# The bias of queries, keys and values is added here, not by the product before. That of the keys moves all scores of a
+# query alike: it changes nothing and has no gradient. That of the values passes through, since weights sum to one, and
+# its gradient is the output's, summed.
+
+
+@triton.jit
+def _plus(x, BIAS, WIDTH: tl.constexpr):
+    return (x.to(tl.float32) + tl.load(BIAS + tl.arange(0, WIDTH))[None, :]).to(x.dtype)
+
+
+@triton.jit
+def _spatial_weights(q, k, tokens, joints, scale):
+    """Softmax within each of the frames that lie in one tile; rows beyond them are a frame of their own."""
+    frame = tokens // joints
+    scores = tl.where(frame[:, None] == frame[None, :], tl.dot(q, tl.trans(k)), float("-inf"))
+    weights = tl.exp2(scores * scale - (tl.max(scores, 1) * scale)[:, None])
+    return weights / tl.sum(weights, 1)[:, None]
+
+
+@triton.jit
+def _spatial_forward(
+    QKV, BIAS, INVERSE, KEEP, OUT, rows, joints, per_tile, scale,
+    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
+    FOLDED: tl.constexpr,
+):  # fmt: skip
+    """Several frames in one tile: 3 of 17 joints in 64 rows, where library kernels would pad 17 to 64.
+
+    FOLDED: the norm before is in the weights of qkv (see `fast.folded`), but for INVERSE, its 1 / deviation.
+    """
+    head = tl.program_id(0) % HEADS
+    first = (tl.program_id(0) // HEADS).to(tl.int64) * per_tile
+    rows = tl.minimum(rows - first, per_tile)
+    tokens = tl.arange(0, TOKENS)
+    QKV += first * 3 * DIM + head * WIDTH
+    q = _tile(QKV, tokens, 3 * DIM, rows, WIDTH)
+    k = _tile(QKV + DIM, tokens, 3 * DIM, rows, WIDTH)
+    v = _tile(QKV + 2 * DIM, tokens, 3 * DIM, rows, WIDTH)
+    if FOLDED:
+        inverse = tl.load(INVERSE + first + tokens, tokens < rows, 0.0)[:, None]
+        k, v = (k * inverse).to(k.dtype), (v * inverse).to(v.dtype)
+        q = _plus(q * inverse, BIAS + head * WIDTH, WIDTH).to(k.dtype)
+    else:
+        q = _plus(q, BIAS + head * WIDTH, WIDTH)
+    weights = _spatial_weights(q, k, tokens, joints, scale)
+    out = tl.dot(weights.to(v.dtype), v)
+    out = _plus(out, BIAS + 2 * DIM + head * WIDTH, WIDTH)
+    out = _kept(out, KEEP, first, tokens, rows, KEPT)
+    at = (first + tokens[:, None]) * DIM + head * WIDTH + tl.arange(0, WIDTH)[None, :]
+    tl.store(OUT + at, out.to(OUT.dtype.element_ty), tokens[:, None] < rows)
+
+
+@triton.jit
+def _store(D, d, row, stride, rows, WIDTH: tl.constexpr):
+    at = row[:, None] * stride + tl.arange(0, WIDTH)[None, :]
+    tl.store(D + at, d.to(D.dtype.element_ty), row[:, None] < rows)
+
+
+@triton.jit
+def _store_sum(SUM, d, row, rows, WIDTH: tl.constexpr):
+    tl.store(SUM + tl.arange(0, WIDTH), tl.sum(tl.where(row[:, None] < rows, d.to(tl.float32), 0.0), 0))
+
+
+@triton.jit
+def _spatial_backward(
+    QKV, BIAS, KEEP, D_OUT, D_QKV, PARTIAL, rows, joints, per_tile, scale, log_scale,
+    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(0) % HEADS
+    tile = tl.program_id(0) // HEADS
+    first = tile.to(tl.int64) * per_tile
+    rows = tl.minimum(rows - first, per_tile)
+    tokens = tl.arange(0, TOKENS)
+    QKV += first * 3 * DIM + head * WIDTH
+    D_QKV += first * 3 * DIM + head * WIDTH
+    PARTIAL += tile * 3 * DIM + head * WIDTH
+    q = _plus(_tile(QKV, tokens, 3 * DIM, rows, WIDTH), BIAS + head * WIDTH, WIDTH)
+    k = _tile(QKV + DIM, tokens, 3 * DIM, rows, WIDTH)
+    v = _tile(QKV + 2 * DIM, tokens, 3 * DIM, rows, WIDTH)
+    d_out = _tile(D_OUT + first * DIM + head * WIDTH, tokens, DIM, rows, WIDTH)
+    d_out = _kept(d_out, KEEP, first, tokens, rows, KEPT)
+    tl.store(PARTIAL + DIM + tl.arange(0, WIDTH), tl.zeros([WIDTH], tl.float32))
+    _store_sum(PARTIAL + 2 * DIM, d_out, tokens, rows, WIDTH)
+    weights = _spatial_weights(q, k, tokens, joints, log_scale)
+    d_weights = tl.dot(d_out, tl.trans(v))
+    d_scores = weights * (d_weights - tl.sum(weights * d_weights, 1)[:, None]) * scale
+    d_scores = d_scores.to(q.dtype)
+    d_q = tl.dot(d_scores, k)
+    _store(D_QKV, d_q, tokens, 3 * DIM, rows, WIDTH)
+    _store(D_QKV + DIM, tl.dot(tl.trans(d_scores), q), tokens, 3 * DIM, rows, WIDTH)
+    _store(D_QKV + 2 * DIM, tl.dot(tl.trans(weights.to(q.dtype)), d_out), tokens, 3 * DIM, rows, WIDTH)
+    _store_sum(PARTIAL, d_q, tokens, rows, WIDTH)
+
+
+@triton.jit
+def _temporal_forward(
+    QKV, BIAS, KEEP, OUT, LOG_SUM, scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
+    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, KEPT: tl.constexpr,
+):  # fmt: skip
+    """Softmax over all frames of one joint, block by block. QKV and OUT are descriptors of (batch, frames, all else),
+    by which Hopper's copy engine brings and takes blocks; beyond the last frame they read 0 and write nothing."""
+    blocks = tl.cdiv(FRAMES, BLOCK)
+    sequence = tl.program_id(0) // blocks
+    head, joint, batch = sequence % HEADS, sequence // HEADS % JOINTS, sequence // HEADS // JOINTS
+    at = joint * 3 * DIM + head * WIDTH
+    begin = tl.program_id(0) % blocks * BLOCK
+    query = begin + tl.arange(0, BLOCK)
+    q = _plus(QKV.load([batch, begin, at]).reshape(BLOCK, WIDTH), BIAS + head * WIDTH, WIDTH)
+    first = batch.to(tl.int64) * FRAMES * JOINTS + joint
+    if KEPT:  # noqa: SIM102 (there is nothing to load otherwise)
+        if tl.load(KEEP + first) == 0:  # a dropped branch, and with it the whole sequence
+            OUT.store([batch, begin, joint * DIM + head * WIDTH], tl.zeros([1, BLOCK, WIDTH], q.dtype))
+            no_weight = tl.full([BLOCK], float("inf"), tl.float32)
+            tl.store(LOG_SUM + sequence.to(tl.int64) * FRAMES + query, no_weight, query < FRAMES)
+            return
+    highest = tl.full([BLOCK], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    out = tl.zeros([BLOCK, WIDTH], tl.float32)
+    for start in range(0, FRAMES, BLOCK):
+        key = start + tl.arange(0, BLOCK)
+        k = QKV.load([batch, start, at + DIM]).reshape(BLOCK, WIDTH)
+        v = QKV.load([batch, start, at + 2 * DIM]).reshape(BLOCK, WIDTH)
+        scores = tl.where(key[None, :] < FRAMES, tl.dot(q, tl.trans(k)), float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1) * scale)
+        shrink = tl.exp2(highest - higher)
+        weights = tl.exp2(scores * scale - higher[:, None])
+        total = total * shrink + tl.sum(weights, 1)
+        out = tl.dot(weights.to(v.dtype), v, out * shrink[:, None])
+        highest = higher
+    out = _plus(out / total[:, None], BIAS + 2 * DIM + head * WIDTH, WIDTH)
+    out = _kept(out, KEEP, first, query * JOINTS, FRAMES * JOINTS, KEPT)
+    OUT.store([batch, begin, joint * DIM + head * WIDTH], out.to(q.dtype).reshape(1, BLOCK, WIDTH))
+    tl.store(LOG_SUM + sequence.to(tl.int64) * FRAMES + query, highest + tl.log2(total), query < FRAMES)
+
+
+@triton.jit
+def _output_gradient(
+    OUT, D_OUT, BIAS, KEEP, first, row, JOINTS: tl.constexpr, FRAMES: tl.constexpr, DIM: tl.constexpr,
+    WIDTH: tl.constexpr, KEPT: tl.constexpr,
+):  # fmt: skip
+    """That of the attention itself, without keep and bias, and its product with the output, by token."""
+    out = _tile(OUT, row, JOINTS * DIM, FRAMES, WIDTH).to(tl.float32)
+    d_out = _tile(D_OUT, row, JOINTS * DIM, FRAMES, WIDTH)
+    mean = tl.sum(out * d_out.to(tl.float32), 1)
+    d_out = _kept(d_out, KEEP, first, row * JOINTS, FRAMES * JOINTS, KEPT)
+    bias = tl.load(BIAS + tl.arange(0, WIDTH))
+    return d_out, mean - tl.sum(d_out.to(tl.float32) * bias[None, :], 1)
+
+
+@triton.jit
+def _temporal_backward(
+    QKV, BIAS, KEEP, OUT, D_OUT, LOG_SUM, D_QKV, PARTIAL, scale, log_scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
+    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, OWN: tl.constexpr, OTHERS: tl.constexpr,
+    KEPT: tl.constexpr,
+):  # fmt: skip
+    """A program owns a block of frames: as keys it collects from all queries, then as queries from all keys."""
+    blocks = tl.cdiv(FRAMES, OWN)
+    sequence, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    head, joint = sequence % HEADS, sequence // HEADS % JOINTS
+    first = (sequence // HEADS // JOINTS).to(tl.int64) * FRAMES * JOINTS + joint
+    stride = JOINTS * 3 * DIM
+    QKV += first * 3 * DIM + head * WIDTH
+    D_QKV += first * 3 * DIM + head * WIDTH
+    BIAS += head * WIDTH
+    OUT += first * DIM + head * WIDTH
+    D_OUT += first * DIM + head * WIDTH
+    LOG_SUM += sequence.to(tl.int64) * FRAMES
+    PARTIAL += ((sequence // HEADS) * blocks + block) * 3 * DIM + head * WIDTH
+
+    own = block * OWN + tl.arange(0, OWN)
+    q = _plus(_tile(QKV, own, stride, FRAMES, WIDTH), BIAS, WIDTH)
+    k = _tile(QKV + DIM, own, stride, FRAMES, WIDTH)
+    v = _tile(QKV + 2 * DIM, own, stride, FRAMES, WIDTH)
+
+    d_k = tl.zeros([OWN, WIDTH], tl.float32)
+    d_v = tl.zeros([OWN, WIDTH], tl.float32)
+    for start in range(0, FRAMES, OTHERS):
+        other = start + tl.arange(0, OTHERS)
+        query = _plus(_tile(QKV, other, stride, FRAMES, WIDTH), BIAS, WIDTH)
+        d_out, mean = _output_gradient(
+            OUT, D_OUT, BIAS + 2 * DIM, KEEP, first, other, JOINTS, FRAMES, DIM, WIDTH, KEPT
+        )  # fmt: skip
+        log_sum = tl.load(LOG_SUM + other, other < FRAMES, float("inf"))  # no weight beyond the last query
+        weights = tl.exp2(tl.dot(k, tl.trans(query)) * log_scale - log_sum[None, :])  # (keys, queries)
+        d_v += tl.dot(weights.to(q.dtype), d_out)
+        d_scores = weights * (tl.dot(v, tl.trans(d_out)) - mean[None, :])
+        d_k += tl.dot(d_scores.to(q.dtype), query)
+    _store(D_QKV + DIM, d_k * scale, own, stride, FRAMES, WIDTH)
+    _store(D_QKV + 2 * DIM, d_v, own, stride, FRAMES, WIDTH)
+
+    d_out, mean = _output_gradient(OUT, D_OUT, BIAS + 2 * DIM, KEEP, first, own, JOINTS, FRAMES, DIM, WIDTH, KEPT)
+    tl.store(PARTIAL + DIM + tl.arange(0, WIDTH), tl.zeros([WIDTH], tl.float32))
+    _store_sum(PARTIAL + 2 * DIM, d_out, own, FRAMES, WIDTH)
+    log_sum = tl.load(LOG_SUM + own, own < FRAMES, float("inf"))
+    d_q = tl.zeros([OWN, WIDTH], tl.float32)
+    for start in range(0, FRAMES, OTHERS):
+        other = start + tl.arange(0, OTHERS)
+        key = _tile(QKV + DIM, other, stride, FRAMES, WIDTH)
+        value = _tile(QKV + 2 * DIM, other, stride, FRAMES, WIDTH)
+        weights = tl.exp2(tl.dot(q, tl.trans(key)) * log_scale - log_sum[:, None])
+        weights = tl.where(other[None, :] < FRAMES, weights, 0.0)
+        d_scores = weights * (tl.dot(d_out, tl.trans(value)) - mean[:, None])
+        d_q += tl.dot(d_scores.to(q.dtype), key)
+    d_q *= scale
+    _store(D_QKV, d_q, own, stride, FRAMES, WIDTH)
+    _store_sum(PARTIAL, d_q, own, FRAMES, WIDTH)
+
+
+@triton.jit
+def _temporal_backward_whole(
+    QKV, BIAS, KEEP, OUT, D_OUT, LOG_SUM, D_QKV, PARTIAL, scale, log_scale, FRAMES: tl.constexpr, JOINTS: tl.constexpr,
+    DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    KEPT: tl.constexpr,
+):  # fmt: skip
+    """A program owns a whole sequence, if it is short enough: five products in place of seven."""
+    sequence = tl.program_id(0)
+    head, joint = sequence % HEADS, sequence // HEADS % JOINTS
+    first = (sequence // HEADS // JOINTS).to(tl.int64) * FRAMES * JOINTS + joint
+    stride: tl.constexpr = JOINTS * 3 * DIM
+    QKV += first * 3 * DIM + head * WIDTH
+    D_QKV += first * 3 * DIM + head * WIDTH
+    PARTIAL += (sequence // HEADS) * 3 * DIM + head * WIDTH
+    BIAS += head * WIDTH
+    OUT += first * DIM + head * WIDTH
+    D_OUT += first * DIM + head * WIDTH
+    query = tl.arange(0, QUERIES)
+    if KEPT:  # noqa: SIM102
+        if tl.load(KEEP + first) == 0:
+            for part in tl.static_range(3):
+                _store(D_QKV + part * DIM, tl.zeros([QUERIES, WIDTH], tl.float32), query, stride, FRAMES, WIDTH)
+                tl.store(PARTIAL + part * DIM + tl.arange(0, WIDTH), tl.zeros([WIDTH], tl.float32))
+            return
+    q = _plus(_tile(QKV, query, stride, FRAMES, WIDTH), BIAS, WIDTH)
+    d_out, mean = _output_gradient(OUT, D_OUT, BIAS + 2 * DIM, KEEP, first, query, JOINTS, FRAMES, DIM, WIDTH, KEPT)
+    tl.store(PARTIAL + DIM + tl.arange(0, WIDTH), tl.zeros([WIDTH], tl.float32))
+    _store_sum(PARTIAL + 2 * DIM, d_out, query, FRAMES, WIDTH)
+    log_sum = tl.load(LOG_SUM + sequence.to(tl.int64) * FRAMES + query, query < FRAMES, float("inf"))
+    d_q = tl.zeros([QUERIES, WIDTH], tl.float32)
+    for start in range(0, FRAMES, KEYS):
+        key = start + tl.arange(0, KEYS)
+        k = _tile(QKV + DIM, key, stride, FRAMES, WIDTH)
+        v = _tile(QKV + 2 * DIM, key, stride, FRAMES, WIDTH)
+        weights = tl.exp2(tl.dot(q, tl.trans(k)) * log_scale - log_sum[:, None])
+        weights = tl.where(key[None, :] < FRAMES, weights, 0.0)
+        d_v = tl.dot(tl.trans(weights.to(q.dtype)), d_out)
+        d_scores = (weights * (tl.dot(d_out, tl.trans(v)) - mean[:, None])).to(q.dtype)
+        d_k = tl.dot(tl.trans(d_scores), q) * scale
+        d_q = tl.dot(d_scores, k, d_q)
+        _store(D_QKV + DIM, d_k, key, stride, FRAMES, WIDTH)
+        _store(D_QKV + 2 * DIM, d_v, key, stride, FRAMES, WIDTH)
+    d_q *= scale
+    _store(D_QKV, d_q, query, stride, FRAMES, WIDTH)
+    _store_sum(PARTIAL, d_q, query, FRAMES, WIDTH)
+
+
+# Launching. Functions take contiguous (rows, width) tensors; rows are tokens.
+
+
+class Layout:
+    """How many tokens there are, and how they lie."""
+
+    def __init__(self, batch: int, frames: int, joints: int, device):
+        self.batch, self.frames, self.joints = batch, frames, joints
+        self.rows = batch * frames * joints
+
+
+def embed(layout, keypoints, weight, bias, position, dtype):
+    """(batch, frames, joints, 2) -> (rows, dim): the first linear layer and the joints' positions, rounded but once."""
+    out = torch.empty(layout.rows, len(weight), dtype=dtype, device=keypoints.device)
+    _embed[(triton.cdiv(layout.rows, 8),)](
+        keypoints.contiguous(), weight, bias, position, out, layout.rows, layout.joints, DIM=len(weight),
+        COLUMNS=triton.next_power_of_2(len(weight)), CHUNK=8, num_warps=1,
+    )  # fmt: skip
+    return out
+
+
+def head(layout, normed, weight, bias):
+    """(rows, dim) -> (rows, 3) in float32: bfloat16 cannot tell millimetres a metre away."""
+    dim = normed.shape[1]
+    out = torch.empty(layout.rows, 3, dtype=torch.float32, device=normed.device)
+    _head[(triton.cdiv(layout.rows, 8),)](
+        normed, weight, bias, out, layout.rows, DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=8, num_warps=1
+    )
+    return out
+
+
+def head_backward(layout, d_out, weight, dtype):
+    """The gradient of head's normed."""
+    dim = weight.shape[1]
+    d_normed = torch.empty(layout.rows, dim, dtype=dtype, device=d_out.device)
+    _head_backward[(triton.cdiv(layout.rows, 8),)](
+        d_out, weight, d_normed, layout.rows, DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=8, num_warps=1
+    )
+    return d_normed
+
+
+def _chunk(rows: int, least: int, most: int, programs: int) -> int:
+    """Rows for each program: few enough to busy a GPU, in powers of two, for each is a kernel of its own."""
+    return max(least, min(most, triton.next_power_of_2(rows // programs)))
+
+
+def _added(partial):
+    """The sum over programs."""
+    out = torch.empty_like(partial[0])
+    _add_rows[(triton.cdiv(out.numel(), 32),)](
+        partial, out, len(partial), WIDTH=out.numel(), ROWS=64, COLUMNS=32, num_warps=4
+    )
+    return out
+
+
+def norm(layout, x, outer, bias=None, keep=None, inner=None, position=None, ahead=None, dtype=None, folded=False):
+    """stream = inner norm of (x + keep · bias) + position, where given; normed = outer norm of that.
+
+    inner, outer: LayerNorms. ahead: bias and keep of the branch that follows, which the stream takes along, so that
+    its product can be added in place. keep, by row, may be None for 1. dtype: of normed, by default x's. Returns
+    stream (if it is not x) and normed; folded: in its place the outer norm's 1 / deviation, (rows,), see
+    `fast.folded`.
+    """
+    dim = x.shape[-1]
+    chunk = _chunk(layout.rows, 1, 4, programs=2048)
+    next_bias, next_keep = ahead or (None, None)
+    stream = torch.empty_like(x) if inner or ahead else None
+    normed = None if folded else torch.empty_like(x, dtype=dtype)
+    inverse = torch.empty(layout.rows, dtype=torch.float32, device=x.device) if folded else None
+    _norm_forward[(triton.cdiv(layout.rows, chunk),)](
+        x, bias, keep, inner and inner.weight, inner and inner.bias, position, outer.weight, outer.bias,
+        next_bias, next_keep, stream, normed, inverse,
+        layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
+        DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, BIASED=bias is not None,
+        KEPT=keep is not None, INNER=inner is not None, PLACED=position is not None, NEXT=ahead is not None,
+        NEXT_KEPT=next_keep is not None, FOLDED=folded, num_warps=1,
+    )  # fmt: skip
+    return stream, inverse if folded else normed
+
+
+def norm_backward(layout, x, d_normed, d_stream, outer, bias=None, keep=None, inner=None, position=None):
+    """Gradients of norm's x; of position; and of what keep multiplies, outer w, b, inner w, b, where given."""
+    dim = x.shape[-1]
+    chunk = _chunk(layout.rows, 16, 64, programs=1024)
+    programs = triton.cdiv(layout.rows, chunk)
+    sums = 5 if inner else 3
+    d_x = torch.empty_like(x)
+    d_placed = torch.empty_like(x) if position is not None else None
+    partial = torch.empty(programs, sums, dim, dtype=torch.float32, device=x.device)
+    _norm_backward[(programs,)](
+        x, d_normed, d_stream, bias, keep, inner and inner.weight, inner and inner.bias, position, outer.weight,
+        d_x, d_placed, partial,
+        layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
+        DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, BIASED=bias is not None, KEPT=keep is not None,
+        INNER=inner is not None, PLACED=position is not None, SUMS=sums, STAGES=3, num_warps=1,
+    )  # fmt: skip
+    if position is not None:
+        d_placed = d_placed.view(layout.batch, layout.frames, layout.joints, dim).sum((0, 2), dtype=torch.float32)
+    return d_x, d_placed, _added(partial)
+
+
+def drop(active, before, keep):
+    """Where keep is 0, make GELU's result 0, and what it is of so small that its derivative is 0 too. In place."""
+    rows, width = active.shape
+    _drop[(triton.cdiv(rows, 8),)](
+        active, before, keep, rows, WIDTH=width, COLUMNS=triton.next_power_of_2(width), ROWS=8, num_warps=4
+    )
+
+
+def _frames_in_a_tile(joints: int) -> tuple[int, int]:
+    """Rows of a tile of spatial attention, and how many of them are used: whole frames only."""
+    tokens = max(64, triton.next_power_of_2(joints))
+    return tokens, tokens // joints * joints
+
+
+def attention(layout, qkv, bias, heads: int, scale: float, temporal: bool, keep=None, inverse=None):
+    """keep · attention of inverse · qkv + bias, (rows, 3 · dim) -> (rows, dim), and what its backward needs besides.
+
+    keep and inverse are by row, keep alike along a sequence; None stands for 1. Temporal attention takes no inverse.
+    """
+    dim = qkv.shape[1] // 3
+    out = torch.empty(layout.rows, dim, dtype=qkv.dtype, device=qkv.device)
+    sizes = {"DIM": dim, "HEADS": heads, "WIDTH": dim // heads, "KEPT": keep is not None}
+    if not temporal:
+        tokens, per_tile = _frames_in_a_tile(layout.joints)
+        _spatial_forward[(triton.cdiv(layout.rows, per_tile) * heads,)](
+            qkv, bias, inverse, keep, out, layout.rows, layout.joints, per_tile, scale * LOG2_E, **sizes,
+            TOKENS=tokens, FOLDED=inverse is not None, num_warps=4,
+        )  # fmt: skip
+        return out, None
+    sequences = layout.batch * layout.joints * heads
+    log_sum = torch.empty(sequences, layout.frames, dtype=torch.float32, device=qkv.device)
+    block = min(64, max(16, triton.next_power_of_2(layout.frames)))
+    qkv, blocks = (
+        TensorDescriptor.from_tensor(x.view(layout.batch, layout.frames, -1), [1, block, dim // heads])
+        for x in (qkv, out)
+    )
+    _temporal_forward[(triton.cdiv(layout.frames, block) * sequences,)](
+        qkv, bias, keep, blocks, log_sum, scale * LOG2_E, layout.frames, layout.joints, **sizes, BLOCK=block,
+        num_warps=4, num_stages=3, maxnreg=128 if dim // heads <= 64 else None,
+    )  # fmt: skip
+    return out, log_sum
+
+
+def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log_sum, d_out):
+    """Gradients of qkv and bias."""
+    dim = out.shape[1]
+    if hopper is not None and hopper.covers(layout, dim // heads, temporal, qkv.device):
+        given = (layout, qkv, bias, heads, scale, keep)
+        if temporal:
+            d_qkv, partial = hopper.temporal_backward(*given, out, log_sum, d_out)
+        else:
+            d_qkv, partial = hopper.spatial_backward(*given, d_out)
+        return d_qkv, _added(partial)
+    d_qkv = torch.empty_like(qkv)
+    sizes = {"DIM": dim, "HEADS": heads, "WIDTH": dim // heads, "KEPT": keep is not None}
+    if not temporal:
+        tokens, per_tile = _frames_in_a_tile(layout.joints)
+        tiles = triton.cdiv(layout.rows, per_tile)
+        partial = torch.empty(tiles, 3 * dim, dtype=torch.float32, device=qkv.device)
+        _spatial_backward[(tiles * heads,)](
+            qkv, bias, keep, d_out, d_qkv, partial, layout.rows, layout.joints, per_tile, scale, scale * LOG2_E,
+            **sizes, TOKENS=tokens, num_warps=4,
+            maxnreg=128 if sizes["WIDTH"] <= 64 else None,  # the compiler would take more, for fewer at a time
+        )  # fmt: skip
+        return d_qkv, _added(partial)
+    if layout.frames <= 256 and sizes["WIDTH"] <= 64:
+        queries = max(16, triton.next_power_of_2(layout.frames))
+        partial = torch.empty(layout.batch * layout.joints, 3 * dim, dtype=torch.float32, device=qkv.device)
+        _temporal_backward_whole[(layout.batch * layout.joints * heads,)](
+            qkv, bias, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints,
+            **sizes, QUERIES=queries, KEYS=min(64, queries), num_warps=8 if queries > 128 else 4, num_stages=3,
+        )  # fmt: skip
+        return d_qkv, _added(partial)
+    block = min(64, max(16, triton.next_power_of_2(layout.frames)))
+    blocks = triton.cdiv(layout.frames, block)
+    partial = torch.empty(layout.batch * layout.joints * blocks, 3 * dim, dtype=torch.float32, device=qkv.device)
+    _temporal_backward[(blocks * layout.batch * layout.joints * heads,)](
+        qkv, bias, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E, layout.frames, layout.joints,
+        **sizes, OWN=block, OTHERS=block, num_warps=4, num_stages=2,
+    )  # fmt: skip
+    return d_qkv, _added(partial)

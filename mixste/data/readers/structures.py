@@ -1,0 +1,413 @@
+"""JSON: OpenPose, COCO results and annotations, MMPose, AlphaPose, Detectron2, MediaPipe, and what is nested alike."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mixste.data import readers
+from mixste.data.readers import Raw, by_frame, points_a_row
+from mixste.data.readers.arrays import from_arrays, size_in
+from mixste.data.readers.detections import known
+from mixste.data.readers.frames import in_order, in_seconds, rate, times_in
+from mixste.io import DataError
+from mixste.io.guard import read_json
+
+# What programs call the same things, in the order in which they are looked for.
+FRAMES = ("instance_info", "frames")  # of a clip
+PEOPLE = ("people", "bodies", "instances", "persons", "predictions", "instance_info")  # of a frame
+POINTS = (  # of a person
+    *("pose_keypoints_2d", "pose_keypoints", "keypoints", "joints"),
+    *("pose_landmarks", "poseLandmarks", "landmarks", "landmark"),
+)
+SCORES = readers.SCORES  # beside the points
+SCORE = (*readers.SCORE, "c", "v")  # of a point
+NAMES = ("name", "part")  # of a point
+NUMBER = ("image_id", "frame_id", "frame", "frame_number", "frame_index", "image_name", "image", "file_name")
+TIME = ("timestamp", "time", "timestamp_ms", "time_ms", "seconds")
+IDS = ("track_id", "idx", "person_id")
+FPS = ("fps", "frame_rate", "framerate")  # of a clip
+SIZES = (("width", "height"), ("image_width", "image_height"), ("resolution",), ("image_size",))  # of its images
+ABOUT = ("info", "meta", "metadata", "meta_info", "video", "video_info")  # objects in the clip's that may hold them
+OF_ONE_IMAGE = ("keypoint_scores", "bbox", "box")  # mark people in a list rather than frames
+
+KINDS = dict.fromkeys(("people", "bodies", *POINTS[:2]), "openpose")
+KINDS |= dict.fromkeys(POINTS[4:], "mediapipe")
+
+
+def read_file(path: Path, count: int | None) -> Raw:
+    """One clip in one file. count: the points of a person, where it is known."""
+    return _clip(read_json(path), count)
+
+
+def read_folder(folder: Path, count: int | None) -> Raw:
+    """One clip with one file a frame; other files in the folder are left out, which a note says."""
+    paths = json_files(folder)
+    contents: dict[Path, Any] = {}
+    faults: dict[Path, DataError] = {}
+    for path in paths:
+        try:
+            contents[path] = read_json(path)
+        except DataError as error:
+            faults[path] = error
+    series = [group for group in _series(paths) if any(is_frame(contents.get(path)) for path in group)]
+    if len(series) != 1:
+        few = f"those of {len(series)}: {', '.join(group[0].name for group in series[:3])}" if series else "none"
+        raise DataError(f"expected one .json file a frame, of one clip, found {few}")
+    for path in series[0]:
+        if path in faults:
+            raise faults[path]
+        if is_frame(contents[path]) is False:
+            raise DataError(f"expected one frame in each file, found a clip in {path.name}")
+    raw = _read([(path.name, contents[path]) for path in series[0]], False, True, count)
+    for path in series[0]:
+        if isinstance(contents[path], dict):
+            _tell(raw, contents[path])
+    others = [path.name for path in paths if path not in series[0]]
+    if others:
+        raw.notes.append(f"left out what is no frame of the clip: {', '.join(others[:3])}{', ...' * (len(others) > 3)}")
+    return raw
+
+
+def is_clip(folder: Path) -> bool:
+    """Whether a folder holds one clip with one .json file a frame.
+
+    Its largest series of files with names that differ by numbers alone tells; without one, a single frame does.
+    """
+    series = _series(json_files(folder))
+    several = bool(series) and len(series[0]) > 1
+    frames = 0
+    for path in series[0] if several else json_files(folder):
+        try:
+            frame = is_frame(read_json(path))
+        except DataError:  # a clip that cannot be read, among others perhaps
+            continue
+        if frame is False or (frame and several):
+            return frame
+        frames += frame is True
+    return frames == 1
+
+
+def is_frame(content: Any) -> bool | None:
+    """Whether JSON holds a single frame, or a clip; None for what might be either, or neither."""
+    if isinstance(content, dict):
+        if "annotations" in content or _frames(content) is not None or _holds_arrays(content):
+            return False
+        if any(key in content for key in (*PEOPLE, *POINTS)):
+            return True
+        return False if _frames_by_name(content) else None
+    if not isinstance(content, list) or not content:
+        return None
+    if _is_body(content) and not isinstance(content[0], (int, float)):
+        return True
+    people = [one for one in content if isinstance(one, dict) and any(key in one for key in POINTS)]
+    if people and all(_number(one) is None and any(key in one for key in OF_ONE_IMAGE) for one in people):
+        return True
+    return False if any(isinstance(one, (dict, list)) for one in content) else None
+
+
+def json_files(folder: Path) -> list[Path]:
+    """The .json files of a folder, in order, without hidden ones."""
+    paths = [path for path in folder.iterdir() if path.suffix.lower() == ".json" and not path.name.startswith(".")]
+    return sorted(path for path in paths if path.is_file())
+
+
+def _series(paths: list[Path]) -> list[list[Path]]:
+    """Files whose names differ by numbers alone, together; the largest group first."""
+    groups: dict[str, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(re.sub(r"\d+", "#", path.name), []).append(path)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+# --- from clips to people --------------------------------------------------------------------------------------
+
+
+def _clip(content: Any, count: int | None) -> Raw:
+    """Frames wherever they are in the content of a file."""
+    frame = is_frame(content)
+    if isinstance(content, dict) and not frame:
+        if "annotations" in content:
+            return _annotations(content, count)
+        if _holds_arrays(content):
+            return from_arrays(content, count)
+        frames = _frames(content)
+        if frames is None:  # AlphaPose's other two formats: frames by the name of the image
+            frames = _frames_by_name(content)
+            if not frames:
+                raise DataError(f"expected people or frames, found {', '.join(map(repr, [*content][:5])) or 'nothing'}")
+            return _tell(_read(frames, False, False, count), content)
+        return _tell(_listed(frames, count), content)
+    if frame:
+        raw = _read([(None, content)], False, True, count)
+        return _tell(raw, content) if isinstance(content, dict) else raw
+    if not isinstance(content, list):
+        raise DataError(f"expected people or frames, found {json.dumps(content)[:40]}")
+    return _listed(content, count)
+
+
+def _frames(content: dict) -> list | None:
+    """The frames of an object that lists them, or people with the number of their frame; None of one frame."""
+    if "instance_info" in content and is_frame(content["instance_info"]):  # MMPose's of an image
+        return None
+    for key in (*FRAMES, *PEOPLE):
+        inside = content.get(key)
+        if isinstance(inside, dict) and key in FRAMES:
+            return [{"frame": name, "people": frame} for name, frame in _frames_by_name(inside)]
+        if isinstance(inside, list) and (key in FRAMES or len({str(_number(one)) for one in inside}) > 1):
+            return inside
+    return None
+
+
+def _tell(raw: Raw, content: dict) -> Raw:
+    """With what else the object says of its clip: the names of its points, its rate and size."""
+    names = (content.get("meta_info") or {}).get("keypoint_id2name")
+    if isinstance(names, dict):
+        places = {int(key): name for key, name in names.items() if key.isdecimal()}
+        names = [places[place] for place in sorted(places)]
+    raw.names = raw.names or (known(names) if names else None)
+    for about in content, *(content[key] for key in ABOUT if isinstance(content.get(key), dict)):
+        raw.fps = raw.fps or next((about[key] for key in FPS if isinstance(about.get(key), (int, float))), None)
+        keys = next((keys for keys in SIZES if all(about.get(key) for key in keys)), None)
+        if keys and not set(POINTS) & set(about):  # of a person it is a box
+            size = size_in([about[key] for key in keys])
+            if raw.resolution and size != raw.resolution:
+                raise DataError(f"expected images of one size, found {sorted({size, raw.resolution})}")
+            raw.resolution = size
+    return raw
+
+
+def _frames_by_name(content: dict) -> list[tuple[str, Any]]:
+    """The frames of an object that has each under a name with a number; none where nobody is in them."""
+    frames = [(name, value) for name, value in content.items() if re.search(r"\d", name)]
+    frames = [(name, value) for name, value in frames if isinstance(value, list) or is_frame(value)]
+    return frames if any(value for _, value in frames) else []
+
+
+def _listed(frames: list, count: int | None) -> Raw:
+    """The clip of a list of frames, or people, which say the number, name or time of their frame, or nothing of it."""
+    listed = not all(isinstance(one, dict) and _number(one) is not None and set(one) & set(POINTS) for one in frames)
+    numbers = [_number(one) for one in frames]
+    times = [next((one[key] for key in TIME if key in one), None) if isinstance(one, dict) else None for one in frames]
+    seconds = None
+    if len(set(map(str, times))) > 1 and all(isinstance(time, (int, float, str)) for time in times):
+        seconds = times_in(times)
+        if seconds is None or not np.isfinite(seconds).all():
+            raise DataError(f"expected a time of every frame, found others, such as {str(times[0])[:40]!r}")
+        seconds, _ = in_seconds(seconds)
+    if any(number is not None for number in numbers):
+        if any(number is None and list(_people(one)) for number, one in zip(numbers, frames, strict=True)):
+            raise DataError("expected the number of every frame, found people without one")
+        numbered = [(number, one) for number, one in zip(numbers, frames, strict=True) if number is not None]
+        raw = _read(numbered, False, listed, count)
+        raw.fps = raw.fps or (None if seconds is None or None in numbers else rate(numbers, seconds))
+        return raw
+    names = [None] * len(frames) if seconds is None else seconds.tolist()
+    return _read(list(zip(names, frames, strict=True)), seconds is not None, listed, count)
+
+
+def _number(frame: Any) -> Any:
+    """What a frame or a person says of which frame it is."""
+    return next((frame[key] for key in NUMBER if key in frame), None) if isinstance(frame, dict) else None
+
+
+def _holds_arrays(content: dict) -> bool:
+    """Whether it is our own kind of file: `keypoints` of one person frame by frame, beside their `joints` or rate."""
+    beside = isinstance(content.get("joints"), list) or (set(content) & set(FPS) and _number(content) is None)
+    return isinstance(content.get("keypoints"), list) and bool(beside) and "people" not in content
+
+
+def _annotations(content: dict, count: int | None) -> Raw:
+    """COCO's annotations: of the category that is a person, or the only one with keypoints."""
+    categories = [one for one in content.get("categories", []) if one.get("keypoints")]
+    categories = [one for one in categories if one.get("name") == "person"] or categories
+    if len(categories) > 1:
+        names = ", ".join(str(one.get("name")) for one in categories)
+        raise DataError(f"expected keypoints of one category, person, found them of {names}")
+    images: dict[Any, tuple[Any, list]] = {}
+    names = [image.get("file_name", image["id"]) for image in content["images"]]
+    for image, name in zip(content["images"], names, strict=True):
+        images[image["id"]] = (name if len(set(names)) == len(names) else image["id"], [])
+    for one in content["annotations"]:
+        if categories and one.get("category_id", categories[0].get("id")) != categories[0].get("id"):
+            continue
+        if one.get("image_id") not in images:
+            raise DataError(f"expected the image of every annotation, found none with id {one.get('image_id')}")
+        images[one["image_id"]][1].append(one)
+    sizes = {(image["width"], image["height"]) for image in content["images"] if {"width", "height"} <= set(image)}
+    if len(sizes) > 1:
+        raise DataError(f"expected images of one size, found {sorted(sizes)}")
+    raw = _read(list(images.values()), False, True, count)
+    raw.resolution = sizes.pop() if sizes else None
+    raw.names = known(categories[0]["keypoints"]) if categories else None
+    return raw
+
+
+def _read(frames: list[tuple[Any, Any]], timed: bool, listed: bool, count: int | None) -> Raw:
+    """From frames with their names, or None, to people; see `in_order`."""
+    kind = next((kind for kind in (_kind(frame) for _, frame in frames) if kind), "mediapipe")
+    bodies = []
+    for place, (name, frame) in enumerate(frames):
+        try:
+            bodies.append((name, [_body(*person) for person in _people(frame)]))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
+            said = f": {fault}" if isinstance(fault, DataError) else ""
+            where = place if name is None else name
+            raise DataError(
+                f"frame {where}: expected x, y and score of every point, found something else{said}"
+            ) from None
+    if not any(found for _, found in bodies):
+        objects = [one for _, frame in frames for one in (frame if isinstance(frame, list) else [frame])]
+        keys = dict.fromkeys(key for one in objects if isinstance(one, dict) for key in one)
+        if keys and not set(keys) & {*PEOPLE, *POINTS}:
+            few = ", ".join(map(repr, [*keys][:8]))
+            raise DataError(f"expected people or points in the frames, under names such as {POINTS[2]}, found {few}")
+    people, fps, notes = in_order(bodies, listed, timed)
+    arrays, names = _settled([body for frame in people for body in frame], kind, count)
+    ids = [[body.id for body in frame] for frame in people]
+    stacked = by_frame(arrays, map(len, people))
+    followed = any(name is not None for frame in ids for name in frame)
+    return Raw(kind, stacked, names, ids if followed else None, fps=fps, notes=notes)
+
+
+def _kind(value: Any) -> str | None:
+    """Which program's words the keys are, if any."""
+    if isinstance(value, list):
+        return next((kind for kind in map(_kind, value) if kind), None)
+    if not isinstance(value, dict):
+        return None
+    kind = next((KINDS[key] for key in value if key in KINDS), None)
+    inside = next((value[key] for key in (*PEOPLE, "keypoints", "joints") if key in value), None)
+    return kind or (inside and (_kind(inside) or "coco"))
+
+
+def _people(value: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Points, scores and id of everyone in a frame; those without points are left out."""
+    if isinstance(value, dict):
+        key = next((key for key in (*PEOPLE, *POINTS) if key in value), None)
+        points = value.get(key)
+        if key in PEOPLE or (isinstance(points, dict) and set(points) & set(POINTS)):
+            yield from _people(points)
+        elif points:
+            bodies = [points] if isinstance(points, dict) or _is_body(points) else points
+            scores = next((value[key] for key in SCORES if isinstance(value.get(key), list)), None)
+            several = bool(scores) and isinstance(scores[0], list)
+            name = next((value[key] for key in IDS if key in value), None)
+            for place, body in enumerate(bodies):
+                if isinstance(body, (str, int, float)):
+                    raise DataError(f"the text or number {str(body)[:40]!r}")
+                if body:
+                    yield body, scores[place] if several else scores, name
+    elif isinstance(value, list):
+        if _is_body(value):
+            yield value, None, None
+        else:
+            for inner in value:
+                yield from _people(inner)
+    elif value is not None:
+        raise DataError(f"the text or number {str(value)[:40]!r}")
+
+
+def _is_body(value: list) -> bool:
+    """Whether a list is the points of one person, rather than of several people."""
+    first = next((point for point in value if point is not None), None)
+    if isinstance(first, list):
+        return 2 <= len(first) <= 5 and all(isinstance(number, (int, float, type(None))) for number in first)
+    return isinstance(first, (int, float)) or (isinstance(first, dict) and bool({"x", "position"} & set(first)))
+
+
+@dataclass(frozen=True)
+class _Body:
+    """One person: (points, values) or a row of numbers, their scores and names, where those stand apart."""
+
+    points: np.ndarray
+    scores: np.ndarray | None
+    names: tuple[str, ...] | None
+    id: str | None
+
+
+def _body(points: Any, scores: Any, name: Any) -> _Body:
+    names = None
+    if isinstance(points, dict) and isinstance(points.get("x"), list):  # Ultralytics: values of all points together
+        if scores is None:
+            scores = next((points[key] for key in (*SCORES, *SCORE) if isinstance(points.get(key), list)), None)
+        points = [list(point) for point in zip(points["x"], points["y"], strict=True)]
+    if isinstance(points, dict):
+        points = [{"name": key, **(_as_point(value))} for key, value in points.items()]
+    if any(isinstance(point, dict) for point in points):
+        points = [point or {} for point in points]
+        named = [next((point[key] for key in NAMES if key in point), None) for point in points]
+        names = tuple(map(str, named)) if all(name is not None for name in named) else None
+        if names and len(set(names)) < len(names):
+            raise DataError(f"the point {next(name for name in names if names.count(name) > 1)} twice")
+        points = [_values(point) for point in points]
+    elif any(isinstance(point, list) for point in points):
+        length = max(len(point) for point in points if point)
+        points = [point or [None] * length for point in points]
+    while isinstance(name, list) and name:
+        name = name[0]
+    name = int(name) if isinstance(name, float) and name.is_integer() else name
+    return _Body(
+        np.array(points, dtype=float),
+        None if scores is None else np.array(scores, dtype=float).reshape(-1),
+        names,
+        None if name is None or name in (-1, "-1", "", []) else str(name),
+    )
+
+
+def _as_point(value: Any) -> dict:
+    return value if isinstance(value, dict) else dict(zip(("x", "y", "score"), value or (), strict=False))
+
+
+def _values(point: dict) -> tuple:
+    """x, y and score of a point; NaN for what it lacks, but 1 for a score."""
+    place = point.get("position", point)
+    score = next((point[key] for key in SCORE if key in point), 1.0)
+    return place.get("x"), place.get("y"), score
+
+
+def _settled(
+    bodies: list[_Body], kind: str, count: int | None
+) -> tuple[Float[np.ndarray, "all points 3"], tuple[str, ...] | None]:
+    """Everyone's points with their scores, and their names if the points have them, by all people together."""
+    spelt = list(dict.fromkeys(name for body in bodies for name in body.names or ()))
+    if spelt and not all(body.names for body in bodies):
+        raise DataError("expected names of the points of everyone or of nobody, found some with and some without")
+    rows = {len(body.points) for body in bodies if body.points.ndim == 1 and body.scores is None}
+    numbers = points_a_row(rows, count)
+    if rows and not numbers:
+        raise DataError(f"expected x, y and score of every point in a row, found {min(rows)} numbers")
+    arrays = []
+    for body in bodies:
+        points = body.points
+        if points.ndim == 1:
+            width = numbers if body.scores is None else len(points) // max(len(body.scores), 1)
+            points = points.reshape(-1, width) if width and len(points) % width == 0 else points
+        if points.ndim != 2 or not 2 <= points.shape[1] <= 5:
+            raise DataError(f"expected x, y and score of every point, found an array {points.shape}")
+        if body.scores is not None and len(body.scores) != len(points):
+            raise DataError(f"expected a score for each of {len(points)} points, found {len(body.scores)}")
+        if body.names:
+            rows = np.full((len(spelt), points.shape[1]), np.nan)
+            rows[[spelt.index(name) for name in body.names]] = points
+            points = rows
+        arrays.append(points)
+    shapes = sorted({len(points) for points in arrays})
+    if len(shapes) > 1:
+        raise DataError(f"expected people with one number of points, found {' and '.join(map(str, shapes))}")
+    scored = all(points.shape[1] == 3 for points in arrays)
+    if scored and kind == "mediapipe" and any(np.nanmin(points[:, 2], initial=0) < 0 for points in arrays):
+        arrays = [points[:, :2] for points in arrays]  # depths
+    people = np.ones((len(arrays), shapes[0] if shapes else 0, 3))
+    for person, points, body in zip(people, arrays, bodies, strict=True):
+        person[:, :2] = points[:, :2]
+        if body.scores is not None:
+            person[:, 2] = body.scores
+        elif points.shape[1] > 2:
+            person[:, 2] = points[:, 2 if points.shape[1] == 3 else 3]
+    return people, known(spelt) if spelt else None

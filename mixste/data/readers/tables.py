@@ -1,0 +1,190 @@
+"""Tables in .csv: one row a frame, or a person in a frame; columns by name or number, or as DeepLabCut has them."""
+
+import csv
+import itertools
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from mixste.data.readers import SCORE, Raw, by_frame
+from mixste.data.readers.detections import known
+from mixste.data.readers.frames import in_order, in_seconds, on_grid, rate, times_in
+from mixste.io import DataError
+from mixste.io.guard import check_table
+
+_SCORES = "|".join(SCORE)
+# Columns of a point: a name with x, y or the score after it or before it.
+PATTERNS = (
+    rf"(?P<name>.+?)(?:[_. :/-]*(?P<xy>x|y)|[_. :/-]*(?P<score>{_SCORES})|[_. :/-](?P<letter>c|v|p|s))",
+    rf"(?P<xy>x|y)[_. :/-]*(?P<name>\d+)|(?:(?P<score>{_SCORES})|(?P<letter>c|v|p|s))[_. :/-]*(?P<number>\d+)",
+    rf"(?:(?P<xy>x|y)|(?P<score>{_SCORES})|(?P<letter>c|v|p|s))[_. :/-](?P<name>.+)",
+)
+# Columns that tell the frame, the time and the person of a row.
+COLUMNS = (
+    r"(frame|image)[_ ]?(id|number|no|num|index|idx|name)?|file[_ ]?name",
+    r"(time|timestamp|times|seconds|sec|t)[_ ]?[(\[]?(s|ms|us|ns)?[)\]]?",
+    r"(person|track|individual)[_ ]?(id)?|id|idx",
+)
+SAMPLE = 100  # lines that tell how a table is written
+
+
+def read_file(path: Path, count: int | None) -> Raw:
+    """The clip in a table. count is not needed: a table names its columns."""
+    check_table(path)
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        head = list(itertools.islice(file, SAMPLE))
+    if not head:
+        raise DataError("expected a table, found an empty file")
+    separator = max(",;\t", key=head[0].count)
+    rows = [[cell.strip() for cell in row] for row in csv.reader(head, delimiter=separator, skipinitialspace=True)]
+    commas = separator != "," and any(
+        re.fullmatch(r"-?\d*,\d+(e[+-]?\d+)?", cell, re.I) for row in rows for cell in row
+    )
+    headings, columns, skip = _deeplabcut(rows) or _by_heading(rows[0])
+    if all(row[len(headings) :] == [""] for row in rows[skip:]):
+        headings = [*headings, ""]  # every row ends with a separator
+    if headings[0] == "" and all(row[:1] and row[0].isdigit() for row in rows[skip:]):
+        headings = ["frame", *headings[1:]]  # the index of a data frame
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            table = pd.read_csv(
+                path,
+                sep=separator,
+                decimal="," if commas else ".",
+                header=None,
+                names=range(len(headings)),
+                index_col=False,
+                skiprows=skip,
+                skipinitialspace=True,
+                encoding="utf-8-sig",
+                encoding_errors="replace",
+            )
+        except (pd.errors.ParserError, pd.errors.ParserWarning):
+            raise DataError(f"expected rows of {len(headings)} cells as in the first, found longer ones") from None
+    people = list(dict.fromkeys(person for person, _, _ in columns.values()))
+    names = list(dict.fromkeys(name for _, name, _ in columns.values()))
+    names, numbered = _in_order_of_number(names)
+    points = np.ones((len(table), len(people), len(names), 3))
+    points[..., :2] = np.nan
+    for place, (person, name, axis) in columns.items():
+        points[:, people.index(person), names.index(name), axis] = _numbers(table[place], headings[place])
+
+    frame, time, who = (
+        next((place for place, heading in enumerate(headings) if re.fullmatch(pattern, heading, re.IGNORECASE)), None)
+        for pattern in COLUMNS
+    )
+    numbers: list = list(range(len(table)))
+    fps, notes = None, []
+    if frame is not None:
+        if table[frame].isna().any():
+            raise DataError(f"expected the number of every frame, found none in row {_row(table[frame].isna())}")
+        numbers = table[frame].tolist()
+    if time is not None and len(table) > 1:
+        seconds, unit = in_seconds(_times(table[time], headings[time]))
+        if unit != "seconds":
+            notes.append(f"column {headings[time]} is taken as {unit}")
+        if frame is None:
+            numbers, fps, uneven = on_grid(seconds)
+            notes += [uneven] if uneven else []
+        else:
+            fps = rate(numbers, seconds)
+    count = len(people)
+    entries = ((name, list(range(row * count, (row + 1) * count))) for row, name in enumerate(numbers))
+    frames, by_name, more = in_order(entries, listed=False)
+    ids = people * len(table) if who is None or count > 1 else table[who].astype(str).tolist()
+    ids = [[ids[row] for row in rows] for rows in frames]
+    followed = count > 1 or who is not None or max(map(len, frames), default=0) < 2
+    if who is not None and count == 1 and table[who].nunique() == len(table) > len(frames):
+        followed = False  # numbers of rows
+    flat = points.reshape(-1, len(names), 3)[[row for rows in frames for row in rows]]
+    return Raw(
+        "table",
+        by_frame(flat, map(len, frames)),
+        None if numbered else known(names),
+        ids if followed else None,
+        fps=by_name or fps,
+        notes=notes + more,
+    )
+
+
+def _by_heading(cells: list[str]) -> tuple[list[str], dict[int, tuple[str, str, int]], int]:
+    """Headings, and of each column of a point its person, point and value (0, 1, 2: x, y, score); lines to skip.
+
+    Of the ways to write headings, the one by which most points have x and y.
+    """
+    best: dict[int, tuple[str, str, int]] = {}
+    for pattern in PATTERNS:
+        places: dict[tuple[str, int], int] = {}
+        for place, cell in enumerate(cells):
+            match = re.fullmatch(rf"(?:{pattern}) *([\[(] *(px|pixels?) *[\])])?", cell, re.IGNORECASE)
+            if match:
+                axis = "xy".index(match["xy"].lower()) if match["xy"] else 2
+                places.setdefault((match["name"] or match.groupdict().get("number"), axis), place)
+        whole = {place: ("0", *key) for key, place in places.items() if {(key[0], 0), (key[0], 1)} <= set(places)}
+        best = max(best, whole, key=len)
+    if not best:
+        few = ", ".join(cells[:5])
+        raise DataError(f"expected columns such as Nose_x, Nose_y and Nose_score, found {few or 'none'}")
+    return cells, best, 1
+
+
+def _deeplabcut(rows: list[list[str]]) -> tuple[list[str], dict[int, tuple[str, str, int]], int] | None:
+    """The same from DeepLabCut's three or four lines of headings: scorer, perhaps individuals, bodyparts, coords."""
+    lines = {row[0].lower(): row for row in rows[:4] if row}
+    if not {"bodyparts", "coords"} <= set(lines):
+        return None
+    parts, coords = lines["bodyparts"], lines["coords"]
+    people = lines.get("individuals", ["0"] * len(parts))
+    if not len(parts) == len(coords) == len(people):
+        raise DataError(f"expected headings of one length, found {len(parts)} bodyparts and {len(coords)} coords")
+    axes = {"x": 0, "y": 1, "likelihood": 2}
+    columns = {
+        place: (people[place], parts[place], axes[coords[place]])
+        for place in range(1, len(parts))
+        if coords[place] in axes
+    }
+    headings = ["frame", *(f"{part} {coord}" for part, coord in zip(parts[1:], coords[1:], strict=True))]
+    return headings, columns, 1 + next(place for place, row in enumerate(rows) if row and row[0].lower() == "coords")
+
+
+def _in_order_of_number(names: list[str]) -> tuple[list[str], bool]:
+    """Points by number where all names are numbers, or differ by a number alone, and whether they are."""
+    rows = [re.fullmatch(r"(\D*)(\d{1,6})(\D*)", name) for name in names]
+    if not all(rows) or len({(row[1], row[3]) for row in rows}) > 1:
+        return names, False
+    numbers = sorted((int(row[2]), name) for row, name in zip(rows, names, strict=True))
+    if numbers[-1][0] - numbers[0][0] != len(numbers) - 1 or numbers[0][0] > 1:
+        raise DataError(
+            f"expected points numbered from 0 or 1 without a gap, found {len(numbers)} from {numbers[0][0]} to "
+            f"{numbers[-1][0]}"
+        )
+    return [name for _, name in numbers], True
+
+
+def _numbers(column: pd.Series, heading: str) -> Float[np.ndarray, "rows"]:
+    numbers = pd.to_numeric(column, errors="coerce")
+    wrong = numbers.isna() & column.notna()
+    if wrong.any():
+        raise DataError(
+            f"expected a number in column {heading}, found {str(column[wrong.idxmax()])[:40]!r} in row {_row(wrong)}"
+        )
+    return numbers.to_numpy(float)
+
+
+def _times(column: pd.Series, heading: str) -> Float[np.ndarray, "rows"]:
+    """Seconds, or any other unit, as numbers or as `times_in` reads texts."""
+    times = times_in(column)
+    times = _numbers(column, heading) if times is None else times
+    if not np.isfinite(times).all():
+        raise DataError(f"expected a time in every row, found none in row {_row(~np.isfinite(times))}")
+    return times
+
+
+def _row(wrong) -> int:
+    """The first row that is, counted from 1."""
+    return int(np.argmax(np.asarray(wrong))) + 1

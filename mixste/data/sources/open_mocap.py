@@ -1,0 +1,434 @@
+"""Real, openly licensed motion capture, filmed by virtual cameras.
+
+Two benchmarks: `load_subjects`, people whom the network never saw (HDM05 and CMU), and `load_styles`, pairs of content
+and style that it never saw (Bandai-Namco: long clips, but one skeleton for all of its actors). What was read from the
+files is kept in a cache, in the folder MIXSTE_CACHE (default: .cache/mixste in the project's folder).
+"""
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import os
+import re
+import subprocess
+import tarfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Float
+from scipy.signal import resample_poly
+from tqdm import tqdm
+
+from mixste.data.clips import Clip, PoseDataset
+from mixste.data.readers import asf_amc, bvh
+from mixste.data.virtual import film
+from mixste.io import DataError
+from mixste.io.files import replacing
+from mixste.io.guard import guarded, read_arrays, read_bytes
+from mixste.io.install import HOME
+from mixste.skeleton import human36m
+
+FPS = 50.0  # Human3.6M's rate: a window spans the same time
+FASTEST = 15.0  # m/s from one frame to the next; the fastest kick, throw or dash in these recordings stays below 13
+MARGIN = 0.2  # seconds cut on either side of a jump: the frames around one are often frozen or mixed up as well
+SHORTEST = 25  # frames of the shortest clip of `load_subjects`
+LONG = 243  # frames of the shortest clip of `load_styles`: the paper's longest window
+LARGEST = 2**31  # bytes read from one archive; the largest that is pinned holds a quarter of it
+LARGEST_FILE = 2**27  # of one recording; the largest pinned one is a twentieth of it
+FARTHEST = 1e4  # metres from the origin
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Recordings in a public repository, at one commit. people: how their names start. files: patterns of paths."""
+
+    title: str
+    people: str
+    repository: str
+    commit: str
+    files: tuple[str, ...]
+    licence: str
+
+
+PINNED = {
+    "hdm05": Collection(
+        title="HDM05",
+        people="hdm",
+        repository="https://github.com/zhangchi8620/JointLearning-HDM05",
+        commit="b252ad65598e052c38f49490c1ac9dbadc283fd3",
+        files=("train/*/HDM_*.a[ms][cf]", "test/*/HDM_*.a[ms][cf]"),
+        licence="CC BY-SA 3.0",
+    ),
+    "cmu": Collection(
+        title="CMU",
+        people="cmu",
+        repository="https://github.com/cyun9601/CMU-MOCAP-Data",
+        commit="2bedcd3b002488f7053d2b8c42690beddbf6620a",
+        files=("data/CMU/asfamc/subjects/0[123]/0[123]*.a[ms][cf]",),
+        licence="free to use, not to be resold as data",
+    ),
+    "bandai-namco": Collection(
+        title="Bandai-Namco",
+        people="bandai",
+        repository="https://github.com/BandaiNamcoResearchInc/Bandai-Namco-Research-Motiondataset",
+        commit="74ead3ba1ae4696404e6086233779f60de8bf9ef",
+        files=("dataset/*/data/dataset-[12]_*.bvh",),
+        licence="CC BY-NC 4.0",
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Take:
+    """An uninterrupted motion of one person. world: metres, Z up, human36m order, at `FPS`."""
+
+    subject: str
+    action: str
+    name: str
+    world: Float[np.ndarray, "frames 17 3"]
+
+
+# --- unseen people ---------------------------------------------------------------------------------------------
+
+HDM05_ACTIONS = {
+    "depositFloorR": "Deposit on floor",
+    "elbowToKnee1RepsLelbowStart": "Elbow to knee",
+    "grabHighR": "Grab high",
+    "hopBothLegs1hops": "Hop",
+    "jogLeftCircle4StepsRstart": "Jog in circle",
+    "kickLFront1Reps": "Kick",
+    "lieDownFloor": "Lie down",
+    "rotateArmsBothBackward1Reps": "Rotate arms",
+    "sneak2StepsLStart": "Sneak",
+    "squat1Reps": "Squat",
+    "throwBasketball": "Throw basketball",
+}
+
+# CMU's files carry numbers only. These are the descriptions of mocap.cs.cmu.edu in a word or two: everything of
+# subject 01 is climbing and swinging on playground equipment, everything of 03 walking on uneven terrain.
+CMU_ACTIONS = {
+    "01": "Playground",
+    "02_01": "Walk",
+    "02_02": "Walk",
+    "02_03": "Run",
+    "02_04": "Jump",
+    "02_05": "Punch",
+    "02_06": "Bend and lift",
+    "02_07": "Swordplay",
+    "02_08": "Swordplay",
+    "02_09": "Swordplay",
+    "02_10": "Wash",
+    "03": "Walk on uneven ground",
+}
+
+TEST_PEOPLE = ("hdm_mm", "hdm_tr", "cmu_03")
+# Does every action of HDM05, as two of the test people do; has limbs of middling length, so that the shortest and the
+# longest stay in training; and takes the fewest frames away from it.
+VALIDATION_PERSON = "hdm_bd"
+
+
+def load_subjects(root=None, keypoints: str = "gt", rig: str = "human36m") -> PoseDataset:
+    """HDM05 and CMU, split by person: `TEST_PEOPLE`, `VALIDATION_PERSON`, and the others for training.
+
+    root: one archive, or a folder with the archives hdm05.tar.xz and cmu.tar.xz, what they unpack to, or checkouts
+    of the repositories; by default MIXSTE_DATA and then where `fetch` puts checkouts. keypoints: "gt" or a detector,
+    rig: cameras, both of `mixste.data.virtual`.
+    Raises DataError where recordings are missing or faulty.
+    """
+
+    def split(take: Take) -> str:
+        if take.subject in TEST_PEOPLE:
+            return "test"
+        return "validation" if take.subject == VALIDATION_PERSON else "train"
+
+    takes = _takes("open-subjects", ("hdm05", "cmu"), _read_subjects, root)
+    return _film("open-subjects", "unseen people", takes, split, keypoints, rig)
+
+
+def _read_subjects(files: Iterator[tuple[str, str]]) -> list[Take]:
+    texts = dict(sorted(files))
+    skeletons = {
+        name.removesuffix(".asf"): asf_amc.read_asf(text, name) for name, text in texts.items() if name.endswith(".asf")
+    }
+    takes = []
+    for file in tqdm(
+        [name for name in texts if name.endswith(".amc")], desc="HDM05 and CMU", unit="take", disable=None
+    ):
+        if match := re.fullmatch(r"(HDM_([a-z]+))_([^_]+)_(\d+)_120\.amc", file):
+            skeleton, person, label, number = match.groups()
+            subject, action = f"hdm_{person}", HDM05_ACTIONS.get(label)
+        elif match := re.fullmatch(r"((\d\d))_(\d\d)\.amc", file):
+            skeleton, person, number = match.groups()
+            subject, action = f"cmu_{person}", CMU_ACTIONS.get(f"{person}_{number}", CMU_ACTIONS.get(person))
+        else:
+            action = None
+        if action is None:
+            raise DataError(f"{file}: expected a take of HDM05's cuts or of CMU's subjects 01 to 03")
+        if skeleton not in skeletons:
+            raise DataError(f"{file}: expected its skeleton {skeleton}.asf beside it, found none")
+        motion = asf_amc.read_amc(texts[file], skeletons[skeleton], file)
+        world = asf_amc.joints(skeletons[skeleton], motion)
+        takes += _cut(Take(subject, action, number, world), fps=120.0, shortest=SHORTEST)
+    return takes
+
+
+# --- unseen content x style pairs ------------------------------------------------------------------------------
+
+# The two parts of the collection name some styles differently.
+STYLES = {"masculinity": "masculine", "old": "elderly", "tired": "exhausted"}
+
+
+def load_styles(root=None, keypoints: str = "gt", rig: str = "human36m") -> PoseDataset:
+    """Bandai-Namco's clips of at least `LONG` frames, split by pairs of content (the action) and style.
+
+    Contents and styles are each in alphabetical order; a pair is in the test where its two places in them add up to a
+    multiple of 5, in the validation where they leave 1 after division by 10; a content of a single style is always in
+    the training. So each content and style that is held out is trained on in other pairs. All clips share one
+    skeleton though three people acted: results say nothing about unseen people. Arguments and errors as of
+    `load_subjects`; the archive is bandai-namco.tar.xz.
+    """
+    takes = _takes("open-styles", ("bandai-namco",), _read_styles, root)
+    splits = split_pairs({(take.action, _style(take)) for take in takes})
+    return _film("open-styles", "unseen styles", takes, lambda take: splits[take.action, _style(take)], keypoints, rig)
+
+
+def split_pairs(pairs: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Which split each pair of content and style belongs to, as `load_styles` says."""
+    contents, styles = (sorted({pair[k] for pair in pairs}) for k in (0, 1))
+    splits = {}
+    for content, style in pairs:
+        diagonal = contents.index(content) + styles.index(style)
+        alone = sum(pair[0] == content for pair in pairs) == 1
+        held_out = "test" if diagonal % 5 == 0 else "validation" if diagonal % 10 == 1 else "train"
+        splits[content, style] = "train" if alone else held_out
+    return splits
+
+
+def _style(take: Take) -> str:
+    return take.name.rsplit("-", 2)[0]
+
+
+def _read_styles(files: Iterator[tuple[str, str]]) -> list[Take]:
+    takes = []
+    for file, text in tqdm(files, desc="Bandai-Namco", unit="take", disable=None):
+        match = re.fullmatch(r"dataset-(\d)_([a-z-]+)_([a-z-]+)_(\d+)\.bvh", file)
+        if not match:
+            raise DataError(f"{file}: expected a name such as dataset-1_walk_happy_001.bvh")
+        part, content, style, number = match.groups()
+        motion = bvh.read_bvh(text, file)
+        if len(motion.values) * FPS / motion.fps >= LONG:
+            name = f"{STYLES.get(style, style)}-{part}-{number}"
+            take = Take("bandai", content.replace("-", " ").capitalize(), name, bvh.joints(motion))
+            takes += _cut(take, motion.fps, shortest=LONG)
+    return sorted(takes, key=lambda take: (take.action, take.name))
+
+
+# --- motions ---------------------------------------------------------------------------------------------------
+
+
+def _cut(take: Take, fps: float, shortest: int) -> list[Take]:
+    """A take at its file's rate and axes (Y up) as takes without jumps, of at least `shortest` frames at `FPS`.
+
+    Where a joint moves faster than a person can, capture lost the person: the frames around are left out.
+    """
+    if not np.abs(take.world).max() <= FARTHEST:
+        raise DataError(
+            f"{take.action}, {take.name}: expected a person within {FARTHEST:,.0f} m, found one further away"
+        )
+    world = take.world[..., [0, 2, 1]] * [1, -1, 1]
+    speed = np.linalg.norm(np.diff(world, axis=0), axis=-1).max(axis=1, initial=0) * fps
+    margin = round(MARGIN * fps)
+    good = np.ones(len(world), dtype=bool)
+    for jump in np.flatnonzero(speed > FASTEST):
+        good[max(0, jump + 1 - margin) : jump + 1 + margin] = False
+    edges = np.flatnonzero(np.diff(good, prepend=False, append=False))
+    parts = [resample(world[start:stop], fps) for start, stop in edges.reshape(-1, 2)]
+    parts = [part for part in parts if len(part) >= shortest]
+    return [
+        replace(take, name=take.name if good.all() else f"{take.name}-{number}", world=part)
+        for number, part in enumerate(parts, 1)
+    ]
+
+
+def resample(world: Float[np.ndarray, "frames 17 3"], fps: float) -> Float[np.ndarray, "some 17 3"]:
+    """A motion of `fps` frames a second at `FPS`, float32, through a linear-phase low-pass filter.
+
+    Positions rather than rotations are filtered: they are what the benchmark scores and what both formats agree
+    on. It costs little: in 99 % of clips no limb's length moves by more than 3 mm (a punch taken at 30 Hz: 18 mm).
+    """
+    ratio = Fraction(FPS / fps).limit_denominator(1000)
+    frames = (len(world) - 1) * ratio.numerator // ratio.denominator + 1  # the filter would run on past the last frame
+    # Beyond the ends the motion runs on, mirrored in its end points, so that the filter meets no step or kink there.
+    # SciPy's own window (Kaiser, 5) would let a person who stands still tremble by 3 mm.
+    up, down, window = ratio.numerator, ratio.denominator, ("kaiser", 10.0)
+    resampled = resample_poly(world, up, down, axis=0, window=window, padtype="antireflect")
+    return resampled[:frames].astype(np.float32)
+
+
+def _film(
+    name: str, title: str, takes: list[Take], split: Callable[[Take], str], keypoints: str, rig: str
+) -> PoseDataset:
+    clips: dict[str, list[Clip]] = {"train": [], "validation": [], "test": []}
+    for take in tqdm(takes, desc="virtual cameras", unit="take", disable=None):
+        clips[split(take)] += film(
+            take.world, subject=take.subject, action=take.action, take=take.name, fps=FPS, rig=rig, keypoints=keypoints
+        )
+    there = [it for it in PINNED.values() if any(take.subject.startswith(it.people) for take in takes)]
+    return PoseDataset(
+        name=name,
+        title=f"open mocap, {title} ({' + '.join(it.title for it in there)})",
+        skeleton=human36m,
+        licence="; ".join(f"{it.title}: {it.licence}" for it in there),
+        comparable=False,
+        keypoints=keypoints,
+        **clips,
+    )
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def _takes(source: str, names: tuple[str, ...], read: Callable, root) -> list[Take]:
+    """The takes of a source, from the cache where it holds what the files hold."""
+    paths = _find(source, names, root)
+    patterns = [pattern for name in names for pattern in PINNED[name].files]
+    digest = hashlib.sha256()
+    for code in (__file__, asf_amc.__file__, bvh.__file__):
+        digest.update(Path(code).read_bytes())
+    for path in paths:
+        state = path.stat()
+        digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    fingerprint = digest.hexdigest()
+
+    cache = Path(os.environ.get("MIXSTE_CACHE") or HOME / ".cache" / "mixste") / f"{source}.npz"
+    try:
+        if cache.is_file():
+            with guarded(cache, "takes"):
+                stored = read_arrays(cache)
+                if str(stored["fingerprint"]) == fingerprint:
+                    worlds = np.split(stored["world"], np.cumsum(stored["frames"])[:-1])
+                    labels = stored["labels"].tolist()
+                    return [Take(*names, world) for names, world in zip(labels, worlds, strict=True)]
+    except DataError as error:
+        warnings.warn(f"{cache} is damaged and is made anew ({error})", stacklevel=2)
+
+    takes = read(_texts(paths, patterns))
+    if not takes:
+        raise DataError(f"{source}: expected files such as {patterns[0]} in {paths[0]}, found none")
+    try:
+        with replacing(cache) as path:
+            np.savez(
+                path,
+                fingerprint=fingerprint,
+                labels=[(take.subject, take.action, take.name) for take in takes],
+                frames=[len(take.world) for take in takes],
+                world=np.concatenate([take.world for take in takes]),
+            )
+    except OSError as error:
+        warnings.warn(f"{error}; {source} will be read from its files again next time", stacklevel=2)
+    return takes
+
+
+def _find(source: str, names: tuple[str, ...], root) -> list[Path]:
+    """The files of the named collections, or the archives that hold them."""
+    default = HOME / "data" / "open"
+    roots = [Path(root)] if root is not None else [Path(os.environ.get("MIXSTE_DATA") or default), default]
+    for folder in roots:
+        if folder.is_file():
+            return [folder]
+        found = {name: _find_collection(folder, name) for name in names}
+        if all(found.values()):
+            return [path for paths in found.values() for path in paths]
+    lacking = " and ".join(PINNED[name].title for name in names if not found[name])
+    raise DataError(
+        f"{source} needs the recordings of {lacking}, found none in {' or '.join(map(str, dict.fromkeys(roots)))}: "
+        "run `mixste data fetch open`, or set MIXSTE_DATA to a folder or archive that holds them"
+    )
+
+
+def _find_collection(folder: Path, name: str) -> list[Path]:
+    for place in ("", "*/", "open/*/"):
+        if files := sorted(path for pattern in PINNED[name].files for path in folder.glob(place + pattern)):
+            return files
+    return [path for place in ("", "open/") for path in sorted(folder.glob(f"{place}{name}.tar*"))][:1]
+
+
+def _texts(paths: list[Path], patterns: list[str]) -> Iterator[tuple[str, str]]:
+    """(name, text) of each file, and of each file in an archive that a pattern fits. Nothing is unpacked to disk."""
+    for path in paths:
+        if path.suffix in (".asf", ".amc", ".bvh"):
+            yield path.name, read_bytes(path, LARGEST_FILE).decode("latin-1")
+        else:
+            yield from _unpacked(path, patterns)
+
+
+def _unpacked(archive: Path, patterns: list[str]) -> Iterator[tuple[str, str]]:
+    with guarded(archive, "a whole tar archive"), open(archive, "rb") as file:
+        packing = next((it for magic, it in PACKINGS.items() if file.peek(6).startswith(magic)), None)
+        stream = packing.open(file) if packing else file
+        with tarfile.open(fileobj=_Bounded(stream), mode="r|") as members:
+            for member in members:
+                path = PurePosixPath(member.name)
+                if member.isfile() and any(path.match(pattern) for pattern in patterns):
+                    if member.size > LARGEST_FILE:
+                        raise DataError(f"{path.name}: expected at most {LARGEST_FILE:,} bytes, found {member.size:,}")
+                    yield path.name, members.extractfile(member).read().decode("latin-1")
+
+
+PACKINGS = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma}  # by the bytes that such a file begins with
+
+
+class _Bounded:
+    """A stream of at most LARGEST bytes: tar would read a name of any length that an archive says it has."""
+
+    def __init__(self, stream):
+        self.stream, self.left = stream, LARGEST
+
+    def read(self, size: int) -> bytes:
+        block = self.stream.read(size)
+        self.left -= len(block)
+        if self.left < 0:
+            raise DataError(f"expected an archive that unpacks to at most {LARGEST:,} bytes, found more")
+        return block
+
+
+def fetch(target=None, sources: dict[str, Collection] = PINNED) -> Path:
+    """Check the pinned commits out into folders of `target` (default: where the loaders look) and return it.
+
+    Takes nothing from a repository but the recordings, some 200 MB in all. May be interrupted and run again. Raises
+    DataError where git is missing or fails.
+    """
+    target = Path(target or HOME / "data" / "open")
+    for name, source in sources.items():
+        folder = target / name
+        folder.mkdir(parents=True, exist_ok=True)
+        _git(folder, "init", "--quiet")
+        _git(folder, "config", "remote.origin.url", source.repository)
+        _git(folder, "config", "core.sparseCheckout", "true")
+        sparse = folder / ".git" / "info" / "sparse-checkout"
+        sparse.parent.mkdir(exist_ok=True)
+        sparse.write_text("".join(f"/{pattern}\n" for pattern in source.files))
+        head = folder / ".git" / "HEAD"  # holds the commit once a checkout is complete
+        if head.read_text().strip() != source.commit:
+            _git(folder, "fetch", "--progress", "--depth=1", "--filter=blob:none", "origin", source.commit)
+        _git(folder, "checkout", "--quiet", "--progress", "--force", source.commit)
+        if not _find_collection(target, name):
+            raise DataError(f"{folder}: expected files such as {source.files[0]} at {source.commit}, found none")
+    return target
+
+
+def _git(folder: Path, *arguments: str) -> None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], env={**os.environ, "GIT_TERMINAL_PROMPT": "0"})
+    except FileNotFoundError:
+        raise DataError("fetching the open recordings needs git, found none: install it and run again") from None
+    if done.returncode:
+        raise DataError(
+            f"git {arguments[0]} failed in {folder} (exit status {done.returncode}): check the network and the space "
+            "on the disk and run again, what has arrived is kept"
+        )

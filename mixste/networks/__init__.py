@@ -1,0 +1,1 @@
+"""The networks of the study: MixSTE and its peers, one file each."""

@@ -1,0 +1,119 @@
+"""The network and its training as the authors' code has them: plain, eager, in single precision, nothing fused.
+
+What the package computes is compared with this, in speed and in digits.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixste.model import BLOCK_EPS, MixSTE
+from mixste.train import Batches, loss_of, optimizer_of
+
+
+class Reference(nn.Module):
+    """The same network as MixSTE with nothing fused: einsum attention, a new layout for each block.
+
+    Takes MixSTE's weights by the same names, so that `reference(model)` computes what the model does.
+    """
+
+    def __init__(self, frames: int, joints: int, dim: int, depth: int, heads: int, mlp_ratio: float, drop_path: float):
+        super().__init__()
+
+        def blocks():
+            rates = [drop_path * loop / max(1, depth - 1) for loop in range(depth)]
+            return nn.ModuleList(ReferenceBlock(dim, heads, mlp_ratio, rate) for rate in rates)
+
+        self.embed = nn.Linear(2, dim)
+        self.joint_position = nn.Parameter(torch.zeros(joints, dim))
+        self.frame_position = nn.Parameter(torch.zeros(frames, dim))
+        self.spatial_blocks, self.spatial_norm = blocks(), nn.LayerNorm(dim, eps=BLOCK_EPS)
+        self.temporal_blocks, self.temporal_norm = blocks(), nn.LayerNorm(dim, eps=BLOCK_EPS)
+        self.head_norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, 3)
+
+    def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Float[Tensor, "batch frames joints 3"]:
+        batch, frames, joints, _ = keypoints.shape
+        x = self.embed(keypoints.reshape(batch * frames, joints, 2)) + self.joint_position
+        for loop, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks, strict=True)):
+            x = self.spatial_norm(spatial(x))
+            x = x.reshape(batch, frames, joints, -1).transpose(1, 2).reshape(batch * joints, frames, -1)
+            if loop == 0:
+                x = x + self.frame_position
+            x = self.temporal_norm(temporal(x))
+            x = x.reshape(batch, joints, frames, -1).transpose(1, 2).reshape(batch * frames, joints, -1)
+        return self.head(self.head_norm(x)).reshape(batch, frames, joints, 3)
+
+
+class ReferenceBlock(nn.Module):
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float):
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(dim, eps=BLOCK_EPS), ReferenceAttention(dim, heads)
+        self.norm2, self.mlp = nn.LayerNorm(dim, eps=BLOCK_EPS), ReferenceMLP(dim, int(dim * mlp_ratio))
+        self.drop_path = drop_path
+
+    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        x = x + self.dropped(self.attn(self.norm1(x)))
+        return x + self.dropped(self.mlp(self.norm2(x)))
+
+    def dropped(self, x: Tensor) -> Tensor:
+        if self.drop_path == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.drop_path
+        return x.div(keep) * (keep + torch.rand(len(x), 1, 1, dtype=x.dtype, device=x.device)).floor()
+
+
+class ReferenceAttention(nn.Module):
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads, self.scale = heads, (dim // heads) ** -0.5
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = (torch.einsum("bhqd,bhkd->bhqk", q, k) * self.scale).softmax(-1)
+        return self.proj(torch.einsum("bhqk,bhkd->bqhd", weights, v).reshape(x.shape))
+
+
+class ReferenceMLP(nn.Module):
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+def reference(model: MixSTE) -> Reference:
+    """The reference with a copy of the model's weights, on its device."""
+    names = ("frames", "joints", "dim", "depth", "heads", "mlp_ratio", "drop_path")
+    twin = Reference(**{name: model.options[name] for name in names}).to(next(model.parameters()))
+    twin.load_state_dict(model.state_dict())
+    return twin.train(model.training)
+
+
+def train_plainly(model: MixSTE, dataset, recipe, poses: int, seed: int, twin: Reference | None = None) -> None:
+    """The training loop of `mixste.train` in float32 throughout, nothing recorded, only the optimizer fused.
+
+    twin: of the model, trained in its place; the model then takes its weights.
+    """
+    from mixste.train import learning_rate
+
+    device = next(model.parameters()).device
+    batches = Batches(model, dataset.train, dataset.skeleton, recipe, seed, device)
+    network, forward = (twin, twin) if twin else (model, lambda keypoints: fast.plain_forward(model, keypoints))
+    optimizer, loss = optimizer_of(network, recipe), loss_of(recipe, dataset.skeleton, device)
+    steps = -(-poses // (batches.size * batches.poses_per_window))
+    torch.manual_seed(seed)
+    network.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step, steps, step * batches.size // len(batches))
+        keypoints, target = batches[step]
+        value = loss(forward(keypoints), target)
+        optimizer.zero_grad()
+        value.backward(value.detach() if recipe.scaled_gradient else None)
+        optimizer.step()
+    if twin:
+        model.load_state_dict(twin.state_dict())

@@ -1,0 +1,158 @@
+"""What several figures share: the look, the label of the source, and people drawn in true proportion."""
+
+import re
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mixste.io.files import replacing
+from mixste.skeleton import Skeleton
+from mixste.study.plan import CONSTANT, REGRESSION, Profile
+from mixste.study.report import AT_LEVEL, all_failed, columns_of, short
+from mixste.study.runs import output, shown
+
+SIDES = {"left": "#c44e52", "right": "#4c72b0", "middle": "#444444"}
+METHODS = {"VideoPose3D": "#8c8c8c", "PoseFormer": "#e08214", "MixSTE": "#0b7a75"}
+
+# Seen from the side, the camera's axes turn into the page's: x right, y up.
+VIEWS = {"front": ((0, 1), (1, -1)), "side": ((2, 1), (1, -1)), "top": ((0, 2), (1, 1))}
+
+
+def style() -> None:
+    """The study's look, with light figures that a notebook can carry."""
+    sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 72, "axes.titlesize": "medium"})
+
+
+def save_figure(figure: Figure, name: str, profile: Profile) -> None:
+    """Write figures/<profile>/<name>.png of the output folder, which names its profile and data, and say where."""
+    about = textwrap.wrap(f"{profile.name}: {profile.title}", int(18 * figure.get_figwidth()))
+    if (engine := figure.get_layout_engine()) is not None:
+        strip = (0.1 + 0.1 * len(about)) / figure.get_figheight()  # inches below the figure, for the text
+        engine.set(rect=(0, strip, 1, 1 - strip))
+    figure.text(0.995, 0.005, "\n".join(about), ha="right", va="bottom", fontsize=7, color="#666666")
+    path = output() / "figures" / profile.name / f"{name}.png"
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, metadata={"Software": None})
+    print(shown(path))
+
+
+def side_of(joint: int, skeleton: Skeleton) -> str:
+    return "left" if joint in skeleton.left else "right" if joint in skeleton.right else "middle"
+
+
+def draw_pose(axes: Axes, pose: Float[np.ndarray, "joints 3"], skeleton: Skeleton, view: str = "front", **line) -> None:
+    """One pose in camera axes, seen from the camera ("front"), from its right ("side") or from above ("top")."""
+    (across, up), signs = VIEWS[view]
+    draw_bones(axes, pose[:, [across, up]] * np.array(signs), skeleton, **line)
+    axes.set_aspect("equal")
+
+
+def draw_bones(axes: Axes, points: Float[np.ndarray, "joints 2"], skeleton: Skeleton, **line) -> None:
+    """Bones between points of the plane, left and right in their colours."""
+    for parent, child in skeleton.bones:
+        color = line.get("color", SIDES[side_of(child, skeleton)])
+        axes.plot(*points[[parent, child]].T, **{"linewidth": 2, "solid_capstyle": "round", **line, "color": color})
+
+
+def show(figure: Figure) -> None:
+    """Show a figure in a notebook, once."""
+    plt.show()
+    plt.close(figure)
+
+
+def names(table: pd.DataFrame) -> dict[str, str]:
+    """The rows of a tidy table as figures name them: a second line for those that failed, or learned next to nothing.
+
+    The two references are left out: they would stretch the axes of networks that are well below them.
+    """
+    own = table[(table["against"] == "") & ~table["row"].isin((CONSTANT, REGRESSION))]
+    lost, notes = own["row"][all_failed(own)].unique(), own.groupby("row", sort=False)["note"].first()
+
+    def said(row: str, note: str) -> str:
+        flag = re.search(rf"(\d+ of \d+ seeds )?{AT_LEVEL}", note)
+        return f"{row}\nfailed" if row in lost else f"{row}\n{flag[0]}" if flag else row
+
+    return {row: said(row, note) for row, note in notes.items()}
+
+
+def by_column(table: pd.DataFrame, metric: str) -> Figure:
+    """One metric of a tidy table: columns across, a point with its interval for each row, see `names`."""
+    rows, table = names(table), table[(table["metric"] == metric) & (table["against"] == "")]
+    columns = columns_of(table)
+    figure, axes = plt.subplots(figsize=(11, 4), layout="constrained")
+    for place, (row, color) in enumerate(zip(rows, sns.color_palette(n_colors=len(rows)), strict=True)):
+        own = table[table["row"] == row].set_index("column").reindex(columns)
+        x = np.arange(len(columns)) + (place - (len(rows) - 1) / 2) * 0.8 / len(rows)
+        axes.vlines(x, own["low"], own["high"], color=color, alpha=0.5)
+        axes.plot(x, own["value"], "o", color=color, markersize=4, label=rows[row])
+    axes.set_xticks(range(len(columns)), [short(column) for column in columns], rotation=35, ha="right")
+    axes.set(ylabel=f"{metric}, {table['unit'].iloc[0]}", xlim=(-0.6, len(columns) - 0.4))
+    axes.grid(axis="x", visible=False)
+    for column in range(0, len(columns), 2):
+        axes.axvspan(column - 0.5, column + 0.5, color="0.96", zorder=0)
+    figure.legend(loc="outside upper center", fontsize="small", ncols=3)
+    return figure
+
+
+def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
+    """Averages of a tidy table with their intervals, a panel a metric; what the paper prints as an open diamond.
+
+    A dashed line is the constant pose, where a network is at its level.
+    """
+    table = table[(table["column"] == "Avg.") & (table["against"] == "") & table["metric"].isin(metrics)]
+    labels = names(table)
+    flat = any(AT_LEVEL in name for name in labels.values())
+    size = (3 + 3 * len(metrics), 1 + 0.4 * len(labels))
+    figure, grid = plt.subplots(1, len(metrics), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for axes, metric in zip(grid.flat, metrics, strict=True):
+        every = table[table["metric"] == metric].set_index("row")
+        own = every.reindex(list(labels))
+        if flat and CONSTANT in every.index:
+            axes.axvline(every.loc[CONSTANT, "value"], color="0.3", linestyle="--", linewidth=1, label=CONSTANT)
+        y = np.arange(len(labels))
+        axes.hlines(y, own["low"], own["high"], color=SIDES["right"])
+        axes.plot(own["value"], y, "o", color=SIDES["right"])
+        axes.plot(
+            own["printed"], y, "D", color="0.6", markerfacecolor="none", markersize=5, label="printed in the paper"
+        )
+        axes.set_xlabel(f"{metric}, {own['unit'].iloc[0]}")
+        axes.set_yticks(y, labels.values())
+    grid[0, 0].set_ylim(len(labels) - 0.5, -0.5)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", fontsize="small", ncols=2)
+    return figure
+
+
+def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
+    """Paired differences of a tidy table with their intervals, a line a row; an interval across zero is pale."""
+    own = table[(table["metric"] == metric) & (table["against"] != "") & (table["column"] == "Avg.")]
+    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.42 * len(own)), layout="constrained")
+    _whiskers(axes, own.assign(row=own["row"].map(names(table))))
+    axes.set_xlabel(f"{metric} {label}, {own['unit'].iloc[0]}")
+    return figure
+
+
+def verdicts(table: pd.DataFrame) -> Figure:
+    """Claims of notebook 14: ours with its interval, and the paper's number as a diamond; each in its own unit."""
+    figure, axes = plt.subplots(figsize=(10, 0.6 + 0.3 * len(table)), layout="constrained")
+    _whiskers(axes, table)
+    axes.plot(
+        table["printed"], range(len(table)), "D", color="0.6", markerfacecolor="none", markersize=5, label="paper"
+    )
+    axes.set(xscale="symlog", xlabel="difference, in the claim's unit (ours ● with interval, paper ◇)")
+    return figure
+
+
+def _whiskers(axes: Axes, own: pd.DataFrame) -> None:
+    crosses = (own["low"] <= 0) & (own["high"] >= 0)
+    for y, (value, low, high, pale) in enumerate(zip(own["value"], own["low"], own["high"], crosses, strict=True)):
+        axes.plot([low, high], [y, y], color=SIDES["right"], alpha=0.35 if pale else 1)
+        axes.plot(value, y, "o", color=SIDES["right"], alpha=0.35 if pale else 1)
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(own)), own["row"])
+    axes.invert_yaxis()

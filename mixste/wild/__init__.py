@@ -1,0 +1,1 @@
+"""People's own videos and keypoints: lifted, looked at and taken along."""

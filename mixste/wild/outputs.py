@@ -1,0 +1,338 @@
+"""What lifting a clip gives, and the files it is taken along in: .npz, .csv, .json, .bvh, .gif and .mp4."""
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from PIL import Image, ImageColor, ImageDraw
+from scipy.spatial.transform import Rotation
+
+from mixste.io import DataError
+from mixste.io.files import readable, replacing
+from mixste.io.guard import guarded, read_arrays
+from mixste.skeleton import Skeleton, human36m
+from mixste.wild.video import save_mp4
+
+PART = 10_000  # frames that are written at a time
+# Pages and pictures of more frames than these open slowly or not at all: they show the first so many.
+SHOWN = {"html": 50_000, "gif": 5_000}
+
+
+@dataclass(frozen=True, eq=False)
+class Lifted:
+    """A clip of one person, lifted.
+
+    keypoints: what the network read, pixels. poses: metres in camera axes (x right, y down, z forward), relative to
+    the hip. filled: which keypoints were not seen but made up in a gap. notes: sentences on what to be careful about.
+    """
+
+    name: str
+    fps: float
+    resolution: tuple[int, int]
+    keypoints: Float[np.ndarray, "frames 17 2"]
+    poses: Float[np.ndarray, "frames 17 3"]
+    filled: Bool[np.ndarray, "frames 17"]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):  # both may hold the name of a file
+        object.__setattr__(self, "name", readable(self.name))
+        object.__setattr__(self, "notes", tuple(map(readable, self.notes)))
+
+    @classmethod
+    def read(cls, path) -> "Lifted":
+        """The clip of a file that `write_npz` wrote; DataError for any other."""
+        path = Path(path)
+        expected = "the .npz of a lifted clip"
+        with guarded(path, expected):
+            arrays = read_arrays(path, ("fps", "resolution", "keypoints", "poses", "filled", "notes"), expected)
+            for name, last in (("poses", (17, 3)), ("keypoints", (17, 2)), ("filled", (17,))):
+                shape = (len(arrays["poses"]), *last)
+                if arrays[name].shape != shape or not np.isfinite(arrays[name]).all() or not len(arrays[name]):
+                    raise DataError(f"expected finite {name} {shape} of a lifted clip, found {arrays[name].shape}")
+            fps, (width, height) = float(arrays["fps"]), arrays["resolution"].tolist()
+            if not 0 < fps < np.inf or not 0 < width < np.inf or not 0 < height < np.inf:
+                raise DataError(f"expected a lifted clip's rate and size, found {fps:g} and {width} × {height}")
+            return cls(
+                name=path.stem,
+                fps=fps,
+                resolution=(width, height),
+                keypoints=arrays["keypoints"],
+                poses=arrays["poses"],
+                filled=arrays["filled"].astype(bool),
+                notes=tuple(map(str, arrays["notes"].tolist())),
+            )
+
+    def shown(self, kind: str) -> "Lifted":
+        """What an output of that kind shows of it: its first frames, where SHOWN has a limit."""
+        first = slice(SHOWN.get(kind))
+        return replace(self, keypoints=self.keypoints[first], poses=self.poses[first], filled=self.filled[first])
+
+
+def write_npz(lifted: Lifted, path) -> None:
+    """Every array, as `Lifted.read` takes it and NumPy shows it."""
+    with replacing(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            poses=lifted.poses.astype(np.float32),
+            keypoints=lifted.keypoints.astype(np.float32),
+            filled=lifted.filled,
+            fps=lifted.fps,
+            resolution=np.array(lifted.resolution),
+            joints=np.array(human36m.joints),
+            notes=np.array(lifted.notes, dtype=np.str_),
+        )
+
+
+def write_csv(lifted: Lifted, path) -> None:
+    """One row a frame: frame, seconds, then x, y and z of every joint in metres."""
+    names = [f"{joint}_{axis}" for joint in human36m.joints for axis in "xyz"]
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        for part in _parts(lifted):
+            frames = np.arange(part.start, part.stop)
+            table = pd.DataFrame(lifted.poses[part].reshape(len(frames), -1), index=frames, columns=names)
+            table.insert(0, "seconds", frames / lifted.fps)
+            first = part.start == 0
+            table.to_csv(file, header=first, index_label="frame", float_format="%.5f", lineterminator="\n")
+
+
+def write_json(lifted: Lifted, path) -> None:
+    """The same for programs that read no NumPy: metres, pixels, and which joint is whose child."""
+    about = {
+        "name": lifted.name,
+        "fps": lifted.fps,
+        "resolution": lifted.resolution,
+        "joints": human36m.joints,
+        "parents": human36m.parents,
+    }
+
+    def text(content) -> str:
+        return json.dumps(content, separators=(",", ":"))
+
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text(about)[:-1])
+        for name, values, digits in (("poses", lifted.poses, 5), ("keypoints", lifted.keypoints, 2)):
+            file.write(f',"{name}":[')
+            for part in _parts(lifted):
+                rounded = np.round(values[part].astype(np.float64), digits).tolist()
+                file.write("," * (part.start > 0) + text(rounded)[1:-1])
+            file.write("]")
+        file.write(f',"filled":{text(lifted.filled.tolist())},"notes":{text(lifted.notes)}}}')
+
+
+def _parts(lifted: Lifted) -> Iterator[slice]:
+    """The frames of a clip in stretches, since a million of them as text would fill the memory."""
+    frames = len(lifted.poses)
+    return (slice(start, min(start + PART, frames)) for start in range(0, frames, PART))
+
+
+# --- BVH -------------------------------------------------------------------------------------------------------
+
+# Camera axes to BVH's: y up, and z towards the camera.
+UPRIGHT = np.array([1, -1, -1])
+# The pose at rest is a T, facing +z: where each joint lies from its parent.
+_DOWN, _UP, _LEFT, _RIGHT = (0, -1, 0), (0, 1, 0), (1, 0, 0), (-1, 0, 0)
+AT_REST = np.array(
+    [(0, 0, 0), _RIGHT, _DOWN, _DOWN, _LEFT, _DOWN, _DOWN, _UP, _UP, _UP, _UP, *[_LEFT] * 3, *[_RIGHT] * 3], dtype=float
+)
+TIPS = {3: (0, 0, 0.15), 6: (0, 0, 0.15), 10: (0, 0.05, 0), 13: (0.1, 0, 0), 16: (-0.1, 0, 0)}  # end sites, metres
+
+
+def write_bvh(lifted: Lifted, path) -> None:
+    """A skeleton with joint rotations, for Blender and other animation programs; lengths are metres.
+
+    Bones keep their median length over the clip and every one points where the pose's does. For that, a joint with
+    several children (hip, thorax) gets a joint without length for each of them. The hip stays above the origin, the
+    lowest foot of the clip on the floor: where the person goes is not lifted.
+    """
+    lengths = np.concatenate([np.linalg.norm(_bones(lifted.poses[part]), axis=-1) for part in _parts(lifted)])
+    offsets = AT_REST * np.median(lengths, axis=0)[:, None]
+    floor = float(lifted.poses[..., 1].max())  # y is down there
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        before = None  # the angles of the frame before a part
+        for part in _parts(lifted):
+            joints = _hung(offsets, _bones(lifted.poses[part]))
+            if before is None:
+                text, order = _hierarchy(joints)
+                text += ["MOTION", f"Frames: {len(lifted.poses)}", f"Frame Time: {1 / lifted.fps:.8f}"]
+                file.write("\n".join(text) + "\n")
+            angles = np.concatenate([_angles(joints, name) for name in order], axis=1)
+            whole = angles if before is None else np.concatenate([before, angles])
+            angles = np.unwrap(whole, period=360, axis=0)[-len(angles) :]
+            before = angles[-1:]
+            file.writelines(f"0.00000 {floor:.5f} 0.00000 {_numbers(row)}\n" for row in angles.tolist())
+
+
+def _bones(poses: Float[np.ndarray, "frames 17 3"]) -> Float[np.ndarray, "frames 17 3"]:
+    """Each joint from its parent, y up."""
+    poses = poses.astype(np.float64) * UPRIGHT
+    return poses - poses[:, [max(0, parent) for parent in human36m.parents]]
+
+
+def _hung(
+    offsets: Float[np.ndarray, "17 3"], bones: Float[np.ndarray, "frames 17 3"]
+) -> dict[str, tuple[str, Float[np.ndarray, "3"], Rotation]]:
+    """The joints of the file: by name, their parent there, offset and turn in the world."""
+    names, parents = human36m.joints, human36m.parents
+    joints = {"": ("", np.zeros(3), Rotation.identity(len(bones)))}
+    hangs_from = {human36m.root: ""}
+    for joint in human36m.top_down:
+        name, above = names[joint], hangs_from[joint]
+        below = [child for child, parent in enumerate(parents) if parent == joint]
+        turn = joints[above][2]
+        if len(below) == 1:
+            turn = _swing(turn, AT_REST[below[0]], bones[:, below[0]])
+        elif below:
+            turn = _turn(offsets[below], bones[:, below])
+        joints[name] = (above, offsets[joint], turn)
+        for child in below:
+            hangs_from[child] = name
+            if len(below) > 1:
+                hangs_from[child] = f"{name}To{names[child]}"
+                joints[hangs_from[child]] = (name, np.zeros(3), _swing(turn, AT_REST[child], bones[:, child]))
+    return joints
+
+
+def _hierarchy(joints: dict[str, tuple[str, Float[np.ndarray, "3"], Rotation]]) -> tuple[list[str], list[str]]:
+    """The lines of the file up to the motion, and the names of its joints in their order."""
+    text, order = ["HIERARCHY"], []
+
+    def write(name: str, depth: int) -> None:
+        parent, offset, _ = joints[name]
+        order.append(name)
+        channels = "3" if parent else "6 Xposition Yposition Zposition"
+        pad = "\t" * depth
+        text.extend([f"{pad}{'JOINT' if parent else 'ROOT'} {name}", f"{pad}{{", f"{pad}\tOFFSET {_numbers(offset)}"])
+        text.append(f"{pad}\tCHANNELS {channels} Zrotation Xrotation Yrotation")
+        below = [child for child, (above, *_) in joints.items() if child and above == name]
+        for child in below:
+            write(child, depth + 1)
+        if not below:
+            tip = _numbers(TIPS[human36m.joints.index(name)])
+            text.extend([f"{pad}\tEnd Site", f"{pad}\t{{", f"{pad}\t\tOFFSET {tip}", f"{pad}\t}}"])
+        text.append(f"{pad}}}")
+
+    write(human36m.joints[human36m.root], 0)
+    return text, order
+
+
+def _angles(joints: dict, name: str) -> Float[np.ndarray, "frames 3"]:
+    """A joint's turn in its parent's frame about Z, X and Y, degrees."""
+    parent, _, turn = joints[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gimbal lock: any of the equal triples will do
+        return (joints[parent][2].inv() * turn).as_euler("ZXY", degrees=True)
+
+
+def _turn(rest: Float[np.ndarray, "vectors 3"], now: Float[np.ndarray, "frames vectors 3"]) -> Rotation:
+    """The turn of each frame that brings the vectors at rest nearest to those now (Kabsch)."""
+    u, _, vt = np.linalg.svd(np.einsum("va,fvb->fab", rest, now))
+    u[..., 2] *= np.linalg.det(u @ vt)[:, None]  # never a reflection
+    return Rotation.from_matrix((u @ vt).swapaxes(1, 2))
+
+
+def _swing(before: Rotation, rest: Float[np.ndarray, "3"], now: Float[np.ndarray, "frames 3"]) -> Rotation:
+    """`before`, then the shortest turn that makes the direction at rest point along `now`."""
+    old = before.apply(np.tile(rest, (len(now), 1)))
+    axis, dot = np.cross(old, now), np.sum(old * now, axis=-1)
+    size = np.linalg.norm(axis, axis=-1)
+    # Where both lie in one line any axis across will do; a bone without length does not turn.
+    across = np.cross(old, np.eye(3)[np.argmin(np.abs(old), axis=-1)])
+    axis = np.where(size[:, None] > 1e-12, axis, across)
+    angle = np.arctan2(size, dot)
+    return Rotation.from_rotvec(axis / np.linalg.norm(axis, axis=-1, keepdims=True) * angle[:, None]) * before
+
+
+def _numbers(values) -> str:
+    return " ".join(f"{value:.5f}" for value in values)
+
+
+# --- moving pictures -------------------------------------------------------------------------------------------
+
+SIDES = ("#444444", "#d1495b", "#1f6fb4")  # middle, left, right, as in the viewer
+GROUND = "#f4f4f4"  # the image plane
+SMOOTH = 3  # pictures are drawn this much larger and scaled down
+
+
+def pictures(
+    keypoints: Float[np.ndarray, "frames joints 2"] | None,
+    resolution: tuple[float, float] | None,
+    bodies: Sequence[Float[np.ndarray, "frames joints 3"]],
+    height: int = 240,
+    names: Sequence[str] = (),
+    skeleton: Skeleton = human36m,
+) -> Iterator[Image.Image]:
+    """Each frame as a row of squares: the keypoints in the image plane, then each body seen half from the side.
+
+    keypoints, resolution: pixels; None for poses alone. bodies: poses in metres, camera axes, relative to the root, in
+    one scale. names: what stands above each square.
+    """
+    size = height * SMOOTH
+    reach = max(1e-6, *(float(np.linalg.norm(body, axis=-1).max()) for body in bodies))
+    turn = Rotation.from_euler("yx", [0.5, 0.15]).as_matrix()[:2]  # right and down, as seen
+    drawn, ground = [], None
+    if keypoints is not None:
+        scale = 0.96 * size / max(resolution)
+        corner = (size - np.array(resolution) * scale) / 2
+        ground = [*corner, *(corner + np.array(resolution) * scale)]
+        drawn.append(keypoints * scale + corner)
+    for square, body in enumerate(bodies, len(drawn)):
+        drawn.append(body @ turn.T * 0.47 * size / reach + size / 2 + [square * size, 0])
+    sides = np.zeros(len(skeleton.joints), dtype=int)
+    sides[list(skeleton.left)], sides[list(skeleton.right)] = 1, 2
+
+    for points in zip(*drawn, strict=True):
+        picture = Image.new("RGB", (len(drawn) * size, size), "white")
+        pen = ImageDraw.Draw(picture)
+        if ground:
+            pen.rectangle(ground, fill=GROUND)
+        for body in points:
+            for parent, child in skeleton.bones:
+                ends = [tuple(body[parent].tolist()), tuple(body[child].tolist())]
+                pen.line(ends, fill=SIDES[sides[child]], width=3 * SMOOTH)
+            for joint, side in zip(body.tolist(), sides, strict=True):
+                pen.circle(joint, 2 * SMOOTH, fill=SIDES[side])
+        for square, name in enumerate(names):
+            pen.text((square * size + size / 30, size / 60), name, fill=SIDES[0], font_size=size / 16)
+        yield picture.reduce(SMOOTH)
+
+
+def save_gif(moving: Iterable[Image.Image], fps: float, path) -> None:
+    """Write what `pictures` draws as an endless .gif: each of its colours is a side's, paled into the ground."""
+    inks, grounds = map(ImageColor.getrgb, SIDES), [ImageColor.getrgb(ground) for ground in ("white", GROUND)]
+    colours = [np.linspace(ink, ground, 6).round() for ink in inks for ground in grounds]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.concatenate(colours).astype(int).ravel().tolist())
+    first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in moving)
+    # The file counts hundredths of a second: each frame ends at the one nearest to its time.
+    ends = np.rint(np.arange(len(others) + 2) * 100 / fps).astype(int)
+    durations = (10 * np.diff(ends)).tolist()
+    with replacing(path) as temporary:
+        first.save(temporary, "GIF", save_all=True, append_images=others, duration=durations, loop=0)
+
+
+def write_gif(lifted: Lifted, path, height: int = 240) -> None:
+    """Keypoints and pose side by side, for pages and slides. At most 25 frames/s, and the first of a long clip."""
+    lifted = lifted.shown("gif")
+    every = max(1, round(lifted.fps / 25))
+    moving = pictures(lifted.keypoints[::every], lifted.resolution, [lifted.poses[::every]], height)
+    save_gif(moving, lifted.fps / every, path)
+
+
+def write_mp4(lifted: Lifted, path, height: int = 480) -> None:
+    """The same as a film (H.264), larger and with every frame; ImportError without the extra `video`."""
+    save_mp4(pictures(lifted.keypoints, lifted.resolution, [lifted.poses], height), lifted.fps, path)
+
+
+WRITERS = {
+    "npz": write_npz,
+    "csv": write_csv,
+    "json": write_json,
+    "bvh": write_bvh,
+    "gif": write_gif,
+    "mp4": write_mp4,
+}

@@ -1,0 +1,225 @@
+"""Parcels: what arrives is what was packed, or is refused before anything enters the store."""
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+from test_runs import RUN
+from typer.testing import CliRunner
+
+import mixste.train
+from mixste.cli import app
+from mixste.study import bundle as parcels
+from mixste.study import runs
+from mixste.study.bundle import pack, unpack
+from mixste.study.runs import RunError, make
+
+BEST = replace(RUN, test_curve=True)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """Two finished runs, in pieces of 1000 bytes."""
+    folder = tmp_path_factory.mktemp("packed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIXSTE_RUNS", str(folder / "store"))
+        patch.setattr(parcels, "PIECE", 1000)
+        for run in (RUN, BEST):
+            make(run)
+        pack(folder / "parcel")
+    return folder
+
+
+@pytest.fixture
+def parcel(packed, tmp_path, monkeypatch):
+    """A copy of it to damage, and another store to unpack it into."""
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
+    monkeypatch.setattr(parcels, "PIECE", 1000)
+    shutil.copytree(packed / "parcel", tmp_path / "parcel")
+    return tmp_path / "parcel"
+
+
+def contents(store) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.glob("*/*") if path.suffix != ".lock"}
+
+
+def test_the_pieces_are_the_files_one_after_another(packed):
+    index = json.loads((packed / "parcel" / "parcel.json").read_text())
+    pieces = sorted((packed / "parcel").glob("piece-*"))
+    assert [path.stat().st_size for path in pieces[:-1]] == [1000] * (len(pieces) - 1)
+    stream = b"".join(path.read_bytes() for path in pieces)
+    for entry in index["files"]:
+        content, stream = stream[: entry["size"]], stream[entry["size"] :]
+        assert content == (packed / "store" / entry["name"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"]
+    assert stream == b""
+
+
+def test_weights_may_stay_behind_and_follow(packed, parcel, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("MIXSTE_RUNS", str(packed / "store"))
+        pack(parcel.parent / "light", weights=False)
+    unpack(parcel.parent / "light")
+    light = make(BEST)
+    assert {path.name for path in light.path.iterdir()} == {"manifest.json"} | runs.FILES
+    assert light.clips.equals(runs.Finished(packed / "store" / BEST.id).clips)
+    for which in ("weights", "best"):
+        with pytest.raises(RunError, match=f"{BEST.id} is here without its {which}.safetensors: unpack a parcel"):
+            light.model(which)
+    assert unpack(parcel).startswith("2 runs arrived")
+    assert unpack(parcel.parent / "light").startswith("0 runs arrived")  # and takes no weights away
+    assert contents(runs.store()) == contents(packed / "store")
+    make(BEST).model("best")
+
+
+def test_a_failed_run_travels_and_gives_way_to_a_finished_one(packed, parcel, monkeypatch):
+    def diverging(*_, **__):
+        raise FloatingPointError("the loss is nan at step 2 of 7")
+
+    monkeypatch.setattr(runs, "train", diverging)
+    with pytest.raises(runs.FailedRun):
+        make(RUN)
+    pack(parcel.parent / "failed")
+    runs.remove(runs.store() / RUN.id)
+    assert unpack(parcel.parent / "failed").startswith("1 runs arrived")
+    assert runs.failure(RUN) == "the loss is nan at step 2 of 7"
+    assert unpack(parcel).startswith("2 runs arrived")
+    assert unpack(parcel.parent / "failed").startswith("0 runs arrived")
+    assert not runs.failure(RUN)
+
+
+def test_runs_arrive_whole_once(packed, parcel, monkeypatch):
+    assert unpack(parcel).startswith("2 runs arrived")
+    assert contents(runs.store()) == contents(packed / "store")
+    again = unpack(parcel)
+    assert again.startswith("0 runs arrived")
+    assert again.endswith("2 stay as they are there")
+    monkeypatch.setattr(runs, "_make", None)  # a making would fail
+    assert make(BEST).model("best") is not None
+
+
+def test_the_commands_as_the_page_shows_them(packed, tmp_path, monkeypatch):
+    """`mixste runs …` of docs/batch.md, one after another."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MIXSTE_RUNS", str(packed / "store"))
+    page = (runs.PACKAGE.parent / "docs" / "batch.md").read_text(encoding="utf-8")
+    said = ""
+    for line in re.findall(r"^mixste (runs \w+.*?) +#", page, re.MULTILINE):
+        if "unpack" in line:
+            monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
+        done = CliRunner().invoke(app, line.split(), catch_exceptions=False)
+        assert done.exit_code == 0
+        said += done.output
+    assert "2 runs in" in said
+    assert "2 finished" in said
+    assert "2 runs arrived" in said
+    assert contents(tmp_path / "store") == contents(packed / "store")
+
+
+def test_a_damaged_run_is_not_packed_and_is_replaced_by_one_that_arrives(parcel, tmp_path):
+    unpack(parcel)
+    weights = runs.store() / RUN.id / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(RunError, match=f"run {RUN.id} is damaged and cannot be packed"):
+        pack(tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    assert pack(tmp_path / "other", [BEST.id]).startswith("1 runs in")
+    assert unpack(parcel).startswith("1 runs arrived")
+    assert make(RUN).model() is not None
+
+
+def rewrite(parcel, change) -> None:
+    index = json.loads((parcel / "parcel.json").read_text())
+    change(index)
+    (parcel / "parcel.json").write_text(json.dumps(index))
+
+
+def flip(path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def link(path) -> None:
+    path.rename(path.with_suffix(".moved"))
+    shutil.move(path.with_suffix(".moved"), path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def named(name):
+    return lambda parcel: rewrite(parcel, lambda index: index["files"][0].update(name=name))
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda p: (p / "piece-0002").unlink(), "piece-0002 is missing"),
+        (lambda p: (p / "piece-0002").write_bytes(b"short"), "piece-0002 should have 1000 bytes and has 5"),
+        (lambda p: flip(p / "piece-0002"), "piece-0002 is not what was packed"),
+        (lambda p: link(p / "piece-0002"), "piece-0002 is not a plain file"),
+        (lambda p: (p / "piece-9999").write_bytes(b""), "holds piece-9999, which was not packed"),
+        (lambda p: (p / "parcel.json").unlink(), "found no parcel.json"),
+        (lambda p: (p / "parcel.json").write_text("{"), "parcel.json is damaged"),
+        (lambda p: rewrite(p, lambda index: index["files"].pop()), "is refused|do not add up"),
+        (lambda p: rewrite(p, lambda index: index["files"][0].update(sha256="0" * 64)), "is not what was packed"),
+        (lambda p: rewrite(p, lambda index: index["pieces"].reverse()), "as piece 1"),
+        (named("../../../etc/cron.d/job"), "which is no file of a run"),
+        (named("/etc/passwd"), "which is no file of a run"),
+        (named("0123456789ab/../../x"), "which is no file of a run"),
+        (named("0123456789ab/run.py"), "which is no file of a run"),
+        (named("0123456789ab/clips.csv"), "comes without"),
+    ],
+)
+def test_whatever_is_wrong_is_one_sentence_and_nothing_enters(parcel, damage, sentence):
+    damage(parcel)
+    with pytest.raises(RunError, match=sentence) as raised:
+        unpack(parcel)
+    assert "\n" not in str(raised.value)
+    assert not list(runs.store().glob("*")) if runs.store().exists() else True
+
+
+def test_a_training_goes_on_elsewhere(tmp_path, monkeypatch):
+    """Cut off after three of its steps, packed, unpacked and finished: the same weights as at one go."""
+    long = replace(BEST, poses=1800)
+    monkeypatch.setattr(mixste.train, "SAVE_SECONDS", 0.0)
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "one"))
+    whole = make(long).file("weights.safetensors").read_bytes()
+
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "two"))
+    keep = mixste.train._keep
+
+    def keep_then_stop(path, model, optimizer, step, *rest):
+        keep(path, model, optimizer, step, *rest)
+        if step == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mixste.train, "_keep", keep_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            make(long)
+    with pytest.raises(RunError, match="expected runs to pack"):
+        pack(tmp_path / "none")
+    assert pack(tmp_path / "parcel", unfinished=True).startswith("1 runs")
+
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "three"))
+    assert unpack(tmp_path / "parcel").startswith("1 runs arrived")
+    assert unpack(tmp_path / "parcel").startswith("0 runs arrived")
+    begun = runs.store() / f"{long.id}.part"
+    for name, damage in {
+        "state.pt": lambda path: path.write_bytes(path.read_bytes()[:-700]),
+        "spec.json": lambda path: path.write_text(path.read_text().replace('"depth",\n   1', '"depth",\n   2')),
+        "best-4.safetensors": lambda path: path.write_bytes(path.read_bytes()[:-7]),
+    }.items():
+        shutil.copytree(begun, tmp_path / name / begun.name)
+        damage(tmp_path / name / begun.name / name)
+        monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / name))
+        pack(tmp_path / name / "parcel", unfinished=True)
+        monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "three"))
+        with pytest.raises(RunError, match=rf"is refused: expected the state of a training in {begun.name}, found"):
+            unpack(tmp_path / name / "parcel")
+    done = make(long)
+    assert done.environment["resumed_at"] == 7 / 20
+    assert done.file("weights.safetensors").read_bytes() == whole

@@ -1,0 +1,235 @@
+"""What the README and the pages in docs/ show works as shown."""
+
+import json
+import pydoc
+import re
+import shlex
+import tomllib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import readme
+import torch
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from mixste import MixSTE, checkpoints
+from mixste.cli import app
+from mixste.data.readers.detections import LAYOUTS
+from mixste.study import report, runs
+from mixste.study.plan import PLAN, PROFILES
+
+ROOT = runs.PACKAGE.parent
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in (readme.README, *ROOT.glob("docs/*.md"))
+}
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
+
+
+def extras() -> set[str]:
+    return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+
+
+def coco(frames: int) -> list[dict]:
+    body = np.random.default_rng(0).uniform(300, 700, (frames, 17, 2))
+    return [{"image_id": k, "keypoints": np.c_[one, np.ones(17)].ravel().tolist()} for k, one in enumerate(body)]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with what the pages speak of, and a small network under the name of the one that comes along.
+
+    Trainings are cut short, of few clips, and go into a store of this folder.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("MIXSTE_POSES", "100")
+    data = replace(PROFILES["smoke"].data, subjects=("S1", "S9"), actions=("Walking", "Waiting"))
+    monkeypatch.setitem(PROFILES, "smoke", replace(PROFILES["smoke"], data=data))
+    torch.manual_seed(0)
+    small = MixSTE(frames=27, dim=16, depth=1)
+    monkeypatch.setattr(checkpoints, "files", lambda package: tmp_path / "package")
+    checkpoints.save_checkpoint(small, "package/weights/open-small.safetensors")
+    checkpoints.write_sums(tmp_path / "package" / "weights")
+    checkpoints.save_checkpoint(small, "ours.safetensors")
+    checkpoints.export_authors(small, "best_epoch.bin")
+    (tmp_path / "keypoints.json").write_text(json.dumps(coco(100)))
+    for folder in ("openpose_folder", "recordings"):
+        (tmp_path / folder).mkdir()
+    for k in range(3):
+        people = [{"pose_keypoints_2d": np.full((25, 3), 100.0 + k).ravel().tolist()}]
+        (tmp_path / "openpose_folder" / f"{k}.json").write_text(json.dumps({"people": people}))
+        (tmp_path / "recordings" / f"clip{k}.json").write_text(json.dumps(coco(5)))
+    return tmp_path
+
+
+@EVERY_PAGE
+def test_python_runs_as_it_stands(page, here):
+    """Block after block, as a reader would paste them; one that begins with the name of a file is also kept there."""
+    scope = {}
+    for example in blocks(page, "python"):
+        if file := re.match(r"# (\w+\.py)\n", example):
+            (here / file[1]).write_text(example)
+        exec(compile(example, page, "exec"), scope)
+    if page == "README.md":
+        assert scope["poses"].shape == (100, 17, 3)
+    if page == "docs/your-own-row.md":
+        table = report.read("smoke", "my_rows", here / "runs")
+        others = ["Adam", "wider", "+ acceleration"]
+        assert table.loc[table["against"] == "+ joint separation", "row"].drop_duplicates().tolist() == others
+        assert table["low"].notna().all()
+
+
+def commands() -> list[tuple[str, str]]:
+    lines = [
+        (page, line.split(" #")[0].strip())
+        for page in PAGES
+        for code in blocks(page, "sh")
+        for line in code.splitlines()
+    ]
+    return [(page, line) for page, line in lines if line]
+
+
+def without_data(command: list[str]) -> bool:
+    """Whether a command of ours needs no licensed data, no hours and no detector: it is run here."""
+    return command[:1] in (["lift"], ["export"]) and "clip.mp4" not in command
+
+
+@pytest.mark.parametrize(("page", "line"), commands(), ids=lambda text: text)
+def test_commands_work_or_exist(page, line, here):
+    """Those that need neither data nor hours are run; of others the command, its options and targets must be there."""
+    first, *rest = shlex.split(line)
+    if first.endswith("mixste") and without_data(rest):
+        done = CliRunner().invoke(app, rest, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert len(list(here.iterdir())) > 6
+    elif first.endswith("mixste"):
+        found = get_command(app)
+        while rest and rest[0] in getattr(found, "commands", {}):
+            found = found.commands[rest.pop(0)]
+        found.make_context("mixste", rest)
+    elif first == "make":
+        assert f"\n{rest[0]}:" in (ROOT / "Makefile").read_text()
+    elif first == "export":
+        assert rest[0].split("=")[0].startswith("MIXSTE_")
+    elif first.endswith("pip"):
+        assert rest[:4] == ["install", "-c", "constraints.txt", "-e"]
+        assert rest[4].removeprefix(".[").removesuffix("]") in extras()
+    else:
+        assert (first, *rest[:2]) == ("cd", "notebooks", "&&")
+        assert (ROOT / "notebooks" / rest[3]).exists()
+
+
+@EVERY_PAGE
+def test_extras_that_are_named_exist(page):
+    assert set(re.findall(r"extra\s+`([\w-]+)`", PAGES[page])) <= extras()
+
+
+@EVERY_PAGE
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+@EVERY_PAGE
+def test_modules_that_are_named_exist(page):
+    """`mixste.wild.export.stream` and its like."""
+    for name in re.findall(r"`(mixste(?:\.\w+)+)`", PAGES[page]):
+        assert pydoc.locate(name) is not None, name
+
+
+@pytest.mark.parametrize("page", readme.tables(), ids=lambda page: page.name)
+def test_tables_are_those_that_the_command_writes(page):
+    """If not: python -m readme. Digits may differ by what training on another processor moves them."""
+    number = re.compile(r"\d+\.\d+")
+    shown, written = page.read_text(encoding="utf-8"), readme.tables()[page]
+    assert number.sub("#", shown) == number.sub("#", written)
+    np.testing.assert_allclose(*(list(map(float, number.findall(text))) for text in (shown, written)), rtol=0.02)
+
+
+def test_every_profile_has_a_column_of_its_own_and_the_paper_the_last():
+    header, _, first, *_ = readme.results().splitlines()
+    columns = [cell.strip() for cell in header.strip("|").split("|")]
+    assert columns[-1] == "printed in the paper: Human3.6M"
+    assert len(set(columns)) == len(columns) == first.count("|") - 1
+    assert first.split("|")[-2].strip() == "46.8"  # VideoPose3D's in the paper's Table 1
+
+
+def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch, capsys):
+    """In the README's table and on the page of results."""
+    monkeypatch.setattr(readme.runs, "ROOT", tmp_path)
+    monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
+    about = {"column": "Avg.", "metric": "MPJPE", "unit": "mm", "low": 1.0, "high": 9.0, "printed": 4.0, "runs": "a"}
+    for profile, note in ("smoke", ""), ("open", "shorter"):
+        rows = [row.label for row in PLAN["table1"](PROFILES[profile])]
+        rows = rows if profile == "smoke" else [rows[2], rows[4]]
+        values = [about | {"row": row, "value": 2.0 + place, "note": note} for place, row in enumerate(rows)]
+        report.save(report.tidy(values, PROFILES[profile], "1"), "02_table1")
+    lines = readme.results().splitlines()
+    cells = {line.split(" | ")[0][2:]: line.strip("|").split(" | ")[1:] for line in lines[2:] if line.startswith("|")}
+    title = "Table 1, detected keypoints: "
+    assert [cell.strip() for cell in cells[f"{title}MixSTE, T=81"]] == [
+        "4.0 [1.0, 9.0]",
+        "2.0 [1.0, 9.0]<sup>1</sup>",
+        "4.0",
+    ]
+    assert cells[f"{title}MixSTE, T=243"][1] == "not yet", "the row of the other detector is no stand-in"
+    assert lines[-1] == "<sup>1</sup> shorter."
+    *limits, last, constant, regression = [row.label for row in PLAN["limits"](PROFILES["smoke"])]
+    values = [about | {"row": row, "value": 2.0, "note": ""} for row in (*limits, constant, regression)]
+    report.save(report.tidy(values, PROFILES["smoke"], "17"), "17_limits")
+    page = report.page(runs.output())
+    assert page.count("Not trained yet") == 2
+    assert f"Not trained yet: {last}." in page
+    left = "VideoPose3D, cpn, T=243; PoseFormer, cpn, T=81; MixSTE, cpn, T=243; " + f"{constant}; {regression}"
+    assert f"Not trained yet: {left}." in page
+
+
+def test_the_table_of_speeds_has_the_fast_path_at_the_published_size_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme.runs, "ROOT", tmp_path)
+    (tmp_path / "results" / "bench").mkdir(parents=True)
+    columns = "hardware,what,variant,batch,frames_per_second,ratio"
+    gpu = ('"reference, float32",32,10,1', '"fast, bfloat16",32,123456.7,12.34', '"fast, float8 queries",32,13,13')
+    text = "\n".join([columns, *(f"a GPU,inference,{rest}" for rest in gpu)])
+    (tmp_path / "results" / "bench" / "h100.csv").write_text(text)
+    cpu = 'a CPU,inference,"fast, float32",1,273,1.97', 'a CPU,"inference, dim 32","fast, float32",1,900,1'
+    (tmp_path / "results" / "bench" / "cpu.csv").write_text("\n".join([columns, *cpu]))
+    assert readme.speed().splitlines()[2:] == [
+        "| a GPU | inference, bfloat16 | 32 | 123,457 | 12.3 |",
+        "| a CPU | inference, float32 | 1 | 273 | 2.0 |",
+    ]
+
+
+def test_the_table_of_layouts_makes_up_what_no_detector_sees():
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in readme.layouts().splitlines()[2:]]
+    made = {joint: [(how, where) for name, how, where in lines if name == joint] for joint, *_ in lines}
+    assert set(made) == {"Hip", "Spine", "Thorax", "Neck", "Head"}
+    assert made["Hip"] == [("MidHip", "body25, halpe26"), ("0.5 LHip + 0.5 RHip", "all")]
+    assert made["Head"][0] == ("HeadTop", "body25b, halpe26")
+    assert made["Head"][-1][0] == "1.5 Nose − 0.25 LShoulder − 0.25 RShoulder"
+    assert all(where == "all" or set(where.split(", ")) < set(LAYOUTS) for rows in made.values() for _, where in rows)
+
+
+def test_text_goes_between_its_marks_alone():
+    page = "a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n"
+    assert readme.between(page, "x", "new") == "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\nb\n"
+    with pytest.raises(ValueError, match="found 0 and 0"):
+        readme.between(page, "y", "new")
+    with pytest.raises(ValueError, match="expected tables or picture, found 'all'"):
+        readme.main("all")
+
+
+def test_the_moving_picture_is_small_and_moves():
+    from PIL import Image
+
+    assert readme.PICTURE.stat().st_size < 1.5e6
+    with Image.open(readme.PICTURE) as film:
+        assert film.n_frames > 100

@@ -1,0 +1,125 @@
+"""ONNX against PyTorch in onnxruntime, and streams against windows cut by hand."""
+
+import sys
+import types
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from mixste.baselines import PoseFormer, VideoPose3D
+from mixste.model import MixSTE
+from mixste.predict import predict
+from mixste.wild import export
+from mixste.wild.export import export_onnx, stream
+
+
+def shaken(model):
+    """Weights that are all at work: some start as zeros."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "model",
+    [
+        MixSTE(frames=9, dim=16, depth=2, heads=4, drop_path=0.1),
+        MixSTE(frames=9, dim=8, depth=1, heads=2, separate_joints=False, attention_scale="model"),
+        PoseFormer(frames=9, joint_dim=8, depth=1),
+        VideoPose3D(frames=9, channels=16),
+    ],
+    ids=["MixSTE", "joints-together", "PoseFormer", "VideoPose3D"],
+)
+def test_onnx_gives_pytorchs_poses_for_any_batch(model, tmp_path):
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    model = shaken(model).train()
+    assert export_onnx(model, tmp_path / "model.onnx") < 1e-4  # what the export itself asks for
+    assert model.training
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]  # the weights are inside
+    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    model.eval()
+    for batch in (1, 5):
+        keypoints = np.random.default_rng(batch).uniform(-1, 1, (batch, 9, 17, 2)).astype(np.float32)
+        [poses] = session.run(None, {"keypoints": keypoints})
+        with torch.no_grad():
+            np.testing.assert_allclose(poses, model(torch.from_numpy(keypoints)), atol=1e-4)
+
+
+def test_onnx_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r'export to ONNX needs more packages .* -m pip install .*\[onnx\]"'):
+        export_onnx(MixSTE(frames=3, dim=8, depth=1, heads=1), tmp_path / "model.onnx")
+
+
+def test_onnx_that_differs_is_not_kept(tmp_path, monkeypatch):
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(opset18=None))
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: None)
+    monkeypatch.setattr(export, "onnx_difference", lambda model, path: 0.002)
+    with pytest.raises(RuntimeError, match=r"model\.onnx: expected PyTorch's poses, found some 2\.00 mm off"):
+        export_onnx(MixSTE(frames=3, dim=8, depth=1, heads=1), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- streams ---------------------------------------------------------------------------------------------------
+
+KEYPOINTS = np.random.default_rng(0).uniform(-0.5, 0.5, (13, 17, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("delay", [0, 2, 4])
+@pytest.mark.parametrize("flip", [False, True])
+def test_streamed_poses_come_from_the_window_that_ends_a_delay_later(delay, flip):
+    model = shaken(MixSTE(frames=5, dim=8, depth=1, heads=2)).eval()
+    poses = list(stream(model, iter(KEYPOINTS), delay, flip))
+    assert len(poses) == 13
+    padded = np.concatenate([KEYPOINTS[:1]] * 5 + [KEYPOINTS])  # the first frame stands before the first
+    for frame, pose in enumerate(poses):
+        last = min(frame + delay, 12)  # the end of the input ends the windows
+        window = padded[last + 5 - 4 : last + 6]
+        np.testing.assert_allclose(pose, predict(model, window, flip)[4 - (last - frame)], atol=1e-5)
+
+
+def test_a_stream_waits_for_its_delay_and_no_longer():
+    model = MixSTE(frames=9, dim=8, depth=1, heads=2)
+    read = []
+
+    def live():
+        for number, frame in enumerate(KEYPOINTS):
+            read.append(number)
+            yield frame
+
+    poses = stream(model, live())
+    next(poses)
+    assert read == [0, 1, 2, 3, 4]  # half the window, 4 frames, after frame 0
+    next(poses)
+    assert read[-1] == 5
+    assert len(list(poses)) == 11
+
+
+def test_streams_shorter_than_their_delay_come_at_their_end():
+    model = shaken(MixSTE(frames=9, dim=8, depth=1, heads=2))
+    assert list(stream(model, [])) == []
+    poses = list(stream(model, KEYPOINTS[:2]))
+    window = np.concatenate([KEYPOINTS[:1]] * 7 + [KEYPOINTS[:2]])
+    np.testing.assert_allclose(poses, predict(model, window)[-2:], atol=1e-5)
+
+
+def test_peers_stream_too():
+    model = shaken(PoseFormer(frames=3, joint_dim=8, depth=1)).eval()
+    whole = predict(model, KEYPOINTS)
+    poses = list(islice(stream(model, KEYPOINTS), 12))  # its central frame, the default delay, is all it lifts
+    np.testing.assert_allclose(poses[1:], whole[1:12], atol=1e-5)
+
+
+@pytest.mark.parametrize("delay", [-1, 5])
+def test_delays_beyond_the_window_are_refused(delay):
+    with pytest.raises(ValueError, match="0–4 frames"):
+        next(stream(MixSTE(frames=5, dim=8, depth=1, heads=2), KEYPOINTS, delay))

@@ -1,0 +1,155 @@
+"""Videos: written and read back by PyAV, and a detector in the place of MediaPipe that finds what was drawn."""
+
+import builtins
+import struct
+from contextlib import contextmanager
+from fractions import Fraction
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from mixste.data import DataError
+from mixste.data.readers.detections import LAYOUTS
+from mixste.wild import video
+from mixste.wild.lift import clips_in
+
+av = pytest.importorskip("av")
+
+
+def film(path, frames=8, size=(160, 121), fps=12.5):
+    """A white disc that moves right by 10 pixels a frame, on black."""
+    pictures = []
+    for frame in range(frames):
+        pictures.append(Image.new("RGB", size))
+        ImageDraw.Draw(pictures[-1]).circle((20 + 10 * frame, 40), 8, fill="white")
+    video.save_mp4(iter(pictures), fps, path)
+    return path
+
+
+class Finder:
+    """Sees a person whose 33 points all are in the middle of what is bright; nobody in the first frame."""
+
+    def __init__(self):
+        self.seen = 0
+
+    @contextmanager
+    def Pose(self, model_complexity):
+        yield self
+
+    def process(self, picture):
+        self.seen += 1
+        assert picture.flags.c_contiguous
+        y, x = np.argwhere(picture.mean(axis=-1) > 128).mean(axis=0) + 0.5
+        mark = SimpleNamespace(x=x / picture.shape[1], y=y / picture.shape[0], visibility=0.9)
+        return SimpleNamespace(pose_landmarks=SimpleNamespace(landmark=[mark] * 33) if self.seen > 1 else None)
+
+
+def test_what_is_drawn_is_found_where_it_was_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "_mediapipe", Finder)
+    found = video.detect(film(tmp_path / "disc.mp4"))
+    assert (found.name, found.names, found.fps) == ("disc", LAYOUTS["mediapipe33"], 12.5)
+    assert found.resolution == (160, 120)  # the odd line is cut off
+    assert [len(people) for people in found.people] == [0, *[1] * 7]
+    for frame, people in enumerate(found.people[1:], 1):
+        np.testing.assert_allclose(people[0, :, :2], np.tile([20.5 + 10 * frame, 40.5], (33, 1)), atol=0.7)
+        np.testing.assert_allclose(people[0, :, 2], 0.9)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_frames_of_a_varying_rate_stand_where_their_times_are(tmp_path, monkeypatch, suffix):
+    """60 frames a second, then 15, as phones do in the dark: what the container says of its rate is wrong."""
+    ticks = [*range(6), *range(6, 30, 4)]  # sixtieths of a second
+    with av.open(str(tmp_path / f"phone.{suffix}"), "w") as container:
+        stream = container.add_stream("libx264", rate=60)
+        stream.width, stream.height, stream.pix_fmt = 400, 96, "yuv420p"
+        for tick in ticks:
+            picture = Image.new("RGB", (400, 96))
+            ImageDraw.Draw(picture).circle((20 + 10 * tick, 40), 8, fill="white")
+            frame = av.VideoFrame.from_image(picture)
+            frame.pts, frame.time_base = tick, Fraction(1, 60)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    monkeypatch.setattr(video, "_mediapipe", Finder)
+    found = video.detect(tmp_path / f"phone.{suffix}")
+    assert found.fps == pytest.approx(60, rel=1e-3)
+    assert [place for place, people in enumerate(found.people) if len(people)] == ticks[1:]
+    for tick in ticks[1:]:
+        np.testing.assert_allclose(found.people[tick][0, 0, 0], 20.5 + 10 * tick, atol=0.7)
+    [note] = found.notes
+    assert "put where their times are at 60 frames a second" in note
+
+
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [
+        ((1, 0, 0, 1), (0, 0)),  # x' = x, y' = y, from the film's top left
+        ((0, 1, -1, 0), (0, 1)),  # x' = −y, y' = x: the top left comes to the top right
+        ((-1, 0, 0, -1), (1, 1)),
+        ((0, -1, 1, 0), (1, 0)),
+    ],
+)
+def test_films_held_sideways_are_turned_upright(tmp_path, matrix, corner):
+    """The matrix of an .mp4's track says how the phone was held: written here by hand."""
+    picture = Image.new("RGB", (96, 64))
+    ImageDraw.Draw(picture).rectangle((0, 0, 30, 20), fill="white")
+    video.save_mp4([picture], 25, tmp_path / "phone.mp4")
+    film = bytearray((tmp_path / "phone.mp4").read_bytes())
+    at = film.index(b"tkhd") + 44
+    a, b, c, d = (65536 * value for value in matrix)
+    film[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
+    (tmp_path / "phone.mp4").write_bytes(film)
+    with av.open(str(tmp_path / "phone.mp4")) as opened:
+        [turned] = map(video._upright, opened.decode(video=0))
+    assert turned.shape == ((64, 96, 3) if matrix[0] else (96, 64, 3))
+    ends = turned[:: len(turned) - 1, :: turned.shape[1] - 1, 0] > 128  # (2, 2)
+    assert [tuple(end) for end in np.argwhere(ends)] == [corner]
+
+
+def test_a_film_with_nobody_in_it_and_files_that_are_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "_mediapipe", Finder)
+    with pytest.raises(DataError, match=r"one\.mp4: expected a person in frames of one size, found 0 people in 1"):
+        video.detect(film(tmp_path / "one.mp4", frames=1))
+    (tmp_path / "text.mp4").write_text("no film")
+    with pytest.raises(DataError, match=r"text\.mp4: expected a video, found a file that cannot be read as one"):
+        video.detect(tmp_path / "text.mp4")
+    with pytest.raises(DataError, match=r"none\.mp4: expected a video, found no such file"):
+        video.detect(tmp_path / "none.mp4")
+    whole = film(tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"half\.mp4: expected a video"):
+        video.detect(tmp_path / "half.mp4")
+    assert [path.name for path in clips_in(tmp_path)] == ["half.mp4", "one.mp4", "text.mp4", "whole.mp4"]
+
+
+@pytest.mark.parametrize("missing", ["av", "mediapipe"])
+def test_without_the_extra_it_is_named(tmp_path, monkeypatch, missing):
+    path = film(tmp_path / "disc.mp4")
+    whole = builtins.__import__
+
+    def without(name, *rest):
+        if name.split(".")[0] == missing:
+            raise ImportError(f"No module named {name!r}")
+        return whole(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r'-m pip install .*\[video\]"|no version for Python 3\.13'):
+        video.detect(path)
+
+
+def test_nothing_is_left_of_a_film_that_broke_off(tmp_path):
+    def pictures():
+        yield Image.new("RGB", (64, 64))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        video.save_mp4(pictures(), 25, tmp_path / "half.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mediapipe_itself_starts(tmp_path):
+    """Its weights are in the wheel: it looks at a film without a person, and finds none."""
+    pytest.importorskip("mediapipe")
+    with pytest.raises(DataError, match="found 0 people in 8 frames"):
+        video.detect(film(tmp_path / "disc.mp4"))

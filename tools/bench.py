@@ -1,0 +1,356 @@
+"""How fast the network is, against a reference written as the authors' code is: plain, eager, single precision.
+
+`python tools/bench.py` measures everything on the machine it runs on, side by side, and writes results/bench/: the
+table of speeds, and on CUDA scaling.csv (how time and memory grow) and accuracy.csv (what precision costs).
+`torchrun --nproc-per-node N tools/bench.py` measures the training step on N GPUs, or N processes of a CPU, instead.
+"""
+
+import copy
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mixste.accel import fast
+from mixste.data import load
+from mixste.evaluate import evaluate
+from mixste.model import MixSTE
+from mixste.networks.poseformer import PoseFormer
+from mixste.networks.videopose3d import VideoPose3D
+from mixste.study.plain import reference, train_plainly
+from mixste.train import AUTHORS, loss_of, optimizer_of, replace, train
+
+FRAMES, JOINTS = 243, 17
+OUT = Path("results/bench")
+
+
+def seconds(variants: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, float]:
+    """Median seconds of each variant, taken in turns, so that whatever else slows the machine slows all alike."""
+    times = {name: [] for name in variants}
+    for run in variants.values():
+        for _ in range(3 if device.type == "cuda" else 1):
+            run()
+    for _ in range(repeats):
+        for name, run in variants.items():
+            _wait(device)
+            began = time.perf_counter()
+            run()
+            _wait(device)
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_gib(run: Callable[[], object], device: torch.device) -> float:
+    """Memory that a run needs at most, with the weights and whatever else is alive."""
+    if device.type != "cuda":
+        return np.nan
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
+def hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} cores"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def rows(device, what: str, batch: int, frames: int, times: dict[str, float], peaks: dict[str, float]) -> list[dict]:
+    """One row a variant; ratio is the speed over the first one's."""
+    first = next(iter(times.values()))
+    return [
+        {
+            "hardware": hardware(device),
+            "what": what,
+            "variant": name,
+            "batch": batch,
+            "frames_per_second": round(frames / taken, 1),
+            "ratio": round(first / taken, 3),
+            "peak_gib": round(peaks.get(name, np.nan), 2),
+            "torch": torch.__version__,
+        }
+        for name, taken in times.items()
+    ]
+
+
+def batch_of(batch: int, frames: int, device) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    keypoints = torch.randn(batch, frames, JOINTS, 2, generator=generator)
+    return keypoints.to(device), torch.randn(batch, frames, JOINTS, 3, generator=generator).mul(0.3).to(device)
+
+
+def training_step(model: nn.Module, batch: int, device, form: str = "fast") -> Callable[[], object]:
+    """One optimisation step of the authors' recipe on random data: "reference" as they wrote it, or "fast"."""
+    from mixste.skeleton import of_joints
+
+    keypoints, target = batch_of(batch, model.frames if isinstance(model, MixSTE) else FRAMES, device)
+    loss = loss_of(AUTHORS, of_joints(JOINTS), device)
+    if form == "reference":
+        twin = reference(model).train()
+        optimizer = torch.optim.AdamW(twin.parameters(), lr=4e-5, weight_decay=0.1, foreach=False)
+
+        def step():
+            optimizer.zero_grad()
+            value = loss(twin(keypoints), target)
+            value.backward(value.detach())
+            optimizer.step()
+
+        return step
+    optimizer, gradients = optimizer_of(model, AUTHORS), fast.Step(model.train(), loss, AUTHORS.scaled_gradient)
+
+    def step():
+        gradients(keypoints, target)
+        optimizer.step()
+
+    return step
+
+
+def without_gradients(network: Callable, keypoints: Tensor, autocast: bool = False) -> Callable[[], object]:
+    def run():
+        with torch.no_grad(), torch.autocast(keypoints.device.type, torch.bfloat16, enabled=autocast):
+            return network(keypoints)
+
+    return run
+
+
+def macs_per_frame(model: MixSTE) -> float:
+    """Multiply-accumulates of linear layers and attention products (notebook 01 derives them)."""
+    dim, frames, joints = model.embed.out_features, model.frames, model.joints
+    hidden = model.spatial_blocks[0].mlp.fc1.out_features
+    block = dim * (4 * dim + 2 * hidden)
+    return joints * (len(model.spatial_blocks) * (2 * block + 2 * dim * (frames + joints)) + 5 * dim)
+
+
+def matmul_rate(device: torch.device, size: int = 8192) -> float:
+    """Multiply-accumulates a second of a large bfloat16 product: the ceiling."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return size**3 / seconds({"": lambda: a @ b}, device, 20)[""]
+
+
+def cuda_table(device: torch.device) -> pd.DataFrame:
+    table, rate = [], matmul_rate(device)
+    model = MixSTE(drop_path=0.1).to(device)
+    ceiling = macs_per_frame(model) / rate  # seconds a frame
+    for batch in (32, 1):
+        model.eval()
+        keypoints, _ = batch_of(batch, FRAMES, device)
+        twin = reference(model)
+        variants = {
+            "reference, float32": without_gradients(twin, keypoints),
+            "reference, bfloat16 autocast": without_gradients(twin, keypoints, autocast=True),
+            "model.py, bfloat16 autocast": without_gradients(model, keypoints, autocast=True),
+            "fast, bfloat16": without_gradients(fast.Lifter(model), keypoints),
+            "fast, float8 queries, keys, values": without_gradients(fast.Lifter(model, float8=True), keypoints),
+        }
+        times = seconds(variants, device, 10 if batch > 1 else 40)
+        peaks = {name: peak_gib(run, device) for name, run in variants.items()}
+        times["ceiling, bfloat16 products alone"] = ceiling * batch * FRAMES
+        table += rows(device, "inference", batch, batch * FRAMES, times, peaks)
+    for batch in (4, 16, 32):
+        variants, peaks, times = {}, {}, {}
+        for name, form in (("reference, float32", "reference"), ("fast, bfloat16", "fast")):
+            run = training_step(copy.deepcopy(model), batch, device, form)
+            peaks[name] = peak_gib(run, device)
+            times |= seconds({name: run}, device, 20)
+            del run
+            torch.cuda.empty_cache()
+        times["ceiling, bfloat16 products alone"] = 3 * ceiling * batch * FRAMES
+        table += rows(device, "training step", batch, batch * FRAMES, times, peaks)
+        if batch == 4:
+            bare = times["fast, bfloat16"]
+            loop = epoch_seconds(copy.deepcopy(model))
+            table += rows(
+                device, "training loop", batch, batch * FRAMES, {"bare step": bare, "data, schedule, logging": loop}, {}
+            )
+    return pd.DataFrame(table + peers(device))
+
+
+def epoch_seconds(model: MixSTE, short: int = 40, long: int = 240) -> float:
+    """Seconds a step of the whole training loop on the synthetic data, what happens once left out."""
+    dataset = load("synthetic")
+    recipe = replace(AUTHORS, batch_frames=4 * FRAMES)
+
+    def run(steps: int) -> float:
+        began = time.perf_counter()
+        train(model, dataset.train, dataset.skeleton, recipe, steps * 4 * FRAMES, seed=0)
+        torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    run(2)
+    return statistics.median((run(long) - run(short)) / (long - short) for _ in range(3))
+
+
+def peers(device: torch.device) -> list[dict]:
+    """VideoPose3D and PoseFormer as Figure 1 compares them: batched; eager, and compiled in bfloat16."""
+    table = []
+    for what, model, shape, frames in (
+        ("inference, VideoPose3D", VideoPose3D(), (8, 2187 + 242, JOINTS, 2), 8 * 2187),
+        ("inference, PoseFormer", PoseFormer(), (256, 81, JOINTS, 2), 256),
+    ):
+        model = model.to(device).eval()
+        keypoints = torch.randn(shape, device=device)
+        variants = {
+            "eager, float32": without_gradients(model, keypoints),
+            "eager, bfloat16 autocast": without_gradients(model, keypoints, autocast=True),
+            "recorded, bfloat16 autocast": without_gradients(fast.Lifter(model), keypoints),
+            "compiled, bfloat16 autocast": without_gradients(torch.compile(model), keypoints, autocast=True),
+        }
+        table += rows(device, what, shape[0], frames, seconds(variants, device, 10), {})
+    return table
+
+
+def scaling(device: torch.device) -> pd.DataFrame:
+    """Time and memory against window, depth, width and batch, one at a time from T = 243, depth 8, dim 512, batch 4.
+
+    exponent: of the power of the axis's value with which the quantity grows, between this row and the one before.
+    """
+    start = {"frames": 243, "depth": 8, "dim": 512, "batch": 4}
+    values = {"frames": (27, 81, 243, 729, 2187), "depth": (1, 2, 4, 8, 16), "dim": (128, 256, 512, 1024)}
+    table = []
+    for axis, points in (values | {"batch": (1, 2, 4, 8, 16, 32)}).items():
+        before = {}
+        for value in points:
+            size = start | {axis: value}
+            batch = size.pop("batch")
+            model = MixSTE(**size).to(device)
+            keypoints, _ = batch_of(batch, model.frames, device)
+            step = training_step(model, batch, device)
+            peak = peak_gib(step, device)
+            lift = fast.Lifter(model)
+            times = seconds({"training step": step, "inference": without_gradients(lift, keypoints)}, device, 10)
+            measured = {(what, "seconds"): taken for what, taken in times.items()} | {("training step", "GiB"): peak}
+            for (what, quantity), amount in measured.items():
+                last, past = before.get((what, quantity), (np.nan, np.nan))
+                exponent = np.log(amount / past) / np.log(value / last)
+                table.append((hardware(device), axis, value, what, quantity, round(amount, 6), round(exponent, 3)))
+                before[what, quantity] = (value, amount)
+            del model, lift, step, times
+            torch.cuda.empty_cache()
+    columns = ["hardware", "axis", "value", "what", "quantity", "amount", "exponent"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def accuracy(device: torch.device, poses: int = 1_000_000, seeds: int = 3) -> pd.DataFrame:
+    """What precision costs: MPJPE on the synthetic test people, of networks trained either way, read every way.
+
+    training: in float32 by the plain network, or in bfloat16 by the fast path, same seeds. inference: the same weights
+    read in float32 and by each fast path. Rows of one training differ by rounding alone; trainings, by seed too.
+    """
+    dataset = load("synthetic", keypoints="cpn")
+    recipe = replace(AUTHORS, batch_frames=8 * 81, schedule="cosine", learning_rate=5e-4)
+    table = []
+    for seed in range(seeds):
+        for training in ("float32", "fast, bfloat16"):
+            torch.manual_seed(seed)
+            model = MixSTE(frames=81, dim=256, depth=4, drop_path=0.1).to(device)
+            if training == "float32":
+                train_plainly(model, dataset, recipe, poses, seed)
+            else:
+                train(model, dataset.train, dataset.skeleton, recipe, poses, seed)
+            for inference, network in (
+                ("float32", model.eval()),
+                ("fast, bfloat16", fast.Lifter(model)),
+                ("fast, float8 queries, keys, values", fast.Lifter(model, float8=True)),
+            ):
+                errors = evaluate(fast.Frozen(model, network), dataset.test, "exact", flip=False)
+                error = errors[errors.metric == "MPJPE"]
+                value = np.average(error.value, weights=error.frames)
+                table.append((hardware(device), training, seed, inference, "MPJPE", round(value, 4), "mm"))
+    columns = ["hardware", "training", "seed", "inference", "metric", "value", "unit"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def cpu_table() -> pd.DataFrame:
+    """Inference of the full network, and the training step of the smallest profile, 1026 frames of 27 at a time."""
+    device, table = torch.device("cpu"), []
+    for what, model in (("inference", MixSTE()), ("inference, dim 32, depth 4", MixSTE(dim=32, depth=4))):
+        model.eval()
+        keypoints, _ = batch_of(1, FRAMES, device)
+        variants = {
+            "reference, float32": without_gradients(reference(model), keypoints),
+            "model.py, float32": without_gradients(model, keypoints),
+            "fast, float32": without_gradients(fast.Lifter(model), keypoints),
+        }
+        if what == "inference":
+            variants["fast, bfloat16"] = without_gradients(fast.Lifter(model, bfloat16=True), keypoints)
+        table += rows(device, what, 1, FRAMES, seconds(variants, device, 9), {})
+    model = MixSTE(frames=27, dim=32, depth=4, drop_path=0.1)
+    variants = {
+        "reference, float32": training_step(model, 38, device, "reference"),
+        "fast, float32": training_step(model, 38, device),
+    }
+    table += rows(device, "training step, dim 32, depth 4, T 27", 38, 38 * 27, seconds(variants, device, 61), {})
+    return pd.DataFrame(table)
+
+
+def processes_table() -> pd.DataFrame | None:
+    """The training step under torchrun: of each process alone, and of all together on as much data each.
+
+    On CUDA the published size, a GPU each; on CPUs the smallest profile's. The first process returns the table, whose
+    ratio is of frames per second.
+    """
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    size, batch = ({}, 16) if cuda else ({"frames": 27, "dim": 32, "depth": 4}, 38)
+    torch.manual_seed(0)
+    model = MixSTE(**size, drop_path=0.1).to(device)
+    alone = training_step(copy.deepcopy(model), batch, device)
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    together = training_step(model, batch * count, device)
+    times = seconds({"one process": alone, f"{count} processes": together}, device, 20 if cuda else 5)
+    table = rows(device, "training step", batch, batch * model.frames, times, {})
+    table[1]["batch"] *= count
+    for column in ("frames_per_second", "ratio"):
+        table[1][column] *= count
+    torch.distributed.destroy_process_group()
+    return pd.DataFrame(table) if rank == 0 else None
+
+
+def main(*parts: str) -> None:
+    """Write the tables of this machine to results/bench: speeds, and on CUDA also "scaling" and "accuracy"."""
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    name = torch.cuda.get_device_name().split()[1].lower() if cuda else "cpu"
+    tables = {name: lambda: cuda_table(device) if cuda else cpu_table()}
+    if cuda:
+        tables |= {"scaling": lambda: scaling(device), "accuracy": lambda: accuracy(device)}
+    if torch.distributed.is_torchelastic_launched():
+        tables = {f"{name}-processes": processes_table}
+    unknown = set(parts) - set(tables)
+    if unknown:
+        raise ValueError(f"on this machine, parts are {', '.join(tables)}, found {', '.join(sorted(unknown))}")
+    OUT.mkdir(parents=True, exist_ok=True)
+    for part, make in tables.items():
+        if not parts or part in parts:
+            table = make()
+            if table is not None:
+                table.to_csv(OUT / f"{part}.csv", index=False)
+                print(table.to_string(index=False), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,51 @@
+"""Publishing a run: its tables, figures and executed notebooks become the repository's own, to be committed.
+
+`python tools/publish.py PROFILE`, after `mixste reproduce`, which itself never writes there.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import readme
+
+from mixste.io.files import replacing
+from mixste.study import notebooks, report, runs
+
+# Of an executed notebook all is kept that a reader sees, and nothing that differs from one machine to the next.
+STRIP = [
+    *("nbstripout", "--keep-output", "--keep-count", "--extra-keys"),
+    "metadata.papermill metadata.language_info cell.metadata.papermill cell.metadata.execution",
+]
+
+
+def publish(profile: str) -> list[Path]:
+    """Copy what the notebooks of a profile wrote into the repository, renew results/README.md and the pages' tables.
+
+    Notebooks of the default profile replace those in notebooks/, others go to results/<profile>/notebooks/. Those
+    that are not up to date are left out. Returns the files written. RuntimeError if there are none.
+    """
+    done = [path for path in notebooks.notebooks() if notebooks.fresh(path, profile)]
+    if not done:
+        raise RuntimeError(f"no notebook of profile {profile} is up to date in {runs.output()}: nothing to publish")
+    written = []
+    for name in (name for path in done for name in notebooks.files_of(path, profile)):
+        kind, _, file = Path(name).parts
+        folder = runs.ROOT / kind / profile
+        if kind == "notebooks":
+            folder = notebooks.NOTEBOOKS if profile == notebooks.DEFAULT else runs.ROOT / "results" / profile / kind
+        with replacing(folder / file) as temporary:
+            shutil.copyfile(runs.output() / name, temporary)
+        written.append(folder / file)
+    copies = [path for path in written if path.suffix == ".ipynb"]
+    subprocess.run([sys.executable, "-m", *STRIP, *copies], check=True)
+    report.page(runs.ROOT)
+    readme.main()
+    return written
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("expected the name of a profile")
+    print(f"{len(publish(sys.argv[1]))} files of profile {sys.argv[1]} published")

@@ -1,0 +1,151 @@
+"""What a command makes of the README and the pages in docs/.
+
+`python tools/readme.py` writes their tables, `python tools/readme.py picture` what moves in the README.
+"""
+
+import sys
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixste import MixSTE
+from mixste.camera import normalize_screen
+from mixste.data import load
+from mixste.data.readers.detections import LAYOUTS, MADE_OF
+from mixste.io.files import replacing
+from mixste.predict import predict
+from mixste.study import report, runs
+from mixste.study.plan import CONSTANT, PAPER_POSES, PROFILES, REGRESSION
+from mixste.wild.outputs import pictures, save_gif
+
+README, LIFT, PICTURE = (runs.PACKAGE.parent / name for name in ("README.md", "docs/lift.md", "docs/lifted.gif"))
+
+# Of these tables the first rows, which mean the same in every profile, and rows by name: Table 5's references are 1's.
+SHOWN = {
+    "02_table1": ("Table 1, detected keypoints", 4, (CONSTANT, REGRESSION)),
+    "03_table2": ("Table 2, true keypoints", 3, (REGRESSION,)),
+    "06_table5_components": ("Table 5", 4, ()),
+}
+
+
+def results() -> str:
+    """MPJPE in mm of the main rows, one column a profile, the paper's printed numbers last, notes below; Markdown."""
+    profiles = [name for name in PROFILES if set(SHOWN) & {path.stem for path in report.tables_of(name)}]
+    lines = [["MPJPE, mm, average over actions", *map(_heading, profiles), "printed in the paper: Human3.6M"]]
+    lines.append(["---"] * len(lines[0]))
+    notes: dict[str, str] = {}  # to their marks
+
+    def cell(column: pd.DataFrame, label: str) -> str:
+        if label not in column.index:
+            return "not yet"
+        row = column.loc[label]
+        mark = notes.setdefault(row["note"], f"<sup>{len(notes) + 1}</sup>") if row["note"] else ""
+        return report.interval_text(row, ".1f") + mark
+
+    for table, (title, count, references) in SHOWN.items():
+        columns = [_averages(name, table) for name in profiles]
+        printed = columns[0]["printed"]
+        for label in (*printed.index[:count], *references):
+            paper = f"{printed[label]:.1f}" if printed.get(label, np.nan) > 0 else "–"
+            lines.append([f"{title}: {label}", *(cell(column, label) for column in columns), paper])
+    table = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join(table + [f"\n{mark} {note}." for note, mark in notes.items()])
+
+
+def _heading(name: str) -> str:
+    """Where the numbers of a profile come from, so that no column is taken for another."""
+    profile = PROFILES[name]
+    frames, share = profile.frames[243], profile.poses / PAPER_POSES
+    size = f", small networks, T={frames} for 243" if frames != 243 else ""
+    length = f", {share:.1%} of the paper's training" if share < 1 and not size else ""
+    return f"`{name}`: {profile.data.source}{size}{length}"
+
+
+def _averages(profile: str, name: str) -> pd.DataFrame:
+    """A table's averages by row; the rows of its first detector without the name of that, which differs."""
+    if name not in {path.stem for path in report.tables_of(profile)}:
+        return pd.DataFrame(columns=list(report.COLUMNS))
+    table = report.read(profile, name)
+    table = table[(table["column"] == "Avg.") & (table["metric"] == "MPJPE") & (table["against"] == "")]
+    first = PROFILES[profile].detectors[0]
+    return table.set_index(table["row"].str.replace(f", (?:{first}|GT)(?=, T=)", "", regex=True))
+
+
+def speed() -> str:
+    """What the fast path gives at the published size, from results/bench; Markdown."""
+    bench = pd.concat(pd.read_csv(runs.ROOT / "results" / "bench" / f"{name}.csv") for name in ("h100", "cpu"))
+    bench = bench[bench["what"].isin(("inference", "training step"))]
+    bench = bench[bench["variant"].isin(("fast, bfloat16", "fast, float32"))]
+    lines = [["on", "what", "windows at once", "frames a second", "times the reference"], ["---"] * 5]
+    for row in bench.itertuples():
+        what = f"{row.what}, {row.variant.removeprefix('fast, ')}"
+        lines.append([row.hardware, what, str(row.batch), f"{row.frames_per_second:,.0f}", f"{row.ratio:.1f}"])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def layouts() -> str:
+    """The joints that are no detector's own point, what they are made of, and which layouts have that; Markdown."""
+    detectors = {name: set(points) for name, points in LAYOUTS.items() if name != "human36m"}
+    lines = ["| joint | made of | in |", "| --- | --- | --- |"]
+    for joint, rows in MADE_OF.items():
+        for row in rows if len(rows) > 1 else ():
+            having = [name for name, points in detectors.items() if set(row) <= points]
+            parts = " + ".join(point if weight == 1 else f"{weight:g} {point}" for point, weight in row.items())
+            where = "all" if len(having) == len(detectors) else ", ".join(having)
+            lines.append(f"| {joint} | {parts.replace('+ -', '− ')} | {where} |")
+    return "\n".join([*lines, "| Spine | 0.5 Hip + 0.5 Thorax | all |"])
+
+
+def tables() -> dict[Path, str]:
+    """The pages with their tables as they should be."""
+    made = {README: {"results": results(), "speed": speed()}, LIFT: {"layouts": layouts()}}
+    pages = {page: page.read_text(encoding="utf-8") for page in made}
+    for page, marks in made.items():
+        for mark, content in marks.items():
+            pages[page] = between(pages[page], mark, content)
+    return pages
+
+
+def between(text: str, mark: str, content: str) -> str:
+    """The text with `content` between `<!-- mark: begin -->` and `<!-- mark: end -->`; ValueError without the two."""
+    begin, end = f"<!-- {mark}: begin -->\n", f"<!-- {mark}: end -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(
+            f"expected {begin.strip()} and {end} once each, found {text.count(begin)} and {text.count(end)}"
+        )
+    before, rest = text.split(begin)
+    return f"{before}{begin}{content}\n{end}{rest.split(end)[1]}"
+
+
+def picture() -> None:
+    """docs/lifted.gif: a person of HDM05 whom the network never saw, lifted from one camera's noisy keypoints."""
+    model = MixSTE.from_pretrained("open-small")
+    clips = load("open-subjects", keypoints="openpose").test
+    clips = {clip.action: clip for clip in clips if (clip.subject, clip.camera) == ("hdm_tr", "C1")}
+
+    def filmed(clip):
+        lifted = predict(model, normalize_screen(clip.keypoints, *clip.resolution))
+        bodies = [(poses - poses[:, :1])[::2] for poses in (lifted, clip.poses)]
+        names = (f"{clip.action.lower()}: keypoints", "lifted", "recorded")
+        return pictures(clip.keypoints[::2], clip.resolution, bodies, 200, names)
+
+    actions = ("Throw basketball", "Kick", "Rotate arms", "Squat", "Jog in circle")
+    save_gif(chain.from_iterable(filmed(clips[action]) for action in actions), 25, PICTURE)
+
+
+def main(what: str = "tables") -> None:
+    """Write what is asked for: "tables" or "picture"; ValueError for anything else."""
+    if what == "picture":
+        picture()
+    elif what == "tables":
+        for page, text in tables().items():
+            with replacing(page) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    else:
+        raise ValueError(f"expected tables or picture, found {what!r}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
