@@ -368,7 +368,9 @@ def test_a_reference_is_a_run_like_others_and_every_record_says_how_far_above_it
     before = constant.id, RUN.id
     runs._id.cache_clear()
     fingerprint = runs.code_fingerprint
-    monkeypatch.setattr(runs, "code_fingerprint", lambda of: "other" if of == ("networks/references",) else fingerprint(of))
+    monkeypatch.setattr(
+        runs, "code_fingerprint", lambda of: "other" if of == ("networks/references",) else fingerprint(of)
+    )
     assert (constant.id != before[0], RUN.id == before[1]) == (True, True), "its code is in its id, and in no other's"
     runs._id.cache_clear()
 
