@@ -9,13 +9,13 @@ from torch import nn
 
 from mixste import metrics
 from mixste.data.clips import Clip
-from mixste.data.windows import Frames
-from mixste.predict import first_of_each, lift
+from mixste.data.windows import ClipFrames
+from mixste.predict import first_of_each, predict_clips
 from mixste.skeleton import Skeleton, mpi_inf_3dhp, of_joints
 
 UNITS = {"MPJPE": "mm", "P-MPJPE": "mm", "N-MPJPE": "mm", "MPJVE": "mm/frame", "PCK": "%", "AUC": "%"}
 
-Lifted = list[tuple[Int[np.ndarray, "lifted"], Float[np.ndarray, "lifted joints 3"]]]
+Predictions = list[tuple[Int[np.ndarray, "lifted"], Float[np.ndarray, "lifted joints 3"]]]
 
 
 def evaluate(
@@ -38,13 +38,15 @@ def evaluate(
     return score(lift_clips(model, clips, skeleton, flip, progress), clips, protocol, skeleton)
 
 
-def lift_clips(model, clips: list[Clip], skeleton: Skeleton, flip=True, progress=lambda frames: None) -> Lifted:
-    """`predict.lift` of clips, root-relative poses in metres."""
+def lift_clips(model, clips: list[Clip], skeleton: Skeleton, flip=True, progress=lambda frames: None) -> Predictions:
+    """`predict_clips` of clips, root-relative poses in metres."""
     for clip in clips:
         clip.check(skeleton)
-    frames = Frames.of(clips, skeleton, next(model.parameters()).device)
+    frames = ClipFrames.of(clips, skeleton, next(model.parameters()).device)
     spans = list(zip(frames.starts, frames.lengths, strict=True))
-    return [(i, pose.cpu().numpy()) for i, pose in lift(model, frames.keypoints, spans, skeleton, flip, progress)]
+    return [
+        (i, pose.cpu().numpy()) for i, pose in predict_clips(model, frames.keypoints, spans, skeleton, flip, progress)
+    ]
 
 
 def counted(indices: Int[np.ndarray, "lifted"], protocol: str) -> Int[np.ndarray, "counted"]:
@@ -56,7 +58,7 @@ def counted(indices: Int[np.ndarray, "lifted"], protocol: str) -> Int[np.ndarray
     raise ValueError(f'protocol must be "authors" or "exact", found {protocol!r}')
 
 
-def score(lifted: Lifted, clips: list[Clip], protocol: str, skeleton: Skeleton) -> pd.DataFrame:
+def score(lifted: Predictions, clips: list[Clip], protocol: str, skeleton: Skeleton) -> pd.DataFrame:
     """The table of `evaluate` from poses already lifted."""
     rows = []
     for clip, (indices, poses) in zip(clips, lifted, strict=True):
@@ -97,7 +99,7 @@ def errors_of(
 METRICS_3DHP = {"PCK": metrics.pck, "AUC": metrics.auc}
 
 
-def joint_errors(lifted: Lifted, clips: list[Clip], skeleton: Skeleton) -> Float[np.ndarray, "frames joints"]:
+def joint_errors(lifted: Predictions, clips: list[Clip], skeleton: Skeleton) -> Float[np.ndarray, "frames joints"]:
     """Millimetres of every joint in every valid frame, each frame once, clips in a row: what Figures 3 and 4 draw."""
     errors = []
     for clip, (indices, poses) in zip(clips, lifted, strict=True):

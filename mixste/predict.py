@@ -40,7 +40,7 @@ def mirrored(points: Float[Tensor, "*batch joints axes"], skeleton: Skeleton) ->
 
 
 @torch.no_grad()
-def lift(
+def predict_clips(
     model: nn.Module,
     keypoints: Float[Tensor, "all joints 2"],
     clips: list[tuple[int, int]],
@@ -86,7 +86,7 @@ def lift(
 
 
 def first_of_each(indices: Int[np.ndarray, "lifted"]) -> Int[np.ndarray, "frames"]:
-    """Where each frame was lifted first: picks every frame once, in order, from the windows of `lift`."""
+    """Where each frame was lifted first: picks every frame once, in order, from the windows of `predict_clips`."""
     return np.unique(indices, return_index=True)[1]
 
 
@@ -122,7 +122,9 @@ def predict(
     if not points.isfinite().all():
         frame = int((~points.isfinite()).flatten(1).any(dim=1).nonzero()[0])
         raise ValueError(f"keypoints must be finite, found NaN or infinity in frame {frame}")
-    [(indices, poses)] = lift(model, points, [(0, len(points))], skeleton or of_joints(model.joints), flip, progress)
+    [(indices, poses)] = predict_clips(
+        model, points, [(0, len(points))], skeleton or of_joints(model.joints), flip, progress
+    )
     poses = poses[torch.from_numpy(first_of_each(indices)).to(device)]
     if not poses.isfinite().all():
         frame = int((~poses.isfinite()).flatten(1).any(dim=1).nonzero()[0])

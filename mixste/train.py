@@ -21,7 +21,7 @@ from mixste import losses
 from mixste.accel import fast
 from mixste.data.augment import project_screen, resize_bodies, turn_cameras
 from mixste.data.clips import Clip
-from mixste.data.windows import Frames, sliding_starts, training_starts
+from mixste.data.windows import ClipFrames, sliding_starts, training_starts
 from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.networks.poseformer import PoseFormer
@@ -115,7 +115,7 @@ class Batches:
         if self.seq2frame and recipe.random_starts:
             raise ValueError("random_starts are for seq2seq networks: the others read a window around every frame")
         self.augmented = recipe.body_shapes or recipe.new_cameras
-        self.frames = Frames.of(clips, skeleton, device, paths=self.augmented)
+        self.frames = ClipFrames.of(clips, skeleton, device, paths=self.augmented)
         self.poses_per_window = 1 if self.seq2frame else model.frames
         self.size = max(1, recipe.batch_frames // self.poses_per_window)
 
@@ -165,7 +165,7 @@ class Batches:
         index = (first[:, None] + self.offsets).clamp(low[:, None], high[:, None])  # (batch, frames)
         keypoints, poses = self.frames.keypoints[index], self.frames.poses[index]
         if self.augmented:
-            keypoints, poses = self.filmed_again(step, index, clip, keypoints, poses)
+            keypoints, poses = self.augment_windows(step, index, clip, keypoints, poses)
         flip = flip.bool()[:, None, None, None]
         keypoints = torch.where(flip, mirrored(keypoints, self.skeleton), keypoints)
         poses = torch.where(flip, mirrored(poses, self.skeleton), poses)
@@ -174,7 +174,7 @@ class Batches:
             poses = poses[:, centre : centre + 1]
         return keypoints, poses
 
-    def filmed_again(self, step: int, index, clip, keypoints, poses) -> tuple[Tensor, Tensor]:
+    def augment_windows(self, step: int, index, clip, keypoints, poses) -> tuple[Tensor, Tensor]:
         """The windows with other bodies or from other sides: rebuilt and projected, the detector's errors kept."""
         frames = self.frames
         generator = torch.Generator(index.device).manual_seed(seed_of(self.seed, step, 1))

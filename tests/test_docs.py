@@ -28,7 +28,7 @@ def test_the_reference_builds_with_warnings_as_errors(tmp_path):
     ("text", "lost"),
     [
         (
-            "See `mixste.camera.project`, `predict.lift(clip)`, `Lifted.read`, `Clip.fps`, `model.frames`, `draw.csv`.",
+            "`mixste.camera.project`, `predict.predict(clip)`, `Lifted.read`, `Clip.fps`, `model.frames`, `draw.csv`.",
             [],
         ),
         ("See `mixste.camera.projekt`.", ["mixste.camera.projekt"]),

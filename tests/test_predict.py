@@ -5,7 +5,7 @@ import torch
 from mixste import predict as predict_module
 from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.model import MixSTE
-from mixste.predict import lift, predict
+from mixste.predict import predict, predict_clips
 from mixste.skeleton import SKELETONS, human36m, humaneva15
 
 # Joints of the other side, written out.
@@ -77,7 +77,7 @@ def test_every_clip_length(model, length, flip):
 def test_the_windows_of_lift(model, length):
     """All frames of all windows, in order, those that are read twice or padded included."""
     keypoints = torch.from_numpy(clip(length))
-    [(indices, poses)] = lift(model, keypoints, [(0, length)], human36m)
+    [(indices, poses)] = predict_clips(model, keypoints, [(0, length)], human36m)
     assert indices.tolist() == np.concatenate(WINDOWS[length]).tolist()
     expected = window_by_window(model, keypoints.numpy(), WINDOWS[length], MIRROR["human36m"])
     np.testing.assert_allclose(poses, expected.reshape(-1, 17, 3), atol=1e-5)
@@ -92,7 +92,9 @@ def test_many_clips_at_once(model, monkeypatch):
         monkeypatch.setattr(predict_module, "BATCH_FRAMES", frames)
         read = []
         spans = [(int(start), len(c)) for start, c in zip(starts, clips, strict=True)]
-        seen.append(lift(model, torch.from_numpy(np.concatenate(clips)), spans, human36m, progress=read.append))
+        seen.append(
+            predict_clips(model, torch.from_numpy(np.concatenate(clips)), spans, human36m, progress=read.append)
+        )
         assert sum(read) == 4 * sum(len(WINDOWS[len(c)]) for c in clips)
     for each in zip(clips, *seen, strict=True):
         alone = window_by_window(model, each[0], WINDOWS[len(each[0])], MIRROR["human36m"]).reshape(-1, 17, 3)

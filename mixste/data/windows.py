@@ -71,7 +71,7 @@ def _check(length: int, frames: int) -> None:
 
 
 @dataclass
-class Frames:
+class ClipFrames:
     """All frames of some clips on one device, so that a batch of windows is one index gather.
 
     keypoints: (all frames, joints, 2) screen-normalised. poses: (all frames, joints, 3) metres, root-relative.
@@ -88,7 +88,7 @@ class Frames:
     resolutions: Float[Tensor, "clips 2"] | None = None
 
     @classmethod
-    def of(cls, clips: list[Clip], skeleton: Skeleton, device="cpu", paths: bool = False) -> "Frames":
+    def of(cls, clips: list[Clip], skeleton: Skeleton, device="cpu", paths: bool = False) -> "ClipFrames":
         """Raises DataError if `paths` are asked of clips whose cameras are unknown."""
 
         def on_device(array):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixste.data.clips import Clip
-from mixste.data.windows import Frames
+from mixste.data.windows import ClipFrames
 from mixste.predict import mirrored
 from mixste.skeleton import Skeleton
 
@@ -40,7 +40,7 @@ class Reference(nn.Module):
 
     def fit(self, clips: list[Clip], skeleton: Skeleton) -> float:
         """Fit to the frames of these clips and to their mirror images; returns the MPJPE on them, in metres."""
-        frames = Frames.of(clips, skeleton)
+        frames = ClipFrames.of(clips, skeleton)
         keypoints, poses = (torch.cat([own, mirrored(own, skeleton)]) for own in (frames.keypoints, frames.poses))
         weight = self.solve(keypoints, poses)
         self.weight.copy_(weight)

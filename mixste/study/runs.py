@@ -671,7 +671,7 @@ def constant_pose_mpjpe(data: Data) -> float:
     return evaluate.average(evaluate.score(_lift(model, dataset), dataset.test, "exact", dataset.skeleton))["MPJPE"]
 
 
-def _lift(model: torch.nn.Module, dataset: PoseDataset, progress=lambda frames: None) -> evaluate.Lifted:
+def _lift(model: torch.nn.Module, dataset: PoseDataset, progress=lambda frames: None) -> evaluate.Predictions:
     """The test clips, lifted. FloatingPointError if a pose is not finite, of which no error could be told."""
     lifted = evaluate.lift_clips(model, dataset.test, dataset.skeleton, progress=progress)
     if not all(np.isfinite(poses).all() for _, poses in lifted):

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mixste.data.readers.detections import LAYOUTS, Detections
-from mixste.data.readers.frames import on_grid
+from mixste.data.readers.timing import on_grid
 from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.io.install import install

@@ -127,7 +127,7 @@ def clip(length: int, subject: str, intrinsics=None) -> Clip:
 
 
 def test_frames_of_all_clips_lie_end_to_end():
-    frames = windows.Frames.of([clip(4, "S1"), clip(1, "S5"), clip(3, "S6")], human36m)
+    frames = windows.ClipFrames.of([clip(4, "S1"), clip(1, "S5"), clip(3, "S6")], human36m)
     assert (frames.starts, frames.lengths) == ([0, 4, 5], [4, 1, 3])
     assert frames.keypoints.shape == (8, 17, 2)
     assert frames.keypoints.abs().max() == 0  # the middle of the screen
@@ -140,9 +140,9 @@ def test_frames_of_all_clips_lie_end_to_end():
 
 def test_frames_keep_paths_only_where_cameras_are_known():
     intrinsics = np.arange(9.0)
-    frames = windows.Frames.of([clip(1, "S1", intrinsics), clip(2, "S5", -intrinsics)], human36m, paths=True)
+    frames = windows.ClipFrames.of([clip(1, "S1", intrinsics), clip(2, "S5", -intrinsics)], human36m, paths=True)
     assert frames.roots.tolist() == [[0, 1, 2], [0, 1, 2], [51, 52, 53]]
     assert frames.intrinsics.tolist() == [intrinsics.tolist(), (-intrinsics).tolist()]
     assert frames.resolutions.tolist() == [[1000, 500]] * 2
     with pytest.raises(DataError, match=r"clip S5/Walking/0: .* where the camera is known"):
-        windows.Frames.of([clip(1, "S1", intrinsics), clip(2, "S5")], human36m, paths=True)
+        windows.ClipFrames.of([clip(1, "S1", intrinsics), clip(2, "S5")], human36m, paths=True)

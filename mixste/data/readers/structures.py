@@ -14,7 +14,7 @@ from mixste.data import readers
 from mixste.data.readers import Raw, by_frame, points_a_row
 from mixste.data.readers.arrays import from_arrays, size_in
 from mixste.data.readers.detections import known
-from mixste.data.readers.frames import in_order, in_seconds, rate, times_in
+from mixste.data.readers.timing import in_order, in_seconds, rate, times_in
 from mixste.io import DataError
 from mixste.io.guard import read_json
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from mixste.data.readers import SCORE, Raw, by_frame
 from mixste.data.readers.detections import known
-from mixste.data.readers.frames import in_order, in_seconds, on_grid, rate, times_in
+from mixste.data.readers.timing import in_order, in_seconds, on_grid, rate, times_in
 from mixste.io import DataError
 from mixste.io.guard import check_table
 

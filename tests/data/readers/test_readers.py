@@ -17,8 +17,8 @@ from mixste.data import DataError
 from mixste.data.readers import structures
 from mixste.data.readers.detections import LAYOUTS, follow, known, to_human36m
 from mixste.data.readers.formats import READERS, read
-from mixste.data.readers.frames import in_order, in_seconds, numbers_in, on_grid
 from mixste.data.readers.structures import is_clip
+from mixste.data.readers.timing import in_order, in_seconds, numbers_in, on_grid
 from mixste.skeleton import human36m
 from mixste.wild.lift import clips_in, lift
 from mixste.wild.video import SUFFIXES
