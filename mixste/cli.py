@@ -64,7 +64,8 @@ def check_data(
 ) -> None:
     """Tell what is there of the licensed data, what is missing, where to get it, and which tables can be made of it."""
     from mixste.data.check import PUBLISHED, check
-    from mixste.study.plan import PROFILES, lacking_data
+    from mixste.study.profiles import PROFILES
+    from mixste.study.tables import lacking_data
 
     reports = [check(name, root, keypoints) for name in ([source] if source else PUBLISHED)]
     print(*reports, "tables of the study that can be made of the files there, by profile paper", sep="\n\n")
@@ -98,8 +99,9 @@ def train(
     ),
 ) -> None:
     """Train the runs of the study that are not in the store yet."""
-    from mixste.study import report, runs
-    from mixste.study.plan import PLAN, distinct
+    from mixste.study import runs
+    from mixste.study.profiles import profile_of
+    from mixste.study.tables import PLAN, distinct
 
     if run:
         runs.make_as_planned(run, retry_failed)
@@ -107,7 +109,7 @@ def train(
     unknown = set(table or ()) - set(PLAN)
     if unknown:
         raise ValueError(f"table must be one of {', '.join(PLAN)}, found {', '.join(sorted(unknown))}")
-    wanted = distinct(report.profile_of(profile), tuple(table or PLAN))
+    wanted = distinct(profile_of(profile), tuple(table or PLAN))
     if retry_failed:
         runs.forget_failed(wanted)
     failed = runs.make_all(wanted, jobs, title=f"training, profile {profile}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import readme
 
 from mixste.io.files import replacing
-from mixste.study import notebooks, report, runs
+from mixste.study import notebooks, pages, runs
 
 # Of an executed notebook all is kept that a reader sees, and nothing that differs from one machine to the next.
 STRIP = [
@@ -40,7 +40,7 @@ def publish(profile: str) -> list[Path]:
         written.append(folder / file)
     copies = [path for path in written if path.suffix == ".ipynb"]
     subprocess.run([sys.executable, "-m", *STRIP, *copies], check=True)
-    report.page(runs.ROOT)
+    pages.page(runs.ROOT)
     readme.main()
     return written
 

@@ -17,7 +17,8 @@ from mixste.data.readers.detections import LAYOUTS, MADE_OF
 from mixste.io.files import replacing
 from mixste.predict import predict
 from mixste.study import report, runs
-from mixste.study.plan import CONSTANT, PAPER_POSES, PROFILES, REGRESSION
+from mixste.study.profiles import PAPER_POSES, PROFILES
+from mixste.study.tables import CONSTANT, REGRESSION
 from mixste.wild.outputs import pictures, save_gif
 
 README, LIFT, PICTURE = (runs.PACKAGE.parent / name for name in ("README.md", "docs/lift.md", "docs/lifted.gif"))

@@ -22,10 +22,10 @@ import yaml
 from mixste.io import DataError
 from mixste.io.install import install
 from mixste.study import costs, notebooks, runs
-from mixste.study.plan import PLAN, Profile, distinct
+from mixste.study.profiles import Profile, profile_of
 from mixste.study.progress import span
-from mixste.study.report import profile_of
 from mixste.study.runs import Run
+from mixste.study.tables import PLAN, distinct
 
 WORKFLOW = runs.PACKAGE.parent / "workflow"
 JOB_SECONDS = 10.0  # of a job of its own: to start, and to read data

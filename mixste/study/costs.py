@@ -18,7 +18,7 @@ from scipy.optimize import nnls
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixste.study import runs
-from mixste.study.plan import PROFILES, Profile
+from mixste.study.profiles import PROFILES, Profile
 from mixste.study.runs import Data, Finished, Run
 from mixste.train import AUTHORS
 

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 
 from mixste.study import runs
 from mixste.study.intervals import bootstrap_interval
-from mixste.study.plan import Profile
+from mixste.study.profiles import Profile
 from mixste.study.report import AT_LEVEL
 from mixste.study.runs import Finished, Run
 

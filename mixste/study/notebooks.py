@@ -16,9 +16,10 @@ from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.io.install import needs_checkout
 from mixste.study import runs
-from mixste.study.plan import PLAN, PROFILES, Profile, distinct
-from mixste.study.report import page, profile_of
+from mixste.study.pages import page
+from mixste.study.profiles import PROFILES, Profile, profile_of
 from mixste.study.runs import Data, so_far
+from mixste.study.tables import PLAN, distinct
 
 NOTEBOOKS = runs.ROOT / "notebooks"
 DEFAULT = "smoke"  # the profile that the notebooks themselves name

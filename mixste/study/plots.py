@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from mixste.io.files import replacing
 from mixste.skeleton import Skeleton
-from mixste.study.plan import CONSTANT, REGRESSION, Profile
+from mixste.study.profiles import Profile
 from mixste.study.report import AT_LEVEL, all_failed, columns_of, short
 from mixste.study.runs import output, shown
+from mixste.study.tables import CONSTANT, REGRESSION
 
 SIDES = {"left": "#c44e52", "right": "#4c72b0", "middle": "#444444"}
 METHODS = {"VideoPose3D": "#8c8c8c", "PoseFormer": "#e08214", "MixSTE": "#0b7a75"}

@@ -7,7 +7,8 @@ import pytest
 
 from mixste.data import DataError, load
 from mixste.data.check import PUBLISHED, check, lacking
-from mixste.study.plan import PROFILES, lacking_data
+from mixste.study.profiles import PROFILES
+from mixste.study.tables import lacking_data
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from typer.main import get_command
 from mixste.cli import app
 from mixste.study import batch, notebooks, runs
 from mixste.study.batch import Batch
-from mixste.study.plan import PROFILES
+from mixste.study.profiles import PROFILES
 from mixste.study.runs import Data, Run
 from mixste.train import AUTHORS
 

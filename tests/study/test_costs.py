@@ -6,7 +6,7 @@ import pytest
 
 from mixste.study import costs, runs
 from mixste.study.costs import Cost
-from mixste.study.plan import PROFILES
+from mixste.study.profiles import PROFILES
 from mixste.study.runs import Data, Run
 
 PEERS = {"smoke": ["open-cpu"], "open-cpu": ["smoke"], "open": ["open-styles"], "open-styles": ["open"]}

@@ -9,8 +9,9 @@ import torch
 from mixste import losses
 from mixste.skeleton import human36m
 from mixste.study import report, runs
-from mixste.study.plan import PLAN, PROFILES, Row, distinct
+from mixste.study.profiles import PROFILES
 from mixste.study.runs import Data, Run
+from mixste.study.tables import PLAN, Row, distinct
 from mixste.train import AUTHORS
 
 DATA = Data("synthetic", "gt", subjects=("S1", "S9"), actions=("Walking", "Waiting"), test_cameras=1)

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixste.study import plots, report, runs
-from mixste.study.plan import PROFILES, Row
+from mixste.study import pages, plots, report, runs
+from mixste.study.profiles import PROFILES, profile_of
 from mixste.study.published import published
+from mixste.study.tables import Row
 
 SMOKE = PROFILES["smoke"]
 
@@ -155,7 +156,7 @@ def test_so_far_rows_hold_what_is_trained(monkeypatch):
     assert found["note"].droplevel("against").to_dict() == {
         "base": "small", "one": "small; 1 of 2 seeds so far", "last": ""
     }  # fmt: skip
-    assert "so far" in report.profile_of("smoke").title
+    assert "so far" in profile_of("smoke").title
     with pytest.raises(runs.RunError, match="none of none is trained yet, in "):
         report.measure([none], SMOKE, "test")
 
@@ -230,7 +231,7 @@ def test_save_and_read(tmp_path, monkeypatch, capsys):
 
 def test_unknown_profile():
     with pytest.raises(ValueError, match="profile must be one of smoke"):
-        report.profile_of("huge")
+        profile_of("huge")
 
 
 def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
@@ -255,7 +256,7 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
     report.save(good().assign(runs=""), "04_none")
     tables = {path: report.read("smoke", path.stem) for path in report.tables_of("smoke")}
     for _ in range(2):
-        found = report.ledger("smoke", tmp_path, tables).set_index("run")
+        found = pages.ledger("smoke", tmp_path, tables).set_index("run")
         assert found["notebooks"].to_dict() == {ids[0]: "02", ids[1]: "02 03"}
         assert found["seed"].astype(int).to_dict() == {ids[0]: 0, ids[1]: 1}
         assert set(found["device"]) == {"a CPU"}

@@ -10,8 +10,8 @@ import licensed
 import nbformat
 import pytest
 
-from mixste.study import notebooks, report
-from mixste.study.plan import PROFILES
+from mixste.study import notebooks, pages, report
+from mixste.study.profiles import PROFILES
 
 
 @pytest.mark.slow
@@ -148,11 +148,15 @@ def test_what_is_not_as_it_was_written_is_named_and_made_again(folder, capsys, n
 
 def test_the_page_leaves_out_what_no_notebook_wrote(folder, monkeypatch, capsys):
     """Of notebooks that are not among the chosen ones too: an edited value, half a table, and a file of somebody's."""
-    monkeypatch.setattr(notebooks, "page", report.page)
+    monkeypatch.setattr(notebooks, "page", pages.page)
     for number in ("02", "03"):
         value = {"row": f"row {number}", "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 205.7, "runs": "a"}
-        save = f"report.save(report.tidy([{value}], report.profile_of('smoke'), '{number}'), '{number}_table')"
-        notebook(folder / f"{number}_table.ipynb", 'profile = "smoke"', f"from mixste.study import report\n{save}")
+        save = f"report.save(report.tidy([{value}], profile_of('smoke'), '{number}'), '{number}_table')"
+        notebook(
+            folder / f"{number}_table.ipynb",
+            'profile = "smoke"',
+            f"from mixste.study import report\nfrom mixste.study.profiles import profile_of\n{save}",
+        )
         notebooks.execute(folder / f"{number}_table.ipynb", "smoke")
     tables = folder / "runs" / "results" / "smoke"
     (tables / "99_mine.csv").write_text("a,b\n1,2\n")

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from mixste import MixSTE, checkpoints
 from mixste.cli import app
 from mixste.data.readers.detections import LAYOUTS
-from mixste.study import report, runs
-from mixste.study.plan import PLAN, PROFILES
+from mixste.study import pages, report, runs
+from mixste.study.profiles import PROFILES
+from mixste.study.tables import PLAN
 
 ROOT = runs.PACKAGE.parent
 PAGES = {
@@ -186,7 +187,7 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     *limits, last, constant, regression = [row.label for row in PLAN["limits"](PROFILES["smoke"])]
     values = [about | {"row": row, "value": 2.0, "note": ""} for row in (*limits, constant, regression)]
     report.save(report.tidy(values, PROFILES["smoke"], "17"), "17_limits")
-    page = report.page(runs.output())
+    page = pages.page(runs.output())
     assert page.count("Not trained yet") == 2
     assert f"Not trained yet: {last}." in page
     left = "VideoPose3D, cpn, T=243; PoseFormer, cpn, T=81; MixSTE, cpn, T=243; " + f"{constant}; {regression}"

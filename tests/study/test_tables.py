@@ -4,8 +4,9 @@ import pytest
 
 from mixste.data.sources.open_mocap import TEST_PEOPLE, VALIDATION_PERSON
 from mixste.networks.references import REFERENCES
-from mixste.study.plan import CONSTANT, PLAN, PROFILES, REGRESSION, distinct
+from mixste.study.profiles import PROFILES
 from mixste.study.published import published
+from mixste.study.tables import CONSTANT, PLAN, REGRESSION, distinct
 
 
 def networks(table: str, profile) -> list:

@@ -1,0 +1,118 @@
+"""The pages of results: results/README.md, and runs.csv, which says where each run was made."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+
+from mixste.io.files import replacing
+from mixste.study import runs
+from mixste.study.profiles import PROFILES
+from mixste.study.report import read, tables_of, with_intervals
+from mixste.study.tables import PLAN
+
+# Of a run's environment, what its line in runs.csv tells.
+MADE = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
+
+
+def page(root: Path, but: Collection[Path] = ()) -> str:
+    """results/README.md below a root: the averages of every table there, by profile, beside the paper's numbers.
+
+    Also results/<profile>/runs.csv, see `ledger`. but: files to leave out. A file that holds no table of the study is
+    left out too, with a line that says so.
+    """
+    lines = [
+        "# Results",
+        "",
+        "Made from the tables in the folders beside it. Each number is an average with its",
+        "95 % bootstrap interval over takes and seeds; differences are paired, take by take and seed by seed. Only",
+        "profile `paper` measures what the paper measures. Elsewhere the column *paper* is there to compare shapes,",
+        "not heights, and each frame counts once, where the authors' protocol counts padding and overlaps too.",
+        "An interval over few seeds, and more so over one, is narrower than what another training would differ by.",
+    ]
+    for name, profile in PROFILES.items():
+        tables = {}
+        for path in tables_of(name, root):
+            try:
+                if path not in but:
+                    tables[path] = read(name, path.stem, root)
+            except (ValueError, OSError) as error:
+                print(f"{runs.shown(path)} is left out of results/README.md: {error}", flush=True)
+        if not tables.keys() - {root / "results" / name / "01_architecture.csv"}:
+            continue
+        made = ledger(name, root, tables)
+        lines += ["", f"## Profile `{name}`: {profile.title}", "", f"Of {len(made)} runs: [runs.csv]({name}/runs.csv)."]
+        if profile.rate:
+            lines += [
+                f"MixSTE's learning rate is {profile.rate:g} up to d_m = 512 and T = 81, lower for wider tokens and"
+            ]
+            lines += [f"longer windows, which collapse at it; its peers' is {profile.recipe().learning_rate:g}."]
+        for path, table in tables.items():
+            if path.stem == "01_architecture":  # it repeats Table 1's averages
+                continue
+            table = table[
+                (table["column"] == "Avg.") & table["metric"].isin(runs.evaluate.UNITS) & (table["runs"] != "")
+            ]
+            if len(table):
+                lines += [
+                    "",
+                    f"### [{path.stem}]({name}/{path.name})",
+                    "",
+                    markdown(with_intervals(table, notes=False).reset_index()),
+                    *[f"\n*{row}*: {note}." for row, note in noted(table)],
+                ]
+                number = table["table"].iloc[0]
+                named = {"13": "paper_vs_code", "17": "limits", "18": "more_people"}
+                rows = PLAN.get(named.get(number, f"table{number}"))
+                plan = rows(profile) if rows else []
+                left = [row.label for row in plan if row.label not in set(table["row"])]
+                lines += [f"\nNot trained yet: {'; '.join(left)}."] if left else []
+    text = "\n".join(lines) + "\n"
+    with replacing(root / "results" / "README.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return text
+
+
+def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
+    """The runs that a profile's tables name, each with what it is and where it was made, kept as runs.csv beside them.
+
+    Of a run that is no longer in the store, the line stays as it was.
+    """
+    path = root / "results" / profile / "runs.csv"
+    try:
+        old = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("run").T.to_dict()
+    except (OSError, ValueError, KeyError):  # not there, or damaged: written anew from the store
+        old = {}
+    named: dict[str, list[str]] = {}
+    for file, content in tables.items():
+        for run in dict.fromkeys(" ".join(content["runs"]).split()):
+            named.setdefault(run, []).append(file.stem[:2])
+    lines = []
+    for run, numbers in sorted(named.items(), key=lambda item: (item[1], item[0])):
+        line, folder = old.get(run, {}), runs.store() / run
+        if runs.is_whole(folder):
+            spec, made = json.loads((folder / "spec.json").read_text()), runs.Finished(folder).environment
+            line = {name: spec[name] for name in ("model", "frames", "poses", "seed")}
+            options = spec["options"] or [("frames", spec["frames"])]  # of a reference, which has none of its own
+            line |= {"options": " ".join(f"{name}={value}" for name, value in options)}
+            line |= {"keypoints": spec["data"]["keypoints"], "learning_rate": f"{spec['recipe']['learning_rate']:.3g}"}
+            line |= {name: round(made[name], 1) if name.endswith("seconds") else made[name] for name in MADE}
+        lines.append({"run": run} | line | {"notebooks": " ".join(numbers)})
+    columns = ["run", "notebooks", "model", "frames", "options", "keypoints", "poses", "learning_rate", "seed", *MADE]
+    table = pd.DataFrame(lines, columns=columns)
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)
+    return table
+
+
+def noted(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """(row, what must be said of it), each once."""
+    own = table.loc[(table["note"] != "") & (table["against"] == ""), ["row", "note"]]
+    return list(dict.fromkeys(own.itertuples(index=False, name=None)))
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)
