@@ -1,5 +1,5 @@
-"""Files: written whole or not at all, and read as data, whoever made them."""
+"""Files: atomic writes, and readers that never execute what a file holds."""
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message says what was expected, what was found, and where."""
+    """Unusable data. The message is one sentence: what was expected, what was found, and where."""

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Atomic writes: a reader never sees half a file."""
 
 import contextlib
 import errno
@@ -13,12 +13,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path, needed: int = 0) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes the place of `path` when the block ends without an error.
+    """A temporary path next to `path` to write to; it replaces `path` when the block ends without an error.
 
-    Whatever goes wrong, `path` keeps what it held and nothing else stays behind. A disk that is full, or refuses to be
-    written to for another reason, raises OSError with one sentence that names the file and, if it is full, the space
-    needed: also where the library that writes has an error of its own for it, as PyTorch and safetensors have. needed:
-    bytes, where they are known: of this file, and of those that will follow.
+    If anything fails, `path` keeps its previous content and the temporary file is removed. A full disk, or any other
+    failure of the file system, raises OSError with one sentence that names the file and, on a full disk, the space
+    needed, even where the writing library raises an error of its own, as PyTorch and safetensors do.
+    needed: bytes of this file and of those that will follow, if known.
     """
     path, temporary = Path(path), None
     try:
@@ -27,15 +27,15 @@ def replacing(path, needed: int = 0) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        # 0600, of mkstemp and libraries that write as it does, would keep a team from reading each other's results.
+        # mkstemp, and libraries that do the same, create the file with mode 0600, unreadable for a team.
         temporary.chmod(0o666 & ~_umask())
-        with open(temporary, "r+b") as file:  # Windows syncs only what it may write to
+        with open(temporary, "r+b") as file:  # Windows can only sync a file that is open for writing
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except Exception as error:
         if number := _errno(error, temporary):
             cause = error
-            while cause:  # a writer in there would keep the file open, and the disk full
+            while cause:  # a writer in one of these frames would keep the file open, and the disk full
                 traceback.clear_frames(cause.__traceback__)
                 cause = cause.__context__
             raise _refused(path, temporary, number, needed) from error
@@ -48,12 +48,12 @@ def replacing(path, needed: int = 0) -> Iterator[Path]:
 
 
 def _errno(error: Exception, temporary: Path | None) -> int | None:
-    """The system's number for why a file could not be written; None if that is not what went wrong."""
+    """The errno of a failed write; None if the error has another cause."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     if by_rust := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
         return int(by_rust[1])
-    if temporary and isinstance(error, OSError | RuntimeError):  # NumPy and PyTorch do not say why: ask the disk again
+    if temporary and isinstance(error, OSError | RuntimeError):  # NumPy and PyTorch hide the errno: write again
         try:
             with open(temporary, "ab") as file:
                 file.write(bytes(2**20))
@@ -65,15 +65,15 @@ def _errno(error: Exception, temporary: Path | None) -> int | None:
 
 
 def _refused(path: Path, temporary: Path | None, number: int, needed: int) -> OSError:
-    """The error of a file that the system does not take, of the class that Python has for its number."""
+    """The OSError of a failed write, in the subclass that Python has for its errno."""
     sentence = f"could not write {path}: {os.strerror(number)}"
     if number == errno.ENOSPC:
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         room = shutil.disk_usage(folder).free + _size(temporary)
-        needed = needed or _size(path)  # as much as its last version, if there was one
+        needed = needed or _size(path)  # the size of its previous version, if any
         sentence += f" ({_bytes(room)} free, {_bytes(needed) if needed > room else 'more than that'} needed)"
     failure = type(OSError(number, ""))(sentence)
-    failure.errno = number  # without strerror, the sentence is all that is printed
+    failure.errno = number  # without strerror, only the sentence is printed
     return failure
 
 
@@ -89,7 +89,7 @@ def _bytes(size: int) -> str:
 
 
 def readable(name: str) -> str:
-    """A file's name as text that every format can hold: bytes that are no UTF-8 become \\xe9 and the like."""
+    """A file name as valid Unicode: bytes that are not UTF-8 become escapes such as \\xe9."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

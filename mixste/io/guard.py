@@ -1,7 +1,6 @@
-"""What every reader of a file from outside goes through: its faults told in one sentence, its size bounded.
+"""Safe reading of files from outside: every fault becomes one sentence, and sizes are bounded.
 
-Limits are checked against what a file declares before anything is allocated, and against what it holds while it is
-read. No file is trusted with either.
+The size that a file declares is checked before anything is allocated, and its actual size while it is read.
 """
 
 import contextlib
@@ -20,73 +19,72 @@ from mixste.io import DataError
 
 MAX_FILE = 512 << 20  # bytes of a text file; a million frames of one person as JSON take a third of it
 MAX_MEMORY = 4 << 30  # bytes that JSON may take as Python objects
-MAX_UNPACKED = 2 << 30  # bytes of all arrays that are read from one file
-# A small file that unpacks to a large one is a mistake or an attack: numbers of real clips halve at best.
+MAX_UNPACKED = 2 << 30  # bytes of all arrays read from one file
+# A small file that unpacks to a large one is a mistake or an attack: real clips compress to half their size at best.
 MAX_RATIO, SMALL = 50, 512 << 20
-MAX_COLUMNS = 2_000  # of a table; a whole body with scores takes 400
+MAX_COLUMNS = 2_000  # of a table; whole-body keypoints with scores take 400
 
 
 @contextlib.contextmanager
 def guarded(path, expected: str, error: type[ValueError] = DataError) -> Iterator[None]:
-    """Turn whatever goes wrong in the block into an error of one line: "PATH: expected EXPECTED, found …".
+    """Turn any exception in the block into an error of one line: "PATH: expected EXPECTED, found …".
 
-    An `error` or DataError that is raised in the block is a sentence already and only gets the path in front, unless it
-    begins with it. ImportError and KeyboardInterrupt pass.
+    An `error` or DataError raised in the block is already a sentence and only gets the path as a prefix, unless it has
+    it. ImportError and KeyboardInterrupt pass through.
     """
-    # Bytes of a file's name that are no text stay, for the console to show.
-    shown = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else "?" for c in str(path))
+    # Surrogates, which stand for undecodable bytes in a file name, are left for the console to escape.
+    printable = "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else "?" for c in str(path))
     try:
         yield
     except ImportError:
         raise
     except FileNotFoundError:
-        raise error(f"{shown}: expected {expected}, found no such file or folder") from None
+        raise error(f"{printable}: expected {expected}, found no such file or folder") from None
     except (error, DataError) as sentence:
-        said = str(sentence)
-        raise error(
-            shown + one_line(said.removeprefix(str(path)) if said.startswith(str(path)) else f": {said}")
-        ) from None
-    except Exception as fault:  # parsers raise anything on bytes that are not theirs, MemoryError and SystemError too
-        raise error(f"{shown}: expected {expected}, found {reason(fault)}") from None
+        message = str(sentence)
+        message = message.removeprefix(str(path)) if message.startswith(str(path)) else f": {message}"
+        raise error(printable + one_line(message)) from None
+    except Exception as fault:  # parsers raise anything on foreign bytes, MemoryError and SystemError included
+        raise error(f"{printable}: expected {expected}, found {reason(fault)}") from None
 
 
 def reason(fault: Exception) -> str:
-    """What went wrong, in a few words: the fault's own message, where it means something to a reader."""
+    """An exception in a few words that a user understands."""
     match fault:
         case MemoryError():
-            return "more than fits the memory"
+            return "more than fits into memory"
         case RecursionError():
             return "parts nested too deep"
         case EOFError():
-            return "an end too early"
-        case OSError(strerror=str(said)):
-            return one_line(said, 200)
+            return "an unexpected end of the file"
+        case OSError(strerror=str(message)):
+            return one_line(message, 200)
         case ValueError() if "integer string conversion" in str(fault):
             return "a number of thousands of digits"
     return one_line(f"{type(fault).__name__}: {fault}", 200)
 
 
-def one_line(said: object, limit: int = 400) -> str:
-    """A message on one line of at most `limit` printable characters: it may quote the file."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(said)[: 10 * limit]).split())
+def one_line(message: object, limit: int = 400) -> str:
+    """The message on one line of at most `limit` printable characters, since it may quote the file."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(message)[: 10 * limit]).split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def read_bytes(path, limit: int = MAX_FILE) -> bytes:
-    """The contents of a file of at most `limit` bytes; DataError for a larger one, also one that does not end."""
+    """The contents of a file of at most `limit` bytes; DataError for a larger, or endless, one."""
     with open(path, "rb") as file:
         content = file.read(min(limit, Path(path).stat().st_size) + 1)
-        content += file.read(limit + 1 - len(content))  # devices and pipes do not say how much they hold
+        content += file.read(limit + 1 - len(content))  # devices and pipes report no size
     if len(content) > limit:
         raise DataError(f"{path}: expected at most {limit:,} bytes, found more")
     return content
 
 
 def read_json(path):
-    """The content of a JSON file in UTF-8. Raises DataError for anything else, or more than memory should hold."""
+    """The content of a UTF-8 JSON file. Raises DataError for another file, or one that would take MAX_MEMORY."""
     with guarded(path, "JSON"):
         content = read_bytes(path)
-        # At most: what CPython takes for a number or short text and its place, and for a list or dictionary.
+        # An upper bound: CPython's bytes for a number or short string and its slot, and for a list or dictionary.
         memory = 40 * content.count(b",") + 240 * (content.count(b"[") + content.count(b"{"))
         if memory > MAX_MEMORY:
             raise DataError(f"expected at most {MAX_MEMORY:,} bytes of numbers and lists, found more")
@@ -94,11 +92,11 @@ def read_json(path):
 
 
 def check_table(path) -> None:
-    """DataError for a table of more than MAX_COLUMNS columns or MAX_FILE bytes, which would take a parser minutes."""
+    """DataError for a table of more than MAX_COLUMNS columns or MAX_FILE bytes, which would take minutes to parse."""
     with guarded(path, "a table"), open(path, "rb") as file:
         if Path(path).stat().st_size > MAX_FILE:
             raise DataError(f"expected at most {MAX_FILE:,} bytes, found more")
-        for _ in range(5):  # some programs write several lines of headings
+        for _ in range(5):  # some programs write several header lines
             line = file.readline(1 << 20)
             columns = 1 + max(line.count(separator) for separator in (b",", b";", b"\t"))
             if columns > MAX_COLUMNS or len(line) == 1 << 20:
@@ -106,7 +104,7 @@ def check_table(path) -> None:
 
 
 def array_names(path) -> list[str]:
-    """The names of what an .npz file holds; DataError for another file."""
+    """The names of the arrays in an .npz file; DataError for another file."""
     with guarded(path, "an .npz file"), zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
@@ -116,9 +114,9 @@ def read_arrays(
 ) -> dict[str, np.ndarray]:
     """The plain arrays of an .npz file by name, or the one of an .npy file under the name "".
 
-    keys: which to read, as far as the file holds them; None: all. expected: what to call the file in errors. Raises
-    DataError for pickled objects and structures, and where the file is no such file, damaged, or unpacks to more than
-    a file of its size should.
+    keys: which arrays to read, if present; None: all. expected: what error messages call the file. Raises DataError for
+    pickled objects, structured arrays, a damaged or foreign file, and one that unpacks to more than a file of its size
+    should.
     """
     with guarded(path, expected), open(path, "rb") as file:
         size = Path(path).stat().st_size
@@ -137,37 +135,37 @@ def read_arrays(
 
 
 def check_unpacked(unpacked: int, size: int, limit: int = MAX_UNPACKED) -> None:
-    """DataError if a file of `size` bytes says that it unpacks to more than `limit`, or than such a file should."""
+    """DataError if a file of `size` bytes declares more than `limit` bytes unpacked, or than its size permits."""
     limit = min(limit, max(SMALL, MAX_RATIO * size))
     if unpacked > limit:
         raise DataError(f"expected at most {limit:,} bytes when unpacked, found {unpacked:,}")
 
 
 def read_array(file: BinaryIO, size: int) -> np.ndarray:
-    """The plain array in .npy format that a file of `size` bytes is. Raises DataError, and what NumPy raises.
+    """The plain array in a .npy file of `size` bytes. Raises DataError, and what NumPy raises.
 
-    Memory is taken only for a shape that the file has the bytes for.
+    Memory is allocated only if the file has the bytes for the declared shape.
     """
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise DataError(f"expected an .npy file of version 1 or 2, found {version[0]}")
     read_header = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the file is Python 2's
+        warnings.simplefilter("ignore")  # about files of Python 2
         shape, fortran, dtype = read_header(file)
     if dtype.hasobject or dtype.kind not in "?biufcSU" or dtype.itemsize == 0:
         raise DataError(f"expected plain numbers or texts, found {one_line(dtype, 60)}")
-    says, rest = f"a header that says {dtype} of shape {one_line(shape, 60)}", size - file.tell()
+    declared, rest = f"{dtype} of shape {one_line(shape, 60)}", size - file.tell()
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != rest:
-        raise DataError(f"expected the bytes of {says}, found {rest:,}")
+        raise DataError(f"expected the bytes of {declared}, as the header declares, found {rest:,}")
     if 0 in shape and max(shape) > MAX_COLUMNS:  # a loop over it would not end
-        raise DataError(f"expected numbers, found {says}")
-    array = np.empty(math.prod(shape), dtype)  # its pages are taken as they are filled
+        raise DataError(f"expected numbers, found a header that declares {declared}")
+    array = np.empty(math.prod(shape), dtype)  # the system allocates its pages as they are filled
     target, place = memoryview(array.view(np.uint8)), 0
     while place < rest:
         block = file.read(min(1 << 20, rest - place))
         if not block:
-            raise DataError(f"expected the bytes of {says}, found {place:,}")
+            raise DataError(f"expected the bytes of {declared}, as the header declares, found {place:,}")
         target[place : place + len(block)] = block
         place += len(block)
     check_text(array)
@@ -175,6 +173,6 @@ def read_array(file: BinaryIO, size: int) -> np.ndarray:
 
 
 def check_text(array: np.ndarray) -> None:
-    """DataError if an array of text holds numbers that are no characters, of which Python would make broken strings."""
+    """DataError if an array of text holds code points beyond Unicode, of which NumPy would make broken strings."""
     if array.dtype.kind == "U" and (array.view(array.dtype.byteorder + "u4") > sys.maxunicode).any():
-        raise DataError("expected text, found numbers that are no characters")
+        raise DataError("expected text, found numbers that are not Unicode characters")

@@ -1,8 +1,12 @@
-"""Pickled archives, read without unpickling them.
+"""Pickled archives, read without running them.
 
-The field's .npz files hold Python dictionaries pickled inside object arrays, and NumPy reads those only by running
-whatever program the pickle is. Here the pickle is read as data, by a small machine that knows the instructions which
-build containers, numbers, strings and NumPy arrays. It calls nothing that the file names and refuses all else.
+The field's .npz files hold Python dictionaries pickled inside object arrays. NumPy reads those with the standard
+unpickler, which runs whatever program the pickle is. Here the opcodes that build containers, numbers, strings and NumPy
+arrays are interpreted as data, and every other one is refused.
+
+A `pickle.Unpickler` with its own `find_class` and `persistent_load` would be shorter, but a file can crash it (a deeply
+nested tuple as a dictionary key overflows the C stack), make it allocate without limit (one memo index takes
+gigabytes), and set attributes of whatever `find_class` returned; none of these passes through the two methods.
 """
 
 import codecs
@@ -20,22 +24,22 @@ import numpy as np
 from mixste.io import DataError
 from mixste.io.guard import check_text, check_unpacked, guarded
 
-MAX_BYTES = 4 << 30  # that an entry may unpack to; the largest published one takes 0.7 GiB
+MAX_BYTES = 4 << 30  # of an unpacked entry; the largest published one takes 0.7 GiB
 MAX_OBJECTS = 1_000_000  # containers, numbers and strings in one file
-MAX_INSTRUCTIONS = 2 * MAX_OBJECTS  # to make and place them
+MAX_OPCODES = 2 * MAX_OBJECTS  # one to create an object, one to store it
 
 
 def read_npz(path, key: str) -> Any:
     """The object pickled under `key` of an .npz file: dicts, lists, tuples, numbers, strings and NumPy arrays.
 
-    Numeric arrays come read-only. Python 2 does not tell texts from bytes: its strings come as texts, Latin-1. Raises
-    DataError for a file that is none, a key it lacks, an entry that would unpack to more than MAX_BYTES or than a file
+    Numeric arrays are read-only. Strings of Python 2, which may be text or bytes, are decoded as Latin-1. Raises
+    DataError for another kind of file, a missing key, an entry that would unpack to more than MAX_BYTES or than a file
     of its size should, and anything but plain data.
     """
     with guarded(path, f"plain data pickled under {key!r}"), zipfile.ZipFile(path) as archive:
         if f"{key}.npy" not in archive.namelist():
-            held = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:10])
-            raise DataError(f"expected an entry {key!r}, found {held or 'none'}")
+            entries = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:10])
+            raise DataError(f"expected an entry {key!r}, found {entries or 'none'}")
         entry = archive.getinfo(f"{key}.npy")
         check_unpacked(entry.file_size, Path(path).stat().st_size, MAX_BYTES)
         with archive.open(entry) as file:
@@ -49,7 +53,7 @@ def read_npz(path, key: str) -> Any:
 
 
 def _expect_object_array(file: BinaryIO) -> None:
-    """Move past the .npy header; raise DataError unless it announces pickled objects."""
+    """Read the .npy header; DataError unless it declares pickled objects."""
     magic = file.read(8)
     width = {1: 2, 2: 4, 3: 4}.get(magic[6]) if len(magic) == 8 and magic[:6] == b"\x93NUMPY" else None
     if width is None:
@@ -60,49 +64,49 @@ def _expect_object_array(file: BinaryIO) -> None:
 
 
 def _weigh(value: Any) -> None:
-    """DataError if the value, written out in full, is more than a reader can hold.
+    """DataError if the value, written out in full, is too large.
 
-    A pickle may name one array or list in a thousand places, and lists inside themselves.
+    A pickle may refer to one array or list in a thousand places, and to a list inside itself.
     """
     todo, objects, size = [value], 1, 0
     while todo:
         item = todo.pop()
         if isinstance(item, np.ndarray):
             size += item.nbytes
-        held = item.values() if isinstance(item, dict) else item if isinstance(item, (list, tuple)) else ()
-        held = item.flat if isinstance(item, np.ndarray) and item.dtype.hasobject else held
-        objects += len(held)
+        children = item.values() if isinstance(item, dict) else item if isinstance(item, (list, tuple)) else ()
+        children = item.flat if isinstance(item, np.ndarray) and item.dtype.hasobject else children
+        objects += len(children)
         if size > MAX_BYTES or objects > MAX_OBJECTS:
             raise DataError(f"more than {MAX_BYTES} bytes or {MAX_OBJECTS} objects")
-        todo.extend(held)
+        todo.extend(children)
 
 
 @dataclass(frozen=True)
 class Name:
-    """What stands where a pickle names a class or function: `make` is ours, and is called in its place."""
+    """Stands for a class or function that a pickle names: `make`, our own function, is called instead."""
 
     make: Callable
 
 
 @dataclass(eq=False)
 class Pending:
-    """An object between the instruction that makes it and the one that fills it: `fill(state)` gives the result."""
+    """An object between the opcode that creates it and the one that fills it: `fill(state)` gives the result."""
 
     fill: Callable
-    memo: list[int] = field(default_factory=list)  # places to be told the result
+    memo: list[int] = field(default_factory=list)  # indices in the memo that will refer to the result
 
 
 def read_pickle(file: BinaryIO, names: dict[str, Callable] | None = None, persistent: Callable | None = None) -> Any:
-    """The plain data that a pickle (protocols 0–4) describes; DataError for any other instruction or name.
+    """The plain data that a pickle (protocols 0–4) describes; DataError for any other opcode or name.
 
-    names: of classes and functions to allow besides NumPy's, as "module name", with what to call in their place.
-    persistent: what to call for a reference to something outside the pickle.
+    names: "module name" of classes and functions to allow besides NumPy's, with the function to call instead of each.
+    persistent: called for a persistent id, a reference to something outside the pickle.
     """
     names = NAMES | (names or {})
     stack: list = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
-    made = 0  # bytes
+    created = 0  # bytes of arrays and byte strings
 
     def since_mark() -> list:
         mark = marks.pop()
@@ -112,31 +116,31 @@ def read_pickle(file: BinaryIO, names: dict[str, Callable] | None = None, persis
 
     def top(kind: type):
         if not isinstance(stack[-1], kind):
-            raise DataError(f"an instruction for a {kind.__name__} given a {type(stack[-1]).__name__}")
+            raise DataError(f"an opcode for a {kind.__name__} applied to a {type(stack[-1]).__name__}")
         return stack[-1]
 
     def put(target: dict, items: list) -> dict:
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # To hash tuples nested deep enough ends the process; larger integers can be made to have one hash.
+            # Hashing a deeply nested tuple crashes the process; large integers can be chosen to share one hash.
             if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < 2**64):
                 raise DataError(f"a dictionary key that is a {type(key).__name__}")
             target[key] = value
         return target
 
-    def weighed(value: Any) -> Any:
-        """What a call made, unless calls make much more of the file than it holds, by using one text many times."""
-        nonlocal made
-        made += value.nbytes if isinstance(value, np.ndarray) else len(value) if isinstance(value, bytes) else 0
-        if made > 8 * file.tell() + (1 << 20):  # of None, one byte there, an array makes a place of eight
-            raise DataError("arrays that use one piece of it many times")
+    def tally(value: Any) -> Any:
+        """The value that a call created; DataError if calls create far more than the file holds, as by reuse."""
+        nonlocal created
+        created += value.nbytes if isinstance(value, np.ndarray) else len(value) if isinstance(value, bytes) else 0
+        if created > 8 * file.tell() + (1 << 20):  # None takes one byte in a file and eight in an array
+            raise DataError("arrays that use one piece of the file many times")
         return value
 
-    for name, argument in _instructions(file):
+    for name, argument in _opcodes(file):
         match name:
             case "BINPUT" | "LONG_BINPUT" | "MEMOIZE" | "PUT":
                 place = len(memo) if argument is None else argument
                 if not 0 <= place < 2**32:
-                    raise DataError("a place in its memory beyond any file")
+                    raise DataError("a memo index beyond any file")
                 memo[place] = stack[-1]
                 if isinstance(stack[-1], Pending):
                     stack[-1].memo.append(place)
@@ -178,20 +182,20 @@ def read_pickle(file: BinaryIO, names: dict[str, Callable] | None = None, persis
                 pairs = since_mark()
                 put(top(dict), pairs)
             case "GLOBAL" | "STACK_GLOBAL":
-                called = argument if argument is not None else f"{stack.pop(-2)} {stack.pop()}"
-                if called not in names:
-                    raise DataError(f"the name {called.replace(' ', '.')!r}, which plain data has no use for")
-                stack.append(Name(names[called]))
+                reference = argument if argument is not None else f"{stack.pop(-2)} {stack.pop()}"
+                if reference not in names:
+                    raise DataError(f"the name {reference.replace(' ', '.')!r}, which plain data has no use for")
+                stack.append(Name(names[reference]))
             case "REDUCE":
                 arguments = stack.pop()
                 function = top(Name)
-                stack[-1] = weighed(function.make(*arguments))
+                stack[-1] = tally(function.make(*arguments))
             case "BUILD":
                 state = stack.pop()
-                if isinstance(stack[-1], dict):  # attributes of an OrderedDict, which no reader wants
+                if isinstance(stack[-1], dict):  # attributes of an OrderedDict, which no reader needs
                     continue
                 pending = top(Pending)
-                stack[-1] = weighed(pending.fill(state))
+                stack[-1] = tally(pending.fill(state))
                 memo.update(dict.fromkeys(pending.memo, stack[-1]))
             case "BINPERSID" if persistent:
                 stack.append(persistent(stack.pop()))
@@ -200,16 +204,16 @@ def read_pickle(file: BinaryIO, names: dict[str, Callable] | None = None, persis
             case "STOP":
                 return stack.pop()
             case _:
-                raise DataError(f"the instruction {name}, which plain data has no use for")
-    raise DataError(f"more than {MAX_INSTRUCTIONS:,} instructions")
+                raise DataError(f"the opcode {name}, which plain data has no use for")
+    raise DataError(f"more than {MAX_OPCODES:,} opcodes")
 
 
-def _instructions(file: BinaryIO) -> Iterator[tuple[str, Any]]:
-    """The names and arguments of at most MAX_INSTRUCTIONS instructions."""
-    for _ in range(MAX_INSTRUCTIONS):
+def _opcodes(file: BinaryIO) -> Iterator[tuple[str, Any]]:
+    """The names and arguments of at most MAX_OPCODES opcodes."""
+    for _ in range(MAX_OPCODES):
         instruction = pickletools.code2op.get(file.read(1).decode("latin1"))
         if instruction is None:
-            raise DataError("a byte that is no instruction, or an end too early")
+            raise DataError("a byte that is no opcode, or an unexpected end")
         if instruction.name == "STRING":
             yield instruction.name, _quoted(file.readline())
         else:
@@ -217,7 +221,7 @@ def _instructions(file: BinaryIO) -> Iterator[tuple[str, Any]]:
 
 
 def _quoted(line: bytes) -> str:
-    """A string as Python 2's protocol 0 has it, 'like\\x20this'; pickletools reads it as ASCII only."""
+    """A string of protocol 0, such as 'like\\x20this'; pickletools reads ASCII only."""
     line = line.removesuffix(b"\n")
     if len(line) < 2 or line[:1] not in (b"'", b'"') or line[:1] != line[-1:]:
         raise DataError("a string without its quotes")
@@ -238,11 +242,11 @@ def _array(state: Any) -> np.ndarray:
                 for place, value in enumerate(data):
                     array[place] = value
                 return array.reshape(shape, order="F" if fortran else "C")
-    raise DataError("an array whose contents do not fit its shape")
+    raise DataError("an array whose data do not fit its shape")
 
 
 def _bytes(data: bytes | str) -> bytes:
-    """What Python 2 wrote as a string and was read as a text, as bytes again."""
+    """Bytes again, where Python 2 wrote them as a string that was read as text."""
     return data.encode("latin1") if isinstance(data, str) else data
 
 
@@ -283,8 +287,8 @@ NAMES: dict[str, Callable] = {
     "numpy.core.multiarray scalar": _scalar,
     "numpy ndarray": _never,
     "numpy dtype": _dtype,
-    "_codecs encode": _encode,  # how protocol 2 writes bytes,
-    "__builtin__ bytes": lambda: b"",  # and empty ones
+    "_codecs encode": _encode,  # bytes in protocol 2,
+    "__builtin__ bytes": lambda: b"",  # and empty bytes
 }
-# The same since NumPy 2.
+# NumPy 2 names them so.
 NAMES |= {name.replace(".core", "._core"): make for name, make in NAMES.items() if ".core" in name}

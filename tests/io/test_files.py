@@ -1,6 +1,7 @@
-"""Files are replaced whole or not at all, and a disk that refuses one is named in one sentence."""
+"""Files are replaced atomically, and a failed write is one sentence."""
 
 import errno
+import os
 import resource
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mixste.io.files import replacing
+from mixste.io.files import readable, replacing
 
 BIG = {"a": torch.zeros(200_000), "b": torch.zeros(1000)}  # 0.8 MiB
 WRITERS = {
@@ -79,3 +80,64 @@ def test_other_errors_are_not_taken_for_the_disks(tmp_path):
     with pytest.raises(IsADirectoryError, match=r"could not write .*: Is a dir"), replacing(folder) as temporary:
         temporary.write_text("x")
     assert [left.name for left in tmp_path.iterdir()] == ["folder"]
+
+
+def test_the_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "new" / "folder" / "x.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # one file system, or os.replace would not be atomic
+        assert temporary.suffix == path.suffix  # by which np.savez and Matplotlib choose the format
+    assert path.read_text() == "first"
+    with replacing(path) as temporary:
+        temporary.write_text("second")
+        assert path.read_text() == "first"
+    assert path.read_text() == "second"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
+def test_an_interrupted_write_keeps_the_earlier_file(tmp_path, error):
+    path = tmp_path / "x.txt"
+    path.write_text("earlier")
+    with pytest.raises(error), replacing(path) as temporary:
+        temporary.write_text("half of the new o")
+        raise error("in the middle")
+    assert path.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_the_umask_decides_who_may_read(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "x") as temporary:
+            temporary.write_text("x")
+        assert os.umask(umask) == umask  # which is read by setting it, and set back
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+
+
+def test_a_long_name(tmp_path):
+    """The temporary name must not exceed the 255 bytes that `path` itself may have."""
+    path = tmp_path / ("x" * 251 + ".txt")
+    with replacing(path) as temporary:
+        temporary.write_text("x")
+    assert path.read_text() == "x"
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "x").write_text("x")
+    with pytest.raises(FileExistsError, match=r"^could not write .*x/y: File exists$"), replacing(tmp_path / "x" / "y"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [(b"walk", "walk"), ("gång".encode(), "gång"), (b"g\xe5ng", "g\\xe5ng"), (b"a\xff\xfe", "a\\xff\\xfe")],
+)
+def test_file_names_become_text(name, text):
+    assert readable(os.fsdecode(name)) == text
+    text.encode("utf-8")

@@ -328,7 +328,7 @@ def test_a_reader_that_fails_in_its_own_way_stops_no_folder(model, tmp_path, mon
 
     monkeypatch.setattr("mixste.wild.lift.read", fail)
     results = list(lift(source, tmp_path / "out", model, resolution=(1000, 1000), outputs=["npz"]))
-    assert any("found more than fits the memory" in str(result) for result in results)
+    assert any("found more than fits into memory" in str(result) for result in results)
     assert any(isinstance(result, Lifted) for result in results)
 
 
