@@ -101,9 +101,14 @@ def test_the_file_appears_when_the_block_ends(tmp_path):
 def test_an_interrupted_write_keeps_the_earlier_file(tmp_path, error):
     path = tmp_path / "x.txt"
     path.write_text("earlier")
-    with pytest.raises(error), replacing(path) as temporary:
-        temporary.write_text("half of the new o")
-        raise error("in the middle")
+
+    def write():
+        with replacing(path) as temporary:
+            temporary.write_text("half of the new o")
+            raise error("in the middle")
+
+    with pytest.raises(error, match="in the middle"):
+        write()
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
 
