@@ -99,23 +99,23 @@ def train(
     ),
 ) -> None:
     """Train the runs of the study that are not in the store yet."""
-    from mixste.study import runs
+    from mixste.study import store, trainer
     from mixste.study.profiles import profile_of
     from mixste.study.tables import PLAN, distinct
 
     if run:
-        runs.make_as_planned(run, retry_failed)
+        trainer.make_as_planned(run, retry_failed)
         return
     unknown = set(table or ()) - set(PLAN)
     if unknown:
         raise ValueError(f"table must be one of {', '.join(PLAN)}, found {', '.join(sorted(unknown))}")
     wanted = distinct(profile_of(profile), tuple(table or PLAN))
     if retry_failed:
-        runs.forget_failed(wanted)
-    failed = runs.make_all(wanted, jobs, title=f"training, profile {profile}")
+        trainer.forget_failed(wanted)
+    failed = trainer.make_all(wanted, jobs, title=f"training, profile {profile}")
     if failed:
-        raise runs.RunError(failed)
-    print(f"{len(wanted)} runs in {runs.store()}")
+        raise store.RunError(failed)
+    print(f"{len(wanted)} runs in {store.store()}")
 
 
 @app.command()
@@ -292,13 +292,13 @@ def reproduce(
 @runs_app.command("list")
 def list_runs() -> None:
     """Every run in the store: finished, failed, unfinished or damaged, with its settings, error, time and size."""
-    from mixste.study import runs
+    from mixste.study import store
 
-    table = runs.listing()
+    table = store.listing()
     if len(table):
         print(table.to_string(index=False, na_rep="", float_format="{:.1f}".format))
     counts = table["state"].value_counts()
-    print(f"{len(table)} runs in {runs.store()}" + "".join(f", {count} {state}" for state, count in counts.items()))
+    print(f"{len(table)} runs in {store.store()}" + "".join(f", {count} {state}" for state, count in counts.items()))
 
 
 @runs_app.command("pack")

@@ -18,7 +18,8 @@ from mixste import MixSTE
 from mixste.checkpoints import save_checkpoint
 from mixste.cli import plain
 from mixste.skeleton import human36m
-from mixste.study import runs
+from mixste.study import store
+from mixste.study.run import Data, Run, spec
 from mixste.train import Recipe
 
 
@@ -162,14 +163,14 @@ def test_ctrl_c_ends_in_one_sentence(tmp_path):
     assert process.returncode == 130
     assert said.splitlines()[-1] == "mixste: stopped; the same command goes on from here"
     assert "Traceback" not in said
-    assert not any(runs.is_whole(path) for path in tmp_path.iterdir())
+    assert not any(store.is_whole(path) for path in tmp_path.iterdir())
 
 
 def test_a_training_that_fails_ends_in_one_sentence_and_is_tried_again_when_asked(tmp_path):
-    few = runs.Data("synthetic", "gt", subjects=("S1", "S9"), actions=("Walking",), test_cameras=1)
+    few = Data("synthetic", "gt", subjects=("S1", "S9"), actions=("Walking",), test_cameras=1)
     recipe = Recipe(learning_rate=1e30, scaled_gradient=False, batch_frames=90)
-    run = runs.Run(few, 9, 600, 0, options=(("depth", 1), ("dim", 8), ("heads", 2)), recipe=recipe)
-    (tmp_path / f"{run.id}.json").write_text(runs.spec(run))
+    run = Run(few, 9, 600, 0, options=(("depth", 1), ("dim", 8), ("heads", 2)), recipe=recipe)
+    (tmp_path / f"{run.id}.json").write_text(spec(run))
     train = ("train", "--run", str(tmp_path / f"{run.id}.json"))
     for more, tried in ((), True), ((), False), (("--retry-failed",), True):
         done = mixste(*train, *more, MIXSTE_RUNS=str(tmp_path))

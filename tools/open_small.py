@@ -16,9 +16,10 @@ from mixste.data import Clip, load
 from mixste.data.virtual import DETECTORS
 from mixste.evaluate import evaluate
 from mixste.io.files import replacing
-from mixste.io.install import needs_checkout
+from mixste.io.install import PACKAGE, needs_checkout
 from mixste.skeleton import human36m
-from mixste.study import runs
+from mixste.study import store
+from mixste.study.run import Data
 from mixste.train import Recipe, train
 
 SIZES = {"frames": 81, "dim": 128, "depth": 8}
@@ -35,7 +36,7 @@ RECIPE = Recipe(
     new_cameras=True,
 )
 KEYPOINTS = ("gt", *DETECTORS)
-SHIPPED = runs.PACKAGE / "weights" / "open-small.safetensors"
+SHIPPED = PACKAGE / "weights" / "open-small.safetensors"
 
 
 def half_rate(clip: Clip) -> Clip:
@@ -63,7 +64,7 @@ def errors(model: MixSTE) -> pd.DataFrame:
     ]
     tables = []
     for source, cameras, keypoints, slower in wanted:
-        clips = runs.Data(source, keypoints, test_cameras=cameras).load().test[:: 4 if cameras else 1]
+        clips = Data(source, keypoints, test_cameras=cameras).load().test[:: 4 if cameras else 1]
         table = evaluate(model, [half_rate(clip) for clip in clips] if slower else clips, "exact")
         table["value"] *= table["frames"]
         sums = table.groupby(["subject", "metric", "unit"])[["value", "frames"]].sum()
@@ -88,7 +89,7 @@ def main() -> None:
     """Train, measure, ship; what is there already is kept."""
     needs_checkout("making the weights in the box")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    folder = runs.store() / "open-small"
+    folder = store.store() / "open-small"
     folder.mkdir(parents=True, exist_ok=True)
     weights, measured = folder / "weights.safetensors", folder / "errors.csv"
     if not weights.exists():

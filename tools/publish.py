@@ -11,7 +11,7 @@ from pathlib import Path
 import readme
 
 from mixste.io.files import replacing
-from mixste.study import notebooks, pages, runs
+from mixste.study import notebooks, pages, store
 
 # Of an executed notebook all is kept that a reader sees, and nothing that differs from one machine to the next.
 STRIP = [
@@ -28,19 +28,19 @@ def publish(profile: str) -> list[Path]:
     """
     done = [path for path in notebooks.notebooks() if notebooks.fresh(path, profile)]
     if not done:
-        raise RuntimeError(f"no notebook of profile {profile} is up to date in {runs.output()}: nothing to publish")
+        raise RuntimeError(f"no notebook of profile {profile} is up to date in {store.output()}: nothing to publish")
     written = []
     for name in (name for path in done for name in notebooks.files_of(path, profile)):
         kind, _, file = Path(name).parts
-        folder = runs.ROOT / kind / profile
+        folder = store.ROOT / kind / profile
         if kind == "notebooks":
-            folder = notebooks.NOTEBOOKS if profile == notebooks.DEFAULT else runs.ROOT / "results" / profile / kind
+            folder = notebooks.NOTEBOOKS if profile == notebooks.DEFAULT else store.ROOT / "results" / profile / kind
         with replacing(folder / file) as temporary:
-            shutil.copyfile(runs.output() / name, temporary)
+            shutil.copyfile(store.output() / name, temporary)
         written.append(folder / file)
     copies = [path for path in written if path.suffix == ".ipynb"]
     subprocess.run([sys.executable, "-m", *STRIP, *copies], check=True)
-    pages.page(runs.ROOT)
+    pages.page(store.ROOT)
     readme.main()
     return written
 

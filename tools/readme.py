@@ -15,13 +15,14 @@ from mixste.camera import normalize_screen
 from mixste.data import load
 from mixste.data.readers.detections import LAYOUTS, MADE_OF
 from mixste.io.files import replacing
+from mixste.io.install import PACKAGE
 from mixste.predict import predict
-from mixste.study import report, runs
+from mixste.study import report, store
 from mixste.study.profiles import PAPER_POSES, PROFILES
 from mixste.study.tables import CONSTANT, REGRESSION
 from mixste.wild.outputs import pictures, save_gif
 
-README, LIFT, PICTURE = (runs.PACKAGE.parent / name for name in ("README.md", "docs/lift.md", "docs/lifted.gif"))
+README, LIFT, PICTURE = (PACKAGE.parent / name for name in ("README.md", "docs/lift.md", "docs/lifted.gif"))
 
 # Of these tables the first rows, which mean the same in every profile, and rows by name: Table 5's references are 1's.
 SHOWN = {
@@ -76,7 +77,7 @@ def _averages(profile: str, name: str) -> pd.DataFrame:
 
 def speed() -> str:
     """What the fast path gives at the published size, from results/bench; Markdown."""
-    bench = pd.concat(pd.read_csv(runs.ROOT / "results" / "bench" / f"{name}.csv") for name in ("h100", "cpu"))
+    bench = pd.concat(pd.read_csv(store.ROOT / "results" / "bench" / f"{name}.csv") for name in ("h100", "cpu"))
     bench = bench[bench["what"].isin(("inference", "training step"))]
     bench = bench[bench["variant"].isin(("fast, bfloat16", "fast, float32"))]
     lines = [["on", "what", "windows at once", "frames a second", "times the reference"], ["---"] * 5]

@@ -7,7 +7,7 @@ from the next call. Snakemake must be its parent, so the shell between them has 
 import os
 
 from mixste.cli import main
-from mixste.study import runs
+from mixste.study import trainer
 
-runs.end_with(os.getppid())
+trainer.end_with(os.getppid())
 main()

@@ -20,14 +20,14 @@ import torch
 import yaml
 
 from mixste.io import DataError
-from mixste.io.install import install
-from mixste.study import costs, notebooks, runs
+from mixste.io.install import PACKAGE, install
+from mixste.study import costs, notebooks, store, trainer
 from mixste.study.profiles import Profile, profile_of
 from mixste.study.progress import span
-from mixste.study.runs import Run
+from mixste.study.run import Run, spec
 from mixste.study.tables import PLAN, distinct
 
-WORKFLOW = runs.PACKAGE.parent / "workflow"
+WORKFLOW = PACKAGE.parent / "workflow"
 JOB_SECONDS = 10.0  # of a job of its own: to start, and to read data
 # Of a core (AMD EPYC) to execute each notebook in profile smoke, with its runs in the store; notebook 18 as 17.
 NOTEBOOK_SECONDS = dict(
@@ -63,7 +63,7 @@ class Batch:
         for run, label in self.labels.items():
             state = "in the store"
             if run in self.missing:
-                begun = (runs.store() / f"{run}.part" / "state.pt").exists()
+                begun = (store.store() / f"{run}.part" / "state.pt").exists()
                 verb = "another process trains it" if run in self.busy else "go on" if begun else "train"
                 state = f"{verb}, {span(self.seconds[run])}"
             lines.append(f"  {run}  {label}: {state}")
@@ -89,8 +89,8 @@ def plan(profile: str, chosen: list[Path]) -> Batch:
     chosen = [path for path in chosen if path not in lacking]
     tables = notebooks.tables_of(chosen)
     wanted = {run.id: run for run in distinct(scale, tables)}
-    missing = [run.id for run in runs.lacking(wanted.values())]  # what failed is not tried again unasked
-    finished = [name for name, run in wanted.items() if name not in missing and not runs.failure(run)]
+    missing = [run.id for run in trainer.lacking(wanted.values())]  # what failed is not tried again unasked
+    finished = [name for name, run in wanted.items() if name not in missing and not store.failure(run)]
     estimated = costs.estimate(scale, wanted, finished)
     stale = [path for path in chosen if not notebooks.fresh(path, profile)]
     seconds = {name: estimated.seconds[name] for name in missing}
@@ -102,7 +102,7 @@ def plan(profile: str, chosen: list[Path]) -> Batch:
         runs=wanted,
         labels=_labels(scale, tables),
         missing=missing,
-        busy=[name for name in missing if runs.busy(runs.store() / name)],
+        busy=[name for name in missing if store.busy(store.store() / name)],
         stale=stale,
         seconds=seconds,
         basis=estimated.basis,
@@ -170,7 +170,7 @@ def reproduce(batch: Batch, on: Path, jobs: int | None = None) -> None:
 
 def write(batch: Batch, gpu: bool) -> Path:
     """A new folder in the store with all that the jobs need to know: plan.json, and <id>.json for each run."""
-    parent = runs.store() / "batches"
+    parent = store.store() / "batches"
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=parent, prefix=time.strftime("%Y%m%d-%H%M%S-")))
     folder.chmod(0o755)
@@ -179,7 +179,7 @@ def write(batch: Batch, gpu: bool) -> Path:
         run = batch.runs[name]
         needs = [run.start.id] if run.start and run.start.id in batch.missing else []
         jobs["runs"][name] = {"needs": needs, "label": batch.labels[name], "seconds": batch.seconds[name] + JOB_SECONDS}
-        (folder / f"{name}.json").write_text(runs.spec(run))
+        (folder / f"{name}.json").write_text(spec(run))
     for path in batch.stale:
         reads = {run.id for run in distinct(batch.profile, notebooks.tables_of([path]))}
         needs = [name for name in batch.missing if name in reads]

@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from mixste.io.files import replacing
 from mixste.skeleton import SKELETONS
-from mixste.study import runs
-from mixste.study.runs import Run, RunError
+from mixste.study import store, trainer
+from mixste.study.run import Run, read_spec
 from mixste.study.states import StateError
+from mixste.study.store import RunError
 
 PIECE = 16 * 2**20
 INDEX = "parcel.json"
@@ -37,25 +38,25 @@ def pack(to: Path, wanted: list[str] = (), unfinished: bool = False, weights: bo
     """
     if to.exists():
         raise RunError(f"expected a folder that is not there yet, found {to}")
-    folders = sorted(path for path in runs.store().glob("*") if runs.NAME.fullmatch(path.name) and path.is_dir())
+    folders = sorted(path for path in store.store().glob("*") if store.NAME.fullmatch(path.name) and path.is_dir())
     folders = [path for path in folders if not wanted or path.stem in wanted]
     missing = sorted(set(wanted) - {path.stem for path in folders})
     if missing:
-        raise RunError(f"expected runs of {runs.store()}, found none with the id {', '.join(missing)}")
+        raise RunError(f"expected runs of {store.store()}, found none with the id {', '.join(missing)}")
     files, left = [], 0
     for path in folders:
         if not path.suffix:
-            if not runs.is_whole(path):
+            if not store.is_whole(path):
                 raise RunError(f"run {path.name} is damaged and cannot be packed; `mixste reproduce` makes it again")
-            kept = runs.FILES | runs.FAILED | (runs.WEIGHTS if weights else set())
+            kept = store.FILES | store.FAILED | (store.WEIGHTS if weights else set())
             names = {file.name for file in path.iterdir()} & kept
-            files += [runs.Finished(path).file(name) for name in sorted(names)]
-        elif unfinished and (path / "state.pt").exists() and not runs.busy(path):
+            files += [store.Finished(path).file(name) for name in sorted(names)]
+        elif unfinished and (path / "state.pt").exists() and not store.busy(path):
             files += [file for file in sorted(path.iterdir()) if UNFINISHED.fullmatch(file.name)]
         else:
             left += 1
     if not files:
-        raise RunError(f"expected runs to pack in {runs.store()}, found none")
+        raise RunError(f"expected runs to pack in {store.store()}, found none")
     to.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
     try:
@@ -111,8 +112,8 @@ def unpack(source: Path) -> str:
     file is missing, cut short, changed, too many, or not a plain file, or if a training's state is not whole.
     """
     index = _index(Path(source))
-    runs.store().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=runs.store(), prefix=".unpacking-") as name:
+    store.store().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store.store(), prefix=".unpacking-") as name:
         arriving, pieces, piece = Path(name), _pieces(Path(source), index["pieces"]), io.BytesIO()
         needed = sum(entry["size"] for entry in index["files"])
         for entry in tqdm(index["files"], "unpacking", unit="file", disable=None, leave=False):
@@ -131,10 +132,10 @@ def unpack(source: Path) -> str:
             if folder.suffix:
                 _check_state(folder, source)
             else:
-                runs.seal(folder)
+                store.seal(folder)
         entered = [_enter(folder) for folder in folders]
     stayed = len(entered) - sum(entered)
-    return f"{sum(entered)} runs arrived in {runs.store()}" + (f"; {stayed} stay as they are there" if stayed else "")
+    return f"{sum(entered)} runs arrived in {store.store()}" + (f"; {stayed} stay as they are there" if stayed else "")
 
 
 def _index(source: Path) -> dict:
@@ -151,13 +152,13 @@ def _index(source: Path) -> dict:
     held = defaultdict(set)
     for name in files:
         folder, _, file = str(name).partition("/")
-        finished = runs.FILES | runs.WEIGHTS | runs.FAILED
+        finished = store.FILES | store.WEIGHTS | store.FAILED
         allowed = UNFINISHED.fullmatch(file) if folder.endswith(".part") else file in finished
-        if not (runs.NAME.fullmatch(folder) and allowed):
+        if not (store.NAME.fullmatch(folder) and allowed):
             raise RunError(f"{source / INDEX} is refused: it names {name!r}, which is no file of a run")
         held[folder].add(file)
     for folder, names in held.items():
-        whole = runs.FAILED if "failed.json" in names else runs.FILES
+        whole = store.FAILED if "failed.json" in names else store.FILES
         if lacking := ({"spec.json", "state.pt"} if folder.endswith(".part") else whole) - names:
             raise RunError(f"{source} is refused: run {folder} comes without {', '.join(sorted(lacking))}")
     for path in sorted(source.iterdir()):
@@ -188,8 +189,8 @@ def _pieces(source: Path, entries: list[dict]) -> Iterator[io.BytesIO]:
 def _check_state(folder: Path, source: Path) -> None:
     """RunError unless the interrupted training in a folder can be gone on with."""
     try:
-        run = runs.read_spec(folder / "spec.json")
-        runs.whole_state(folder, run, _networks(run))
+        run = read_spec(folder / "spec.json")
+        trainer.whole_state(folder, run, _networks(run))
     except StateError as error:
         raise RunError(
             f"{source} is refused: expected the state of a training in {folder.name}, found {error}"
@@ -213,21 +214,21 @@ def _networks(run: Run) -> list[torch.nn.Module]:
 
 def _enter(arrived: Path) -> bool:
     """Give a run its place in the store; False if what is there stays."""
-    place = runs.store() / arrived.stem
+    place = store.store() / arrived.stem
     part = place.with_suffix(".part")
     try:
-        with runs.locked(place, _busy):
-            if runs.is_whole(place) and (arrived.suffix or not _better(arrived, place)):
+        with store.locked(place, _busy):
+            if store.is_whole(place) and (arrived.suffix or not _better(arrived, place)):
                 return False
             if arrived.suffix:
-                run = runs.read_spec(arrived / "spec.json")
-                steps = [runs.taken_up(folder, run, _networks(run))["step"] for folder in (arrived, part)]
+                run = read_spec(arrived / "spec.json")
+                steps = [trainer.taken_up(folder, run, _networks(run))["step"] for folder in (arrived, part)]
                 if steps[0] <= steps[1]:
                     return False
                 place = part
             else:
-                runs.remove(part)
-            runs.remove(place)
+                store.remove(part)
+            store.remove(place)
             os.replace(arrived, place)
     except _Busy:
         return False
@@ -241,7 +242,7 @@ def _better(arrived: Path, place: Path) -> bool:
 
 
 def _weights(folder: Path) -> set[str]:
-    return {file.name for file in folder.iterdir()} & runs.WEIGHTS
+    return {file.name for file in folder.iterdir()} & store.WEIGHTS
 
 
 class _Busy(Exception):

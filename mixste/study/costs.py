@@ -17,14 +17,17 @@ import torch
 from scipy.optimize import nnls
 from torch.utils.flop_counter import FlopCounterMode
 
-from mixste.study import runs
+from mixste import checkpoints
+from mixste.io.install import PACKAGE
+from mixste.study import store
 from mixste.study.profiles import PROFILES, Profile
-from mixste.study.runs import Data, Finished, Run
+from mixste.study.run import Data, Run
+from mixste.study.store import Finished
 from mixste.train import AUTHORS
 
-RESULTS = runs.PACKAGE.parent / "results"
+RESULTS = PACKAGE.parent / "results"
 GPU = re.compile("NVIDIA|AMD Instinct|Radeon")  # in a device's name
-MODELS = tuple(runs.checkpoints.MODELS)
+MODELS = tuple(checkpoints.MODELS)
 JOINTS = 17  # of the ledgers' networks: those of HumanEva, two fewer, cost little less
 
 
@@ -73,7 +76,7 @@ def measured(wanted: dict[str, Run], finished: Iterable[str], gpu: bool) -> list
     """The costs of these finished runs of the store, of the same kind of device, and all of whose training is known."""
     costs = []
     for name in finished:
-        about = Finished(runs.store() / name).environment
+        about = Finished(store.store() / name).environment
         share = 1 - about.get("resumed_at", 0.0)
         if share > 0.5 and bool(GPU.search(about["device"])) == gpu:
             seconds = about["training_seconds"] / share, about["testing_seconds"]

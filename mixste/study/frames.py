@@ -3,11 +3,12 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from mixste.study import runs
+from mixste.study import store, trainer
 from mixste.study.intervals import bootstrap_interval
 from mixste.study.profiles import Profile
 from mixste.study.report import AT_LEVEL
-from mixste.study.runs import Finished, Run
+from mixste.study.run import Run
+from mixste.study.store import Finished
 
 
 def methods(profile: Profile) -> dict[str, tuple[Run, ...]]:
@@ -28,9 +29,9 @@ def compared(profile: Profile) -> dict[str, list[Finished]]:
     RunError if of a method none is left.
     """
     wanted = methods(profile)
-    runs.make_all([run for seeds in wanted.values() for run in seeds], title="methods compared")
-    sound = {name: [run for run in seeds if not runs.failure(run)] for name, seeds in wanted.items()}
-    return {name: [runs.make(run) for run in sound[name] or wanted[name]] for name in wanted}
+    trainer.make_all([run for seeds in wanted.values() for run in seeds], title="methods compared")
+    sound = {name: [run for run in seeds if not store.failure(run)] for name, seeds in wanted.items()}
+    return {name: [trainer.make(run) for run in sound[name] or wanted[name]] for name in wanted}
 
 
 def joint_errors(finished: list[Finished]) -> Float[np.ndarray, "seeds frames joints"]:

@@ -14,14 +14,15 @@ from pathlib import Path
 
 from mixste.io import DataError
 from mixste.io.files import replacing
-from mixste.io.install import needs_checkout
-from mixste.study import runs
+from mixste.io.install import PACKAGE, needs_checkout
+from mixste.study import store, trainer
 from mixste.study.pages import page
 from mixste.study.profiles import PROFILES, Profile, profile_of
-from mixste.study.runs import Data, so_far
+from mixste.study.run import Data
+from mixste.study.store import so_far
 from mixste.study.tables import PLAN, distinct
 
-NOTEBOOKS = runs.ROOT / "notebooks"
+NOTEBOOKS = store.ROOT / "notebooks"
 DEFAULT = "smoke"  # the profile that the notebooks themselves name
 
 # The tables of the plan whose runs each notebook reads.
@@ -62,11 +63,11 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
         raise DataError(not_made(lacking))
     failed = [not_made(lacking)] if lacking else []
     if not so_far():
-        failed += [runs.make_all(distinct(scale, tables_of(chosen)), jobs, title=f"training, profile {profile}")]
+        failed += [trainer.make_all(distinct(scale, tables_of(chosen)), jobs, title=f"training, profile {profile}")]
     for number, path in enumerate(chosen, 1):
         began = time.monotonic()
         label = f"[{number}/{len(chosen)}] {path.name}"
-        with runs.locked(_copy(path, profile)):  # by one process at a time, where several share the store
+        with store.locked(_copy(path, profile)):  # by one process at a time, where several share the store
             damage = damaged(path, profile)
             if damage:
                 print(f"{label}: no longer as written, and made again: {', '.join(damage)}", flush=True)
@@ -74,7 +75,7 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
                 print(f"{label}: up to date", flush=True)
                 continue
             own = [run for table in tables_of([path]) for row in PLAN[table](scale) for run in row.runs]
-            if so_far() and own and runs.lacking(own) == own:
+            if so_far() and own and trainer.lacking(own) == own:
                 print(f"{label}: nothing is trained yet", flush=True)
                 continue
             print(f"{label} …", end="", flush=True)
@@ -154,7 +155,7 @@ def notebooks() -> list[Path]:
 
 def renew_page() -> None:
     """Write `page` anew for the output folder, without tables that have changed since a notebook wrote them."""
-    out, changed = runs.output(), []
+    out, changed = store.output(), []
     for profile in PROFILES:
         for path in notebooks():
             for table in (out / name for name in damaged(path, profile) if Path(name).suffix == ".csv"):
@@ -162,7 +163,7 @@ def renew_page() -> None:
                     continue
                 changed.append(table)
                 print(
-                    f"{runs.shown(table)} has changed since it was written, and is left out of results/README.md: "
+                    f"{store.shown(table)} has changed since it was written, and is left out of results/README.md: "
                     f"`mixste reproduce --profile {profile} --notebook {path.name[:2]}` makes it again",
                     flush=True,
                 )
@@ -171,7 +172,7 @@ def renew_page() -> None:
 
 def where(profile: str) -> str:
     """What a call has made, and where to look first."""
-    out = runs.shown(runs.output())
+    out = store.shown(store.output())
     return (
         f"Made: all tables on one page in {out}/results/README.md, one by one in {out}/results/{profile}/, "
         f"figures in {out}/figures/{profile}/, executed notebooks in {out}/notebooks/{profile}/."
@@ -230,7 +231,7 @@ def files_of(path: Path, profile: str) -> list[str]:
 
 
 def _copy(path: Path, profile: str) -> Path:
-    return runs.output() / "notebooks" / profile / path.name
+    return store.output() / "notebooks" / profile / path.name
 
 
 def _stamp(out: Path) -> Path:
@@ -248,14 +249,14 @@ def _stamped(path: Path, profile: str) -> dict:
 
 def _files(path: Path, profile: str) -> list[str]:
     """Of the files below the output folder, those that this notebook writes: its executed copy, tables and figures."""
-    out, number = runs.output(), path.name[:2]
+    out, number = store.output(), path.name[:2]
     made = (file for kind in ("results", "figures") for file in (out / kind / profile).glob(f"{number}_*"))
     return [str(file.relative_to(out)) for file in (_copy(path, profile), *sorted(made))]
 
 
 def _hash(name: str) -> str:
     try:
-        return hashlib.sha256((runs.output() / name).read_bytes()).hexdigest()
+        return hashlib.sha256((store.output() / name).read_bytes()).hexdigest()
     except OSError:
         return ""
 
@@ -268,6 +269,6 @@ def _inputs(path: Path, profile: str) -> str:
     digest = hashlib.sha256(f"{scale.name} {scale.title} {read} {wanted}".encode())
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     digest.update(json.dumps([cell["source"] for cell in cells]).encode())
-    for module in sorted(runs.PACKAGE.rglob("*.py")):
+    for module in sorted(PACKAGE.rglob("*.py")):
         digest.update(module.read_bytes())
     return digest.hexdigest()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from mixste import evaluate
 from mixste.io.files import replacing
-from mixste.study import runs
+from mixste.study import store
 from mixste.study.profiles import PROFILES
 from mixste.study.report import read, tables_of, with_intervals
 from mixste.study.tables import PLAN
@@ -38,7 +39,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                 if path not in but:
                     tables[path] = read(name, path.stem, root)
             except (ValueError, OSError) as error:
-                print(f"{runs.shown(path)} is left out of results/README.md: {error}", flush=True)
+                print(f"{store.shown(path)} is left out of results/README.md: {error}", flush=True)
         if not tables.keys() - {root / "results" / name / "01_architecture.csv"}:
             continue
         made = ledger(name, root, tables)
@@ -51,9 +52,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         for path, table in tables.items():
             if path.stem == "01_architecture":  # it repeats Table 1's averages
                 continue
-            table = table[
-                (table["column"] == "Avg.") & table["metric"].isin(runs.evaluate.UNITS) & (table["runs"] != "")
-            ]
+            table = table[(table["column"] == "Avg.") & table["metric"].isin(evaluate.UNITS) & (table["runs"] != "")]
             if len(table):
                 lines += [
                     "",
@@ -90,9 +89,9 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
             named.setdefault(run, []).append(file.stem[:2])
     lines = []
     for run, numbers in sorted(named.items(), key=lambda item: (item[1], item[0])):
-        line, folder = old.get(run, {}), runs.store() / run
-        if runs.is_whole(folder):
-            spec, made = json.loads((folder / "spec.json").read_text()), runs.Finished(folder).environment
+        line, folder = old.get(run, {}), store.store() / run
+        if store.is_whole(folder):
+            spec, made = json.loads((folder / "spec.json").read_text()), store.Finished(folder).environment
             line = {name: spec[name] for name in ("model", "frames", "poses", "seed")}
             options = spec["options"] or [("frames", spec["frames"])]  # of a reference, which has none of its own
             line |= {"options": " ".join(f"{name}={value}" for name, value in options)}

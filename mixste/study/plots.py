@@ -15,7 +15,7 @@ from mixste.io.files import replacing
 from mixste.skeleton import Skeleton
 from mixste.study.profiles import Profile
 from mixste.study.report import AT_LEVEL, all_failed, columns_of, short
-from mixste.study.runs import output, shown
+from mixste.study.store import output, shown
 from mixste.study.tables import CONSTANT, REGRESSION
 
 SIDES = {"left": "#c44e52", "right": "#4c72b0", "middle": "#444444"}

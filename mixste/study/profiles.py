@@ -4,8 +4,8 @@ import math
 import os
 from dataclasses import dataclass, field, replace
 
-from mixste.study import runs
-from mixste.study.runs import Data, Run
+from mixste.study import store
+from mixste.study.run import Data, Run
 from mixste.train import AUTHORS, Recipe
 
 # Human3.6M's 1,559,752 training frames, each also mirrored, in the authors' 120 epochs.
@@ -273,7 +273,7 @@ def profile_of(name: str) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, found {name!r}")
     profile, poses = PROFILES[name], os.environ.get("MIXSTE_POSES", "")
-    if runs.so_far():
+    if store.so_far():
         profile = replace(profile, title=f"{profile.title}; so far: rows that are not trained yet are left out")
     if not poses:
         return profile

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mixste import evaluate
 from mixste.io.files import replacing
 from mixste.networks.references import at_constant_level
-from mixste.study import runs
+from mixste.study import store, trainer
 from mixste.study.intervals import bootstrap_interval
 from mixste.study.profiles import PROFILES, Profile
 from mixste.study.tables import CONSTANT, PLAN, REGRESSION, Row, distinct
@@ -48,7 +49,7 @@ def trained(rows: list[Row]) -> list[Row]:
     """The rows with the runs that are in the store, without those that have none; each says how many it lacks."""
     found = []
     for row in rows:
-        missing = runs.lacking(row.runs)
+        missing = trainer.lacking(row.runs)
         done = tuple(run for run in row.runs if run not in missing)
         few = f"{len(done)} of {len(row.runs)} seeds so far" if missing else ""
         if done:
@@ -64,7 +65,7 @@ def _compared(rows: list[Row]) -> list[Row]:
 
 def sound(row: Row) -> Row:
     """The row without the runs whose training failed; its note tells them, and how many seeds are left."""
-    failed = {run: why for run in row.runs if (why := runs.failure(run))}
+    failed = {run: why for run in row.runs if (why := store.failure(run))}
     left = tuple(run for run in row.runs if run not in failed)
     told = [f"run {run.id} failed: {why}" for run, why in failed.items()]
     told = told and [f"{len(left)} of {len(row.runs)} seeds", *told]
@@ -82,7 +83,7 @@ def with_earlier(table: pd.DataFrame, name: str, profile: Profile, labels: list[
     more, where GPU days of them were made elsewhere. So does the difference to such a row. labels: of all rows, in
     order. Without MIXSTE_SO_FAR, the table as it is.
     """
-    if not runs.so_far():
+    if not store.so_far():
         return table
     files = (read(profile.name, path.stem) for path in tables_of(profile.name))
     earlier = next((file for file in files if file["table"].iloc[0] == name), None)
@@ -99,7 +100,7 @@ def with_earlier(table: pd.DataFrame, name: str, profile: Profile, labels: list[
 
 def by_clip(row: Row, protocol: str) -> pd.DataFrame:
     """Errors of a row's runs, one row a seed, clip and metric."""
-    tables = [runs.make(run, row.label).clips.assign(seed=run.seed) for run in row.runs]
+    tables = [trainer.make(run, row.label).clips.assign(seed=run.seed) for run in row.runs]
     table = pd.concat(tables)
     return table[table["protocol"] == protocol]
 
@@ -131,10 +132,10 @@ def measure(
     if twice := {label for label in labels if labels.count(label) > 1}:
         raise ValueError(f"each row must have a label of its own, found several named {', '.join(sorted(twice))}")
     planned, protocol = rows, protocol or profile.protocol
-    rows = trained(rows) if runs.so_far() else _compared(rows)
+    rows = trained(rows) if store.so_far() else _compared(rows)
     made, named = made or {}, {row.label: " ".join(run.id for run in row.runs) for row in rows}
-    if not runs.so_far():
-        runs.make_all([run for row in rows for run in row.runs], jobs=1, title=f"table {table}")
+    if not store.so_far():
+        trainer.make_all([run for row in rows for run in row.runs], jobs=1, title=f"table {table}")
     rows = [sound(row) for row in rows]
     clips = {row.label: made[row.label] if row.label in made else by_clip(row, protocol) for row in rows if row.runs}
     ends = {label: _ends(_takes(own, "MPJPE", column)) for label, own in clips.items()}
@@ -164,7 +165,7 @@ def measure(
     wanted = {run.id for row in planned for run in row.runs}
     found = with_earlier(found, table, profile, [row.label for row in planned], wanted)
     if found.empty:
-        raise runs.RunError(f"none of {', '.join(row.label for row in planned)} is trained yet, in {runs.store()}")
+        raise store.RunError(f"none of {', '.join(row.label for row in planned)} is trained yet, in {store.store()}")
     return found
 
 
@@ -198,9 +199,7 @@ def _failed(row: Row, metrics_shown: tuple[str, ...], named: str) -> list[dict]:
     """The lines of a row none of whose trainings came to its end."""
     about = {"value": np.nan, "low": np.nan, "high": np.nan, "seeds": 0, "seed_spread": np.nan, "runs": named}
     return [
-        _about(row, "Avg.", metric, runs.evaluate.UNITS[metric], "")
-        | about
-        | {"printed": _printed(row, metric, "Avg.")}
+        _about(row, "Avg.", metric, evaluate.UNITS[metric], "") | about | {"printed": _printed(row, metric, "Avg.")}
         for metric in metrics_shown
     ]
 
@@ -224,7 +223,7 @@ def _columns(takes: pd.DataFrame, averages_only: bool):
 
 def _values(takes: pd.DataFrame, row: Row, metric: str, averages_only: bool) -> list[dict]:
     out = []
-    unit = runs.evaluate.UNITS[metric]
+    unit = evaluate.UNITS[metric]
     for name, group, weights in _columns(takes, averages_only):
         values = group.drop(columns="frames")
         out.append(
@@ -241,7 +240,7 @@ def _values(takes: pd.DataFrame, row: Row, metric: str, averages_only: bool) -> 
 
 def _differences(own, other, row: Row, metric: str, averages_only: bool) -> list[dict]:
     out = []
-    unit = runs.evaluate.UNITS[metric]
+    unit = evaluate.UNITS[metric]
     seeds = own.columns.drop("frames").intersection(other.columns)
     if seeds.empty:
         return out
@@ -341,22 +340,22 @@ def save(table: pd.DataFrame, name: str) -> None:
     """
     validate(table)
     number, profile = table[["table", "profile"]].iloc[0]
-    if f"table{number}" in PLAN and (runs.ROOT / "notebooks" / f"{name}.ipynb").exists():
+    if f"table{number}" in PLAN and (store.ROOT / "notebooks" / f"{name}.ipynb").exists():
         planned = [row.label for row in PLAN[f"table{number}"](PROFILES[profile])]
         if others := sorted(set(table.loc[table["runs"] != "", "row"]) - set(planned)):
             raise ValueError(f"{name} is a table of the study, without {', '.join(others)}: save yours by another name")
-    path = runs.output() / "results" / profile / f"{name}.csv"
+    path = store.output() / "results" / profile / f"{name}.csv"
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.4f")
-    print(f"{runs.shown(path)}: {len(table)} values")
+    print(f"{store.shown(path)}: {len(table)} values")
 
 
 def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
-    """A table written by `save`: a published one, or one below another root (`runs.output()`: of the last run).
+    """A table written by `save`: a published one, or one below another root (`store.output()`: of the last run).
 
     ValueError if the file holds something else.
     """
-    path = (root or runs.ROOT) / "results" / profile / f"{name}.csv"
+    path = (root or store.ROOT) / "results" / profile / f"{name}.csv"
     floats = [name for name, kind in COLUMNS.items() if kind is float]
     try:
         table = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=dict.fromkeys(floats, ""))
@@ -431,7 +430,7 @@ def interval_text(line, form: str) -> str:
 
 def tables_of(profile: str, root: Path | None = None) -> list[Path]:
     """The tables of a profile that are published, or that lie below another root."""
-    return sorted(((root or runs.ROOT) / "results" / profile).glob("[0-9][0-9]_*.csv"))
+    return sorted(((root or store.ROOT) / "results" / profile).glob("[0-9][0-9]_*.csv"))
 
 
 def ready(tables: tuple[str, ...], profile: Profile, rows: list[Row] | None = None) -> str:
@@ -442,7 +441,7 @@ def ready(tables: tuple[str, ...], profile: Profile, rows: list[Row] | None = No
     wanted = distinct(profile, tables)
     if rows is not None:
         wanted = [run for run in wanted if any(run in row.runs for row in rows)]
-    if runs.so_far():
-        return f"{len(wanted) - len(runs.lacking(wanted))} of {len(wanted)} runs so far"
-    failed = runs.make_all(wanted, title=", ".join(tables))
+    if store.so_far():
+        return f"{len(wanted) - len(trainer.lacking(wanted))} of {len(wanted)} runs so far"
+    failed = trainer.make_all(wanted, title=", ".join(tables))
     return failed or f"{len(wanted)} runs ready"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mixste.train import optimizer_of
 
 if TYPE_CHECKING:
-    from mixste.study.runs import Run
+    from mixste.study.run import Run
 
 PICKLED = 4 * 2**20  # bytes: a hundred times what the largest network needs, and read in seconds
 

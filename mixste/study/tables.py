@@ -14,7 +14,7 @@ from mixste.losses import TABLE_6
 from mixste.networks.references import REFERENCES
 from mixste.study.profiles import Profile
 from mixste.study.published import published
-from mixste.study.runs import Run
+from mixste.study.run import Run
 from mixste.train import AUTHORS, PAPER
 
 

@@ -9,7 +9,7 @@ from mixste.camera import normalize_screen
 from mixste.checkpoints import load_checkpoint, save_checkpoint
 from mixste.evaluate import lift_clips
 from mixste.networks.references import ConstantPose, FrameRegression, at_constant_level, geometric_median
-from mixste.study.runs import Data
+from mixste.study.run import Data
 
 
 @pytest.fixture(scope="module")

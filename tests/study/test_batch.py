@@ -20,10 +20,11 @@ import pytest
 from typer.main import get_command
 
 from mixste.cli import app
-from mixste.study import batch, notebooks, runs
+from mixste.io.install import PACKAGE
+from mixste.study import batch, notebooks, store, trainer
 from mixste.study.batch import Batch
 from mixste.study.profiles import PROFILES
-from mixste.study.runs import Data, Run
+from mixste.study.run import Data, Run, read_spec, spec
 from mixste.train import AUTHORS
 
 snakemake = pytest.mark.skipif(
@@ -46,11 +47,11 @@ LONG = replace(RUN, poses=30_000)
 def checkout(tmp_path, monkeypatch):
     """A checkout with the same package and workflow, and notebooks of its own; what is started in it sees no other."""
     for name in ("mixste", "workflow", "pyproject.toml"):
-        (tmp_path / name).symlink_to(runs.PACKAGE.parent / name)
+        (tmp_path / name).symlink_to(PACKAGE.parent / name)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(store, "ROOT", tmp_path)
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path / "notebooks")
     return tmp_path
 
@@ -65,7 +66,7 @@ def notebook(path, *sources):
 def of(*wanted: Run) -> Batch:
     """What is missing of these runs and of the checkout's notebooks."""
     there = {run.id: run for run in wanted}
-    missing = [name for name in there if not runs.is_whole(runs.store() / name)]
+    missing = [name for name in there if not store.is_whole(store.store() / name)]
     chosen = notebooks.notebooks()
     return Batch(
         profile=PROFILES["smoke"],
@@ -106,7 +107,7 @@ def processes(checkout, text="") -> list[int]:
 
 def written(run: Run) -> int:
     """When a run was sealed: another number if it has been made again."""
-    return (runs.store() / run.id / "manifest.json").stat().st_mtime_ns
+    return (store.store() / run.id / "manifest.json").stat().st_mtime_ns
 
 
 def test_each_notebook_is_known_by_the_tables_it_reads():
@@ -131,7 +132,7 @@ def test_tables_are_chosen_by_their_numbers_in_the_paper():
 
 def test_the_dry_run_says_what_is_there_and_what_would_be_done(checkout):
     notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"')
-    runs.make(RUN)
+    trainer.make(RUN)
     lines = str(of(RUN, TUNED)).splitlines()
     assert f"  {RUN.id}  {RUN.id}: in the store" in lines
     assert f"  {TUNED.id}  {TUNED.id}: train, 1 s" in lines
@@ -141,14 +142,14 @@ def test_the_dry_run_says_what_is_there_and_what_would_be_done(checkout):
 
 def test_a_run_planned_elsewhere_is_refused_where_data_or_code_differ(checkout):
     planned = checkout / "0123456789ab.json"
-    planned.write_text(runs.spec(TUNED))
-    with pytest.raises(runs.RunError, match=f"planned with other data or code .* it would be {TUNED.id}"):
-        runs.make_as_planned(planned)
-    assert runs.read_spec(planned) == TUNED
+    planned.write_text(spec(TUNED))
+    with pytest.raises(store.RunError, match=f"planned with other data or code .* it would be {TUNED.id}"):
+        trainer.make_as_planned(planned)
+    assert read_spec(planned) == TUNED
 
 
 def test_the_commands_of_the_page_exist():
-    page = (runs.PACKAGE.parent / "docs" / "batch.md").read_text(encoding="utf-8")
+    page = (PACKAGE.parent / "docs" / "batch.md").read_text(encoding="utf-8")
     lines = [
         line.split(" #")[0] for code in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in code.splitlines()
     ]
@@ -170,7 +171,7 @@ def test_a_killed_job_and_a_notebook_that_raises_do_not_stop_the_rest(checkout, 
     notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "1 / 0")
 
     def kill():
-        when((runs.store() / f"{LONG.id}.part").exists)
+        when((store.store() / f"{LONG.id}.part").exists)
         for pid in processes(checkout, f"--run\0{LONG.id}.json"):
             os.kill(pid, signal.SIGKILL)
 
@@ -182,12 +183,12 @@ def test_a_killed_job_and_a_notebook_that_raises_do_not_stop_the_rest(checkout, 
     said = capfd.readouterr().out
     assert "ZeroDivisionError" in said
     assert re.search(rf"\[\d/4\] {LONG.id}: failed after \d+ s \(\d running, [12] failed", said)
-    assert not (runs.store() / LONG.id).exists(), "nothing half-written is there as a run"
+    assert not (store.store() / LONG.id).exists(), "nothing half-written is there as a run"
     before = written(RUN), written(TUNED)
 
     notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "1 / 1")
     batch.reproduce(of(RUN, TUNED, LONG), batch.place("laptop"), jobs=2)
-    assert runs.is_whole(runs.store() / LONG.id)
+    assert store.is_whole(store.store() / LONG.id)
     assert (written(RUN), written(TUNED)) == before
     assert of(RUN, TUNED, LONG).missing == of(RUN, TUNED, LONG).stale == []
 
@@ -197,17 +198,17 @@ def test_a_killed_job_and_a_notebook_that_raises_do_not_stop_the_rest(checkout, 
 def test_a_batch_ends_with_the_process_that_started_it(checkout):
     """The parent is killed as it trains and as a notebook waits; nothing goes on, and the next call knows it."""
     notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "import time; time.sleep(600)")
-    endless, path = replace(RUN, poses=10**8), runs.store() / replace(RUN, poses=10**8).id
+    endless, path = replace(RUN, poses=10**8), store.store() / replace(RUN, poses=10**8).id
     arguments = of(endless), batch.place("laptop"), 2
     parent = multiprocessing.get_context("spawn").Process(target=batch.reproduce, args=arguments)
     parent.start()
     when(lambda: path.with_suffix(".part").exists() and processes(checkout, "ipykernel"))
-    assert runs.busy(path)
+    assert store.busy(path)
     assert len(processes(checkout, "job.py")) == 2
     os.kill(parent.pid, signal.SIGKILL)
     parent.join()
     when(lambda: not any(processes(checkout, name) for name in ("snakemake", "job.py", "ipykernel")))
-    when(lambda: not runs.busy(path))  # a process that ends loses its command line before its locks
+    when(lambda: not store.busy(path))  # a process that ends loses its command line before its locks
 
 
 @snakemake
@@ -222,11 +223,11 @@ def test_two_batches_at_once_go_on_after_one_that_vanished(checkout, monkeypatch
 
     first = threading.Thread(target=vanishes)
     first.start()
-    when(lambda: list(runs.store().glob("*.part")))
+    when(lambda: list(store.store().glob("*.part")))
     for pid in processes(checkout):
         os.kill(pid, signal.SIGKILL)
     first.join()
-    assert not list(runs.store().glob("*/manifest.json"))
+    assert not list(store.store().glob("*/manifest.json"))
 
     both = [
         threading.Thread(target=batch.reproduce, args=(of(LONG, RUN, TUNED), batch.place("node"), 2)) for _ in range(2)
@@ -236,7 +237,7 @@ def test_two_batches_at_once_go_on_after_one_that_vanished(checkout, monkeypatch
     for thread in both:
         thread.join()
     assert of(LONG, RUN, TUNED).missing == []
-    logs = "".join(path.read_text() for path in (runs.store() / "batches").glob("*/logs/*.log"))
+    logs = "".join(path.read_text() for path in (store.store() / "batches").glob("*/logs/*.log"))
     for run in (LONG, RUN, TUNED):
         assert logs.count(f"run {run.id}: trained") == 1
 
@@ -341,7 +342,7 @@ def test_on_slurm_a_job_whose_node_fails_is_started_again(checkout, slurm, monke
     failed = []
 
     def fail():
-        when(lambda: (runs.store() / f"{LONG.id}.part").exists())
+        when(lambda: (store.store() / f"{LONG.id}.part").exists())
         for pid in processes(checkout, f"--run\0{LONG.id}.json"):
             os.kill(pid, signal.SIGKILL)
             failed.append(pid)

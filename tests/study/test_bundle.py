@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 import mixste.train
 from mixste.cli import app
+from mixste.io.install import PACKAGE
 from mixste.study import bundle as parcels
-from mixste.study import runs
+from mixste.study import store, trainer
 from mixste.study.bundle import pack, unpack
-from mixste.study.runs import RunError, make
+from mixste.study.store import RunError
+from mixste.study.trainer import make
 
 BEST = replace(RUN, test_curve=True)
 
@@ -64,14 +66,14 @@ def test_weights_may_stay_behind_and_follow(packed, parcel, monkeypatch):
         pack(parcel.parent / "light", weights=False)
     unpack(parcel.parent / "light")
     light = make(BEST)
-    assert {path.name for path in light.path.iterdir()} == {"manifest.json"} | runs.FILES
-    assert light.clips.equals(runs.Finished(packed / "store" / BEST.id).clips)
+    assert {path.name for path in light.path.iterdir()} == {"manifest.json"} | store.FILES
+    assert light.clips.equals(store.Finished(packed / "store" / BEST.id).clips)
     for which in ("weights", "best"):
         with pytest.raises(RunError, match=f"{BEST.id} is here without its {which}.safetensors: unpack a parcel"):
             light.model(which)
     assert unpack(parcel).startswith("2 runs arrived")
     assert unpack(parcel.parent / "light").startswith("0 runs arrived")  # and takes no weights away
-    assert contents(runs.store()) == contents(packed / "store")
+    assert contents(store.store()) == contents(packed / "store")
     make(BEST).model("best")
 
 
@@ -79,25 +81,25 @@ def test_a_failed_run_travels_and_gives_way_to_a_finished_one(packed, parcel, mo
     def diverging(*_, **__):
         raise FloatingPointError("the loss is nan at step 2 of 7")
 
-    monkeypatch.setattr(runs, "train", diverging)
-    with pytest.raises(runs.FailedRun):
+    monkeypatch.setattr(trainer, "train", diverging)
+    with pytest.raises(store.FailedRun):
         make(RUN)
     pack(parcel.parent / "failed")
-    runs.remove(runs.store() / RUN.id)
+    store.remove(store.store() / RUN.id)
     assert unpack(parcel.parent / "failed").startswith("1 runs arrived")
-    assert runs.failure(RUN) == "the loss is nan at step 2 of 7"
+    assert store.failure(RUN) == "the loss is nan at step 2 of 7"
     assert unpack(parcel).startswith("2 runs arrived")
     assert unpack(parcel.parent / "failed").startswith("0 runs arrived")
-    assert not runs.failure(RUN)
+    assert not store.failure(RUN)
 
 
 def test_runs_arrive_whole_once(packed, parcel, monkeypatch):
     assert unpack(parcel).startswith("2 runs arrived")
-    assert contents(runs.store()) == contents(packed / "store")
+    assert contents(store.store()) == contents(packed / "store")
     again = unpack(parcel)
     assert again.startswith("0 runs arrived")
     assert again.endswith("2 stay as they are there")
-    monkeypatch.setattr(runs, "_make", None)  # a making would fail
+    monkeypatch.setattr(trainer, "_make", None)  # a making would fail
     assert make(BEST).model("best") is not None
 
 
@@ -105,7 +107,7 @@ def test_the_commands_as_the_page_shows_them(packed, tmp_path, monkeypatch):
     """`mixste runs …` of docs/batch.md, one after another."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MIXSTE_RUNS", str(packed / "store"))
-    page = (runs.PACKAGE.parent / "docs" / "batch.md").read_text(encoding="utf-8")
+    page = (PACKAGE.parent / "docs" / "batch.md").read_text(encoding="utf-8")
     said = ""
     for line in re.findall(r"^mixste (runs \w+.*?) +#", page, re.MULTILINE):
         if "unpack" in line:
@@ -121,7 +123,7 @@ def test_the_commands_as_the_page_shows_them(packed, tmp_path, monkeypatch):
 
 def test_a_damaged_run_is_not_packed_and_is_replaced_by_one_that_arrives(parcel, tmp_path):
     unpack(parcel)
-    weights = runs.store() / RUN.id / "weights.safetensors"
+    weights = store.store() / RUN.id / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(RunError, match=f"run {RUN.id} is damaged and cannot be packed"):
         pack(tmp_path / "again")
@@ -178,7 +180,7 @@ def test_whatever_is_wrong_is_one_sentence_and_nothing_enters(parcel, damage, se
     with pytest.raises(RunError, match=sentence) as raised:
         unpack(parcel)
     assert "\n" not in str(raised.value)
-    assert not list(runs.store().glob("*")) if runs.store().exists() else True
+    assert not list(store.store().glob("*")) if store.store().exists() else True
 
 
 def test_a_training_goes_on_elsewhere(tmp_path, monkeypatch):
@@ -207,7 +209,7 @@ def test_a_training_goes_on_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "three"))
     assert unpack(tmp_path / "parcel").startswith("1 runs arrived")
     assert unpack(tmp_path / "parcel").startswith("0 runs arrived")
-    begun = runs.store() / f"{long.id}.part"
+    begun = store.store() / f"{long.id}.part"
     for name, damage in {
         "state.pt": lambda path: path.write_bytes(path.read_bytes()[:-700]),
         "spec.json": lambda path: path.write_text(path.read_text().replace('"depth",\n   1', '"depth",\n   2')),

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from mixste.study import costs, runs
+from mixste.study import costs, trainer
 from mixste.study.costs import Cost
 from mixste.study.profiles import PROFILES
-from mixste.study.runs import Data, Run
+from mixste.study.run import Data, Run
 
 PEERS = {"smoke": ["open-cpu"], "open-cpu": ["smoke"], "open": ["open-styles"], "open-styles": ["open"]}
 
@@ -49,7 +49,7 @@ def test_what_is_finished_here_sets_the_pace(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path))
     run = Run(Data("synthetic", subjects=("S1", "S9"), actions=("Walking",), test_cameras=1), 9, 300, 0)
     run = replace(run, options=(("depth", 1), ("dim", 8), ("heads", 2)))
-    done = runs.make(run).environment
+    done = trainer.make(run).environment
     longer = replace(run, poses=3000)
     wanted, seconds = {run.id: run, "longer": longer}, {}
     for finished in ([], [run.id]):

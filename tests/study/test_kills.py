@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import mixste.train
-from mixste.study.runs import Data, Run, make
+from mixste.study.run import Data, Run
+from mixste.study.trainer import make
 from mixste.train import AUTHORS
 
 RUN = Run(

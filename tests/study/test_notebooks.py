@@ -11,7 +11,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from mixste.study import report, runs
+from mixste.study import report, store
 from mixste.study.notebooks import NOTEBOOKS, notebooks
 
 NAMES = [path.stem for path in notebooks()]
@@ -88,4 +88,4 @@ def test_lines_shown_are_those_of_the_stored_table(name):
 
 def test_every_table_has_its_figure():
     for name in NAMES:
-        assert list((runs.ROOT / "figures" / "smoke").glob(f"{name[:2]}_*.png")), f"no figure of {name}"
+        assert list((store.ROOT / "figures" / "smoke").glob(f"{name[:2]}_*.png")), f"no figure of {name}"

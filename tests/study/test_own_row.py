@@ -8,9 +8,10 @@ import torch
 
 from mixste import losses
 from mixste.skeleton import human36m
-from mixste.study import report, runs
+from mixste.study import report, store, trainer
+from mixste.study import run as run_module
 from mixste.study.profiles import PROFILES
-from mixste.study.runs import Data, Run
+from mixste.study.run import Data, Run
 from mixste.study.tables import PLAN, Row, distinct
 from mixste.train import AUTHORS
 
@@ -33,7 +34,7 @@ def forget():
     """As another process would begin."""
     losses._own_code.cache_clear()
     losses.own_term.cache_clear()
-    runs._id.cache_clear()
+    run_module._id.cache_clear()
 
 
 def with_loss(*terms):
@@ -49,13 +50,13 @@ def test_a_row_of_ones_own_has_value_interval_and_difference(here, capsys):
     assert [(line.row, line.against) for line in table.itertuples()] == [("base", ""), ("wider", ""), ("wider", "base")]
     assert difference.value == pytest.approx(other.value - value.value, abs=1e-6)
     assert difference.low < difference.value < difference.high
-    assert runs.Finished(runs.store() / wider.runs[0].id).model().embed.out_features == 16
+    assert store.Finished(store.store() / wider.runs[0].id).model().embed.out_features == 16
 
     report.save(table, "wider")
-    assert report.read("smoke", "wider", runs.output())["row"].tolist() == ["base", "wider", "wider"]
+    assert report.read("smoke", "wider", store.output())["row"].tolist() == ["base", "wider", "wider"]
     with pytest.raises(ValueError, match="a table of the study, without base, wider: save yours by another name"):
         report.save(table, "06_table5_components")
-    assert not list(runs.output().rglob("06_*"))
+    assert not list(store.output().rglob("06_*"))
 
 
 def test_the_studys_own_rows_keep_their_name(here, capsys):
@@ -69,7 +70,7 @@ def test_the_studys_own_rows_keep_their_name(here, capsys):
 
 def test_the_published_runs_are_those_of_the_plan():
     """If not: the code that names a run has changed. `make freeze` trains them again."""
-    published = set(pd.read_csv(runs.ROOT / "results" / "smoke" / "runs.csv")["run"])
+    published = set(pd.read_csv(store.ROOT / "results" / "smoke" / "runs.csv")["run"])
     assert published <= {run.id for run in distinct(SMOKE)}
 
 
@@ -89,8 +90,8 @@ def test_a_term_of_ones_own_is_trained_with(here):
     """In processes of their own. Three times the distance as a term is the paper's MPJPE with the coefficient 3."""
     (here / "my_terms.py").write_text("def thrice(pred, target):\n    return 3 * (pred - target).norm(dim=-1).mean()\n")
     wanted = [with_loss(("my_terms:thrice", 1.0)), with_loss(("mpjpe", 3.0))]
-    assert not runs.make_all(wanted, jobs=2)
-    own, same = map(runs.make, wanted)
+    assert not trainer.make_all(wanted, jobs=2)
+    own, same = map(trainer.make, wanted)
     assert own.id != same.id
     torch.testing.assert_close(own.model().state_dict(), same.model().state_dict(), rtol=0, atol=1e-4)
     assert own.history["loss"].to_numpy() == pytest.approx(same.history["loss"].to_numpy(), rel=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixste.study import pages, plots, report, runs
+from mixste.study import pages, plots, report, store, trainer
 from mixste.study.profiles import PROFILES, profile_of
 from mixste.study.published import published
 from mixste.study.tables import Row
@@ -46,8 +46,8 @@ class Fake:
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch):
-    monkeypatch.setattr(runs, "make", lambda run, *args: run)
-    monkeypatch.setattr(runs, "make_all", lambda wanted, **options: "")
+    monkeypatch.setattr(trainer, "make", lambda run, *args: run)
+    monkeypatch.setattr(trainer, "make_all", lambda wanted, **options: "")
 
 
 def test_values_intervals_and_differences():
@@ -111,7 +111,7 @@ def test_rows_whose_runs_failed(tmp_path, monkeypatch, capsys):
     """In part: the mean is over the others. All: no value and no difference; the table can be shown and saved."""
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     reasons = {"b": "the loss is nan at step 8 of 100", "c": "the loss is inf at step 1 of 100"}
-    monkeypatch.setattr(runs, "failure", lambda run: reasons.get(run.id, ""))
+    monkeypatch.setattr(store, "failure", lambda run: reasons.get(run.id, ""))
     part = Row("part", (Fake("a", 0, (10,) * 5), Fake("b", 1, (0,) * 5)), against="lost")
     lost = Row("lost", (Fake("c", 0, (0,) * 5),), note="small", printed=published(5))
     table = report.measure([lost, part, Row("sound", (Fake("d", 0, (12,) * 5),), against="part")], SMOKE, "test")
@@ -142,7 +142,7 @@ def test_so_far_rows_hold_what_is_trained(monkeypatch):
     """Differences are between the seeds that both have; rows without any run are left out, and none is trained."""
     done = {"a", "b", "d", "e"}
     monkeypatch.setenv("MIXSTE_SO_FAR", "1")
-    monkeypatch.setattr(runs, "is_whole", lambda path: path.name in done)
+    monkeypatch.setattr(store, "is_whole", lambda path: path.name in done)
     base = Row("base", (Fake("a", 0, (20, 30, 50, 70, 90)), Fake("b", 1, (30, 40, 60, 80, 100))), note="small")
     none = Row("none", (Fake("c", 0, (0,) * 5),), against="base")
     one = Row("one", (Fake("missing", 0, (0,) * 5), Fake("d", 1, (31, 41, 61, 81, 101))), against="base", note="small")
@@ -157,13 +157,13 @@ def test_so_far_rows_hold_what_is_trained(monkeypatch):
         "base": "small", "one": "small; 1 of 2 seeds so far", "last": ""
     }  # fmt: skip
     assert "so far" in profile_of("smoke").title
-    with pytest.raises(runs.RunError, match="none of none is trained yet, in "):
+    with pytest.raises(store.RunError, match="none of none is trained yet, in "):
         report.measure([none], SMOKE, "test")
 
 
 def test_so_far_what_an_earlier_table_tells_of_the_same_runs_stays(tmp_path, monkeypatch, capsys):
     """Of more seeds than the store has; a row of other runs than the plan's, or of fewer, does not."""
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(store, "ROOT", tmp_path)
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     seeds = Fake("a", 0, (20, 30, 50, 70, 90)), Fake("b", 1, (30, 40, 60, 80, 100))
     base, other = Row("base", seeds), Row("other", (Fake("e", 0, (5, 5, 5, 5, 5)),))
@@ -174,7 +174,7 @@ def test_so_far_what_an_earlier_table_tells_of_the_same_runs_stays(tmp_path, mon
     whole = report.read("smoke", "02_test").set_index(["row", "against"])
 
     def found(done, rows):
-        monkeypatch.setattr(runs, "is_whole", lambda path: path.name in done)
+        monkeypatch.setattr(store, "is_whole", lambda path: path.name in done)
         table = report.measure(rows, SMOKE, "test", averages_only=True)
         report.validate(table)
         return table.set_index(["row", "against"])
@@ -219,7 +219,7 @@ def test_the_schema_refuses(change, message):
 
 
 def test_save_and_read(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(store, "ROOT", tmp_path)
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     report.save(good(), "table")
     assert capsys.readouterr().out == "results/smoke/table.csv: 1 values\n"
@@ -236,7 +236,7 @@ def test_unknown_profile():
 
 def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
     """Of runs that tables name, in the order of the tables; lines of runs no longer in the store stay."""
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(store, "ROOT", tmp_path)
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
     ids = ["b" * 12, "a" * 12]
@@ -244,13 +244,13 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
     for seed, run in enumerate(ids):
         folder = tmp_path / "store" / run
         folder.mkdir(parents=True)
-        for name in runs.FILES | runs.WEIGHTS:
+        for name in store.FILES | store.WEIGHTS:
             (folder / name).write_text("")
         spec = {"model": "mixste", "frames": 3, "poses": 9, "seed": seed, "data": {"keypoints": "gt"}}
         spec |= {"options": [["dim", 8], ["depth", 2]], "recipe": {"learning_rate": 0.0025}}
         (folder / "spec.json").write_text(json.dumps(spec))
         (folder / "environment.json").write_text(json.dumps(made | {"testing_seconds": 0.5}))
-        runs.seal(folder)
+        store.seal(folder)
     report.save(good().assign(runs=" ".join(ids)), "02_one")
     report.save(good().assign(runs=ids[1]), "03_two")
     report.save(good().assign(runs=""), "04_none")
@@ -266,9 +266,9 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
         shutil.rmtree(tmp_path / "store", ignore_errors=True)
 
 
-@pytest.mark.parametrize("profile", [name for name in PROFILES if (runs.ROOT / "results" / name).exists()])
+@pytest.mark.parametrize("profile", [name for name in PROFILES if (store.ROOT / "results" / name).exists()])
 def test_every_run_that_a_committed_table_names_has_its_line(profile):
-    ledger = pd.read_csv(runs.ROOT / "results" / profile / "runs.csv", keep_default_na=False, dtype=str)
+    ledger = pd.read_csv(store.ROOT / "results" / profile / "runs.csv", keep_default_na=False, dtype=str)
     named = {
         run for path in report.tables_of(profile) for run in " ".join(report.read(profile, path.stem)["runs"]).split()
     }
@@ -276,7 +276,7 @@ def test_every_run_that_a_committed_table_names_has_its_line(profile):
     assert (ledger != "").all(axis=None)
 
 
-COMMITTED = sorted((runs.ROOT / "results").glob("*/[0-9]*.csv"))
+COMMITTED = sorted((store.ROOT / "results").glob("*/[0-9]*.csv"))
 
 
 @pytest.mark.parametrize(

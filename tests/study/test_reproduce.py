@@ -133,10 +133,10 @@ def truncated(file):
     "name", ["results/smoke/00_one.csv", "figures/smoke/00_one.png", "notebooks/smoke/00_one.ipynb"]
 )
 def test_what_is_not_as_it_was_written_is_named_and_made_again(folder, capsys, name, damage):
-    write = "file = runs.output() / kind / 'smoke' / name; file.parent.mkdir(parents=True, exist_ok=True)"
+    write = "file = store.output() / kind / 'smoke' / name; file.parent.mkdir(parents=True, exist_ok=True)"
     write += "; file.write_text('205.7 mm')"
     loop = f"for kind, name in (('results', '00_one.csv'), ('figures', '00_one.png')):\n    {write}"
-    notebook(folder / "00_one.ipynb", 'profile = "smoke"', f"from mixste.study import runs\n{loop}", "print(205.7)")
+    notebook(folder / "00_one.ipynb", 'profile = "smoke"', f"from mixste.study import store\n{loop}", "print(205.7)")
     said(capsys)
     file = folder / "runs" / name
     before = file.read_text()

@@ -8,7 +8,7 @@ the digits that are written.
 import pandas as pd
 import pytest
 
-from mixste.study import report, runs
+from mixste.study import report, store
 
 TOLERANCE = 0.15
 KEYS = ["row", "against", "column", "metric", "protocol"]
@@ -19,9 +19,9 @@ ERRORS = [name for name in COMPARED if {"MPJPE"} <= set(report.read("smoke", nam
 
 def both(name: str) -> pd.DataFrame:
     """The published table and this machine's, value beside value."""
-    if not (runs.output() / "results" / "smoke" / f"{name}.csv").exists():
+    if not (store.output() / "results" / "smoke" / f"{name}.csv").exists():
         pytest.skip(f"no {name} of this machine's own: `make reproduce` makes it")
-    published, ours = (report.read("smoke", name, root).set_index(KEYS) for root in (None, runs.output()))
+    published, ours = (report.read("smoke", name, root).set_index(KEYS) for root in (None, store.output()))
     assert list(ours.index) == list(published.index), "the same values in the same order"
     return published.join(ours[["value", "printed"]].add_suffix("_here")).reset_index()
 

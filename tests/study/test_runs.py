@@ -21,11 +21,15 @@ import pytest
 import torch
 
 import mixste.train
-from mixste import evaluate
+from mixste import checkpoints, evaluate
 from mixste.data.splits import by_takes, validating
 from mixste.skeleton import SKELETONS
-from mixste.study import runs
-from mixste.study.runs import Data, Run, RunError, make
+from mixste.study import identity, trainer
+from mixste.study import run as run_module
+from mixste.study import store as store_module
+from mixste.study.run import Data, Run
+from mixste.study.store import RunError
+from mixste.study.trainer import make
 from mixste.train import AUTHORS
 
 DATA = Data("synthetic", "gt", subjects=("S1", "S9"), actions=("Walking", "Waiting"), test_cameras=1)
@@ -62,7 +66,7 @@ def test_a_run_is_made_once_and_holds_what_it_says(store, monkeypatch):
     assert done.joint_errors.shape == (sum(map(len, dataset.test)), 17)
     assert done.joint_errors.mean() == pytest.approx(mean, rel=1e-3)
 
-    monkeypatch.setattr(runs, "_make", None)  # a second making would fail
+    monkeypatch.setattr(trainer, "_make", None)  # a second making would fail
     assert make(RUN) == done
     assert not list(store.glob("*.part"))
 
@@ -77,14 +81,14 @@ def test_the_id_is_of_everything_that_bears_on_the_outcome(monkeypatch):
     ]
     assert len({run.id for run in [RUN, *others]}) == 6
     before = RUN.id
-    runs._id.cache_clear()
-    monkeypatch.setattr(runs, "code_fingerprint", lambda modules: "changed code")
+    run_module._id.cache_clear()
+    monkeypatch.setattr(run_module, "code_fingerprint", lambda modules: "changed code")
     assert RUN.id != before
-    runs._id.cache_clear()
+    run_module._id.cache_clear()
 
 
 def test_comments_and_docstrings_do_not_count_as_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "PACKAGE", tmp_path)
+    monkeypatch.setattr(identity, "PACKAGE", tmp_path)
     hashes = []
     for text in (
         "def f():\n    '''One.'''\n    return 1\n",
@@ -92,9 +96,9 @@ def test_comments_and_docstrings_do_not_count_as_code(tmp_path, monkeypatch):
         "def f():\n    return 2\n",
     ):
         (tmp_path / "m.py").write_text(text)
-        runs.code_fingerprint.cache_clear()
-        hashes.append(runs.code_fingerprint(("m",)))
-    runs.code_fingerprint.cache_clear()
+        identity.code_fingerprint.cache_clear()
+        hashes.append(identity.code_fingerprint(("m",)))
+    identity.code_fingerprint.cache_clear()
     assert hashes[0] == hashes[1] != hashes[2]
 
 
@@ -105,7 +109,7 @@ def test_the_hash_of_code_is_the_same_on_every_python():
     for node in ast.walk(later):
         node._fields = (*node._fields, "type_params", "new")
         node.type_params, node.new = [], None
-    assert runs._outline(later) == runs._outline(tree)
+    assert identity._outline(later) == identity._outline(tree)
 
 
 def empty_manifest(path):
@@ -147,7 +151,7 @@ def folder_instead(path):
 def test_a_run_damaged_by_hand_is_never_read_as_whole_and_is_made_again(store, name, damage):
     weights = make(RUN).file("weights.safetensors").read_bytes()
     damage(store / RUN.id / name)
-    assert runs.listing()["state"].tolist() == ["damaged"]
+    assert store_module.listing()["state"].tolist() == ["damaged"]
     said = []
     again = make(RUN, report=said.append)
     assert again.file("weights.safetensors").read_bytes() == weights
@@ -159,10 +163,10 @@ def test_damage_that_keeps_size_and_time_is_found_on_reading(store):
     times = weights.stat()
     flip(weights)
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
-    if runs.is_whole(store / RUN.id):  # unless it was written in the same tick of the clock as the manifest
+    if store_module.is_whole(store / RUN.id):  # unless it was written in the same tick of the clock as the manifest
         with pytest.raises(RunError, match=r"weights\.safetensors is not what was written; the next call makes"):
             make(RUN).model()
-    assert not runs.is_whole(store / RUN.id)
+    assert not store_module.is_whole(store / RUN.id)
     assert make(RUN).model() is not None
 
 
@@ -249,7 +253,7 @@ def begun(tmp_path_factory):
         patch.setattr(mixste.train, "_keep", keep_then_stop)
         with pytest.raises(KeyboardInterrupt):
             make(RUN)
-        assert runs.listing()["state"].tolist() == ["unfinished"]
+        assert store_module.listing()["state"].tolist() == ["unfinished"]
     return folder
 
 
@@ -258,10 +262,10 @@ def test_a_state_that_is_not_whole_is_removed_and_the_training_begins_again(begu
     damage, what = DAMAGES[name]
     part = tmp_path / f"{RUN.id}.part"
     shutil.copytree(begun / part.name, part)
-    assert runs.taken_up(part, RUN, [RUN.build()])["step"] == 3
+    assert trainer.taken_up(part, RUN, [RUN.build()])["step"] == 3
     assert capsys.readouterr().out == ""
     damage(part / "state.pt")
-    assert runs.taken_up(part, RUN, [RUN.build()]) == {"step": 0, "history": []}
+    assert trainer.taken_up(part, RUN, [RUN.build()]) == {"step": 0, "history": []}
     said = capsys.readouterr().out
     assert said.count("\n") == 1
     assert f"expected the state of this training, found {what}" in said
@@ -291,16 +295,16 @@ def test_what_is_no_run_or_cannot_be_read_is_a_line_of_the_list(store):
     (store / "0123456789ab.part" / "link").symlink_to(store / "nowhere")
     shutil.copytree(done.path, store / "000000000001")
     (store / "000000000001" / "clips.csv").write_text("protocol\nauthors,1,2\n")
-    runs.seal(store / "000000000001")
+    store_module.seal(store / "000000000001")
     shutil.copytree(done.path, store / "000000000002")
     (store / "000000000002" / "environment.json").write_text("{}")
-    runs.seal(store / "000000000002")
+    store_module.seal(store / "000000000002")
     (store / "000000000003").symlink_to(store / "nowhere")
     (store / "000000000004").write_text("a file")
     (store / "000000000005").mkdir()
     (store / "000000000005" / "spec.json").write_text("[" * 100_000)
     (store / "notes.txt").write_text("a file")
-    listed = runs.listing().set_index("run")
+    listed = store_module.listing().set_index("run")
     states = {f"{number:012}": "damaged" for number in range(1, 6)} | {"0123456789ab": "unfinished", RUN.id: "finished"}
     assert listed["state"].to_dict() == states
     assert listed["MPJPE"].notna().to_dict() == {name: name == RUN.id for name in states}
@@ -323,8 +327,8 @@ def test_500_runs_are_listed_and_collected_in_a_second(store):
             shutil.copyfile(path, store / f"{number:012x}" / path.name)
         os.utime(store / f"{number:012x}" / "manifest.json", (time.time() + 1, time.time() + 1))
     began = time.process_time()
-    table = runs.listing()
-    clips = runs.collect([runs.Finished(store / name) for name in table["run"]])
+    table = store_module.listing()
+    clips = store_module.collect([store_module.Finished(store / name) for name in table["run"]])
     assert time.process_time() - began < 1
     assert len(table) == 500
     assert table["state"].eq("finished").all()
@@ -343,14 +347,14 @@ def test_a_run_killed_on_its_last_steps_is_not_trained_again(store, monkeypatch)
     run = replace(RUN, test_curve=True)
     for step in ("seal", "_rename"):
         with monkeypatch.context() as patch:
-            patch.setattr(runs, step, killed)
+            patch.setattr(trainer, step, killed)
             with pytest.raises(KeyboardInterrupt):
                 make(run)
         assert not (store / run.id).exists()
-    monkeypatch.setattr(runs, "train", None)  # a training would fail
+    monkeypatch.setattr(trainer, "train", None)  # a training would fail
     done = make(run)
     assert done.environment["resumed_at"] == 1
-    assert {path.name for path in done.path.iterdir()} == {"manifest.json"} | runs.FILES | runs.WEIGHTS
+    assert {path.name for path in done.path.iterdir()} == {"manifest.json"} | store_module.FILES | store_module.WEIGHTS
 
 
 def test_a_reference_is_a_run_like_others_and_every_record_says_how_far_above_it_the_network_is(store, monkeypatch):
@@ -366,13 +370,13 @@ def test_a_reference_is_a_run_like_others_and_every_record_says_how_far_above_it
     assert done.joint_errors.shape == network.joint_errors.shape
 
     before = constant.id, RUN.id
-    runs._id.cache_clear()
-    fingerprint = runs.code_fingerprint
+    run_module._id.cache_clear()
+    fingerprint = identity.code_fingerprint
     monkeypatch.setattr(
-        runs, "code_fingerprint", lambda of: "other" if of == ("networks/references",) else fingerprint(of)
+        run_module, "code_fingerprint", lambda of: "other" if of == ("networks/references",) else fingerprint(of)
     )
     assert (constant.id != before[0], RUN.id == before[1]) == (True, True), "its code is in its id, and in no other's"
-    runs._id.cache_clear()
+    run_module._id.cache_clear()
 
 
 def test_a_second_process_waits_and_finds_the_run(store):
@@ -404,23 +408,23 @@ BAD = replace(RUN, recipe=replace(RUN.recipe, learning_rate=1e30, scaled_gradien
 def test_a_training_that_fails_is_recorded_and_takes_no_other_along(store, monkeypatch):
     """Nor is it tried again unasked; a run that starts from it fails with it."""
     tuned, sound = replace(RUN, seed=2, start=BAD), replace(RUN, seed=1)
-    said = runs.make_all([BAD, tuned, sound], jobs=1)
+    said = trainer.make_all([BAD, tuned, sound], jobs=1)
     assert said.startswith(
         f"2 of 3 runs failed, and tables leave them out: {BAD.id} (mixste, T=9, synthetic, seed 0): "
     )
-    assert (runs.failure(BAD), runs.failure(sound)) == ("the loss is nan at step 2 of 7", "")
-    assert runs.failure(tuned) == f"run {BAD.id}, from which it starts, failed: the loss is nan at step 2 of 7"
-    assert {path.name for path in (store / BAD.id).iterdir()} == runs.FAILED | {"manifest.json"}
+    assert (store_module.failure(BAD), store_module.failure(sound)) == ("the loss is nan at step 2 of 7", "")
+    assert store_module.failure(tuned) == f"run {BAD.id}, from which it starts, failed: the loss is nan at step 2 of 7"
+    assert {path.name for path in (store / BAD.id).iterdir()} == store_module.FAILED | {"manifest.json"}
     assert pd.read_csv(store / BAD.id / "history.csv")["step"].tolist() == [1], "the curve up to there"
-    assert runs.listing().set_index("run")["state"].to_dict() == {BAD.id: "failed", sound.id: "finished"}
+    assert store_module.listing().set_index("run")["state"].to_dict() == {BAD.id: "failed", sound.id: "finished"}
     assert not list(store.glob("*.part"))
 
-    monkeypatch.setattr(runs, "_make", None)  # a training would fail
-    assert runs.make_all([BAD, tuned, sound]) == said
+    monkeypatch.setattr(trainer, "_make", None)  # a training would fail
+    assert trainer.make_all([BAD, tuned, sound]) == said
     with pytest.raises(RunError, match=rf"run {BAD.id} .* failed: the loss is nan .*; `mixste train --retry-failed`"):
         make(BAD)
-    runs.forget_failed([BAD, tuned, sound])
-    assert runs.lacking([BAD, tuned, sound]) == [BAD, tuned]
+    trainer.forget_failed([BAD, tuned, sound])
+    assert trainer.lacking([BAD, tuned, sound]) == [BAD, tuned]
 
 
 def test_a_network_whose_poses_are_not_finite_has_failed(store, monkeypatch):
@@ -429,19 +433,19 @@ def test_a_network_whose_poses_are_not_finite_has_failed(store, monkeypatch):
     def train(model, *arguments, **options):
         next(model.parameters()).data.fill_(np.nan)
 
-    monkeypatch.setattr(runs, "train", train)
-    runs.make_all([RUN])
-    assert runs.failure(RUN) == "the poses that it lifts are not finite"
-    assert runs.listing()["state"].tolist() == ["failed"]
+    monkeypatch.setattr(trainer, "train", train)
+    trainer.make_all([RUN])
+    assert store_module.failure(RUN) == "the poses that it lifts are not finite"
+    assert store_module.listing()["state"].tolist() == ["failed"]
 
 
 @pytest.mark.parametrize("damage", [flip, lambda path: path.unlink()])
 def test_a_damaged_record_of_a_failure_is_made_again(store, damage):
-    runs.make_all([BAD])
+    trainer.make_all([BAD])
     damage(store / BAD.id / "failed.json")
-    assert runs.lacking([BAD]) == [BAD]
-    runs.make_all([BAD])
-    assert runs.failure(BAD)
+    assert trainer.lacking([BAD]) == [BAD]
+    trainer.make_all([BAD])
+    assert store_module.failure(BAD)
 
 
 class Deadly(Run):
@@ -458,9 +462,9 @@ def test_a_process_killed_at_work_is_told_and_the_other_runs_are_made(store):
     with pytest.raises(
         RunError, match=rf"the process that trained run {RUN.id} \(mixste, T=9, .* was ended from outside"
     ):
-        runs.make_all([deadly, *others], jobs=2)
-    assert runs.lacking([RUN, *others]) == [RUN]
-    assert runs.make_all([RUN, *others]) == "", "nothing keeps it from being made"
+        trainer.make_all([deadly, *others], jobs=2)
+    assert trainer.lacking([RUN, *others]) == [RUN]
+    assert trainer.make_all([RUN, *others]) == "", "nothing keeps it from being made"
 
 
 def test_fine_tuning_begins_with_the_other_runs_weights(store):
@@ -502,8 +506,8 @@ def test_validating_never_touches_the_test_people():
 def test_everyone_trains_but_the_test_people(monkeypatch):
     own = replace(DATA, subjects=("S1", "S5", "S8", "S9")).load()
     apart = replace(own, train=own.train[1:], validation=own.train[:1])
-    monkeypatch.setattr(runs.data, "load", lambda *args, **options: apart)
-    every = runs._load.__wrapped__(replace(DATA, subjects=(), split="everyone", test_cameras=0))
+    monkeypatch.setattr(mixste.data, "load", lambda *args, **options: apart)
+    every = run_module._load.__wrapped__(replace(DATA, subjects=(), split="everyone", test_cameras=0))
     assert {clip.name for clip in every.train} == {clip.name for clip in own.train}
     assert ([clip.name for clip in every.test], every.validation) == ([clip.name for clip in apart.test], [])
 
@@ -512,7 +516,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(store, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs.checkpoints, "save_file", full)
+    monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(OSError, match=r"could not write .*weights\.safetensors: No space left on device"):
         make(RUN)
     assert not list(store.glob("*/manifest.json"))
@@ -555,7 +559,8 @@ def test_a_disk_that_is_full(tmp_path, monkeypatch):
 def test_workers_end_with_the_process_that_started_them(store):
     """Two long runs at a time; their parent is killed, and soon nothing trains any more."""
     context = multiprocessing.get_context("spawn")
-    parent = context.Process(target=runs.make_all, args=([replace(RUN, poses=10**8, seed=seed) for seed in (0, 1)], 2))
+    endless = [replace(RUN, poses=10**8, seed=seed) for seed in (0, 1)]
+    parent = context.Process(target=trainer.make_all, args=(endless, 2))
     parent.start()
 
     def at_work():
@@ -586,7 +591,8 @@ def _free(path) -> bool:
 
 def test_one_process_at_a_time_also_without_fcntl(tmp_path):
     """As on Windows. The second process is told, and has its turn when the first ends."""
-    script = "import sys; sys.modules['fcntl'] = None; from pathlib import Path; from mixste.study.runs import locked\n"
+    script = "import sys; sys.modules['fcntl'] = None\n"
+    script += "from pathlib import Path; from mixste.study.store import locked\n"
     script += "with locked(Path(sys.argv[1]), lambda line: print(line, flush=True)): print('mine', flush=True); input()"
 
     def start():

@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 from mixste import MixSTE, checkpoints
 from mixste.cli import app
 from mixste.data.readers.detections import LAYOUTS
-from mixste.study import pages, report, runs
+from mixste.io.install import PACKAGE
+from mixste.study import pages, report, store
 from mixste.study.profiles import PROFILES
 from mixste.study.tables import PLAN
 
-ROOT = runs.PACKAGE.parent
+ROOT = PACKAGE.parent
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in (readme.README, *ROOT.glob("docs/*.md"))
 }
@@ -165,7 +166,7 @@ def test_every_profile_has_a_column_of_its_own_and_the_paper_the_last():
 
 def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch, capsys):
     """In the README's table and on the page of results."""
-    monkeypatch.setattr(readme.runs, "ROOT", tmp_path)
+    monkeypatch.setattr(readme.store, "ROOT", tmp_path)
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
     about = {"column": "Avg.", "metric": "MPJPE", "unit": "mm", "low": 1.0, "high": 9.0, "printed": 4.0, "runs": "a"}
@@ -187,7 +188,7 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     *limits, last, constant, regression = [row.label for row in PLAN["limits"](PROFILES["smoke"])]
     values = [about | {"row": row, "value": 2.0, "note": ""} for row in (*limits, constant, regression)]
     report.save(report.tidy(values, PROFILES["smoke"], "17"), "17_limits")
-    page = pages.page(runs.output())
+    page = pages.page(store.output())
     assert page.count("Not trained yet") == 2
     assert f"Not trained yet: {last}." in page
     left = "VideoPose3D, cpn, T=243; PoseFormer, cpn, T=81; MixSTE, cpn, T=243; " + f"{constant}; {regression}"
@@ -195,7 +196,7 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
 
 
 def test_the_table_of_speeds_has_the_fast_path_at_the_published_size_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(readme.runs, "ROOT", tmp_path)
+    monkeypatch.setattr(readme.store, "ROOT", tmp_path)
     (tmp_path / "results" / "bench").mkdir(parents=True)
     columns = "hardware,what,variant,batch,frames_per_second,ratio"
     gpu = ('"reference, float32",32,10,1', '"fast, bfloat16",32,123456.7,12.34', '"fast, float8 queries",32,13,13')

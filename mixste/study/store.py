@@ -1,0 +1,308 @@
+"""The store of runs: each distinct training of the study happens once, and is found again by what it was.
+
+`runs/<id>/` holds spec.json, history.csv (the learning curve), clips.csv (errors by clip, both protocols), errors.npz
+(every joint in every test frame), weights.safetensors, environment.json and manifest.json with the hash of each. A run
+is made in `runs/<id>.part/`, under a lock, and renamed when whole: what is half-made is never read, and taken up again.
+A training that failed is kept too, so that it is not tried again unasked: failed.json, with the reason, stands in the
+place of errors and weights. Several processes, on one machine or on several that share the folder, may work on one
+store at a time.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+
+import mixste
+from mixste import checkpoints
+from mixste.io.files import replacing
+from mixste.io.install import HOME
+from mixste.study.run import Run
+
+# The repository's folder, whose results/ and figures/ are the study as it was published; without it the current one.
+ROOT = HOME
+
+# What every run holds, and what it may have left behind where it was made: a hundred times the rest in size.
+FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "environment.json"}
+
+FAILED = {"spec.json", "history.csv", "failed.json", "environment.json"}  # what a failed one holds instead
+
+WEIGHTS = {"weights.safetensors", "best.safetensors"}
+
+NAME = re.compile(r"[0-9a-f]{12}(\.part)?")  # of a run's folder in the store
+
+
+class RunError(RuntimeError):
+    """A run that cannot be read; the message says which, and what is wrong with it."""
+
+
+class FailedRun(RunError):
+    """A run whose training failed; the message says which, and why."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A whole run in the store. Every file is checked against its hash as it is read.
+
+    RunError if it differs; the run then no longer counts as whole, and the next call makes it again.
+    """
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    def file(self, name: str) -> Path:
+        if not self._holds(name):
+            with locked(self.path):  # not while another process replaces it
+                if not self._holds(name):
+                    (self.path / "manifest.json").unlink(missing_ok=True)
+                    raise RunError(f"run {self.id}: {name} is not what was written; the next call makes the run again")
+        return self.path / name
+
+    def _holds(self, name: str) -> bool:
+        manifest = _manifest(self.path)
+        return manifest is not None and _hash(self.path / name) == manifest["files"].get(name)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        return pd.read_csv(self.file("history.csv"))
+
+    @property
+    def clips(self) -> pd.DataFrame:
+        """The table of `mixste.evaluate.evaluate`, with a column protocol."""
+        return pd.read_csv(self.file("clips.csv"), dtype={"take": str}, keep_default_na=False)
+
+    @property
+    def joint_errors(self) -> np.ndarray:
+        """Millimetres, (test frames, joints), each frame once."""
+        with np.load(self.file("errors.npz"), allow_pickle=False) as arrays:
+            return arrays["joint"].astype(np.float32)
+
+    @property
+    def environment(self) -> dict:
+        return json.loads(self.file("environment.json").read_text())
+
+    @property
+    def at_constant_level(self) -> bool:
+        """Whether the network has learned little else than a constant pose, see `mixste.networks.references`."""
+        return self.environment.get("at_constant_level", False)
+
+    def model(self, which: str = "weights") -> torch.nn.Module:
+        """The trained network: "weights" at the end, or "best" on the test clips where the run kept it.
+
+        RunError if the run was brought here without.
+        """
+        name = f"{which}.safetensors"
+        if name not in (_manifest(self.path) or {"files": {name}})["files"]:
+            raise RunError(
+                f"run {self.id} is here without its {name}: unpack a parcel that holds it, or remove {self.path} to "
+                "train again"
+            )
+        return checkpoints.load_checkpoint(self.file(name))
+
+
+def store() -> Path:
+    return Path(os.environ.get("MIXSTE_RUNS", ROOT / "runs"))
+
+
+def output() -> Path:
+    """The folder in which notebooks write results/, figures/ and executed copies: the store, or MIXSTE_OUT.
+
+    Never the repository's own, which `publish` alone writes.
+    """
+    return Path(os.environ.get("MIXSTE_OUT", store()))
+
+
+def shown(path: Path) -> Path:
+    """A path as messages give it: relative to the repository where it lies inside."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def so_far() -> bool:
+    """Whether nothing is to be trained, see `mixste.study.report.trained`."""
+    return os.environ.get("MIXSTE_SO_FAR") == "1"
+
+
+def is_whole(path: Path) -> bool:
+    """All files are there as they were written: in their size and, where one has changed since, by its hash.
+
+    Hashing all of a large store at each call would take minutes; `Finished` hashes whatever it reads.
+    """
+    manifest = _manifest(path)
+    if manifest is None:
+        return False
+    try:
+        sealed = (path / "manifest.json").stat().st_mtime_ns
+        for name, size in manifest["sizes"].items():
+            stat = (path / name).stat()
+            changed = stat.st_mtime_ns >= sealed
+            if stat.st_size != size or (changed and _hash(path / name) != manifest["files"][name]):
+                return False
+    except OSError:
+        return False
+    return True
+
+
+def failure(run: Run) -> str:
+    """Why the training of this run failed, or of the run that it starts from; empty if neither did."""
+    path = store() / run.id
+    if is_whole(path):
+        failed = path / "failed.json"
+        return json.loads(failed.read_text())["reason"] if failed.exists() else ""
+    why = failure(run.start) if run.start else ""
+    return why and f"run {run.start.id}, from which it starts, failed: {why}"
+
+
+def collect(finished: list[Finished]) -> pd.DataFrame:
+    """The errors by clip of many runs as one table, with a column run: read at once, where one by one takes seconds."""
+    tables = [run.file("clips.csv").read_text(encoding="utf-8") for run in finished]
+    heads, bodies = zip(*(table.split("\n", 1) for table in tables), strict=True)
+    text = io.StringIO("\n".join([heads[0], "".join(bodies)]))
+    table = pd.read_csv(text, dtype={"take": str}, keep_default_na=False)
+    return table.assign(run=np.repeat([run.id for run in finished], [body.count("\n") for body in bodies]))
+
+
+def listing() -> pd.DataFrame:
+    """Every run in the store, finished or not, one a row: id, state, settings, MPJPE by the authors' protocol, cost.
+
+    Whatever has the name of a run and is none, or cannot be read, is a row too, "damaged".
+    """
+    rows = [_listed(path) for path in sorted(store().glob("*")) if NAME.fullmatch(path.name)]
+    if not rows:
+        return pd.DataFrame(columns=["run", "state"])
+    table = pd.DataFrame(rows)
+    finished = [Finished(store() / name) for name in table["run"][table["state"] == "finished"]]
+    try:
+        errors = _errors(finished)
+    except Exception:  # of a table that is not what a run holds: which one, takes longer to find
+        errors = {}
+        for run in finished:
+            try:
+                errors |= _errors([run])
+            except Exception:
+                table.loc[table["run"] == run.id, "state"] = "damaged"
+    if errors:
+        table["MPJPE"] = table["run"].map(errors)
+    return table
+
+
+def _listed(path: Path) -> dict[str, object]:
+    """The row of one run, but for its error."""
+    row = {"run": path.stem, "state": "unfinished" if path.suffix and path.is_dir() else "damaged"}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        spec = json.loads((path / "spec.json").read_text(encoding="utf-8"))
+        settings = {key: spec[key] for key in ("model", "frames", "poses", "seed")}
+        row |= settings | {key: spec["data"][key] for key in ("source", "keypoints")}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RunError):
+        if not path.suffix and is_whole(path):
+            run = Finished(path)
+            if (path / "failed.json").exists():
+                row["state"] = "failed"
+            else:
+                run.file("clips.csv")
+                row |= {"seconds": float(run.environment["training_seconds"]), "state": "finished"}
+    with contextlib.suppress(OSError):
+        row["MiB"] = sum(file.lstat().st_size for file in path.iterdir()) / 2**20
+    return row
+
+
+def _errors(finished: list[Finished]) -> dict[str, float]:
+    """MPJPE of each run by the authors' protocol, mm, on average over actions."""
+    if not finished:
+        return {}
+    clips = collect(finished).query("protocol == 'authors' and metric == 'MPJPE'")
+    clips = clips.assign(total=clips["value"] * clips["frames"])
+    actions = clips.groupby(["run", "action"])[["total", "frames"]].sum()
+    return (actions["total"] / actions["frames"]).groupby("run").mean().to_dict()
+
+
+def remove(path: Path) -> None:
+    """A file, a link or a folder, whichever is there; what a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a run's files, once they are on the disk: from then on it counts as whole."""
+    files = [folder / name for name in sorted(FILES | WEIGHTS | FAILED) if (folder / name).exists()]
+    for file in files:
+        with open(file, "rb") as written:
+            os.fsync(written.fileno())
+    manifest = {
+        "files": {file.name: _hash(file) for file in files},
+        "sizes": {file.name: file.stat().st_size for file in files},
+    }
+    with replacing(folder / "manifest.json") as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1))
+
+
+@contextlib.contextmanager
+def locked(path: Path, report: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """One process at a time at what is or will be `path`; the system frees the lock of a process that dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        report(f"{path.name} is being made by another process: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def busy(path: Path) -> bool:
+    """Whether a process works at this moment on what is or will be `path`."""
+    if not path.with_suffix(".lock").exists():
+        return False
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _manifest(path: Path) -> dict | None:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        whole = any(names <= manifest["files"].keys() for names in (FILES, FAILED))
+        return manifest if whole and manifest["files"].keys() == manifest["sizes"].keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _hash(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def environment() -> dict[str, str]:
+    """What may change digits or speed."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "device": device,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "threads": str(torch.get_num_threads()),
+        "mixste": mixste.__version__,
+    }

@@ -1,0 +1,362 @@
+"""Training and evaluating runs into the store, several at a time; what was interrupted is taken up again."""
+
+import contextlib
+import functools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from mixste import checkpoints, evaluate
+from mixste.data.clips import PoseDataset
+from mixste.io.files import replacing
+from mixste.networks.references import REFERENCES, ConstantPose, at_constant_level
+from mixste.study import states
+from mixste.study.progress import EVERY, Progress
+from mixste.study.run import Data, Run, describe, read_spec, spec
+from mixste.study.states import StateError
+from mixste.study.store import (
+    FAILED,
+    FILES,
+    WEIGHTS,
+    FailedRun,
+    Finished,
+    RunError,
+    environment,
+    failure,
+    is_whole,
+    locked,
+    remove,
+    seal,
+    so_far,
+    store,
+)
+from mixste.train import train
+
+
+def forget_failed(wanted: Iterable[Run]) -> None:
+    """Remove the failed ones of these runs from the store, so that the next call trains them again."""
+    for run in wanted:
+        path = store() / run.id
+        if (path / "failed.json").exists():
+            with locked(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def lacking(wanted: Iterable[Run]) -> list[Run]:
+    """Those that are to be trained: not in the store, or not whole, and not failed."""
+    return [run for run in wanted if not is_whole(store() / run.id) and not failure(run)]
+
+
+def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line: None) -> Finished:
+    """The finished run: found in the store, or trained now, or finished by another process while this one waits.
+
+    Raises FailedRun if the training fails, or failed before: it is tried again only after `forget_failed`.
+    """
+    path = store() / run.id
+    if not is_whole(path) and not failure(run):
+        if so_far():
+            raise RunError(f"{title or run.id} is not trained yet, and MIXSTE_SO_FAR=1 trains nothing")
+        if run.start is not None:
+            with contextlib.suppress(FailedRun):  # which `failure` then tells of this one
+                make(run.start, title and f"start of {title}", report)
+        with locked(path, report):
+            if not is_whole(path) and not failure(run):
+                if path.exists() or path.is_symlink():
+                    report(f"run {run.id} is damaged and will be made again")
+                    remove(path)
+                _make(run, path, title or run.id, report)
+                report(f"run {run.id}: {failure(run) or 'trained'}")
+    if why := failure(run):
+        raise FailedRun(
+            f"run {describe(run)} failed: {why}; `mixste train --retry-failed`, in its profile, tries it again"
+        )
+    return Finished(path)
+
+
+def make_as_planned(path: Path, retry_failed: bool = False) -> Finished:
+    """`make` for the run that <id>.json of a batch describes. RunError where data or code are not those of its plan."""
+    run = read_spec(path)
+    if run.id != path.stem:
+        raise RunError(f"run {path.stem} was planned with other data or code than are here, where it would be {run.id}")
+    if retry_failed:
+        forget_failed([run])
+    return make(run, report=lambda line: print(line, flush=True))
+
+
+def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") -> str:
+    """`make` for many runs, `jobs` at a time (default: one for each CPU core, or one on a GPU).
+
+    A training that fails does not keep the others from being made. Returns one sentence that names those that failed,
+    now or before; empty if none did. Raises RunError, once the others are made, for a run whose process was ended from
+    outside.
+    """
+    missing, killed = lacking(wanted), []
+    jobs = min(len(missing), jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1))
+    with Progress(len(missing), title) as progress:
+        ended = _in_workers(missing, jobs, progress) if jobs > 1 else _in_turn(missing, title, progress)
+        for run, died in ended:
+            killed += [run] if died else []
+            progress.advance()
+    if killed:
+        raise RunError(
+            f"the process that trained run {', '.join(map(describe, killed))} was ended from outside, perhaps for lack "
+            "of memory; the same command goes on from there, and --jobs 1 needs the least memory"
+        )
+    failed = {run: why for run in wanted if (why := failure(run))}
+    named = "; ".join(f"{describe(run)}: {why}" for run, why in failed.items())
+    return named and (
+        f"{len(failed)} of {len(wanted)} runs failed, and tables leave them out: {named} "
+        "(`mixste train --retry-failed`, in their profile, tries them again)"
+    )
+
+
+def _in_turn(wanted: list[Run], title: str, progress: Progress) -> Iterator[tuple[Run, bool]]:
+    """`make` for each run in this process; gives each as it ends, as `_in_workers` does."""
+    for run in wanted:
+        with contextlib.suppress(FailedRun):  # the store holds why
+            make(run, title, progress.tell)
+        yield run, False
+
+
+def _in_workers(wanted: list[Run], jobs: int, progress: Progress) -> Iterator[tuple[Run, bool]]:
+    """`make` for each run in one of `jobs` processes; gives each as it ends, and whether its process died before it.
+
+    Each process has a pool of its own, so that it is known which run a dead one was at, and no other is lost with it.
+    """
+    context = multiprocessing.get_context("spawn")
+
+    def pool() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, context, initializer=_worker, initargs=(os.getpid(),))
+
+    waiting, idle, working = list(wanted), [pool() for _ in range(jobs)], {}
+    try:
+        while waiting or working:
+            while waiting and idle:
+                run, worker = waiting.pop(0), idle.pop()
+                working[worker.submit(make, run)] = run, worker
+            ended = wait(working, EVERY, return_when=FIRST_COMPLETED).done
+            if not ended:
+                progress.tell()
+            for done in ended:
+                run, worker = working.pop(done)
+                killed = False
+                try:
+                    done.result()
+                except FailedRun:
+                    pass  # the store holds why
+                except BrokenProcessPool:
+                    killed, worker = True, pool()
+                idle.append(worker)
+                yield run, killed
+        for worker in idle:
+            worker.shutdown()
+    except BaseException:  # Ctrl-C, a full disk: what is running is taken up again by the next call
+        for worker in [*idle, *(worker for _, worker in working.values())]:
+            worker.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+
+
+def _worker(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and end when it does, however it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with(parent)
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after its parent has ended, however that ended."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> None:
+    part = path.with_suffix(".part")
+    if not part.is_dir():
+        remove(part)  # a file, or a link that leads nowhere
+    part.mkdir(parents=True, exist_ok=True)
+    if is_whole(part):  # killed on the last steps
+        _rename(part, path)
+        return
+    for left in part.glob(".*"):  # by a process that was killed while it wrote
+        left.unlink()
+    with replacing(part / "spec.json") as file:
+        file.write_text(spec(run))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        # Sums depend on how many threads share them. One gives the same digits on any number of cores; several runs
+        # at a time make use of those.
+        torch.set_num_threads(1)
+    began = time.monotonic()
+    dataset = run.data.load()
+    model = initial(run).to(device)
+    begun = taken_up(part, run, [model])
+    history = list(begun["history"])
+    curve = {row["step"]: row["test_mpjpe"] for row in history} if run.test_curve else {}
+
+    def at_point(model, row):
+        if run.test_curve:
+            table = evaluate.score(_lift(model, dataset), dataset.test, "authors", dataset.skeleton)
+            row["test_mpjpe"] = evaluate.average(table)["MPJPE"]
+            if row["test_mpjpe"] < min(curve.values(), default=np.inf):
+                checkpoints.save_checkpoint(model, _best(part, row["step"]))
+            curve[row["step"]] = row["test_mpjpe"]
+        history.append(row)
+        report(f"run {run.id}: {min(1, row['poses'] / run.poses):.0%} trained, loss {row['loss']:.4f}")
+
+    try:
+        if run.model in REFERENCES:
+            loss, fitted = model.fit(dataset.train, dataset.skeleton), sum(map(len, dataset.train))
+            history.append({"step": 1, "poses": fitted, "epoch": 0, "learning_rate": 0.0, "loss": loss})
+        else:
+            train(
+                *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, part),
+                points=run.points,
+                at_point=at_point,
+                title=title,
+            )
+        trained = time.monotonic()
+        with tqdm(desc=f"{title}: testing", unit="frame", unit_scale=True, disable=None, leave=False) as bar:
+            lifted = _lift(model, dataset, bar.update)
+    except FloatingPointError as error:
+        _record_failure(part, history, str(error).removeprefix(f"{title}: "), time.monotonic() - began)
+        _rename(part, path)
+        return
+    tables = [
+        evaluate.score(lifted, dataset.test, protocol, dataset.skeleton).assign(protocol=protocol)
+        for protocol in ("authors", "exact")
+    ]
+    joint = evaluate.joint_errors(lifted, dataset.test, dataset.skeleton)
+
+    with replacing(part / "history.csv") as file:
+        pd.DataFrame(history).to_csv(file, index=False)
+    with replacing(part / "clips.csv") as file:
+        pd.concat(tables).round({"value": 4}).to_csv(file, index=False)
+    with replacing(part / "errors.npz") as file:
+        np.savez_compressed(file, joint=joint.astype(np.float16))  # to 1/16 mm at 100 mm
+    checkpoints.save_checkpoint(model, part / "weights.safetensors")
+    if curve:
+        with replacing(part / "best.safetensors") as file:
+            shutil.copyfile(_best(part, min(curve, key=curve.get)), file)
+    about = environment() | {"training_seconds": trained - began, "testing_seconds": time.monotonic() - trained}
+    about["resumed_at"] = begun["step"] / history[-1]["step"]  # the share of the training that these seconds are not of
+    if run.model not in REFERENCES:
+        level = {"mpjpe": evaluate.average(tables[1])["MPJPE"], "constant_pose_mpjpe": constant_pose_mpjpe(run.data)}
+        about |= level | {"at_constant_level": at_constant_level(*level.values())}
+    with replacing(part / "environment.json") as file:
+        file.write_text(json.dumps(about, indent=1))
+    seal(part)
+    _rename(part, path)
+
+
+def initial(run: Run) -> torch.nn.Module:
+    """The network that a training begins with: untrained, from the seed, or that of `start`, made to fit."""
+    if run.start is None:
+        return run.build()
+    model = make(run.start).model()
+    if run.model == "mixste":
+        model = checkpoints.transfer(model, run.frames, run.start.data.layout, run.data.layout)
+    return model.train()
+
+
+@functools.lru_cache(maxsize=16)
+def constant_pose_mpjpe(data: Data) -> float:
+    """Millimetres, average over actions, each frame once: what a network must be well below, see `references`."""
+    dataset = data.load()
+    model = ConstantPose(joints=len(dataset.skeleton.joints))
+    model.fit(dataset.train, dataset.skeleton)
+    return evaluate.average(evaluate.score(_lift(model, dataset), dataset.test, "exact", dataset.skeleton))["MPJPE"]
+
+
+def _lift(model: torch.nn.Module, dataset: PoseDataset, progress=lambda frames: None) -> evaluate.Predictions:
+    """The test clips, lifted. FloatingPointError if a pose is not finite, of which no error could be told."""
+    lifted = evaluate.lift_clips(model, dataset.test, dataset.skeleton, progress=progress)
+    if not all(np.isfinite(poses).all() for _, poses in lifted):
+        raise FloatingPointError("the poses that it lifts are not finite")
+    return lifted
+
+
+def _record_failure(part: Path, history: list[dict], reason: str, seconds: float) -> None:
+    """What is kept of a training that failed: its settings, its curve up to there, and why."""
+    columns = list(history[0] if history else ("step", "poses", "epoch", "learning_rate", "loss"))
+    with replacing(part / "history.csv") as file:
+        pd.DataFrame(history, columns=columns).to_csv(file, index=False)
+    about = environment() | {"training_seconds": seconds, "testing_seconds": 0.0}
+    for name, content in (("failed.json", {"reason": reason}), ("environment.json", about)):
+        with replacing(part / name) as file:
+            file.write_text(json.dumps(content, indent=1))
+    for file in part.iterdir():
+        if file.name not in FAILED:
+            file.unlink()
+    seal(part)
+
+
+def _rename(part: Path, path: Path) -> None:
+    """Give a whole run its name, without what it took to make it."""
+    for file in part.iterdir():
+        if file.name not in {"manifest.json"} | FILES | WEIGHTS | FAILED:
+            file.unlink()
+    os.replace(part, path)
+
+
+def _best(part: Path, step: int) -> Path:
+    """The weights kept at a point of the test curve, until it is known whether they stay the best."""
+    return part / f"best-{step}.safetensors"
+
+
+def taken_up(part: Path, run: Run, networks: list[torch.nn.Module]) -> dict:
+    """What a killed training left: its step and history. A state of no use is removed, and the training begins again.
+
+    networks: the one that is trained, or all that it may be.
+    """
+    path = part / "state.pt"
+    try:
+        state = whole_state(part, run, networks)
+    except FileNotFoundError:
+        return {"step": 0, "history": []}
+    except StateError as error:
+        print(
+            f"{path}: expected the state of this training, found {error}; it is removed, and the training begins again",
+            flush=True,
+        )
+        remove(path)
+        return {"step": 0, "history": []}
+    if len(state["rng"]) > 1 and not torch.cuda.is_available():  # begun on a GPU: only the CPU's numbers go on here
+        with replacing(path) as file:
+            torch.save(state | {"rng": state["rng"][:1]}, file)
+    return state
+
+
+def whole_state(part: Path, run: Run, networks: list[torch.nn.Module]) -> dict:
+    """The state that a killed training left, with the best weights that it tells of: StateError unless both are whole.
+
+    FileNotFoundError if it left none.
+    """
+    state = states.read(part / "state.pt", run, networks)
+    if run.test_curve and state["history"]:
+        best = min(state["history"], key=lambda row: row["test_mpjpe"])["step"]
+        try:
+            weights = checkpoints.load_checkpoint(_best(part, best)).state_dict()
+        except checkpoints.CheckpointError:
+            weights = {}
+        if not states.same(weights, state["model"]):
+            raise StateError(f"none of its best weights, those of step {best}")
+    return state
