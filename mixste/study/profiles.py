@@ -14,48 +14,40 @@ PAPER_POSES = 120 * 2 * 1_559_752
 
 @dataclass(frozen=True)
 class Profile:
-    """A scale of the study.
-
-    data: the main source. detectors: whose keypoints stand for CPN's and HRNet's. comparable: whether the paper's
-    numbers measure the same thing. humaneva, dhp: sources of Tables 4 and 3. frames, dims, depths: what stands for the
-    paper's T, d_m and d_l. heads, channels, joint_dim: widths of attention heads' number, VideoPose3D and the
-    non-separated models. poses: length of training. departure: from the authors' recipe. shares: of poses and batch,
-    for models that take so much longer over a pose; their steps are as many. long: lengths of the long trainings, in
-    `poses`. rate: MixSTE's learning rate up to 512 wide and T = 81, where it does not bear its peers'; lower for wider
-    tokens, and for longer windows, of which a batch has fewer. ablated: which of the paper's T stands for 243 in
-    Tables 5 and 6 and notebook 13. slim: which d_m for 512 in Table 6 and notebook 13, where all rows are as wide.
-    protocol: of the tables, see `mixste.evaluate.evaluate`; the authors' counts a short clip's padding too, and thereby
-    more of a long window's than of a short one's. people: whom notebook 18 trains on, one more each time, and whom it
-    tests on. gpu: whether a training is worth one.
-    """
+    """A scale of the study: the data, the sizes that stand for the paper's, and the length and number of trainings."""
 
     name: str
-    title: str
-    data: Data
-    detectors: tuple[str, str]
-    humaneva: Data
-    dhp: Data
-    frames: dict[int, int]
-    dims: dict[int, int]
-    depths: dict[int, int]
-    heads: int
-    channels: int
-    joint_dim: int
-    poses: int
-    seeds: tuple[int, ...]
-    departure: dict[str, object] = field(default_factory=dict)
-    shares: dict[str, float] = field(default_factory=dict)
-    long: tuple[int, ...] = (2,)
-    rate: float | None = None
-    ablated: int = 243
-    slim: int = 512
+    title: str  # in every table and figure: which data, how long a training, and whether comparable with the paper
+    data: Data  # the main source
+    detectors: tuple[str, str]  # whose keypoints stand for CPN's and HRNet's
+    humaneva: Data  # of Table 4
+    mpi_inf_3dhp: Data  # of Table 3
+    frames: dict[int, int]  # the paper's T: what stands for it here
+    dims: dict[int, int]  # the same of d_m
+    depths: dict[int, int]  # the same of d_l
+    heads: int  # of attention
+    channels: int  # of VideoPose3D
+    joint_dim: int  # width of a joint where joints are not separated: PoseFormer, and two rows of Table 5
+    poses: int  # length of a training: poses supervised
+    seeds: tuple[int, ...]  # one training each
+    recipe_changes: dict[str, object] = field(default_factory=dict)  # settings that differ from the authors' recipe
+    # By network, the share of `poses` and of the batch that it gets, so that its steps are as many: for those that
+    # read T frames for each pose.
+    pose_share: dict[str, float] = field(default_factory=dict)
+    long: tuple[int, ...] = (2,)  # lengths of the long trainings (`limits`), in multiples of `poses`
+    mixste_learning_rate: float | None = None  # where MixSTE does not bear its peers', see `mixste_rate`
+    ablation_frames: int = 243  # which of the paper's T stands for 243 in Tables 5 and 6 and `paper_vs_code`
+    ablation_dim: int = 512  # which d_m stands for 512 in Table 6 and `paper_vs_code`, where all rows are as wide
+    # Subjects that `more_people` trains on, one more at a time, and those that it tests on.
     people: tuple[tuple[str, ...], tuple[str, ...]] = (("S1", "S5", "S6", "S7", "S8"), ("S9", "S11"))
+    # Of the tables, see `mixste.evaluate.evaluate`. The authors' counts the padding of a short clip too, and so more
+    # of a long window's than of a short one's.
     protocol: str = "exact"
-    comparable: bool = False
-    gpu: bool = True
+    comparable: bool = False  # whether the paper's numbers measure the same thing
+    gpu: bool = True  # whether a training is worth one
 
     def recipe(self, base: Recipe = AUTHORS, **changes) -> Recipe:
-        return replace(base, **{**self.departure, **changes})
+        return replace(base, **{**self.recipe_changes, **changes})
 
     def mixste(
         self, frames=243, keypoints=None, *, dim=512, depth=8, data=None, recipe=None, options=None, rate=None
@@ -66,9 +58,9 @@ class Profile:
         """
         options = {"dim": self.dims[dim], "depth": self.depths[depth], "heads": self.heads} | (options or {})
         recipe = recipe or self.recipe()
-        if self.rate and rate is None:
+        if self.mixste_learning_rate and rate is None:
             width = options["dim"] * (1 if options.get("separate_joints", True) else 17)
-            rate = self.rate * min(1, 512 / width) * min(1, math.sqrt(81 / frames))
+            rate = mixste_rate(self.mixste_learning_rate, width, frames)
         recipe = replace(recipe, learning_rate=rate or recipe.learning_rate)
         return self.seeded("mixste", frames, options, recipe, keypoints, data)
 
@@ -78,21 +70,22 @@ class Profile:
         if model == "poseformer":
             options = {"joint_dim": self.joint_dim, "depth": max(1, self.depths[8] // 2), "heads": self.heads}
         recipe = self.recipe(loss=(("mpjpe", 1.0),), scaled_gradient=False, random_starts=False)
-        share = self.shares.get(model, 1)
+        share = self.pose_share.get(model, 1)
         recipe = replace(recipe, batch_frames=max(1, round(recipe.batch_frames * share)))
         return self.seeded(model, frames, options, recipe, keypoints, data, start, round(self.poses * share))
 
     def seeded(self, model, frames, options, recipe, keypoints, data, start=None, poses=None) -> tuple[Run, ...]:
+        """A run for each seed. start: of each, the run that it is fine-tuned from."""
         data = data or replace(self.data, keypoints=keypoints or self.detectors[0])
         options = tuple(sorted(options.items()))
         return tuple(
-            Run(data, self.frames[frames], poses or self.poses, seed, model, options, recipe, begun)
-            for seed, begun in zip(self.seeds, start or [None] * len(self.seeds), strict=True)
+            Run(data, self.frames[frames], poses or self.poses, seed, model, options, recipe, first)
+            for seed, first in zip(self.seeds, start or [None] * len(self.seeds), strict=True)
         )
 
-    def note(self, model: str) -> str:
-        """What a row must say of a model that learns from fewer poses than the others; empty for those."""
-        share = self.shares.get(model, 1)
+    def pose_note(self, model: str) -> str:
+        """What a row must say of a network that learns from fewer poses than the others; empty for those."""
+        share = self.pose_share.get(model, 1)
         few = f"{self.poses * share:,.0f} poses of training to the others' {self.poses:,}, in as many steps"
         return "" if share == 1 else f"{few}: for each pose it reads all T frames"
 
@@ -100,19 +93,31 @@ class Profile:
         """The paper's model, T = 243, by the authors' recipe, on the first detector: a row of Tables 1, 5, 6 and 7."""
         return tuple(replace(run, test_curve=True) for run in self.mixste())
 
-    def whole(self, dim=512) -> tuple[Run, ...]:
+    def ablated(self, dim=512) -> tuple[Run, ...]:
         """The row of Table 5 or 6 from which nothing is taken away: `full`, or smaller where these are."""
-        return self.mixste(self.ablated, dim=dim) if self.smaller(dim) else self.full()
+        return self.mixste(self.ablation_frames, dim=dim) if self.size_note(dim) else self.full()
 
-    def smaller(self, dim=512) -> str:
+    def size_note(self, dim=512) -> str:
         """What a row must say of sizes that stand for T = 243 and d_m = 512; empty for those."""
-        sizes = {"T": (self.frames, self.ablated, 243), "d_m": (self.dims, dim, 512)}
-        own = [
-            f"{name} = {stands[used]} in the place of {stands[paper]}"
-            for name, (stands, used, paper) in sizes.items()
+        sizes = {"T": (self.frames, self.ablation_frames, 243), "d_m": (self.dims, dim, 512)}
+        smaller = [
+            f"{name} = {sizes_here[used]} instead of {sizes_here[paper]}"
+            for name, (sizes_here, used, paper) in sizes.items()
             if used != paper
         ]
-        return ", ".join(own)
+        return ", ".join(smaller)
+
+
+def mixste_rate(rate: float, width: int, frames: int) -> float:
+    """The learning rate of MixSTE for tokens of this width and windows of T = `frames`, from that at 512 and 81.
+
+    It falls with the width beyond 512, and with the square root of T beyond 81: a batch has fewer windows of more
+    frames. What it must avoid is a training that collapses to one pose for every frame. In results/bench/collapse.csv
+    (6 M poses, 512 wide, AdamW as here, plain gradient), T = 81 is sound at 2.5e-4, collapses at 5e-4 with one seed of
+    two, and collapses at 1e-3; T = 243 is sound at 1e-4 and collapses at 2.5e-4. These runs give the direction; the
+    exponents are a choice and were not fitted.
+    """
+    return rate * min(1, 512 / width) * min(1, math.sqrt(81 / frames))
 
 
 def _smoke(
@@ -120,12 +125,12 @@ def _smoke(
     title: str,
     data: Data,
     humaneva: Data,
-    dhp: Data,
+    mpi_inf_3dhp: Data,
     poses: int,
     detectors=("cpn", "openpose"),
     protocol="exact",
     people=Profile.people,
-    **departure,
+    **recipe_changes,
 ) -> Profile:
     """The study small enough for two CPU cores: T / 9, d_m / 16, depth 3 for 8."""
     return Profile(
@@ -134,7 +139,7 @@ def _smoke(
         data=data,
         detectors=detectors,
         humaneva=humaneva,
-        dhp=dhp,
+        mpi_inf_3dhp=mpi_inf_3dhp,
         frames={1: 1, 27: 3, 43: 5, 81: 9, 128: 15, 243: 27, 300: 33},
         dims={64: 8, 128: 16, 256: 24, 512: 32, 640: 40},
         depths={4: 1, 6: 2, 8: 3, 10: 4},
@@ -143,7 +148,7 @@ def _smoke(
         joint_dim=8,
         poses=poses,
         seeds=(0,),
-        departure={"learning_rate": 3e-3, "schedule": "cosine", "batch_frames": 64, **departure},
+        recipe_changes={"learning_rate": 3e-3, "schedule": "cosine", "batch_frames": 64, **recipe_changes},
         people=people,
         protocol=protocol,
         gpu=False,
@@ -173,7 +178,7 @@ _OPEN_HUMANEVA = Data(
     actions=("Sneak", "Jog in circle"),
 )
 
-# From both recordings in turns; the last is the one whom the source sets apart for validation.
+# From both recordings alternately; the last is the source's validation subject.
 _OPEN_PEOPLE = (("hdm_bk", "cmu_02", "hdm_dg", "cmu_01", "hdm_bd"), ("hdm_mm", "hdm_tr", "cmu_03"))
 
 PROFILES = {
@@ -182,7 +187,7 @@ PROFILES = {
         "synthetic people, small models: shows that the study runs, not what the paper found",
         data=Data("synthetic", test_cameras=1),
         humaneva=Data("synthetic", "cpn", **_HUMANEVA, subjects=("S1", "S5", "S6"), actions=("Walking", "WalkDog")),
-        dhp=Data("synthetic", **_DHP, test_cameras=1),
+        mpi_inf_3dhp=Data("synthetic", **_DHP, test_cameras=1),
         poses=30_000,
     ),
     "open-cpu": _smoke(
@@ -190,7 +195,7 @@ PROFILES = {
         "real motion capture (HDM05, CMU) by virtual cameras, small models: not comparable with the paper",
         data=Data("open-subjects", test_cameras=1),
         humaneva=_OPEN_HUMANEVA,
-        dhp=Data("open-subjects", **_DHP, test_cameras=1),
+        mpi_inf_3dhp=Data("open-subjects", **_DHP, test_cameras=1),
         poses=30_000,
         people=_OPEN_PEOPLE,
         body_shapes=True,
@@ -201,13 +206,13 @@ PROFILES = {
         data=Data("open-subjects"),
         detectors=("cpn", "openpose"),
         humaneva=_OPEN_HUMANEVA,
-        dhp=Data("open-subjects", **_DHP),
+        mpi_inf_3dhp=Data("open-subjects", **_DHP),
         **_PUBLISHED_SIZES,
         poses=3_000_000,
         seeds=(0, 1, 2),
-        # Chosen on the validation person. The gradient times its own loss and stochastic depth each hold a training as
-        # short as this one back on the plateau of flat poses.
-        departure={
+        # Chosen on the validation subject. The scaled gradient and stochastic depth each keep a training as short as
+        # this one on the plateau of flat poses.
+        recipe_changes={
             "learning_rate": 1e-3,
             "schedule": "cosine",
             "random_starts": True,
@@ -215,13 +220,13 @@ PROFILES = {
             "scaled_gradient": False,
             "drop_path": 0.0,
         },
-        shares={"poseformer": 1 / 32},
+        pose_share={"poseformer": 1 / 32},
         long=(8, 32),
-        # At 1e-3 seven trainings of eight ended with one pose for all, 512 wide, and one of three, 256 wide; at 5e-4
-        # three of six with T = 243, one of nine with T = 81. Clipped gradients collapsed as often.
-        rate=5e-4,
-        ablated=81,  # half of the clips are shorter than 97 frames
-        slim=256,
+        # At 1e-3 seven trainings of eight collapsed at 512 wide, and one of three at 256; at 5e-4 three of six with
+        # T = 243, and one of nine with T = 81. With clipped gradients as many did.
+        mixste_learning_rate=5e-4,
+        ablation_frames=81,  # half of the clips are shorter than 97 frames
+        ablation_dim=256,
         people=_OPEN_PEOPLE,
     ),
     "paper-cpu": _smoke(
@@ -229,7 +234,7 @@ PROFILES = {
         "the paper's data, small models: shows that your data work, not what the paper found",
         data=Data("human36m", test_cameras=1),
         humaneva=Data("humaneva"),
-        dhp=Data("mpi_inf_3dhp"),
+        mpi_inf_3dhp=Data("mpi_inf_3dhp"),
         poses=30_000,
         detectors=_PUBLISHED_DETECTORS,
         protocol="authors",
@@ -240,7 +245,7 @@ PROFILES = {
         data=Data("human36m"),
         detectors=_PUBLISHED_DETECTORS,
         humaneva=Data("humaneva"),
-        dhp=Data("mpi_inf_3dhp"),
+        mpi_inf_3dhp=Data("mpi_inf_3dhp"),
         **_PUBLISHED_SIZES,
         poses=PAPER_POSES,
         seeds=(0,),
@@ -250,15 +255,16 @@ PROFILES = {
 }
 
 
-# One skeleton for all, so that no body needs resizing; clips as long as T = 243. Its HumanEva is that of `open`.
+# All subjects share one skeleton, so that no body needs resizing; clips are as long as T = 243. HumanEva's stand-in is
+# that of `open`.
 PROFILES["open-styles"] = replace(
     PROFILES["open"],
     name="open-styles",
-    title="real motion capture (Bandai-Namco, styles never seen) by virtual cameras, short trainings: "
+    title="real motion capture (Bandai-Namco, unseen styles) by virtual cameras, short trainings: "
     "not comparable with the paper",
     data=Data("open-styles", test_cameras=1),
-    dhp=Data("open-styles", **_DHP, test_cameras=1),
-    departure=PROFILES["open"].departure | {"body_shapes": False},
+    mpi_inf_3dhp=Data("open-styles", **_DHP, test_cameras=1),
+    recipe_changes=PROFILES["open"].recipe_changes | {"body_shapes": False},
     people=(("bandai",), ()),
 )
 

@@ -67,7 +67,7 @@ def table1(p: Profile) -> list[Row]:
             f"PoseFormer, {first}, T=81",
             p.peer("poseformer", 81),
             _printed(1, method="Zheng et al."),
-            note=p.note("poseformer"),
+            note=p.pose_note("poseformer"),
         ),
         Row(f"MixSTE, {first}, T=81", p.mixste(81), _printed(1, **ours, frames=81), f"PoseFormer, {first}, T=81"),
         Row(f"MixSTE, {first}, T=243", p.full(), _printed(1, **ours, frames=243), f"MixSTE, {first}, T=81"),
@@ -76,7 +76,7 @@ def table1(p: Profile) -> list[Row]:
             p.mixste(keypoints=second),
             _printed(1, method="Ours", keypoints="HRNet"),
             f"MixSTE, {first}, T=243",
-            note=f"{second} in the place of HRNet, whose keypoints were never released",
+            note=f"{second} instead of HRNet, whose keypoints were never released",
         ),
     ]
     return rows + references(rows[0], f"from keypoints of {first}")
@@ -89,7 +89,7 @@ def table2(p: Profile) -> list[Row]:
             "PoseFormer, GT, T=81",
             p.peer("poseformer", 81, "gt"),
             _printed(2, method="Zheng et al."),
-            note=p.note("poseformer"),
+            note=p.pose_note("poseformer"),
         ),
         Row("MixSTE, GT, T=81", p.mixste(81, "gt"), _printed(2, method="Ours", frames=81), "PoseFormer, GT, T=81"),
         Row("MixSTE, GT, T=243", p.mixste(243, "gt"), _printed(2, method="Ours", frames=243), "MixSTE, GT, T=81"),
@@ -100,8 +100,8 @@ def table2(p: Profile) -> list[Row]:
 def table3(p: Profile) -> list[Row]:
     """MPI-INF-3DHP: PCK, AUC and MPJPE from ground-truth keypoints."""
     rows = [
-        Row("MixSTE, T=1", p.mixste(1, data=p.dhp), _printed(3, method="Ours", frames=1)),
-        Row("MixSTE, T=27", p.mixste(27, data=p.dhp), _printed(3, method="Ours", frames=27), "MixSTE, T=1"),
+        Row("MixSTE, T=1", p.mixste(1, data=p.mpi_inf_3dhp), _printed(3, method="Ours", frames=1)),
+        Row("MixSTE, T=27", p.mixste(27, data=p.mpi_inf_3dhp), _printed(3, method="Ours", frames=27), "MixSTE, T=1"),
     ]
     return rows + references(rows[0])
 
@@ -118,7 +118,7 @@ def table4(p: Profile) -> list[Row]:
         ("VideoPose3D, T=81", "videopose3d", 81, "Pavllo et al."),
         ("PoseFormer, T=43", "poseformer", 43, "Zheng et al."),
     ):
-        begun, note = p.peer(model, frames, data=fifteen), p.note(model)
+        begun, note = p.peer(model, frames, data=fifteen), p.pose_note(model)
         rows.append(
             Row(label, p.peer(model, frames, data=p.humaneva), _printed(4, method=method, detail=""), note=note)
         )
@@ -151,14 +151,14 @@ def table5(p: Profile) -> list[Row]:
     details = published(5)["detail"].unique()
     narrow = _narrow(p)
     runs = [
-        p.mixste(p.ablated, recipe=plain, options=narrow | {"alternating": False}),
-        p.mixste(p.ablated, recipe=plain, options=narrow),
-        p.mixste(p.ablated, recipe=plain),
-        p.whole(),
+        p.mixste(p.ablation_frames, recipe=plain, options=narrow | {"alternating": False}),
+        p.mixste(p.ablation_frames, recipe=plain, options=narrow),
+        p.mixste(p.ablation_frames, recipe=plain),
+        p.ablated(),
     ]
     labels = ["seq2seq baseline", "+ alternating", "+ joint separation", "+ our loss"]
     rows = [
-        Row(label, row, _printed(5, detail=detail), against, p.smaller())
+        Row(label, row, _printed(5, detail=detail), against, p.size_note())
         for label, row, detail, against in zip(labels, runs, details, ["", *labels[:-1]], strict=True)
     ]
     return rows + references(rows[0])
@@ -169,9 +169,9 @@ def table6(p: Profile) -> list[Row]:
     rows = []
     for name, terms in TABLE_6.items():
         ours, recipe = terms == dict(AUTHORS.loss), p.recipe(loss=tuple(terms.items()))
-        runs = p.whole(p.slim) if ours else p.mixste(p.ablated, dim=p.slim, recipe=recipe)
+        runs = p.ablated(p.ablation_dim) if ours else p.mixste(p.ablation_frames, dim=p.ablation_dim, recipe=recipe)
         against = "" if name == "MPJPE Loss" else "MPJPE Loss"
-        rows.append(Row(name, runs, _printed(6, detail=name), against, p.smaller(p.slim)))
+        rows.append(Row(name, runs, _printed(6, detail=name), against, p.size_note(p.ablation_dim)))
     return rows + references(rows[0])
 
 
@@ -198,18 +198,22 @@ def paper_vs_code(p: Profile) -> list[Row]:
         "3: coefficients 0.5, 1.0": {"loss": half},
         "6: plain gradient": {"scaled_gradient": PAPER.scaled_gradient},
         "7: Adam": {"optimizer": PAPER.optimizer, "weight_decay": PAPER.weight_decay},
-        "10: batch of 1024 windows": {"batch_frames": p.recipe().batch_frames * p.frames[p.ablated]},
+        "10: batch of 1024 windows": {"batch_frames": p.recipe().batch_frames * p.frames[p.ablation_frames]},
         "11: dropout": {"dropout": PAPER.dropout, "drop_path": PAPER.drop_path},
         "12: attention scale": {"attention_scale": PAPER.attention_scale},
         "13: embedding norm": {"embedding_norm": PAPER.embedding_norm},
         "19: no mirrored windows": {"mirror": False},
     }
-    plain = tuple(replace(run, test_curve=True) for run in p.mixste(p.ablated, dim=p.slim, recipe=p.recipe(**own)))
+    plain = tuple(
+        replace(run, test_curve=True) for run in p.mixste(p.ablation_frames, dim=p.ablation_dim, recipe=p.recipe(**own))
+    )
     recipes = {label: p.recipe(**own | change) for label, change in switched.items()}
     recipes["paper's recipe"] = p.recipe(PAPER, random_starts=PAPER.random_starts)
-    switches = {label: p.mixste(p.ablated, dim=p.slim, recipe=recipe) for label, recipe in recipes.items()}
-    rows = [Row(label, runs, against=base, note=p.smaller(p.slim)) for label, runs in switches.items()]
-    return [Row(base, plain, note=p.smaller(p.slim)), *rows, *references(rows[0])]
+    switches = {
+        label: p.mixste(p.ablation_frames, dim=p.ablation_dim, recipe=recipe) for label, recipe in recipes.items()
+    }
+    rows = [Row(label, runs, against=base, note=p.size_note(p.ablation_dim)) for label, runs in switches.items()]
+    return [Row(base, plain, note=p.size_note(p.ablation_dim)), *rows, *references(rows[0])]
 
 
 def limits(p: Profile) -> list[Row]:

@@ -84,8 +84,8 @@ def test_tables_5_and_6_take_one_model_apart():
 
 
 SMALLER = {
-    "table5": "T = 81 in the place of 243",
-    "table6": "T = 81 in the place of 243, d_m = 256 in the place of 512",
+    "table5": "T = 81 instead of 243",
+    "table6": "T = 81 instead of 243, d_m = 256 instead of 512",
 }
 
 
