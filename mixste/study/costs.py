@@ -59,9 +59,8 @@ def ledgers(gpu: bool, names: Iterable[str] = tuple(PROFILES)) -> list[Cost]:
         for line in () if lines is None else lines.itertuples():
             if bool(GPU.search(line.device)) != gpu:
                 continue
-            batch = max(
-                1, round(profile.recipe().batch_frames * profile.pose_share.get(line.model, 1))
-            )  # but for one row
+            share = profile.pose_share.get(line.model, 1)
+            batch = max(1, round(profile.recipe().batch_frames * share))  # but for one row
             recipe = replace(AUTHORS, batch_frames=batch)
             run = Run(Data("synthetic"), line.frames, line.poses, 0, line.model, _options(line.options), recipe)
             costs.append(Cost(line.run, run, line.device, line.training_seconds, line.testing_seconds))

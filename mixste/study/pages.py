@@ -44,10 +44,8 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
             continue
         made = ledger(name, root, tables)
         lines += ["", f"## Profile `{name}`: {profile.title}", "", f"Of {len(made)} runs: [runs.csv]({name}/runs.csv)."]
-        if profile.mixste_learning_rate:
-            lines += [
-                f"MixSTE's learning rate is {profile.mixste_learning_rate:g} up to d_m = 512 and T = 81, lower for wider tokens and"
-            ]
+        if rate := profile.mixste_learning_rate:
+            lines += [f"MixSTE's learning rate is {rate:g} up to d_m = 512 and T = 81, lower for wider tokens and"]
             lines += [f"longer windows, which collapse at it; its peers' is {profile.recipe().learning_rate:g}."]
         for path, table in tables.items():
             if path.stem == "01_architecture":  # it repeats Table 1's averages
