@@ -1,8 +1,6 @@
 """Cameras: hand-worked positions, an independent reading of the formulas, and Human3.6M's own calibration."""
 
-import json
 import math
-from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixste.camera import Camera, camera_to_world, normalize_screen, project, world_to_camera
+from mixste.data.cameras import published
 
 PINHOLE = np.array([1000.0, 1100.0, 500.0, 400.0, 0, 0, 0, 0, 0])
 DISTORTED = np.array([1145.0, 1143.8, 512.5, 515.5, -0.207, 0.248, -0.003, -0.001, -0.0014])
@@ -144,7 +143,7 @@ def test_keypoints_have_two_coordinates():
 
 def test_human36m_cameras_see_a_person_standing_upright():
     """World z is up and lengths are millimetres: the four cameras of a subject look at the middle of the room."""
-    calibration = json.loads(files("mixste.data.sources").joinpath("human36m_cameras.json").read_text())
+    calibration = published("human36m")
     hip, head = np.array([0.0, 0.0, 0.9]), np.array([0.0, 0.0, 1.6])
     for subject in ("S1", "S5", "S6", "S7", "S8", "S9", "S11"):
         views = calibration["extrinsics"][subject]

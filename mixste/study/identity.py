@@ -14,7 +14,7 @@ CODE = (
     *("skeleton", "camera", "data/windows", "data/augment"),
 )
 
-SYNTHETIC_CODE = ("skeleton", "camera", "data/virtual", "data/sources/synthetic", "data/splits")
+SYNTHETIC_CODE = ("skeleton", "camera", "data/cameras", "data/virtual", "data/sources/synthetic", "data/splits")
 
 
 @functools.cache

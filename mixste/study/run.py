@@ -47,7 +47,7 @@ class Data:
         """Of all that this reads; the synthetic source is what its code makes, and need not be made to be known."""
         if self.source != "synthetic":
             return self.load().fingerprint
-        cameras = [path.read_text() for path in sorted((PACKAGE / "data" / "sources").glob("*_cameras.json"))]
+        cameras = [path.read_text() for path in sorted((PACKAGE / "data").glob("*_cameras.json"))]
         return hashlib.sha256(f"{self} {code_fingerprint(SYNTHETIC_CODE)} {cameras}".encode()).hexdigest()[:16]
 
     @property

@@ -5,7 +5,6 @@ is whatever moves: (subject, name, frames) -> (frames, 17, 3) metres, Z up, huma
 """
 
 import functools
-import json
 import zlib
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 import mixste.data
+from mixste.data.cameras import published
 from mixste.data.sources import synthetic
 
 ACTIONS = (
@@ -54,10 +54,6 @@ def open_motion(root):
     return motion
 
 
-def calibration(name: str) -> dict:
-    return json.loads((Path(mixste.data.__file__).parent / "sources" / f"{name}_cameras.json").read_text())
-
-
 def seen_from(world: np.ndarray, orientation, translation) -> np.ndarray:
     """Camera axes, in float64: the inverse rotation of what lies between the point and the camera."""
     w, x, y, z = orientation
@@ -86,16 +82,16 @@ def write_human36m(
     folder: Path, motion=synthetic_motion, frames: int = 12, actions=ACTIONS, detectors=("gt", "cpn_ft_h36m_dbb")
 ):
     """data_3d_h36m.npz and data_2d_h36m_<detector>.npz. Returns {subject: {name: (frames, 17, 3) world}}."""
-    published, worlds, filmed = calibration("human36m"), {}, {}
+    calibration, worlds, projections = published("human36m"), {}, {}
     for subject in PEOPLE:
         for number, name in enumerate([f"{action}{take}" for action in actions for take in ("", " 1")]):
             if (subject, name) == ("S11", "Directions"):
                 continue
             world = motion(subject, name, frames + number % 3).astype(np.float32)
             worlds.setdefault(subject, {})[name] = world
-            filmed.setdefault(subject, {})[name] = [
-                on_screen(seen_from(world, **pose), published["intrinsics"][camera])
-                for camera, pose in zip(published["camera_order"], published["extrinsics"][subject], strict=True)
+            projections.setdefault(subject, {})[name] = [
+                on_screen(seen_from(world, **pose), calibration["intrinsics"][camera])
+                for camera, pose in zip(calibration["camera_order"], calibration["extrinsics"][subject], strict=True)
             ]
     positions = {s: {name: with_dropped(world) for name, world in clips.items()} for s, clips in worlds.items()}
     np.savez_compressed(folder / "data_3d_h36m.npz", positions_3d=positions)
@@ -110,7 +106,7 @@ def write_human36m(
                 ]
                 for name, views in clips.items()
             }
-            for subject, clips in filmed.items()
+            for subject, clips in projections.items()
         }
         if detector != "gt":
             keypoints["S2"] = {"Directions": [np.zeros((5, 17, 2), np.float32)] * 4}  # without ground truth
@@ -152,7 +148,7 @@ def write_human36m_originals(folder: Path, worlds: dict) -> None:
 
 def write_humaneva(folder: Path, motion=synthetic_motion, frames: int = 12, detector: str = "gt") -> dict:
     """data_3d_humaneva15.npz and its keypoints. Returns {person: {name: (frames, 15, 3) world, NaN where lost}}."""
-    published, worlds, filmed = calibration("humaneva"), {}, {}
+    calibration, worlds, projections = published("humaneva"), {}, {}
     lens = {
         "focal_length": (790, 800),
         "center": (310, 250),
@@ -165,21 +161,21 @@ def write_humaneva(folder: Path, motion=synthetic_motion, frames: int = 12, dete
                 for number, take in enumerate(takes):
                     name, person = f"{action} {take}", f"{split}/{subject}"
                     world = motion(subject, name, frames + number).astype(np.float32)[:, HUMANEVA15]
-                    filmed.setdefault(person, {})[name] = [
+                    projections.setdefault(person, {})[name] = [
                         noisy(on_screen(seen_from(world, **pose), lens), extra=number, seed=camera)
-                        for camera, pose in enumerate(published["extrinsics"][subject])
+                        for camera, pose in enumerate(calibration["extrinsics"][subject])
                     ]
                     if take == "1 chunk4":  # tracking lost: from start to end in one, for two frames in others
                         world[:, :] = np.nan
                     elif take == "1 chunk1":
                         world[4:6, 3] = np.nan
                     worlds.setdefault(person, {})[name] = world
-    filmed["Unlabeled/S4"] = {"Walking 1 chunk0": [np.zeros((5, 15, 2), np.float32)] * 3}
+    projections["Unlabeled/S4"] = {"Walking 1 chunk0": [np.zeros((5, 15, 2), np.float32)] * 3}
     np.savez_compressed(folder / "data_3d_humaneva15.npz", positions_3d=worlds)
     symmetry = [[2, 3, 4, 8, 9, 10], [5, 6, 7, 11, 12, 13]]
     metadata = {"layout_name": "humaneva15", "num_joints": 15, "keypoints_symmetry": symmetry}
     path = folder / f"data_2d_humaneva15_{detector}.npz"
-    np.savez_compressed(path, positions_2d=filmed, metadata=metadata)
+    np.savez_compressed(path, positions_2d=projections, metadata=metadata)
     return worlds
 
 

@@ -1,17 +1,15 @@
 """Virtual cameras against the published calibration, the simulated detector against errors measured on real footage."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-import mixste.data
 from mixste.data import DataError
+from mixste.data.cameras import published
 from mixste.data.sources.synthetic import perform
-from mixste.data.virtual import DETECTORS, RIGS, _ring, detect, film, pixel_height, random_of, relayout
+from mixste.data.virtual import DETECTORS, RIGS, _ring, film, pixel_height, random_of, relayout, simulate_detector
 from mixste.skeleton import SKELETONS, human36m
 
 LIMBS = [1, 2, 3, 4, 5, 6, 11, 12, 13, 14, 15, 16]
@@ -31,10 +29,9 @@ def distances(points):  # of all pairs of joints, in all frames and to those of 
     return np.linalg.norm(flat[:, None] - flat[:17], axis=-1)
 
 
-@pytest.mark.parametrize(("rig", "file"), [("human36m", "human36m_cameras"), ("humaneva", "humaneva_cameras")])
-def test_published_rigs_keep_the_published_geometry(rig, file):
-    published = json.loads((Path(mixste.data.__file__).parent / "sources" / f"{file}.json").read_text())
-    theirs = published["extrinsics"]["S1"]
+@pytest.mark.parametrize("rig", ["human36m", "humaneva"])
+def test_published_rigs_keep_the_published_geometry(rig):
+    theirs = published(rig)["extrinsics"]["S1"]
     ours = RIGS[rig]
     assert len(ours) == len(theirs)
     shift = np.array(theirs[0]["translation"]) / 1000 - ours[0].translation
@@ -189,7 +186,7 @@ def statistics(filmed, detector):
     """Median and 95th percentile of the error, its mean constant part, lag-1 autocorrelation around it: % of height."""
     sizes, offsets, product, square = [], [], 0.0, 0.0
     for clip in filmed:
-        seen = detect(clip.keypoints, clip.poses, random_of(clip.name), detector)
+        seen = simulate_detector(clip.keypoints, clip.poses, random_of(clip.name), detector)
         error = (seen - clip.keypoints)[:, LIMBS] / pixel_height(clip.keypoints, clip.poses)[:, None, None] * 100
         sizes.append(np.linalg.norm(error, axis=-1).ravel())
         offsets.append(np.linalg.norm(error.mean(axis=0), axis=-1))
@@ -224,7 +221,7 @@ def plain(monkeypatch):
         monkeypatch.setitem(DETECTORS, "plain", replace(nothing, **errors))
 
         def error_of(clip):
-            return detect(clip.keypoints, clip.poses, random_of(clip.name), "plain") - clip.keypoints
+            return simulate_detector(clip.keypoints, clip.poses, random_of(clip.name), "plain") - clip.keypoints
 
         return error_of
 

@@ -1,12 +1,12 @@
 """Human3.6M (Ionescu et al. 2014), from VideoPose3D's archives or the original .cdf files (docs/bring-your-data.md)."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from mixste.camera import Camera, project, world_to_camera
+from mixste.camera import project, world_to_camera
+from mixste.data.cameras import cameras
 from mixste.data.clips import Clip, PoseDataset
 from mixste.data.readers.foreign import read_foreign
 from mixste.data.sources.licensed import Keypoints, detectors, expect, folder_of, missing, nested
@@ -15,7 +15,7 @@ from mixste.skeleton import human36m
 TRAIN, TEST = ("S1", "S5", "S6", "S7", "S8"), ("S9", "S11")
 DROPPED = (4, 5, 9, 10, 11, 16, 20, 21, 22, 23, 24, 28, 29, 30, 31)  # of the 32 recorded joints
 KEPT = [joint for joint in range(32) if joint not in DROPPED]
-CORRUPTED = ("S11", "Directions")  # its video; the field leaves it out
+CORRUPTED = ("S11", "Directions")  # its video is damaged; the field leaves it out
 RENAMED = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
 LICENCE = "Human3.6M licence: academic use only, not to be passed on"
 POSES, KEYPOINTS = "data_3d_h36m.npz", "data_2d_h36m"
@@ -25,20 +25,20 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
     """Human3.6M at 50 Hz from four cameras: S1 S5 S6 S7 S8 for training, S9 S11 for testing, 15 actions.
 
     root: folder with data_3d_h36m.npz or S*/MyPoseFeatures/D3_Positions/*.cdf, and data_2d_h36m_<keypoints>.npz.
-    keypoints "gt" are those of data_2d_h36m_gt.npz, or without it the poses' projections. Raises DataError for what is
-    missing or of another form.
+    keypoints: "gt" reads data_2d_h36m_gt.npz, or without that file projects the poses. Raises DataError for missing or
+    malformed files.
     """
     folder = folder_of("human36m", root)
     world = positions(folder)
     projected = keypoints == "gt" and "gt" not in detectors(folder, KEYPOINTS)
-    seen = None if projected else Keypoints(folder, KEYPOINTS, keypoints)
+    detections = None if projected else Keypoints(folder, KEYPOINTS, keypoints)
     train, test = (
         [
             clip
             for subject in subjects
             for name, poses in world.get(subject, {}).items()
             if (subject, name) != CORRUPTED
-            for clip in _filmed(subject, name, poses, seen)
+            for clip in _clips(subject, name, poses, detections)
         ]
         for subjects in (TRAIN, TEST)
     )
@@ -52,27 +52,6 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
         comparable=True,
         keypoints=keypoints,
     )
-
-
-def cameras(subject: str) -> list[Camera]:
-    """The four calibrated cameras as they stood for a subject, in the order of the archives."""
-    published = json.loads((Path(__file__).parent / "human36m_cameras.json").read_text())
-    found = []
-    for name, pose in zip(published["camera_order"], published["extrinsics"][subject], strict=True):
-        lens = published["intrinsics"][name]
-        found.append(
-            Camera(
-                name=name,
-                orientation=tuple(pose["orientation"]),
-                translation=tuple(np.array(pose["translation"]) / 1000),
-                focal=tuple(lens["focal_length"]),
-                center=tuple(lens["center"]),
-                radial=tuple(lens["radial_distortion"]),
-                tangential=tuple(lens["tangential_distortion"]),
-                resolution=(lens["res_w"], lens["res_h"]),
-            )
-        )
-    return found
 
 
 def positions(folder: Path) -> dict[str, dict[str, Float[np.ndarray, "frames 17 3"]]]:
@@ -89,25 +68,27 @@ def positions(folder: Path) -> dict[str, dict[str, Float[np.ndarray, "frames 17 
     files = sorted(folder.glob("S*/MyPoseFeatures/D3_Positions/*.cdf"))
     if not files:
         raise missing(folder, f"{POSES} or S*/MyPoseFeatures/D3_Positions/*.cdf")
-    found: dict[str, dict] = {}
+    recordings: dict[str, dict] = {}
     for path, [pose] in zip(files, read_foreign("cdf", files), strict=True):
         subject, (action, *take) = path.parts[-4], path.stem.split(" ")
         if subject in TRAIN + TEST:
             pose = expect(pose.reshape(-1, *pose.shape[-1:]), (96,), f"{path}, Pose") / 1000
             name = " ".join([RENAMED.get(action, action), *take])
-            found.setdefault(subject, {})[name] = pose.reshape(-1, 32, 3)[:, KEPT]
-    return found
+            recordings.setdefault(subject, {})[name] = pose.reshape(-1, 32, 3)[:, KEPT]
+    return recordings
 
 
-def _filmed(subject: str, name: str, poses: Float[np.ndarray, "frames 17 3"], seen: Keypoints | None) -> list[Clip]:
-    """One recording from its four cameras, with the detector's keypoints, or else with its projections."""
+def _clips(
+    subject: str, name: str, poses: Float[np.ndarray, "frames 17 3"], detections: Keypoints | None
+) -> list[Clip]:
+    """One recording as seen by its four cameras, with the detector's keypoints or, without any, with projections."""
     action, _, take = name.partition(" ")
-    filmed = cameras(subject)
-    local = [world_to_camera(poses, camera.orientation, camera.translation) for camera in filmed]
-    if seen is None:
-        views = [project(pose, camera.intrinsics) for pose, camera in zip(local, filmed, strict=True)]
+    views = cameras("human36m", subject)
+    local = [world_to_camera(poses, camera.orientation, camera.translation) for camera in views]
+    if detections is None:
+        keypoints = [project(pose, camera.intrinsics) for pose, camera in zip(local, views, strict=True)]
     else:
-        views = seen.of(subject, name, cameras=4, joints=17, frames=len(poses))
+        keypoints = detections.of(subject, name, cameras=4, joints=17, frames=len(poses))
     return [
         Clip(
             subject=subject,
@@ -116,9 +97,9 @@ def _filmed(subject: str, name: str, poses: Float[np.ndarray, "frames 17 3"], se
             camera=camera.name,
             fps=50.0,
             resolution=camera.resolution,
-            keypoints=view,
+            keypoints=points,
             poses=pose,
             intrinsics=camera.intrinsics,
         )
-        for camera, view, pose in zip(filmed, views, local, strict=True)
+        for camera, points, pose in zip(views, keypoints, local, strict=True)
     ]

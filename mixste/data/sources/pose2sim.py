@@ -72,8 +72,8 @@ def detections(root=None) -> list[Detections]:
     return [read(folder, "openpose", "body25b", camera.resolution) for folder, camera in views]
 
 
-def films(root=None) -> list[Path]:
-    """The films themselves, camera by camera."""
+def videos(root=None) -> list[Path]:
+    """The videos, camera by camera."""
     return _found(root, f"{TRIAL}/videos/cam*.mp4", 4)
 
 

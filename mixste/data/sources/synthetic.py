@@ -588,7 +588,7 @@ def perform(subject: str, action: str, take: str, seed: int = 0) -> Float[np.nda
 def load(root=None, keypoints: str = "gt", rig: str = "human36m", seed: int = 0) -> PoseDataset:
     """Seven procedural people, fifteen actions, two takes each, seen by the virtual cameras of `rig` at 50 Hz.
 
-    root is not used: nothing is read. keypoints: "gt" or a detector of `mixste.data.virtual.detect`. Raises
+    root is not used: nothing is read. keypoints: "gt" or one of `mixste.data.virtual.DETECTORS`. Raises
     DataError for names it does not know.
     """
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mixste.data import DataError, load
+from mixste.data.cameras import published
 from mixste.data.readers import foreign
 from mixste.data.sources import human36m
 from mixste.evaluate import average, evaluate
@@ -53,22 +54,22 @@ def test_joint_order(dataset):
 
 
 def test_camera_axes(dataset, worlds):
-    published = licensed.calibration("human36m")
+    calibration = published("human36m")
     for clip in dataset.clips:
         name = f"{clip.action} {clip.take}".strip()
-        view = published["camera_order"].index(clip.camera)
-        seen = licensed.seen_from(worlds[clip.subject][name], **published["extrinsics"][clip.subject][view])
+        view = calibration["camera_order"].index(clip.camera)
+        seen = licensed.seen_from(worlds[clip.subject][name], **calibration["extrinsics"][clip.subject][view])
         np.testing.assert_allclose(clip.poses, seen, atol=2e-6)
-        lens = published["intrinsics"][clip.camera]
+        lens = calibration["intrinsics"][clip.camera]
         assert clip.resolution == (lens["res_w"], lens["res_h"])
 
 
 def test_detected_keypoints_are_cut_to_the_poses(dataset, worlds):
     for clip in dataset.clips:
         assert len(clip.keypoints) == len(clip.poses) == len(worlds[clip.subject][f"{clip.action} {clip.take}".strip()])
-    published = licensed.calibration("human36m")
+    calibration = published("human36m")
     clip = dataset.test[0]
-    exact = licensed.on_screen(np.float64(clip.poses), published["intrinsics"][clip.camera])
+    exact = licensed.on_screen(np.float64(clip.poses), calibration["intrinsics"][clip.camera])
     assert 2 < np.std(clip.keypoints - exact) < 4  # the 3 px of `licensed.noisy`: the right clip, in the right order
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from mixste.data import DataError, load
+from mixste.data.cameras import published
 from mixste.evaluate import evaluate
 from mixste.model import MixSTE
 from mixste.skeleton import humaneva15
@@ -43,7 +44,7 @@ def test_chunks_without_ground_truth(dataset, worlds):
         ("Validate 1 chunk1", 4),
         ("Validate 1 chunk1 part 1", 7),
     ]
-    pose = licensed.calibration("humaneva")["extrinsics"]["S2"][2]
+    pose = published("humaneva")["extrinsics"]["S2"][2]
     world = worlds["Validate/S2"]["Walking 1 chunk1"]
     for clip, frames in ((walks[1], slice(0, 4)), (walks[2], slice(6, 13))):
         np.testing.assert_allclose(clip.poses, licensed.seen_from(world[frames], **pose), atol=2e-6)
@@ -55,7 +56,7 @@ def test_camera_axes_and_keypoints(dataset, folder, worlds):
     for clip in dataset.train:
         name = {"Walk": "Walking", "Jog": "Jog"}[clip.action] + clip.take.removeprefix("Train")
         view = int(clip.camera[1]) - 1
-        pose = licensed.calibration("humaneva")["extrinsics"][clip.subject][view]
+        pose = published("humaneva")["extrinsics"][clip.subject][view]
         expected = licensed.seen_from(worlds[f"Train/{clip.subject}"][name], **pose)
         np.testing.assert_allclose(clip.poses, expected, atol=2e-6)
         np.testing.assert_array_equal(clip.keypoints, seen[f"Train/{clip.subject}"][name][view][: len(clip)])
