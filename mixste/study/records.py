@@ -1,0 +1,235 @@
+"""Records: what a run leaves in the repository, from which every table and figure that needs no weights is drawn.
+
+`results/<profile>/records/<run id>.json` holds a run's settings, where and in what time it was made, its learning curve,
+its errors by take (the views of a take are averaged, as they are no independent evidence), by take and joint, and how
+the errors of its poses are distributed: some 30 KB. A training that failed has a record too, with the reason and the
+curve. Plain JSON, with as many digits as tables show: the same run gives the same bytes.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from mixste.io.files import replacing
+from mixste.skeleton import SKELETONS, Skeleton
+from mixste.study.runs import Finished, Run, read_spec, run_of
+
+TAKE = ["subject", "action", "take"]
+LIMIT = 1000  # millimetres: errors of poses are counted in bins of 1 mm up to here, and all others in one more
+FORMAT = 1
+
+
+class RecordError(ValueError):
+    """A file that is no record, or a damaged one; the message says which, and what is wrong with it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What is kept of one run. content: the file's, whose tables the properties give."""
+
+    content: dict
+
+    @classmethod
+    def of(cls, finished: Finished) -> "Record":
+        """The record of a run in the store. RunError if one of its files is damaged."""
+        run = read_spec(finished.file("spec.json"))
+        content = {
+            "format": FORMAT,
+            "id": finished.id,
+            "spec": json.loads(json.dumps(asdict(run))),
+            "environment": {name: _short(value) for name, value in finished.environment.items()},
+            "failed": finished.failed,
+            "curve": {name: [_short(x) for x in values.tolist()] for name, values in finished.history.items()},
+        }
+        return cls(content if finished.failed else content | _errors(finished, run.data.layout))
+
+    @property
+    def id(self) -> str:
+        return self.content["id"]
+
+    @functools.cached_property
+    def spec(self) -> Run:
+        """The settings; equal to those of another run, whatever data and code that was made with."""
+        return run_of(self.content["spec"])
+
+    @property
+    def environment(self) -> dict:
+        """Where the run was made: device, versions of packages, seconds of training and testing."""
+        return self.content["environment"]
+
+    @property
+    def failed(self) -> str:
+        """Why the training failed; empty if it did not. A failed run has no errors, only a curve."""
+        return self.content["failed"]
+
+    @property
+    def at_constant_level(self) -> bool:
+        """Whether the network has learned little else than a constant pose, see `mixste.networks.references`."""
+        return self.environment.get("at_constant_level", False)
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        """The learning curve: step, poses, epoch, learning_rate, loss, and test_mpjpe where the run took it."""
+        return pd.DataFrame(self.content["curve"])
+
+    @property
+    def layout(self) -> Skeleton:
+        return SKELETONS[self.content["layout"]]
+
+    @functools.cached_property
+    def takes(self) -> pd.DataFrame:
+        """Errors by take, in the order of the test clips: subject, action, take, frames, protocol, metric, value, unit."""
+        tables, frames = [], {}
+        for entry in self.content["errors"]:
+            frames[entry["protocol"]] = entry.get("frames", frames.get(entry["protocol"]))
+            about = {name: entry[name] for name in ("protocol", "metric", "unit")}
+            columns = {"frames": frames[entry["protocol"]], "value": np.array(entry["value"], dtype=float)}
+            tables.append(pd.DataFrame(self.content["takes"], columns=TAKE).assign(**columns, **about))
+        table = pd.concat(tables, ignore_index=True).dropna(subset="value")
+        return table[[*TAKE, "frames", "protocol", "metric", "value", "unit"]]
+
+    @functools.cached_property
+    def frames(self) -> pd.Series:
+        """How many poses of each take `joints` and `histogram` are about: each valid frame of each view, once."""
+        exact = self.takes.query("protocol == 'exact' and metric == 'MPJPE'")
+        return exact.set_index(TAKE)["frames"]
+
+    @property
+    def joints(self) -> pd.DataFrame:
+        """(takes, joints), the mean error of each joint in millimetres."""
+        return pd.DataFrame(self.content["joints"], self.frames.index, self.layout.joints)
+
+    @property
+    def histogram(self) -> pd.DataFrame:
+        """(takes, LIMIT + 1): how many poses have a mean error over joints of 0 to 1 mm, 1 to 2 mm, …, LIMIT and more."""
+        counts = np.zeros((len(self.frames), LIMIT + 1), dtype=int)
+        for row, (first, own) in zip(counts, self.content["histogram"], strict=True):
+            row[first : first + len(own)] = own
+        return pd.DataFrame(counts, self.frames.index)
+
+    def shares(self, threshold: float) -> pd.Series:
+        """Of each take, the percentage of poses with an error below a threshold in mm, at most LIMIT.
+
+        Exact at whole millimetres; in between, the poses of a bin count as spread evenly over it.
+        """
+        below = np.pad(self.histogram.to_numpy()[:, :LIMIT].cumsum(axis=1), ((0, 0), (1, 0)))
+        share = [np.interp(threshold, np.arange(LIMIT + 1), take) for take in below]
+        return 100 * pd.Series(share, self.frames.index) / self.frames
+
+
+def quantiles(records: Iterable[Record], percent: Iterable[float]) -> Float[np.ndarray, "percent"]:
+    """The error in mm that so many percent of all poses of these runs are below, interpolated within 1 mm.
+
+    LIMIT where it is that or more.
+    """
+    counts = sum(record.histogram.sum().to_numpy() for record in records)
+    below = np.concatenate([[0], counts[:LIMIT].cumsum()]) / counts.sum()
+    # Of edges between empty bins, `interp` needs one: the last, so that a step has its foot there.
+    last = np.append(np.flatnonzero(np.diff(below)), LIMIT)
+    first = np.append(0, np.flatnonzero(np.diff(below)) + 1)
+    edges = np.unique(np.concatenate([last, first]))
+    return np.interp(np.asarray(list(percent)) / 100, below[edges], edges)
+
+
+def by_take(clips: pd.DataFrame) -> pd.DataFrame:
+    """Errors by clip (`mixste.evaluate.evaluate`, with a column protocol) as errors by take: views weigh by frames."""
+    clips = clips.assign(value=clips["value"] * clips["frames"])
+    sums = clips.groupby([*TAKE, "protocol", "metric", "unit"], sort=False)[["value", "frames"]].sum().reset_index()
+    sums["value"] /= sums["frames"]
+    return sums[[*TAKE, "frames", "protocol", "metric", "value", "unit"]]
+
+
+def _errors(finished: Finished, layout: Skeleton) -> dict:
+    """The part of a record's content that a failed run has not."""
+    clips = finished.clips
+    table = by_take(clips)
+    order = table.query("protocol == 'exact' and metric == 'MPJPE'").set_index(TAKE).index
+    entries, frames = [], {}
+    for (protocol, metric, unit), group in table.groupby(["protocol", "metric", "unit"], sort=False):
+        group = group.set_index(TAKE).reindex(order)
+        entry = {"protocol": protocol, "metric": metric, "unit": unit}
+        counted = group["frames"].fillna(0).astype(int).tolist()
+        if frames.get(protocol) != counted:  # as a rule those of the metric before
+            entry["frames"] = frames[protocol] = counted
+        entries.append(entry | {"value": [_number(value, 3) for value in group["value"]]})
+
+    views = clips.query("protocol == 'exact' and metric == 'MPJPE'")
+    take = np.repeat(order.get_indexer(pd.MultiIndex.from_frame(views[TAKE])), views["frames"])  # of each frame
+    errors = finished.joint_errors.astype(np.float64)  # (frames, joints)
+    joints = np.stack([np.bincount(take, joint) / np.bincount(take) for joint in errors.T], axis=1)
+    bins = np.minimum(errors.mean(axis=1), LIMIT).astype(int)
+    counts = np.zeros((len(order), LIMIT + 1), dtype=int)
+    np.add.at(counts, (take, bins), 1)
+    return {
+        "layout": layout.name,
+        "takes": [list(names) for names in order],
+        "errors": entries,
+        "joints": [[_number(value, 2) for value in one] for one in joints.tolist()],
+        "histogram": [_trimmed(own) for own in counts],  # the first bin that is not empty, and the counts from there
+    }
+
+
+def _trimmed(counts: np.ndarray) -> tuple[int, list[int]]:
+    filled = np.flatnonzero(counts)
+    return int(filled[0]), counts[filled[0] : filled[-1] + 1].tolist()
+
+
+def _number(value: float, digits: int) -> float | int | None:
+    """Rounded; None, which JSON knows, where it is not finite."""
+    if not math.isfinite(value):
+        return None
+    value = round(value, digits)
+    return int(value) if value == int(value) else value
+
+
+def _short(value):
+    """A float with the six digits that tell it from its neighbours on a curve; anything else as it is."""
+    return _number(float(f"{value:.6g}"), 12) if isinstance(value, float) else value
+
+
+def write(record: Record, folder: Path) -> Path:
+    """<run id>.json in a folder; one line for each part, so that what changes is seen where it does."""
+    path = folder / f"{record.id}.json"
+    parts = (
+        f"{json.dumps(name)}:{json.dumps(value, ensure_ascii=False, separators=(',', ':'), allow_nan=False)}"
+        for name, value in record.content.items()
+    )
+    with replacing(path) as temporary:
+        temporary.write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> Record:
+    """A record from its file. RecordError if it holds something else, or is damaged."""
+    try:
+        record = Record(json.loads(path.read_text(encoding="utf-8")))
+        _check(record, path.stem)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error or type(error).__name__
+        raise RecordError(f"expected the record of a run in {path}, found {what}") from None
+    return record
+
+
+def _check(record: Record, name: str) -> None:
+    """That all of it can be had, and fits together."""
+    if not isinstance(record.content, dict) or record.content.get("format") != FORMAT:
+        raise ValueError(f"another format than {FORMAT}")
+    if record.id != name:
+        raise ValueError(f"that of run {record.id}")
+    if not (isinstance(record.failed, str) and isinstance(record.environment, dict)):
+        raise ValueError("no text as the reason of a failure, or no table as the environment")
+    record.spec, record.curve  # noqa: B018, they raise what is wrong
+    if record.failed:
+        return
+    takes, joints = record.takes, record.joints.to_numpy()
+    if not (len(takes) and np.isfinite(joints.astype(float)).all() and (record.frames > 0).all()):
+        raise ValueError("errors that are no numbers, or none at all")
+    if (record.histogram.sum(axis=1) != record.frames).any():
+        raise ValueError("a histogram of other poses than its frames")
