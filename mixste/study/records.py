@@ -19,7 +19,8 @@ from jaxtyping import Float
 
 from mixste.io.files import replacing
 from mixste.skeleton import SKELETONS, Skeleton
-from mixste.study.runs import Finished, Run, read_spec, run_of
+from mixste.study.run import Run, read_spec, run_of
+from mixste.study.store import Finished
 
 TAKE = ["subject", "action", "take"]
 LIMIT = 1000  # millimetres: errors of poses are counted in bins of 1 mm up to here, and all others in one more
@@ -125,17 +126,15 @@ class Record:
 
 
 def quantiles(records: Iterable[Record], percent: Iterable[float]) -> Float[np.ndarray, "percent"]:
-    """The error in mm that so many percent of all poses of these runs are below, interpolated within 1 mm.
+    """The error in mm that so many percent of all poses of these runs are below, interpolated within a bin of 1 mm.
 
     LIMIT where it is that or more.
     """
     counts = sum(record.histogram.sum().to_numpy() for record in records)
-    below = np.concatenate([[0], counts[:LIMIT].cumsum()]) / counts.sum()
-    # Of edges between empty bins, `interp` needs one: the last, so that a step has its foot there.
-    last = np.append(np.flatnonzero(np.diff(below)), LIMIT)
-    first = np.append(0, np.flatnonzero(np.diff(below)) + 1)
-    edges = np.unique(np.concatenate([last, first]))
-    return np.interp(np.asarray(list(percent)) / 100, below[edges], edges)
+    below = counts.cumsum()
+    rank = np.maximum(np.asarray(list(percent)) / 100 * below[-1], 1e-9)  # of 0 %: in the first bin that is not empty
+    bins = np.searchsorted(below, rank)
+    return np.minimum(bins + 1 - (below[bins] - rank) / counts[bins], LIMIT)
 
 
 def by_take(clips: pd.DataFrame) -> pd.DataFrame:
@@ -158,7 +157,7 @@ def _errors(finished: Finished, layout: Skeleton) -> dict:
         counted = group["frames"].fillna(0).astype(int).tolist()
         if frames.get(protocol) != counted:  # as a rule those of the metric before
             entry["frames"] = frames[protocol] = counted
-        entries.append(entry | {"value": [_number(value, 3) for value in group["value"]]})
+        entries.append(entry | {"value": [_rounded(value, 3) for value in group["value"]]})
 
     views = clips.query("protocol == 'exact' and metric == 'MPJPE'")
     take = np.repeat(order.get_indexer(pd.MultiIndex.from_frame(views[TAKE])), views["frames"])  # of each frame
@@ -171,7 +170,7 @@ def _errors(finished: Finished, layout: Skeleton) -> dict:
         "layout": layout.name,
         "takes": [list(names) for names in order],
         "errors": entries,
-        "joints": [[_number(value, 2) for value in one] for one in joints.tolist()],
+        "joints": [[_rounded(value, 2) for value in one] for one in joints.tolist()],
         "histogram": [_trimmed(own) for own in counts],  # the first bin that is not empty, and the counts from there
     }
 
@@ -181,17 +180,16 @@ def _trimmed(counts: np.ndarray) -> tuple[int, list[int]]:
     return int(filled[0]), counts[filled[0] : filled[-1] + 1].tolist()
 
 
-def _number(value: float, digits: int) -> float | int | None:
-    """Rounded; None, which JSON knows, where it is not finite."""
-    if not math.isfinite(value):
-        return None
-    value = round(value, digits)
-    return int(value) if value == int(value) else value
+def _rounded(value: float, digits: int) -> float | None:
+    """None, which JSON can write, where it is not finite."""
+    return round(value, digits) if math.isfinite(value) else None
 
 
 def _short(value):
-    """A float with the six digits that tell it from its neighbours on a curve; anything else as it is."""
-    return _number(float(f"{value:.6g}"), 12) if isinstance(value, float) else value
+    """A float with six significant digits, None where it is not finite; anything else as it is."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def write(record: Record, folder: Path) -> Path:

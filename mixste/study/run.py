@@ -148,13 +148,14 @@ def spec(run: Run) -> str:
 def read_spec(path: Path) -> Run:
     """The run that a spec.json describes. ValueError if it describes none."""
     try:
-        return _run(json.loads(Path(path).read_text(encoding="utf-8")))
+        return run_of(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"expected the settings of a run in {path}: {error}") from None
 
 
-def _run(spec: dict) -> Run:
-    start = spec["start"] and _run(spec["start"])
+def run_of(spec: dict) -> Run:
+    """The run whose settings a spec.json holds. ValueError, TypeError or KeyError if it holds none."""
+    start = spec["start"] and run_of(spec["start"])
     data, recipe = Data(**_tuples(spec["data"])), Recipe(**_tuples(spec["recipe"]))
     return Run(**_tuples(spec) | {"data": data, "recipe": recipe, "start": start})
 

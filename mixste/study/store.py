@@ -97,6 +97,13 @@ class Finished:
         return json.loads(self.file("environment.json").read_text())
 
     @property
+    def failed(self) -> str:
+        """Why the training failed; empty if it did not."""
+        if not (self.path / "failed.json").exists():
+            return ""
+        return json.loads(self.file("failed.json").read_text())["reason"]
+
+    @property
     def at_constant_level(self) -> bool:
         """Whether the network has learned little else than a constant pose, see `mixste.networks.references`."""
         return self.environment.get("at_constant_level", False)
