@@ -1,26 +1,28 @@
 """Records: what a run leaves in the repository, from which every table and figure that needs no weights is drawn.
 
-`results/<profile>/records/<run id>.json` holds a run's settings, where and in what time it was made, its learning curve,
-its errors by take (the views of a take are averaged, as they are no independent evidence), by take and joint, and how
-the errors of its poses are distributed: some 30 KB. A training that failed has a record too, with the reason and the
-curve. Plain JSON, with as many digits as tables show: the same run gives the same bytes.
+`results/<profile>/records/<run id>.json` holds a run's settings, where and in what time it was made, its learning
+curve, its errors by take (the views of a take are averaged, as they are no independent evidence), by take and joint,
+and how the errors of its poses are distributed: some 30 KB. A training that failed has a record too, with the reason
+and the curve. Plain JSON, with as many digits as tables show: the same run gives the same bytes.
 """
 
+import contextlib
 import functools
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.skeleton import SKELETONS, Skeleton
-from mixste.study.run import Run, read_spec, run_of
-from mixste.study.store import Finished
+from mixste.study.run import Run, read_spec, run_of, spec
+from mixste.study.store import NAME, ROOT, Finished, failure, is_whole, shown, store
 
 TAKE = ["subject", "action", "take"]
 LIMIT = 1000  # millimetres: errors of poses are counted in bins of 1 mm up to here, and all others in one more
@@ -44,7 +46,7 @@ class Record:
         content = {
             "format": FORMAT,
             "id": finished.id,
-            "spec": json.loads(json.dumps(asdict(run))),
+            "spec": json.loads(spec(run)),
             "environment": {name: _short(value) for name, value in finished.environment.items()},
             "failed": finished.failed,
             "curve": {name: [_short(x) for x in values.tolist()] for name, values in finished.history.items()},
@@ -86,7 +88,10 @@ class Record:
 
     @functools.cached_property
     def takes(self) -> pd.DataFrame:
-        """Errors by take, in the order of the test clips: subject, action, take, frames, protocol, metric, value, unit."""
+        """Errors by take, in the order of the test clips.
+
+        Columns: subject, action, take, frames (counted), protocol, metric, value, unit.
+        """
         tables, frames = [], {}
         for entry in self.content["errors"]:
             frames[entry["protocol"]] = entry.get("frames", frames.get(entry["protocol"]))
@@ -107,9 +112,12 @@ class Record:
         """(takes, joints), the mean error of each joint in millimetres."""
         return pd.DataFrame(self.content["joints"], self.frames.index, self.layout.joints)
 
-    @property
+    @functools.cached_property
     def histogram(self) -> pd.DataFrame:
-        """(takes, LIMIT + 1): how many poses have a mean error over joints of 0 to 1 mm, 1 to 2 mm, …, LIMIT and more."""
+        """(takes, LIMIT + 1), how many poses have an error of 0 to 1 mm, 1 to 2 mm, …, LIMIT and more.
+
+        The error of a pose is the mean over its joints.
+        """
         counts = np.zeros((len(self.frames), LIMIT + 1), dtype=int)
         for row, (first, own) in zip(counts, self.content["histogram"], strict=True):
             row[first : first + len(own)] = own
@@ -231,3 +239,65 @@ def _check(record: Record, name: str) -> None:
         raise ValueError("errors that are no numbers, or none at all")
     if (record.histogram.sum(axis=1) != record.frames).any():
         raise ValueError("a histogram of other poses than its frames")
+
+
+def folder(profile: str) -> Path:
+    """Where the published records of a profile are."""
+    return ROOT / "results" / profile / "records"
+
+
+def find(wanted: Iterable[Run], profile: str) -> dict[Run, Record]:
+    """The records of these runs; those that have none are left out.
+
+    Of a run in the store, it is made of that; otherwise it is the published one with the same settings, whatever data
+    and code that was made with: the data need not be here. A run whose training failed has a record that says so.
+    """
+    wanted = list(wanted)
+    stored, published = _settings_in_store(), _published(folder(profile))
+    records = {run: _of_store(run, stored) or published.get(run) for run in wanted}
+    return {run: record for run, record in records.items() if record is not None}
+
+
+def _settings_in_store() -> set[Run]:
+    """The settings of all that is in the store, whole or not: the id of no other run is asked for, which reads data."""
+    settings = set()
+    for path in store().glob("*/spec.json"):
+        if NAME.fullmatch(path.parent.name):
+            with contextlib.suppress(OSError, ValueError):
+                settings.add(read_spec(path))
+    return settings
+
+
+def _of_store(run: Run, stored: set[Run]) -> Record | None:
+    """The record of a run in the store, or of one that cannot be trained because the run it starts from failed."""
+    if not (run in stored or (run.start and run.start in stored)):
+        return None
+    with contextlib.suppress(DataError):  # without the data it is not known which run it would be
+        path = store() / run.id
+        if is_whole(path):
+            return _of(path, (path / "manifest.json").stat().st_mtime_ns)
+        if why := failure(run):
+            content = {"format": FORMAT, "id": run.id, "spec": json.loads(spec(run)), "environment": {}}
+            return Record(content | {"failed": why, "curve": {}})
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _of(path: Path, sealed: int) -> Record:
+    return Record.of(Finished(path))
+
+
+def _published(folder: Path) -> dict[Run, Record]:
+    paths = sorted(folder.glob("*.json"))
+    records = (_read(path, path.stat().st_mtime_ns) for path in paths)
+    return {record.spec: record for record in records if record is not None}
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(path: Path, changed: int) -> Record | None:
+    """`read`; a file that is no record is told, and left out."""
+    try:
+        return read(path)
+    except RecordError as error:
+        print(f"{shown(path)} is left out: {error}", flush=True)
+        return None

@@ -1,0 +1,172 @@
+"""Records: what they keep of a run, by cases worked out by hand, and that what comes from them is the run's own."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mixste.study import records, store
+from mixste.study.intervals import bootstrap_interval
+from mixste.study.records import LIMIT, Record, RecordError
+from mixste.study.run import Data, Run, spec
+from mixste.study.store import Finished
+
+RUN = Run(Data("synthetic", "gt"), frames=9, poses=600, seed=3, options={"dim": 8, "depth": 1})
+# Subject, action, take, camera, and the error of each frame, the same in all joints. Views of a take are neighbours.
+CLIPS = [
+    ("S9", "Walk", "1", "a", [10.0, 20.5]),
+    ("S9", "Walk", "1", "b", [30.0, 30.25, 39.75, 70.0]),
+    ("S9", "Sit", "1", "a", [1200.0]),
+]
+
+
+def finished(folder, clips=CLIPS, run=RUN, **environment) -> Finished:
+    """A run in a store as the trainer leaves it, with these errors."""
+    path = folder / "0123456789ab"
+    path.mkdir(parents=True)
+    rows = []
+    for subject, action, take, camera, errors in clips:
+        about = {"subject": subject, "action": action, "take": take, "camera": camera, "frames": len(errors)}
+        row = about | {"metric": "MPJPE", "value": np.mean(errors), "unit": "mm", "protocol": "exact"}
+        rows += [row, row | {"protocol": "authors", "frames": 9, "value": 2 * np.mean(errors)}]
+        if len(errors) > 1:
+            rows += [row | {"metric": "MPJVE", "value": 1.0 + len(errors), "unit": "mm/frame"}]
+    pd.DataFrame(rows).to_csv(path / "clips.csv", index=False)
+    joint = np.concatenate([errors for *_, errors in clips])[:, None] * np.ones(17)
+    np.savez_compressed(path / "errors.npz", joint=joint.astype(np.float16))
+    (path / "spec.json").write_text(spec(run))
+    (path / "history.csv").write_text("step,poses,loss\n1,300,0.123456789\n2,600,0.1\n")
+    about = {"device": "a CPU", "training_seconds": 1.23456789, "at_constant_level": False} | environment
+    (path / "environment.json").write_text(json.dumps(about))
+    store.seal(path)
+    return Finished(path)
+
+
+def test_views_of_a_take_are_averaged_by_their_frames(tmp_path):
+    takes = Record.of(finished(tmp_path)).takes.set_index(["protocol", "metric", "action"]).sort_index()
+    assert takes.loc[("exact", "MPJPE"), "frames"].to_dict() == {"Walk": 6, "Sit": 1}
+    walk = (10 + 20.5 + 30 + 30.25 + 39.75 + 70) / 6
+    assert takes.loc[("exact", "MPJPE"), "value"].to_dict() == pytest.approx({"Walk": walk, "Sit": 1200}, abs=1e-3)
+    assert takes.loc[("authors", "MPJPE"), "frames"].to_dict() == {"Walk": 18, "Sit": 9}
+    views = (9 * (10 + 20.5) + 9 * (170 / 2)) / 18  # twice the mean of each view, which weigh alike here
+    assert takes.loc[("authors", "MPJPE", "Walk"), "value"].item() == pytest.approx(views, abs=1e-3)
+    assert takes.loc[("exact", "MPJVE"), "value"].to_dict() == pytest.approx({"Walk": (2 * 3 + 4 * 5) / 6}, abs=1e-3)
+    assert takes.loc[("exact", "MPJVE"), "frames"].to_dict() == {"Walk": 6}, "of one frame there is no velocity"
+
+
+def test_joints_and_histogram_count_each_frame_once(tmp_path):
+    record = Record.of(finished(tmp_path))
+    walk, sit = record.histogram.to_numpy()
+    assert {int(bin): int(walk[bin]) for bin in np.flatnonzero(walk)} == {10: 1, 20: 1, 30: 2, 39: 1, 70: 1}
+    assert np.flatnonzero(sit).tolist() == [LIMIT], "what is off by a metre or more is counted together"
+    assert record.joints.shape == (2, 17)
+    assert record.joints.to_numpy()[0] == pytest.approx(200.5 / 6, abs=0.01)
+    assert list(record.joints) == list(RUN.data.layout.joints)
+    assert record.frames.tolist() == [6, 1]
+
+
+def test_shares_and_quantiles(tmp_path):
+    """Exact at whole millimetres: 30.0 mm is not below 30. Within a bin its poses count as spread evenly."""
+    record = Record.of(finished(tmp_path))
+    assert record.shares(30).tolist() == pytest.approx([100 * 2 / 6, 0])
+    assert record.shares(40).tolist() == pytest.approx([100 * 5 / 6, 0])
+    assert record.shares(30.25).tolist() == pytest.approx([100 * 2.5 / 6, 0])
+    # Of seven poses, at 10, 20, 30, 30, 39, 70 and more: half a pose is below 10.5, three below 30.5.
+    percent = [50 / 7, 300 / 7, 350 / 7, 550 / 7, 100]
+    assert records.quantiles([record], percent) == pytest.approx([10.5, 30.5, 30.75, 70.5, LIMIT])
+    assert records.quantiles([record, record], percent) == pytest.approx([10.5, 30.5, 30.75, 70.5, LIMIT])
+    assert records.quantiles([record], [0]) == pytest.approx([10])
+
+
+def test_intervals_are_those_of_the_clips(tmp_path):
+    """A thousand clips drawn at random: value and interval over takes, from the record and from the run."""
+    rng = np.random.default_rng(0)
+    clips = [
+        (f"S{s}", f"A{a}", str(take), camera, rng.gamma(9, 10, rng.integers(1, 90)).tolist())
+        for s in range(5) for a in range(10) for take in range(5) for camera in "abcd"
+    ]  # fmt: skip
+    run = finished(tmp_path, clips)
+    record = Record.of(run)
+    tables = record.takes, run.clips
+    for protocol, metric in ("exact", "MPJPE"), ("authors", "MPJPE"), ("exact", "MPJVE"):
+        own, table = (table.set_index(["protocol", "metric"]).loc[(protocol, metric)] for table in tables)
+        sums = table.assign(total=table["value"] * table["frames"]).groupby(records.TAKE, sort=False)
+        sums = sums[["total", "frames"]].sum()
+        expected = bootstrap_interval(sums["total"] / sums["frames"], sums["frames"], seed=0)
+        assert bootstrap_interval(own["value"], own["frames"], seed=0) == pytest.approx(expected, abs=2e-3)
+    errors = np.concatenate([errors for *_, errors in clips]).astype(np.float16)
+    assert np.average(record.shares(40), weights=record.frames) == pytest.approx(100 * (errors < 40).mean())
+    found = records.quantiles([record], [10, 50, 99])
+    np.testing.assert_allclose(found, np.percentile(errors, [10, 50, 99]), atol=0.2)
+
+
+def test_some_30_kb_and_the_same_bytes_again(tmp_path):
+    """As many takes and poses as profile `open` tests on."""
+    rng = np.random.default_rng(0)
+    errors = rng.gamma(9, 10, (103, 1)) + rng.gamma(4, 7, (103, 147))
+    clips = [("S", "A", str(take), "a", own.tolist()) for take, own in enumerate(errors)]
+    run = finished(tmp_path, clips)
+    first, second = (records.write(Record.of(run), tmp_path / name) for name in "ab")
+    assert first.stat().st_size < 40_000
+    assert first.read_bytes() == second.read_bytes()
+    again = records.write(records.read(first), tmp_path / "c")
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_a_record_read_is_the_record_written(tmp_path):
+    record = Record.of(finished(tmp_path, at_constant_level=True))
+    same = records.read(records.write(record, tmp_path))
+    assert (same.id, same.failed, same.spec) == ("0123456789ab", "", RUN)
+    assert same.spec != replace(RUN, seed=4)
+    assert same.at_constant_level
+    assert same.environment["training_seconds"] == 1.23457
+    assert same.curve["loss"].tolist() == [0.123457, 0.1]
+    assert same.layout.name == "human36m"
+    for name in "takes", "joints", "histogram":
+        pd.testing.assert_frame_equal(getattr(same, name), getattr(record, name))
+
+
+def test_a_failed_training_leaves_its_reason_and_its_curve(tmp_path):
+    run = finished(tmp_path)
+    for name in "clips.csv", "errors.npz":
+        (run.path / name).unlink()
+    (run.path / "failed.json").write_text('{"reason": "the loss is nan at step 3 of 9"}')
+    (run.path / "history.csv").write_text("step,poses,loss\n1,300,inf\n")
+    store.seal(run.path)
+    record = records.read(records.write(Record.of(run), tmp_path))
+    assert record.failed == "the loss is nan at step 3 of 9"
+    assert record.curve["step"].tolist() == [1]
+    assert record.spec == RUN
+
+
+DAMAGE = {
+    "cut": lambda text: text[: len(text) // 2],
+    "empty": lambda text: "",
+    "a list": lambda text: "[1, 2]",
+    "another file": lambda text: '{"cells": []}',
+    "a later format": lambda text: text.replace('"format":1', '"format":2'),
+    "another run's": lambda text: text.replace("0123456789ab", "ba9876543210"),
+    "no settings": lambda text: text.replace('"poses"', '"pose"'),
+    "an unknown layout": lambda text: text.replace("human36m", "dog"),
+    "code": lambda text: text.replace('"a CPU"', "__import__('os')"),
+    "a take too few": lambda text: text.replace(',["S9","Sit","1"]', ""),
+    "poses too many": lambda text: text.replace("[1000,[1]]", "[1000,[2]]"),
+    "a negative bin": lambda text: text.replace("[1000,[1]]", "[-1,[1]]"),
+    "text for numbers": lambda text: text.replace("1200.0", '"much"'),
+    "nested too deep": lambda text: "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_or_foreign_file_is_told_in_one_sentence(tmp_path, damage):
+    path = records.write(Record.of(finished(tmp_path)), tmp_path)
+    text = path.read_text()
+    assert damage(text) != text
+    path.write_text(damage(text))
+    with pytest.raises(RecordError, match=r"^expected the record of a run in .*0123456789ab\.json, found ") as error:
+        records.read(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(RecordError, match="No such file"):
+        records.read(tmp_path / "none.json")
