@@ -21,8 +21,9 @@ from jaxtyping import Float
 from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.skeleton import SKELETONS, Skeleton
+from mixste.study import store
 from mixste.study.run import Run, read_spec, run_of, spec
-from mixste.study.store import NAME, ROOT, Finished, failure, is_whole, shown, store
+from mixste.study.store import Finished
 
 TAKE = ["subject", "action", "take"]
 LIMIT = 1000  # millimetres: errors of poses are counted in bins of 1 mm up to here, and all others in one more
@@ -243,7 +244,7 @@ def _check(record: Record, name: str) -> None:
 
 def folder(profile: str) -> Path:
     """Where the published records of a profile are."""
-    return ROOT / "results" / profile / "records"
+    return store.ROOT / "results" / profile / "records"
 
 
 def find(wanted: Iterable[Run], profile: str) -> dict[Run, Record]:
@@ -261,8 +262,8 @@ def find(wanted: Iterable[Run], profile: str) -> dict[Run, Record]:
 def _settings_in_store() -> set[Run]:
     """The settings of all that is in the store, whole or not: the id of no other run is asked for, which reads data."""
     settings = set()
-    for path in store().glob("*/spec.json"):
-        if NAME.fullmatch(path.parent.name):
+    for path in store.store().glob("*/spec.json"):
+        if store.NAME.fullmatch(path.parent.name):
             with contextlib.suppress(OSError, ValueError):
                 settings.add(read_spec(path))
     return settings
@@ -273,10 +274,10 @@ def _of_store(run: Run, stored: set[Run]) -> Record | None:
     if not (run in stored or (run.start and run.start in stored)):
         return None
     with contextlib.suppress(DataError):  # without the data it is not known which run it would be
-        path = store() / run.id
-        if is_whole(path):
+        path = store.store() / run.id
+        if store.is_whole(path):
             return _of(path, (path / "manifest.json").stat().st_mtime_ns)
-        if why := failure(run):
+        if why := store.failure(run):
             content = {"format": FORMAT, "id": run.id, "spec": json.loads(spec(run)), "environment": {}}
             return Record(content | {"failed": why, "curve": {}})
     return None
@@ -299,5 +300,5 @@ def _read(path: Path, changed: int) -> Record | None:
     try:
         return read(path)
     except RecordError as error:
-        print(f"{shown(path)} is left out: {error}", flush=True)
+        print(f"{store.shown(path)} is left out: {error}", flush=True)
         return None

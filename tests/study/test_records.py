@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mixste.io import DataError
 from mixste.study import records, store
 from mixste.study.intervals import bootstrap_interval
 from mixste.study.records import LIMIT, Record, RecordError
@@ -22,9 +23,9 @@ CLIPS = [
 ]
 
 
-def finished(folder, clips=CLIPS, run=RUN, **environment) -> Finished:
+def finished(folder, clips=CLIPS, run=RUN, name="0123456789ab", **environment) -> Finished:
     """A run in a store as the trainer leaves it, with these errors."""
-    path = folder / "0123456789ab"
+    path = folder / name
     path.mkdir(parents=True)
     rows = []
     for subject, action, take, camera, errors in clips:
@@ -128,13 +129,17 @@ def test_a_record_read_is_the_record_written(tmp_path):
         pd.testing.assert_frame_equal(getattr(same, name), getattr(record, name))
 
 
-def test_a_failed_training_leaves_its_reason_and_its_curve(tmp_path):
-    run = finished(tmp_path)
+def fail(run: Finished, reason: str) -> None:
     for name in "clips.csv", "errors.npz":
         (run.path / name).unlink()
-    (run.path / "failed.json").write_text('{"reason": "the loss is nan at step 3 of 9"}')
-    (run.path / "history.csv").write_text("step,poses,loss\n1,300,inf\n")
+    (run.path / "failed.json").write_text(json.dumps({"reason": reason}))
     store.seal(run.path)
+
+
+def test_a_failed_training_leaves_its_reason_and_its_curve(tmp_path):
+    run = finished(tmp_path)
+    (run.path / "history.csv").write_text("step,poses,loss\n1,300,inf\n")
+    fail(run, "the loss is nan at step 3 of 9")
     record = records.read(records.write(Record.of(run), tmp_path))
     assert record.failed == "the loss is nan at step 3 of 9"
     assert record.curve["step"].tolist() == [1]
@@ -170,3 +175,58 @@ def test_a_damaged_or_foreign_file_is_told_in_one_sentence(tmp_path, damage):
     assert "\n" not in str(error.value)
     with pytest.raises(RecordError, match="No such file"):
         records.read(tmp_path / "none.json")
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """An empty store, and a repository without records."""
+    monkeypatch.setattr(store, "ROOT", tmp_path / "repository")
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
+    return tmp_path / "store", tmp_path / "repository" / "results" / "smoke" / "records"
+
+
+def test_the_store_comes_before_what_is_published(folders):
+    in_store, published = folders
+    assert records.find([RUN], "smoke") == {}
+    records.write(Record.of(finished(in_store / "other")), published)
+    assert records.find([RUN], "smoke")[RUN].id == "0123456789ab", "made of other code or data, with these settings"
+    assert records.find([RUN], "open") == {}
+    assert records.find([replace(RUN, seed=4)], "smoke") == {}
+    finished(in_store, name=RUN.id)
+    assert records.find([RUN, replace(RUN, seed=4)], "smoke")[RUN].id == RUN.id
+    (in_store / RUN.id / "clips.csv").unlink()
+    assert records.find([RUN], "smoke")[RUN].id == "0123456789ab"
+
+
+def test_published_records_need_no_data(folders, monkeypatch):
+    """Nor are they read where a run of the same settings is in the store, which might be one of other data."""
+
+    def absent(*arguments, **options):
+        raise DataError("none here")
+
+    monkeypatch.setattr("mixste.data.load", absent)
+    in_store, published = folders
+    run = replace(RUN, data=Data("human36m", "gt", skeleton="human36m"))
+    records.write(Record.of(finished(in_store / "other", run=run)), published)
+    assert list(records.find([run], "smoke")) == [run]
+    finished(in_store, run=run)
+    assert records.find([run], "smoke")[run].id == "0123456789ab"
+
+
+def test_a_run_that_starts_from_a_failed_one_has_failed(folders):
+    in_store, published = folders
+    tuned = replace(RUN, start=RUN)
+    assert records.find([tuned], "smoke") == {}
+    fail(finished(in_store, name=RUN.id), "the loss is nan")
+    record = records.find([tuned], "smoke")[tuned]
+    assert record.failed == f"run {RUN.id}, from which it starts, failed: the loss is nan"
+    assert records.read(records.write(record, published)).spec == tuned
+
+
+def test_a_damaged_record_is_told_and_left_out(folders, capsys):
+    _, published = folders
+    published.mkdir(parents=True)
+    (published / "0123456789ab.json").write_text("{}")
+    for _ in range(2):
+        assert records.find([RUN], "smoke") == {}
+    assert capsys.readouterr().out.count("0123456789ab.json is left out: expected the record of a run in ") == 1
