@@ -143,6 +143,7 @@ def test_so_far_rows_hold_what_is_trained(monkeypatch):
     done = {"a", "b", "d", "e"}
     monkeypatch.setenv("MIXSTE_SO_FAR", "1")
     monkeypatch.setattr(store, "is_whole", lambda path: path.name in done)
+    monkeypatch.setattr(trainer, "is_whole", lambda path: path.name in done)
     base = Row("base", (Fake("a", 0, (20, 30, 50, 70, 90)), Fake("b", 1, (30, 40, 60, 80, 100))), note="small")
     none = Row("none", (Fake("c", 0, (0,) * 5),), against="base")
     one = Row("one", (Fake("missing", 0, (0,) * 5), Fake("d", 1, (31, 41, 61, 81, 101))), against="base", note="small")
@@ -175,6 +176,7 @@ def test_so_far_what_an_earlier_table_tells_of_the_same_runs_stays(tmp_path, mon
 
     def found(done, rows):
         monkeypatch.setattr(store, "is_whole", lambda path: path.name in done)
+        monkeypatch.setattr(trainer, "is_whole", lambda path: path.name in done)
         table = report.measure(rows, SMOKE, "test", averages_only=True)
         report.validate(table)
         return table.set_index(["row", "against"])
