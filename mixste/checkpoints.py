@@ -4,149 +4,77 @@ No file can run code: safetensors hold nothing but numbers, and the pickles insi
 (`mixste.io.pickles`). Every key counts: one that is missing, surplus or of another shape is an error that names it.
 """
 
-import hashlib
 import json
 import math
 import zipfile
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from safetensors.torch import load, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.io.guard import guarded
 from mixste.io.pickles import Name, Pending, read_pickle
+from mixste.io.weights import CheckpointError, write_safetensors
 from mixste.model import MixSTE
-from mixste.networks.poseformer import PoseFormer
-from mixste.networks.references import REFERENCES
-from mixste.networks.videopose3d import VideoPose3D
+from mixste.network import Network, Shapes, read_network
+from mixste.networks import NETWORKS
 from mixste.skeleton import Skeleton
 
-MODELS = {"mixste": MixSTE, "videopose3d": VideoPose3D, "poseformer": PoseFormer} | REFERENCES
-
-# The authors' names of MixSTE's parts. Those of the peers are the same here and there.
-AUTHORS = {
-    "embed": "Spatial_patch_to_embedding",
-    "joint_position": "Spatial_pos_embed",  # (1, joints, dim) there, (joints, dim) here
-    "frame_position": "Temporal_pos_embed",  # likewise
-    "spatial_blocks": "STEblocks",
-    "temporal_blocks": "TTEblocks",
-    "spatial_norm": "Spatial_norm",
-    "temporal_norm": "Temporal_norm",
-    "head_norm": "head.0",
-    "head": "head.1",
-}
+MODELS = NETWORKS
 SAME_JOINT = {"Hip": "Pelvis", "LFoot": "LAnkle", "RFoot": "RAnkle"}  # Human3.6M's names of HumanEva's
-SUMS = "SHA256SUMS"  # beside the weights that come along, as `sha256sum --check` reads it
-MOST_TENSORS = 2_000  # the paper's network has 208
-HEADS = 8  # in all published transformers; the one size that no shape tells
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says what was expected, what was found, and where."""
-
-
-def from_pretrained(name: str) -> MixSTE:
-    """A network that comes with the package, in eval mode, on the CPU: `MixSTE.from_pretrained("open-small")`.
-
-    The card beside the weights, mixste/weights/NAME.md, says what they were trained on and how far they can be trusted.
-    Raises CheckpointError, which lists the names there are, for any other, and for a file that has changed since.
-    """
-    shipped = pretrained()
-    if name not in shipped:
-        raise CheckpointError(
-            f"expected the name of shipped weights, {', '.join(shipped) or 'none here'}, found {name!r}"
-        )
-    path = shipped[name]
-    expected, found = _sums(path.parent).get(path.name), _sha256(path)
-    if found != expected:
-        raise CheckpointError(
-            f"{path}: expected the file that was shipped, with the SHA-256 {expected} of {SUMS}, found {found}: "
-            "install the package again"
-        )
-    return load_checkpoint(path)
-
-
-def pretrained() -> dict[str, Path]:
-    """The weights that come with the package, by name."""
-    return {path.stem: path for path in sorted(Path(str(files("mixste"))).glob("weights/*.safetensors"))}
-
-
-def write_sums(folder: Path) -> None:
-    """Write down the hashes of the weights in a folder, which `from_pretrained` then holds them to."""
-    with replacing(folder / SUMS) as temporary:
-        lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.glob("*.safetensors"))]
-        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    path = folder / SUMS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def save_checkpoint(model: nn.Module, path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the weights as safetensors, with the model's name and options, so that the file is enough.
+def save_checkpoint(model: Network, path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the weights as safetensors, with the network's name, options and joint layout, so that the file is enough.
 
     dtype: torch.float16 halves the file; whatever it is, weights are loaded as float32.
     """
-    [name] = [name for name, kind in MODELS.items() if type(model) is kind]
-    metadata = {"model": name, "options": json.dumps(model.options)}
-    with replacing(path) as temporary:
-        weights = {
-            key: value.detach().to(dtype if value.is_floating_point() else value.dtype).contiguous()
-            for key, value in model.state_dict().items()
-        }
-        save_file(weights, temporary, metadata)
-        # It orders the metadata by chance; the same network shall be the same bytes.
-        with open(temporary, "r+b") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size)) | {"__metadata__": metadata}
-            file.seek(8)
-            file.write(json.dumps(header, separators=(",", ":")).encode().ljust(size))
+    metadata = {"model": model.name, "options": json.dumps(model.options)}
+    metadata |= {"layout": model.layout} if model.layout else {}
+    weights = {
+        key: value.to(dtype if value.is_floating_point() else value.dtype) for key, value in model.state_dict().items()
+    }
+    write_safetensors(path, weights, metadata)
 
 
-def load_checkpoint(path) -> nn.Module:
-    """The network of a checkpoint, in eval mode, on the CPU: MixSTE, VideoPose3D or PoseFormer.
+def load_checkpoint(path) -> Network:
+    """The network of a checkpoint, in eval mode, on the CPU.
 
-    path: our .safetensors, or a .bin as the authors of one of them publish it, whose sizes are read off the shapes.
-    Raises CheckpointError, in one sentence, for anything that is not one, whole.
+    path: our .safetensors, or a .bin as the authors of MixSTE, VideoPose3D or PoseFormer publish it, whose sizes are
+    read off the shapes. Only our files tell the joint layout; where two layouts have as many joints, `layout` of
+    another file's network is None, see `Network.skeleton`. Raises CheckpointError, in one sentence, for anything that
+    is not a checkpoint, whole, of a network in `NETWORKS`.
     """
     path = Path(path)
     with guarded(path, "a checkpoint", CheckpointError):
         with open(path, "rb") as file:
             ours = file.read(9)[8:] == b"{"  # safetensors: the header's length, then JSON
         try:
-            return (_load_ours(path) if ours else _load_authors(path)).eval()
+            return read_network(path) if ours else _load_authors(path)
         except DataError as error:
             raise CheckpointError(f"expected weights and nothing else, found {error}") from None
 
 
-def export_authors(model: nn.Module, path) -> None:
+def export_authors(model: Network, path) -> None:
     """Write the weights as the authors' scripts read them, so that theirs can evaluate ours.
 
     Keys are prefixed `module.`, since they load into a DataParallel network. Optimiser and random state are None: their
-    scripts then start new ones. Raises CheckpointError for a variant that the authors' network has no switch for.
+    scripts then start new ones. Their format has no place for the joint layout. Raises CheckpointError for a variant
+    that the authors' network has no switch for, and for a network without authors.
     """
-    if isinstance(model, MixSTE):
-        switches = {"alternating": True, "separate_joints": True, "attention_scale": "head", "embedding_norm": False}
-        for name, theirs in (switches | {"heads": HEADS}).items():
-            found = model.options[name]
-            if found != theirs:
-                raise CheckpointError(f"{path}: expected {name} = {theirs}, as in the authors' network, found {found}")
+    if model.authors_key is None:
+        raise CheckpointError(f"{path}: expected a network whose authors published a format, found {model.name}")
+    for name, theirs in model.authors_options.items():
+        value = model.options[name]
+        if value != theirs:
+            raise CheckpointError(f"{path}: expected {name} = {theirs}, as in the authors' network, found {value}")
     weights = {
         f"module.{key}": (value.float() if value.is_floating_point() else value).cpu()
-        for key, value in _under_their_names(model).items()
+        for key, value in model.authors_state().items()
     }
     with replacing(path) as temporary:
         torch.save({"epoch": 0, "lr": 4e-5, "random_state": None, "optimizer": None, "model_pos": weights}, temporary)
@@ -177,54 +105,20 @@ def transfer(model: MixSTE, frames: int, source: Skeleton, target: Skeleton) -> 
     with torch.device("meta"):  # without drawing weights that would be thrown away
         moved = MixSTE(**model.options | {"frames": frames, "joints": len(target.joints)})
     moved.load_state_dict(weights, assign=True)
+    moved.layout = target.name
     return moved
 
 
-def _load_ours(path: Path) -> nn.Module:
-    content = path.read_bytes()  # `safe_open` takes no path that is not UTF-8
-    weights = load(content)
-    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-    if metadata.get("model") not in MODELS or "options" not in metadata:
-        raise CheckpointError(f"expected the model's name and options beside its weights, found {metadata}")
-    return _built(metadata["model"], json.loads(metadata["options"]), weights, lambda model: model.state_dict())
-
-
-def _load_authors(path: Path) -> nn.Module:
+def _load_authors(path: Path) -> Network:
     weights = _read_authors(path)
-
-    def size(key: str, axis: int) -> int:
-        if key not in weights:
-            raise CheckpointError(f"expected weights with {key}, found none")
-        if weights[key].ndim <= axis:
-            raise CheckpointError(f"expected {key} to have {axis + 1} axes or more, found {tuple(weights[key].shape)}")
-        return weights[key].shape[axis]
-
-    def count(part: str) -> int:
-        return len({key.split(".")[1] for key in weights if key.startswith(f"{part}.")})
-
-    def transformer(blocks: str) -> dict:
-        dim = size("Spatial_patch_to_embedding.weight", 0)
-        return {
-            "frames": size("Temporal_pos_embed", 1),
-            "joints": size("Spatial_pos_embed", 1),
-            "depth": count(blocks),
-            "heads": HEADS,
-            "mlp_ratio": size(f"{blocks}.0.mlp.fc1.weight", 0) / dim,
-            "dim" if blocks == "STEblocks" else "joint_dim": dim,
-        }
-
-    if count("STEblocks"):
-        name, options = "mixste", transformer("STEblocks")
-    elif count("Spatial_blocks"):
-        name, options = "poseformer", transformer("Spatial_blocks")
-    elif count("shrink"):
-        frames = size("expand_conv.weight", 2) ** ((count("layers_conv") + 1) // 2 + 1)  # two convolutions a block
-        joints, channels = size("expand_conv.weight", 1) // 2, size("expand_conv.weight", 0)
-        name, options = "videopose3d", {"frames": frames, "joints": joints, "channels": channels}
-    else:
-        found = ", ".join(list(weights)[:5]) or "none"
-        raise CheckpointError(f"expected the weights of MixSTE, PoseFormer or VideoPose3D, found {found}")
-    return _built(name, options, weights, _under_their_names)
+    shapes = Shapes({key: tuple(value.shape) for key, value in weights.items()})
+    published = [network for network in NETWORKS.values() if network.authors_key]
+    for network in published:
+        if shapes.count(network.authors_key):
+            return network.from_weights(network.authors_sizes(shapes), weights, state=network.authors_state)
+    names = [network.__name__ for network in published]
+    found = ", ".join(list(weights)[:5]) or "none"
+    raise CheckpointError(f"expected the weights of {', '.join(names[:-1])} or {names[-1]}, found {found}")
 
 
 def _read_authors(path: Path) -> dict[str, Tensor]:
@@ -338,39 +232,3 @@ TORCH = {
         )
     },
 }
-
-
-def _under_their_names(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict with the authors' names and shapes, in the same order."""
-    renamed = {}
-    for key, value in model.state_dict().items():
-        part, dot, rest = key.partition(".")
-        if isinstance(model, MixSTE):
-            key, value = AUTHORS[part] + dot + rest, value[None] if part.endswith("_position") else value
-        renamed[key] = value
-    return renamed
-
-
-def _built(name: str, options: dict, weights: dict[str, Tensor], naming) -> nn.Module:
-    """The network with these weights, all of them and no other; naming(model) is its state dict in the file's terms."""
-    if options.get("depth", 0) > len(weights) / 10 or len(weights) > MOST_TENSORS:  # a block has more than 10
-        raise CheckpointError(f"expected weights of {options.get('depth')} blocks, found {len(weights)} tensors")
-    with torch.device("meta"):  # no memory, until the shapes are known to fit
-        model = MODELS[name](**options)
-    expected = naming(model)
-    problems = [f"{key} missing" for key in expected if key not in weights]
-    problems += [f"{key} surplus" for key in weights if key not in expected]
-    problems += [
-        f"{key} of shape {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in weights and weights[key].shape != value.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"expected the weights of {name} {options}, found {'; '.join(problems[:5])}{more}")
-    state = {
-        key: weights[theirs].reshape(value.shape).to(value.dtype, copy=True)
-        for (key, value), theirs in zip(model.state_dict().items(), expected, strict=True)
-    }
-    model.load_state_dict(state, assign=True)
-    return model

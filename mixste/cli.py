@@ -35,8 +35,9 @@ def listed(values: list[str] | None) -> list[str]:
 def network(checkpoint: str):
     """The network of a file, or of the name, which has no ending, of weights that come with the package."""
     from mixste import checkpoints
+    from mixste.network import Network
 
-    model = (checkpoints.load_checkpoint if Path(checkpoint).suffix else checkpoints.from_pretrained)(checkpoint)
+    model = (checkpoints.load_checkpoint if Path(checkpoint).suffix else Network.from_pretrained)(checkpoint)
     for name, weights in model.state_dict().items():
         if not weights.isfinite().all():
             raise checkpoints.CheckpointError(f"{checkpoint}: expected finite weights, found NaN or infinity in {name}")

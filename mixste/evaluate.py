@@ -11,7 +11,7 @@ from mixste import metrics
 from mixste.data.clips import Clip
 from mixste.data.windows import ClipFrames
 from mixste.predict import first_of_each, predict_clips
-from mixste.skeleton import Skeleton, mpi_inf_3dhp, of_joints
+from mixste.skeleton import Skeleton, mpi_inf_3dhp
 
 UNITS = {"MPJPE": "mm", "P-MPJPE": "mm", "N-MPJPE": "mm", "MPJVE": "mm/frame", "PCK": "%", "AUC": "%"}
 
@@ -32,9 +32,10 @@ def evaluate(
     MPJVE in mm; on the mpi_inf_3dhp skeleton also PCK and AUC in %. A clip with one frame has no MPJVE.
     protocol "authors" counts every frame of every window, so that those shared by the last two windows count twice,
     and padded ones count; velocities run across the joins of windows (notebook 13, rows 20, 22, 23). "exact" counts
-    each frame once. Frames that a clip marks as not valid never count. `by_action` and `average` take it from here.
+    each frame once. Frames that a clip marks as not valid never count. skeleton: by default the layout that the network
+    was trained on; ValueError where its file does not tell. `by_action` and `average` take it from here.
     """
-    skeleton = skeleton or of_joints(model.joints)
+    skeleton = skeleton or model.skeleton
     return score(lift_clips(model, clips, skeleton, flip, progress), clips, protocol, skeleton)
 
 

@@ -11,12 +11,17 @@
 The symbols of the paper: dim is d_m, depth is d_l, frames is T, joints is N.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mixste.network import Network, Shapes
+
 BLOCK_EPS = 1e-6  # of every LayerNorm but the head's, which keeps PyTorch's 1e-5
+AUTHORS_HEADS = 8  # in the published checkpoints of MixSTE and PoseFormer, whose shapes do not tell it
 
 
 class Attention(nn.Module):
@@ -90,7 +95,7 @@ class Block(nn.Module):
         return x * x.new_empty((*x.shape[:-2], 1, 1)).bernoulli_(keep).div_(keep)
 
 
-class MixSTE(nn.Module):
+class MixSTE(Network):
     """Lifts a window of 2D keypoints to 3D poses.
 
     forward: (batch, frames, joints, 2) screen-normalised -> (batch, frames, joints, 3) metres, camera axes,
@@ -105,6 +110,17 @@ class MixSTE(nn.Module):
     attention_scale: "head" for 1/√(dim / heads), "model" for Eq. 3's 1/√dim.
     embedding_norm: True normalises embedding + joint position, as Eq. 6 writes.
     """
+
+    name = "mixste"
+    recipe_options = ("dropout", "drop_path", "attention_scale", "embedding_norm")
+    authors_key = "STEblocks"
+    authors_options: ClassVar = {
+        "alternating": True,
+        "separate_joints": True,
+        "attention_scale": "head",
+        "embedding_norm": False,
+        "heads": AUTHORS_HEADS,
+    }
 
     def __init__(
         self,
@@ -123,12 +139,10 @@ class MixSTE(nn.Module):
         embedding_norm: bool = False,
     ):
         options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        super().__init__()
-        self.options = options  # what a checkpoint needs to build it again
+        super().__init__(**options)
         for name, value in (("frames", frames), ("joints", joints), ("dim", dim), ("depth", depth), ("heads", heads)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}")
-        self.frames, self.joints = frames, joints
         self.alternating, self.separate_joints = alternating, separate_joints
         self.dropout = dropout
         width = dim if separate_joints else joints * dim  # of a temporal token
@@ -181,6 +195,52 @@ class MixSTE(nn.Module):
             x = F.dropout(x + self.frame_position, self.dropout, self.training)
         x = self.temporal_norm(self.temporal_blocks[loop](x))
         return x.transpose(1, 2) if self.separate_joints else x.view(shape)
+
+    @classmethod
+    def sizes(cls, profile) -> dict[str, int]:
+        """The stand-ins for d_m = 512 and d_l = 8."""
+        return {"dim": profile.dims[512], "depth": profile.depths[8], "heads": profile.heads}
+
+    @classmethod
+    def authors_sizes(cls, shapes: Shapes) -> dict[str, object]:
+        return transformer_sizes(shapes, "STEblocks", "dim")
+
+    def authors_state(self) -> dict[str, Tensor]:
+        renamed = {}
+        for key, value in self.state_dict().items():
+            part, dot, rest = key.partition(".")
+            renamed[AUTHORS_PARTS[part] + dot + rest] = value[None] if part.endswith("_position") else value
+        return renamed
+
+
+# The authors' names of the parts.
+AUTHORS_PARTS = {
+    "embed": "Spatial_patch_to_embedding",
+    "joint_position": "Spatial_pos_embed",  # (1, joints, dim) there, (joints, dim) here
+    "frame_position": "Temporal_pos_embed",  # likewise
+    "spatial_blocks": "STEblocks",
+    "temporal_blocks": "TTEblocks",
+    "spatial_norm": "Spatial_norm",
+    "temporal_norm": "Temporal_norm",
+    "head_norm": "head.0",
+    "head": "head.1",
+}
+
+
+def transformer_sizes(shapes: Shapes, blocks: str, dim: str) -> dict[str, object]:
+    """The sizes in a checkpoint of MixSTE or PoseFormer, whose authors share most names.
+
+    blocks: the key of the spatial blocks. dim: the name of the option that is the width of a joint's token.
+    """
+    width = shapes.size("Spatial_patch_to_embedding.weight", 0)
+    return {
+        "frames": shapes.size("Temporal_pos_embed", 1),
+        "joints": shapes.size("Spatial_pos_embed", 1),
+        "depth": shapes.count(blocks),
+        "heads": AUTHORS_HEADS,
+        "mlp_ratio": shapes.size(f"{blocks}.0.mlp.fc1.weight", 0) / width,
+        dim: width,
+    }
 
 
 @torch.no_grad()

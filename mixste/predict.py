@@ -8,35 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mixste.accel import fast
-from mixste.data.windows import evaluation_windows, sliding_windows
-from mixste.networks.poseformer import PoseFormer
-from mixste.networks.videopose3d import VideoPose3D
-from mixste.skeleton import Skeleton, of_joints
+from mixste.skeleton import Skeleton, mirrored
 
 BATCH_FRAMES = 16 * 243  # that a network reads at a time: bounds the memory, and keeps a GPU busy
-
-
-def reading(model: nn.Module, length: int) -> tuple[Int[np.ndarray, "windows read"], Int[np.ndarray, "windows lifted"]]:
-    """How a network goes through a clip of `length` frames: the frames it reads, and those it lifts, by window.
-
-    MixSTE (seq2seq) lifts all it reads, in the authors' evaluation windows. PoseFormer (seq2frame) slides one frame
-    at a time and lifts the central one. VideoPose3D, a convolution, reads the whole edge-padded clip at once.
-    """
-    if isinstance(model, VideoPose3D):
-        half = (model.frames - 1) // 2
-        read = np.clip(np.arange(-half, length + half), 0, length - 1)
-        return read[None], np.arange(length)[None]
-    if isinstance(model, PoseFormer):
-        return sliding_windows(length, model.frames), np.arange(length)[:, None]
-    windows = evaluation_windows(length, model.frames)
-    return windows, windows
-
-
-def mirrored(points: Float[Tensor, "*batch joints axes"], skeleton: Skeleton) -> Float[Tensor, "*batch joints axes"]:
-    """The mirror image: x reversed, left and right joints swapped. Keypoints must be screen-normalised."""
-    index = torch.as_tensor(skeleton.mirror).to(points.device, non_blocking=True)  # a GPU need not stop for it
-    points = points[..., index, :]
-    return torch.cat([-points[..., :1], points[..., 1:]], dim=-1)
 
 
 @torch.no_grad()
@@ -44,7 +18,7 @@ def predict_clips(
     model: nn.Module,
     keypoints: Float[Tensor, "all joints 2"],
     clips: list[tuple[int, int]],
-    skeleton: Skeleton,
+    skeleton: Skeleton | None,
     flip: bool = True,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> list[tuple[Int[np.ndarray, "lifted"], Float[Tensor, "lifted joints 3"]]]:
@@ -53,10 +27,11 @@ def predict_clips(
     keypoints: the frames of all clips in a row, screen-normalised, on the model's device; clips: (start, length) of
     each. Returns for each clip the lifted frames' indices, counted from its start, in the order of its windows (with
     repetitions where windows overlap or are padded), and their poses in metres. flip averages with the un-mirrored
-    lifting of the mirrored keypoints (notebook 13, row 21). progress is told the number of frames as they are read.
-    On CUDA, MixSTE lifts by `fast.Lifter`, in bfloat16 (results/bench/accuracy.csv: within 0.1 mm of float32).
+    lifting of the mirrored keypoints (notebook 13, row 21), for which it needs the skeleton. progress is told the
+    number of frames as they are read. On CUDA, MixSTE lifts by `fast.Lifter`, in bfloat16 (results/bench/accuracy.csv:
+    within 0.1 mm of float32).
     """
-    readings = [reading(model, length) for _, length in clips]
+    readings = [model.windows(length) for _, length in clips]
     starts = [start for start, _ in clips]
     by_width: dict[int, list[tuple[int, np.ndarray]]] = {}
     for clip, (read, _) in enumerate(readings):
@@ -102,8 +77,10 @@ def predict(
     keypoints: (frames, joints, 2), screen-normalised (`mixste.camera.normalize_screen`), array or tensor. Returns
     (frames, joints, 3) in metres, camera axes, root-relative, of the same kind. A clip that is not a multiple of T is
     read in consecutive windows, the last moved back to end with it; a shorter one is padded with its last frame.
-    skeleton tells left from right for `flip` (default: by the number of joints). progress is told the number of frames
-    as they are read. Raises ValueError for another shape, an empty clip, or NaN, also where it is what comes out.
+    flip averages with the mirror image, for which skeleton tells left from right (default: the layout that the network
+    was trained on, `model.skeleton`). progress is told the number of frames as they are read. Raises ValueError for
+    another shape, an empty clip, or NaN, also where it is what comes out, and where flip needs a layout that the
+    network's file does not tell.
     """
     device = next(model.parameters()).device
     if not isinstance(keypoints, Tensor):
@@ -122,9 +99,8 @@ def predict(
     if not points.isfinite().all():
         frame = int((~points.isfinite()).flatten(1).any(dim=1).nonzero()[0])
         raise ValueError(f"keypoints must be finite, found NaN or infinity in frame {frame}")
-    [(indices, poses)] = predict_clips(
-        model, points, [(0, len(points))], skeleton or of_joints(model.joints), flip, progress
-    )
+    skeleton = skeleton or (model.skeleton if flip else None)
+    [(indices, poses)] = predict_clips(model, points, [(0, len(points))], skeleton, flip, progress)
     poses = poses[torch.from_numpy(first_of_each(indices)).to(device)]
     if not poses.isfinite().all():
         frame = int((~poses.isfinite()).flatten(1).any(dim=1).nonzero()[0])

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 # Section 4.2: "different joint groups (torso, head, middle limb, and terminal limb)" weigh 1.0, 1.5, 2.5 and 4.0.
 GROUP_WEIGHTS = {"torso": 1.0, "head": 1.5, "middle limb": 2.5, "terminal limb": 4.0}
@@ -122,9 +125,20 @@ mpi_inf_3dhp = Skeleton(
 SKELETONS = {skeleton.name: skeleton for skeleton in (human36m, humaneva15, mpi_inf_3dhp)}
 
 
+def layouts_of(joints: int) -> list[str]:
+    """The names of the layouts with so many joints, the usual one first."""
+    return [skeleton.name for skeleton in SKELETONS.values() if len(skeleton.joints) == joints]
+
+
 def of_joints(joints: int) -> Skeleton:
     """The layout meant by a joint count alone: human36m for 17, humaneva15 for 15; ValueError for any other."""
-    for skeleton in (human36m, humaneva15):
-        if len(skeleton.joints) == joints:
-            return skeleton
+    for name in layouts_of(joints):
+        return SKELETONS[name]
     raise ValueError(f"expected 17 joints (human36m) or 15 (humaneva15), found {joints}")
+
+
+def mirrored(points: Float[Tensor, "*batch joints axes"], skeleton: Skeleton) -> Float[Tensor, "*batch joints axes"]:
+    """The mirror image: x reversed, left and right joints swapped. Keypoints must be screen-normalised."""
+    index = torch.as_tensor(skeleton.mirror).to(points.device, non_blocking=True)  # a GPU need not stop for it
+    points = points[..., index, :]
+    return torch.cat([-points[..., :1], points[..., 1:]], dim=-1)

@@ -21,13 +21,10 @@ from mixste import losses
 from mixste.accel import fast
 from mixste.data.augment import project_screen, resize_bodies, turn_cameras
 from mixste.data.clips import Clip
-from mixste.data.windows import ClipFrames, sliding_starts, training_starts
+from mixste.data.windows import ClipFrames
 from mixste.io import DataError
 from mixste.io.files import replacing
-from mixste.networks.poseformer import PoseFormer
-from mixste.networks.videopose3d import VideoPose3D
-from mixste.predict import mirrored
-from mixste.skeleton import Skeleton
+from mixste.skeleton import Skeleton, mirrored
 
 SAVE_SECONDS = 60.0  # between checkpoints to resume from
 
@@ -111,20 +108,17 @@ class Batches:
         if not clips:
             raise DataError("expected at least one training clip, found none")
         self.skeleton, self.seed, self.recipe = skeleton, seed, recipe
-        self.seq2frame = isinstance(model, PoseFormer | VideoPose3D)
-        if self.seq2frame and recipe.random_starts:
+        self.whole_windows = model.mode == "seq2seq"  # else their central frames are supervised
+        if not self.whole_windows and recipe.random_starts:
             raise ValueError("random_starts are for seq2seq networks: the others read a window around every frame")
         self.augmented = recipe.body_shapes or recipe.new_cameras
         self.frames = ClipFrames.of(clips, skeleton, device, paths=self.augmented)
-        self.poses_per_window = 1 if self.seq2frame else model.frames
+        self.poses_per_window = model.poses_per_window(model.frames)
         self.size = max(1, recipe.batch_frames // self.poses_per_window)
 
         spans = []
         for clip, (first, length) in enumerate(zip(self.frames.starts, self.frames.lengths, strict=True)):
-            if self.seq2frame:
-                starts = sliding_starts(length, model.frames)
-            else:
-                starts = training_starts(length, model.frames, recipe.interval)
+            starts = model.training_starts(length, recipe.interval)
             span = np.stack(np.broadcast_arrays(starts + first, first, first + length - 1, clip), axis=1)
             spans += [np.pad(span, ((0, 0), (0, 1)), constant_values=flip) for flip in range(1 + recipe.mirror)]
         # (windows, 5): first frame, the clip's first and last frame, clip, mirrored or not
@@ -169,7 +163,7 @@ class Batches:
         flip = flip.bool()[:, None, None, None]
         keypoints = torch.where(flip, mirrored(keypoints, self.skeleton), keypoints)
         poses = torch.where(flip, mirrored(poses, self.skeleton), poses)
-        if self.seq2frame:
+        if not self.whole_windows:
             centre = (len(self.offsets) - 1) // 2
             poses = poses[:, centre : centre + 1]
         return keypoints, poses
@@ -225,9 +219,11 @@ def train(
 
     The curve has `points` rows: step, poses, epoch, learning_rate, and loss, the mean since the row before.
     at_point(model, row) is called at each and may add to the row. With a folder, the state is kept there every
-    minute and taken up again from there. Raises FloatingPointError if the loss is no longer finite.
+    minute and taken up again from there. `model.layout` becomes the skeleton's name. Raises FloatingPointError if the
+    loss is no longer finite.
     """
     device = next(model.parameters()).device
+    model.layout = skeleton.name
     batches = Batches(model, clips, skeleton, recipe, seed, device)
     optimizer = optimizer_of(model, recipe)
     loss_function = loss_of(recipe, skeleton, device)

@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mixste import MixSTE, checkpoints
+from mixste import MixSTE
 from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.camera import normalize_screen
 from mixste.checkpoints import CheckpointError, export_authors, load_checkpoint, save_checkpoint, transfer
 from mixste.data.sources import synthetic
 from mixste.data.virtual import film
+from mixste.io import weights as weights_module
+from mixste.io.weights import bundled, write_sums
 from mixste.metrics import mpjpe
 from mixste.predict import predict
 from mixste.skeleton import human36m, humaneva15, mpi_inf_3dhp
@@ -538,7 +540,7 @@ def test_transfer_that_cannot_be():
 @pytest.fixture
 def box(tmp_path, monkeypatch) -> Path:
     """A package with weights of ours in it instead of its own."""
-    monkeypatch.setattr(checkpoints, "files", lambda package: tmp_path)
+    monkeypatch.setattr(weights_module, "files", lambda package: tmp_path)
     return tmp_path / "weights"
 
 
@@ -546,7 +548,7 @@ def test_weights_in_the_box_are_stored_in_half_and_read_in_full(box):
     model = MixSTE(frames=FRAMES, dim=DIM, depth=DEPTH)
     save_checkpoint(model, box / "tiny.safetensors", torch.float16)
     save_checkpoint(model, box / "full.safetensors")
-    checkpoints.write_sums(box)
+    write_sums(box)
     loaded = MixSTE.from_pretrained("tiny")
     assert not loaded.training
     for key, value in loaded.state_dict().items():
@@ -567,29 +569,29 @@ def test_one_bit_of_the_weights_in_the_box_is_noticed(box):
     save_checkpoint(MixSTE(frames=FRAMES, dim=DIM, depth=1), box / "tiny.safetensors")
     with pytest.raises(CheckpointError, match=r"SHA-256 None of SHA256SUMS"):
         MixSTE.from_pretrained("tiny")
-    checkpoints.write_sums(box)
+    write_sums(box)
     MixSTE.from_pretrained("tiny")
     content = bytearray((box / "tiny.safetensors").read_bytes())
     content[-3] ^= 1  # a number, which the format does not protect
     (box / "tiny.safetensors").write_bytes(content)
     load_checkpoint(box / "tiny.safetensors")
-    with pytest.raises(CheckpointError, match=r"tiny\.safetensors: expected the file that was shipped, .*again$"):
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors: expected the file of this release, .*again$"):
         MixSTE.from_pretrained("tiny")
 
 
 def test_an_unknown_name_lists_those_there_are(box):
-    with pytest.raises(CheckpointError, match="shipped weights, none here, found 'open-small'"):
+    with pytest.raises(CheckpointError, match="bundled weights, none here, found 'open-small'"):
         MixSTE.from_pretrained("open-small")
     for name in ("b", "a"):
         save_checkpoint(MixSTE(frames=FRAMES, dim=DIM, depth=1), box / f"{name}.safetensors")
-    with pytest.raises(CheckpointError, match=r"shipped weights, a, b, found '\.\./a'"):
+    with pytest.raises(CheckpointError, match=r"bundled weights, a, b, found '\.\./a'"):
         MixSTE.from_pretrained("../a")
 
 
-@pytest.mark.parametrize("name", checkpoints.pretrained())
+@pytest.mark.parametrize("name", bundled())
 def test_shipped_weights_lift_people_they_were_not_trained_on(name):
     """Every file in the package is small, has its card, and lifts bodies and motions of quite another source."""
-    path = checkpoints.pretrained()[name]
+    path = bundled()[name]
     assert path.stat().st_size < 8e6
     assert path.with_suffix(".md").exists()
     network = MixSTE.from_pretrained(name)

@@ -52,7 +52,7 @@ def test_evaluate_prints_every_action(tmp_path):
         (("data", "show", "human36m", "--root", "nowhere"), "nowhere"),
         (("data", "fetch", "human36m"), 'only "open" can be fetched'),
         (("evaluate", "--checkpoint", "nowhere.bin"), "nowhere.bin"),
-        (("lift", "clip.json", "--checkpoint", "huge"), "expected the name of shipped weights"),
+        (("lift", "clip.json", "--checkpoint", "huge"), "expected the name of bundled weights"),
         (("train", "--profile", "huge"), "profile must be one of smoke"),
         (("train", "--table", "table9"), "table must be one of table1"),
         (("reproduce", "--notebook", "99"), "notebook must be among 00"),

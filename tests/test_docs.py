@@ -21,7 +21,7 @@ def test_the_reference_builds_with_warnings_as_errors(tmp_path):
     page = (tmp_path / "mixste" / "predict.html").read_text(encoding="utf-8")
     assert 'id="predict"' in page
     assert "keypoints must be" not in page.split("View Source")[0]
-    assert "from_pretrained" in (tmp_path / "mixste" / "checkpoints.html").read_text(encoding="utf-8")
+    assert "from_pretrained" in (tmp_path / "mixste" / "network.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

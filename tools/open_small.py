@@ -17,6 +17,7 @@ from mixste.data.virtual import DETECTORS
 from mixste.evaluate import evaluate
 from mixste.io.files import replacing
 from mixste.io.install import PACKAGE, needs_checkout
+from mixste.io.weights import write_sums
 from mixste.skeleton import human36m
 from mixste.study import store
 from mixste.study.run import Data
@@ -100,7 +101,7 @@ def main() -> None:
         checkpoints.save_checkpoint(model, weights)
     model = checkpoints.load_checkpoint(weights)
     checkpoints.save_checkpoint(model, SHIPPED, torch.float16)
-    checkpoints.write_sums(SHIPPED.parent)
+    write_sums(SHIPPED.parent)
     if not measured.exists():
         found = errors(MixSTE.from_pretrained("open-small").to(device))
         found.to_csv(measured, index=False)

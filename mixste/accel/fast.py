@@ -486,8 +486,15 @@ class Frozen(nn.Module):
 
     def __init__(self, model: nn.Module, network: Callable):
         super().__init__()
-        self.frames, self.joints, self.model, self.network = model.frames, model.joints, model, network
+        self.model, self.network = model, network
         self.train(model.training)  # as it is, not as a new module would be
+
+    def __getattr__(self, name: str):
+        """Its frames, joints, windows, layout: the network's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
 
     def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Tensor:
         return self.network(keypoints)

@@ -4,14 +4,17 @@ It is seq2frame: from `frames` frames (the receptive field, T) it lifts the cent
 screen-normalised, poses metres in camera axes, root-relative. Modules are named as in the published checkpoints.
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixste.model import BLOCK_EPS, Block
+from mixste.model import AUTHORS_HEADS, BLOCK_EPS, Block, transformer_sizes
+from mixste.network import Network, Shapes
 
 
-class PoseFormer(nn.Module):
+class PoseFormer(Network):
     """Spatial transformer, then temporal transformer (Zheng et al., ICCV 2021): 9.60 M parameters at 81 frames.
 
     Attention over the joints of each frame, joint_dim wide; then over frames, all joints of a frame being one token of
@@ -19,6 +22,11 @@ class PoseFormer(nn.Module):
     forward: (batch, frames, joints, 2) -> (batch, 1, joints, 3), the central frame. Raises ValueError for any other
     number of frames or joints.
     """
+
+    name = "poseformer"
+    mode = "seq2frame"
+    authors_key = "Spatial_blocks"
+    authors_options: ClassVar = {"heads": AUTHORS_HEADS}
 
     def __init__(
         self,
@@ -31,9 +39,7 @@ class PoseFormer(nn.Module):
         drop_path: float = 0.1,
     ):
         options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        super().__init__()
-        self.options = options
-        self.frames, self.joints = frames, joints
+        super().__init__(**options)
         width = joints * joint_dim
 
         def blocks(dim):
@@ -61,3 +67,13 @@ class PoseFormer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.weighted_mean(self.Temporal_norm(x))).unflatten(2, (self.joints, 3))
+
+    @classmethod
+    def sizes(cls, profile) -> dict[str, int]:
+        """Its 4 blocks of each kind are half of MixSTE's d_l."""
+        depth = max(1, profile.depths[8] // 2)
+        return {"joint_dim": profile.joint_dim, "depth": depth, "heads": profile.heads}
+
+    @classmethod
+    def authors_sizes(cls, shapes: Shapes) -> dict[str, object]:
+        return transformer_sizes(shapes, "Spatial_blocks", "joint_dim")

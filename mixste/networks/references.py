@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mixste.data.clips import Clip
 from mixste.data.windows import ClipFrames
-from mixste.predict import mirrored
-from mixste.skeleton import Skeleton
+from mixste.network import Network
+from mixste.skeleton import Skeleton, mirrored
 
 LEVEL = 0.95  # of the constant pose's MPJPE: a network that is not below this has learned little else
 
@@ -23,15 +23,15 @@ def at_constant_level(error: float, constant: float) -> bool:
     return not error < LEVEL * constant
 
 
-class Reference(nn.Module):
+class Reference(Network):
     """A pose that is linear in the inputs that a frame's keypoints give: (…, joints, 2) -> (…, joints, 3)."""
 
+    trained = False
+
     def __init__(self, frames: int = 1, joints: int = 17):
-        super().__init__()
+        super().__init__(frames=frames, joints=joints)
         if frames != 1:
             raise ValueError(f"frames must be 1, for a reference lifts each frame by itself, found {frames}")
-        self.options = {"frames": frames, "joints": joints}
-        self.frames, self.joints = frames, joints
         inputs = self.inputs(torch.empty(1, joints, 2)).shape[-1]
         self.weight = nn.Parameter(torch.zeros(inputs, 3 * joints), requires_grad=False)
 
@@ -40,6 +40,7 @@ class Reference(nn.Module):
 
     def fit(self, clips: list[Clip], skeleton: Skeleton) -> float:
         """Fit to the frames of these clips and to their mirror images; returns the MPJPE on them, in metres."""
+        self.layout = skeleton.name
         frames = ClipFrames.of(clips, skeleton)
         keypoints, poses = (torch.cat([own, mirrored(own, skeleton)]) for own in (frames.keypoints, frames.poses))
         weight = self.solve(keypoints, poses)
@@ -63,6 +64,8 @@ class ConstantPose(Reference):
     """The same pose for every frame: of each joint the geometric median, the point with the least mean distance to its
     places in training, so that no other pose has a lower MPJPE there."""
 
+    name = "constant_pose"
+
     def inputs(self, keypoints):
         return torch.ones_like(keypoints[..., 0, :1])
 
@@ -72,6 +75,8 @@ class ConstantPose(Reference):
 
 class FrameRegression(Reference):
     """Least squares from the coordinates of one frame's keypoints, and a constant, to those of its pose."""
+
+    name = "frame_regression"
 
     def inputs(self, keypoints):
         return torch.cat([keypoints.flatten(-2), torch.ones_like(keypoints[..., 0, :1])], dim=-1)
@@ -89,7 +94,7 @@ def _parts(keypoints: Tensor, poses: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(keypoints.split(2**16), poses.split(2**16), strict=True)
 
 
-REFERENCES = {"constant_pose": ConstantPose, "frame_regression": FrameRegression}
+REFERENCES = {kind.name: kind for kind in (ConstantPose, FrameRegression)}
 
 
 def geometric_median(points: Float[Tensor, "points axes"], within: float = 1e-6) -> Float[Tensor, "axes"]:

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mixste.network import Network, Shapes
 
-class VideoPose3D(nn.Module):
+
+class VideoPose3D(Network):
     """Dilated temporal convolutions (Pavllo et al., CVPR 2019): 16.95 M parameters at 243 frames.
 
     A convolution over 3 frames, then residual blocks, each over 3 times as many frames as all before it:
@@ -20,15 +22,18 @@ class VideoPose3D(nn.Module):
     (batch, n, joints, 2) -> (batch, n − frames + 1, joints, 3). Raises ValueError if n < frames.
     """
 
+    name = "videopose3d"
+    mode = "convolution"
+    authors_key = "shrink"
+
     def __init__(self, frames: int = 243, joints: int = 17, channels: int = 1024, dropout: float = 0.25):
         options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        super().__init__()
-        self.options = options
+        super().__init__(**options)
         layers = round(math.log(max(frames, 1), 3))
         if 3**layers != frames:
             raise ValueError(f"VideoPose3D's frames must be a power of 3 (1, 3, 9, 27, 81, 243, …), found {frames}")
         width, layers = (3, layers) if frames > 1 else (1, 3)
-        self.frames, self.joints, self.dropout = frames, joints, dropout
+        self.dropout = dropout
 
         def conv(inputs, width, dilation=1):
             return nn.Conv1d(inputs, channels, width, dilation=dilation, bias=False)
@@ -68,3 +73,16 @@ class VideoPose3D(nn.Module):
 
     def activate(self, x: Float[Tensor, "batch channels frames"], norm: nn.BatchNorm1d) -> Tensor:
         return F.dropout(F.relu(norm(x)), self.dropout, self.training)
+
+    @classmethod
+    def sizes(cls, profile) -> dict[str, int]:
+        return {"channels": profile.channels}
+
+    @classmethod
+    def authors_sizes(cls, shapes: Shapes) -> dict[str, object]:
+        blocks = (shapes.count("layers_conv") + 1) // 2  # of two convolutions
+        return {
+            "frames": shapes.size("expand_conv.weight", 2) ** (blocks + 1),
+            "joints": shapes.size("expand_conv.weight", 1) // 2,
+            "channels": shapes.size("expand_conv.weight", 0),
+        }

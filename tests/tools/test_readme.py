@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from mixste import MixSTE, checkpoints
 from mixste.cli import app
 from mixste.data.readers.detections import LAYOUTS
+from mixste.io import weights
 from mixste.io.install import PACKAGE
 from mixste.study import pages, report, store
 from mixste.study.profiles import PROFILES
@@ -56,9 +57,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setitem(PROFILES, "smoke", replace(PROFILES["smoke"], data=data))
     torch.manual_seed(0)
     small = MixSTE(frames=27, dim=16, depth=1)
-    monkeypatch.setattr(checkpoints, "files", lambda package: tmp_path / "package")
+    monkeypatch.setattr(weights, "files", lambda package: tmp_path / "package")
     checkpoints.save_checkpoint(small, "package/weights/open-small.safetensors")
-    checkpoints.write_sums(tmp_path / "package" / "weights")
+    weights.write_sums(tmp_path / "package" / "weights")
     checkpoints.save_checkpoint(small, "ours.safetensors")
     checkpoints.export_authors(small, "best_epoch.bin")
     (tmp_path / "keypoints.json").write_text(json.dumps(coco(100)))
