@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mixste.accel import fast
 from mixste.skeleton import Skeleton, mirrored
 
 BATCH_FRAMES = 16 * 243  # that a network reads at a time: bounds the memory, and keeps a GPU busy
@@ -28,8 +27,7 @@ def predict_clips(
     each. Returns for each clip the lifted frames' indices, counted from its start, in the order of its windows (with
     repetitions where windows overlap or are padded), and their poses in metres. flip averages with the un-mirrored
     lifting of the mirrored keypoints (notebook 13, row 21), for which it needs the skeleton. progress is told the
-    number of frames as they are read. On CUDA, MixSTE lifts by `fast.Lifter`, in bfloat16 (results/bench/accuracy.csv:
-    within 0.1 mm of float32).
+    number of frames as they are read.
     """
     readings = [model.windows(length) for _, length in clips]
     starts = [start for start, _ in clips]
@@ -40,16 +38,15 @@ def predict_clips(
     poses: list[Tensor | None] = [None] * len(clips)
     training = model.training
     model.eval()
-    network = fast.Lifter(model) if keypoints.is_cuda and fast.covers(model) else model
     try:
         for width, group in by_width.items():
             windows = torch.from_numpy(np.concatenate([read for _, read in group])).to(keypoints.device)
             lifted = []
             for batch in windows.split(max(1, BATCH_FRAMES // width)):
                 seen = keypoints[batch]  # (batch, frames, joints, 2)
-                out = network(seen)
+                out = model(seen)
                 if flip:
-                    out = (out + mirrored(network(mirrored(seen, skeleton)), skeleton)) / 2
+                    out = (out + mirrored(model(mirrored(seen, skeleton)), skeleton)) / 2
                 lifted.append(out.float())
                 progress(batch.numel())
             parts = torch.cat(lifted).split([len(read) for _, read in group])

@@ -1,8 +1,8 @@
 """Training: the recipes of the paper and of the authors' code, and the loop that follows them.
 
-All frames live on the device of the run; a batch is one index gather, so that no worker processes feed it. On CUDA
-the network runs in bfloat16 where autocast finds it safe; on the CPU in float32, and the result depends on the seed
-alone: a run that was killed and resumed ends with the same bits as one that was not.
+All frames live on the device of the run; a batch is one index gather, so that no worker processes feed it. The network
+is computed by `mixste.accel`: on CUDA in bfloat16 where that is safe; on the CPU in float32, and the result depends on
+the seed alone: a run that was killed and resumed ends with the same bits as one that was not.
 """
 
 import math
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mixste import losses
-from mixste.accel import fast
+from mixste.accel import accelerate
+from mixste.accel.graphs import Recorder
 from mixste.data.augment import project_screen, resize_bodies, turn_cameras
 from mixste.data.clips import Clip
 from mixste.data.windows import ClipFrames
@@ -27,6 +28,7 @@ from mixste.io.files import replacing
 from mixste.skeleton import Skeleton, mirrored
 
 SAVE_SECONDS = 60.0  # between checkpoints to resume from
+MOST_FRAMES = 8192  # supervised at once: 27 GiB of an H100 at the paper's size
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,59 @@ def loss_of(recipe: Recipe, skeleton: Skeleton, device="cpu") -> Callable[[Tenso
     return lambda pred, target: losses.total_loss(pred, target, terms, weights, recipe.squared)
 
 
+class Step:
+    """The gradients of the loss on one batch: step(keypoints, target) leaves them in the parameters' `.grad`.
+
+    Returns the loss, a tensor that the next call overwrites. Batches must keep their shape: on CUDA, forward, loss and
+    backward are recorded at the first call and replayed since. A batch may go through in even pieces (see `pieces`);
+    loss and gradients are then the means over them.
+    """
+
+    def __init__(
+        self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], scaled_gradient: bool, pieces: int = 1
+    ):
+        self.network, self.loss, self.scaled_gradient, self.pieces = network, loss, scaled_gradient, pieces
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.recorder = Recorder(state=network.buffers())
+
+    def __call__(
+        self, keypoints: Float[Tensor, "batch frames joints 2"], target: Float[Tensor, "batch supervised joints 3"]
+    ) -> Float[Tensor, ""]:
+        if self.pieces == 1:
+            return self.recorder(self.backward, keypoints, target)
+        sums = None
+        for piece in zip(keypoints.chunk(self.pieces), target.chunk(self.pieces), strict=True):
+            loss = self.recorder(self.backward, *piece)
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            if sums is None:
+                sums = [x.clone() for x in (loss, *gradients)]
+            else:
+                torch._foreach_add_(sums, [loss, *gradients])
+        torch._foreach_div_(sums, self.pieces)
+        loss, *means = sums
+        if self.scaled_gradient:
+            torch._foreach_mul_(means, loss)
+        torch._foreach_copy_(gradients, means)
+        return loss
+
+    def backward(self, keypoints: Tensor, target: Tensor) -> Tensor:
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss = self.loss(self.network(keypoints), target)
+        # The authors' loss.backward(loss): the gradient times the loss's own value (6). Of pieces, after their mean.
+        loss.backward(loss.detach() if self.scaled_gradient and self.pieces == 1 else None)
+        return loss.detach()
+
+
+def pieces(network: nn.Module, windows: int, poses: int) -> int:
+    """Into how many even pieces to cut a batch of so many windows, each with so many supervised poses: the fewest with
+    at most MOST_FRAMES each. One, where batch norms tie the windows of a batch to each other."""
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        return 1
+    even = (n for n in range(1, windows) if windows % n == 0)
+    return next((n for n in even if windows // n * poses <= MOST_FRAMES), windows)
+
+
 def train(
     model: nn.Module,
     clips: list[Clip],
@@ -237,7 +292,9 @@ def train(
     if state and state.exists():
         first, history, total, counted = _take_up(state, model, optimizer, device)
     saved = time.monotonic()
-    gradients = fast.Step(model.train(), loss_function, recipe.scaled_gradient)
+    network = accelerate(model.train())
+    parts = pieces(network, batches.size, batches.poses_per_window)
+    gradients = Step(network, loss_function, recipe.scaled_gradient, parts)
     with tqdm(total=steps, initial=first, desc=title, unit="step", disable=None, leave=False) as bar:
         for step in range(first, steps):
             epoch = step * batches.size // len(batches)

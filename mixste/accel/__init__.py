@@ -1,1 +1,132 @@
-"""Speed: the network of `mixste.model` computed faster, up to rounding."""
+"""Optional speed: `accelerate(model)` computes what the model does, faster, up to rounding.
+
+`cpu` is MixSTE in plain PyTorch, arranged for CPUs. `cuda` is MixSTE in bfloat16, by kernels in Triton (`kernels`) and
+Gluon (`hopper`, `hopper_gelu`) and matrix products of cuBLASLt (`cublaslt`). `graphs` records work on a GPU.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from mixste.accel import cpu, cuda
+from mixste.accel.graphs import Recorder
+from mixste.model import MixSTE
+
+optimizer_steps = 0  # of all optimizers: the fused ones change parameters without a new version
+
+
+def _count(*_) -> None:
+    global optimizer_steps
+    optimizer_steps += 1
+
+
+register_optimizer_step_post_hook(_count)
+
+
+def covers(model: nn.Module) -> bool:
+    """Whether there is a fast path: for MixSTE in all its variants, but for dropout while training."""
+    return type(model) is MixSTE and not (model.training and model.dropout > 0)
+
+
+def accelerate(model: nn.Module, *, float8: bool = False, bfloat16: bool = False) -> "Accelerated":
+    """The network to call where speed counts: the model's parameters and attributes, see `Accelerated`.
+
+    Keep what this returns: its first calls prepare weights and record graphs, which the later ones use.
+    float8: in inference on CUDA, queries, keys and values from 8-bit products, where MixSTE has kernels.
+    bfloat16: inference in bfloat16 also where it is float32 by default: MixSTE on the CPU, twice as fast where the
+    processor multiplies it, and networks without a fast path on CUDA, which are then recorded.
+    """
+    return Accelerated(model, float8, bfloat16)
+
+
+class Accelerated(nn.Module):
+    """A network computed faster. It holds the model itself: training one trains both.
+
+    With gradients, or in training mode: on the CPU `cpu.forward`, in float32; on CUDA `cuda.forward`, or where there are
+    no kernels for the network, the network under autocast to bfloat16. Without, which is inference: on the CPU
+    `cpu.forward`, on CUDA `cuda.infer`, recorded for each size of batch. Networks without a fast path (`covers`) are
+    called as they are, on CUDA under autocast in training.
+
+    Inference follows the parameters: it prepares weights again when one has been written to, when any optimizer has
+    made a step, and when they have moved. A write through `.data`, or by a graph that is replayed, goes unseen:
+    call `refresh` after it. Parameters must not be replaced by others.
+    """
+
+    training = property(lambda self: self.model.training, lambda self, mode: None)  # `train` sets the model's
+
+    def __init__(self, model: nn.Module, float8: bool = False, bfloat16: bool = False):
+        super().__init__()
+        self.model, self.float8, self.bfloat16 = model, float8, bfloat16
+        self._weights = tuple(model.parameters())  # to collect them at each call would take long
+        self._addresses, self._recorder = None, Recorder()
+        self._forget()
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Float[Tensor, "batch lifted joints 3"]:
+        model = self.model
+        if covers(model) and keypoints.shape[1:] != (model.frames, model.joints, 2):
+            return model(keypoints)  # which says what is wrong with the shape
+        addresses = [p.data_ptr() for p in self._weights]
+        if addresses != self._addresses:
+            self._forget()
+            self._addresses = addresses
+        if torch.is_grad_enabled() or model.training:
+            return self._differentiable(keypoints)
+        self._prepare(keypoints.is_cuda)
+        if keypoints.is_cuda and (covers(model) or self.bfloat16):
+            return self._recorder(self._infer, keypoints).clone()
+        return self._infer(keypoints)
+
+    def _differentiable(self, keypoints: Tensor) -> Tensor:
+        if keypoints.is_cuda and covers(self.model) and cuda.covers(self.model):
+            with torch.no_grad():
+                if self._low is None:
+                    self._low = cuda.low_precision(self.model)
+                torch._foreach_copy_(list(self._low.values()), list(self._low))
+            return cuda.forward(self.model, keypoints, self._low)
+        return self._plain(keypoints)
+
+    def _infer(self, keypoints: Tensor) -> Tensor:
+        if self._blocks is not None:
+            return cuda.infer(self.model, self._blocks, keypoints)
+        if self._low_blocks is not None:
+            return functional_call(cpu.Forward(self.model), self._low_blocks, (keypoints,))
+        if keypoints.is_cuda and not (covers(self.model) or self.bfloat16):
+            return self.model(keypoints)
+        return self._plain(keypoints).float()
+
+    def _plain(self, keypoints: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=keypoints.is_cuda, cache_enabled=False):
+            return cpu.forward(self.model, keypoints) if covers(self.model) else self.model(keypoints)
+
+    @torch.no_grad()
+    def _prepare(self, on_cuda: bool) -> None:
+        """Bring what inference reads instead of the parameters up to date."""
+        values = [optimizer_steps, *(0 if p.is_inference() else p._version for p in self._weights)]
+        if values == self._values:
+            return
+        self._values = values
+        if on_cuda and covers(self.model) and cuda.covers(self.model):
+            blocks = cuda.prepared(self.model, self.float8)
+            if self._blocks is None:
+                self._blocks = blocks
+            else:  # where graphs read them
+                cuda.refresh(self._blocks, blocks)
+        elif not on_cuda and self.bfloat16 and covers(self.model):
+            self._low_blocks = cpu.low_precision(self.model)
+
+    def refresh(self) -> None:
+        """Prepare weights again at the next call, whether or not the parameters are known to have changed."""
+        self._values = None
+
+    def _forget(self) -> None:
+        """Drop all that was made of the parameters."""
+        self._values = self._low = self._blocks = self._low_blocks = None
+        self._recorder.clear()

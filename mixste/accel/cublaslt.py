@@ -43,7 +43,7 @@ class Program(ctypes.Structure):
 
 
 @functools.cache
-def cublaslt() -> ctypes.CDLL | None:
+def library() -> ctypes.CDLL | None:
     """The library as PyTorch has loaded it; None where it has not."""
     try:
         return ctypes.CDLL(f"libcublasLt.so.{(torch.version.cuda or '').split('.')[0]}")
@@ -52,7 +52,7 @@ def cublaslt() -> ctypes.CDLL | None:
 
 
 def _call(name: str, *arguments) -> None:
-    status = getattr(cublaslt(), name)(*arguments)
+    status = getattr(library(), name)(*arguments)
     if status != 0:
         raise RuntimeError(f"cuBLASLt refused {name} with status {status}")
 

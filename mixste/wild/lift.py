@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import nn
 from tqdm import tqdm
 
-from mixste.accel import fast
+from mixste.accel import accelerate
 from mixste.camera import normalize_screen
 from mixste.data.readers.detections import Detections, fill_gaps, follow, to_human36m
 from mixste.data.readers.formats import READERS, read
@@ -195,7 +195,7 @@ def lift(
 
     format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of npz,
     csv, json, bvh, gif, mp4 and html. A clip that cannot be read gives its DataError in place of what was lifted, and
-    the others go on. MixSTE lifts by `fast.Lifter`: what `lift_clip` gives, up to rounding. Raises DataError at once
+    the others go on. The network is accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at once
     where nothing can be lifted, an output is unknown, or would replace what is lifted; ImportError for .mp4 without
     the extra `video`.
     """
@@ -216,8 +216,7 @@ def lift(
                     f"expected another folder for the results: {name}.{kind} in {out} is what they come from"
                 )
 
-    if fast.covers(model) and not next(model.parameters()).is_cuda:  # there `predict` sees to it
-        model = fast.Frozen(model, fast.Lifter(model))
+    model = accelerate(model)
 
     def run() -> Iterator[Lifted | DataError]:
         for clip, name in zip(tqdm(clips, "lifting", unit="clip", disable=None), names, strict=True):

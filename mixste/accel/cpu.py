@@ -1,0 +1,166 @@
+"""MixSTE in plain PyTorch, arranged for CPUs; also what autocast runs on CUDA where the kernels do not fit.
+
+The same weights as `mixste.model`, the same numbers up to rounding. Stochastic depth draws the same numbers in the same
+order as the model does.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mixste.model import Block, MixSTE
+
+# Up to here a head's products are so small that library attention spends its time on overhead.
+SMALL_TOKENS, SMALL_WIDTH = 32, 16
+MOST = 2.0**100  # a softmax's sum: its inverse too still fits single precision, and leaves weights their digits
+
+
+def forward(model: MixSTE, keypoints: Float[Tensor, "batch frames joints 2"]) -> Tensor:
+    """model(keypoints), but for dropout: what `mixste.accel.covers` leaves out."""
+    x = model.embedding_norm(model.embed(keypoints) + model.joint_position)  # (batch, frames, joints, dim)
+    for block, norm, temporal, first in ordered_blocks(model):
+        if temporal and not model.separate_joints:
+            x = x.flatten(2).unsqueeze(2)  # (batch, frames, 1, joints · dim)
+        if temporal and first:
+            x = x + model.frame_position[:, None]
+        x = norm(block_forward(block, x, temporal).to(norm.weight.dtype))
+        x = x.view(*keypoints.shape[:2], -1, model.embed.out_features)
+    x = x if model.separate_joints else x.flatten(2)
+    return model.head(model.head_norm(x)).view(*keypoints.shape[:3], 3)
+
+
+class Forward(nn.Module):
+    """`forward` as a module, whose parameters `torch.func.functional_call` can exchange."""
+
+    def __init__(self, model: MixSTE):
+        super().__init__()
+        self.model = model
+
+    def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Tensor:
+        return forward(self.model, keypoints)
+
+
+def low_precision(model: MixSTE) -> dict[str, Tensor]:
+    """The parameters of the blocks in bfloat16, by their names in `Forward`."""
+    parameters = Forward(model).named_parameters()
+    return {name: p.detach().bfloat16() for name, p in parameters if "_blocks." in name}
+
+
+def ordered_blocks(model: MixSTE) -> list[tuple[Block, nn.LayerNorm, bool, bool]]:
+    """The blocks in the order they run: block, the norm after it, temporal or spatial, first of its kind or not."""
+    spatial = [(block, model.spatial_norm, False, loop == 0) for loop, block in enumerate(model.spatial_blocks)]
+    temporal = [(block, model.temporal_norm, True, loop == 0) for loop, block in enumerate(model.temporal_blocks)]
+    if not model.alternating:
+        return spatial + temporal
+    return [block for pair in zip(spatial, temporal, strict=True) for block in pair]
+
+
+def block_forward(block: Block, x: Float[Tensor, "batch frames joints dim"], temporal: bool) -> Tensor:
+    x = x.to(block.norm1.weight.dtype)
+
+    def turned(y: Tensor) -> Tensor:
+        return y.transpose(1, 2) if temporal else y  # sequences along the second-last axis, and back
+
+    attn, mlp = block.attn, block.mlp
+    y = attend(turned(linear(attn.qkv, block.norm1(x))), attn.heads, attn.scale)
+    x = x + turned(block.dropped(turned(linear(attn.proj, turned(y)))))
+    y = linear(mlp.fc2, F.gelu(linear(mlp.fc1, block.norm2(x))))
+    return x + turned(block.dropped(turned(y)))
+
+
+def linear(layer: nn.Linear, x: Float[Tensor, "batch frames joints dim"]) -> Tensor:
+    """layer(x). On the CPU as a 1×1 convolution, channels last: PyTorch leaves convolutions to oneDNN but products in
+    float32 to MKL, which on AMD's processors takes twice as long.
+    """
+    if x.device.type != "cpu" or x.dtype == torch.bfloat16:
+        return layer(x)
+    return Convolution.apply(x, layer.weight, layer.bias)
+
+
+class Convolution(torch.autograd.Function):
+    """What `linear` says; a sum is the bias's gradient, which oneDNN takes three times as long for."""
+
+    @staticmethod
+    def forward(ctx, x: Float[Tensor, "batch frames joints dim"], weight: Tensor, bias: Tensor) -> Tensor:
+        x, weight = x.contiguous().permute(0, 3, 1, 2), weight[:, :, None, None]
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias).permute(0, 2, 3, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Float[Tensor, "batch frames joints out"]):
+        x, weight = ctx.saved_tensors
+        d_x, d_weight, _ = torch.ops.aten.convolution_backward(
+            grad.permute(0, 3, 1, 2), x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
+        )
+        return d_x.permute(0, 2, 3, 1), d_weight.flatten(1), grad.sum((0, 1, 2))
+
+
+def attend(
+    qkv: Float[Tensor, "batch sequences tokens three_dim"], heads: int, scale: float
+) -> Float[Tensor, "batch sequences tokens dim"]:
+    """Self-attention of queries, keys and values that lie side by side in one tensor."""
+    batch, sequences, tokens, width = qkv.shape
+    small = tokens <= SMALL_TOKENS and width <= 3 * heads * SMALL_WIDTH
+    if small and qkv.device.type == "cpu" and qkv.dtype != torch.bfloat16:
+        return SmallAttention.apply(qkv, heads, scale)
+    q, k, v = qkv.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    out = F.scaled_dot_product_attention(q, k, v, scale=scale)  # (batch · sequences, heads, tokens, dim / heads)
+    return out.transpose(1, 2).reshape(batch, sequences, tokens, -1)
+
+
+class SmallAttention(torch.autograd.Function):
+    """Attention over few tokens with narrow heads, as batched products whose results are wide, not tall.
+
+    A product with `tokens` columns runs up to three times faster than one with dim / heads columns; hence outputs and
+    gradients are made channels first, (sequences · heads, dim / heads, tokens), and turned once at the end. Scores are
+    held transposed, (…, keys, queries). exp2 is three times faster than exp on some CPUs; log₂ e goes into the scale.
+    """
+
+    @staticmethod
+    def forward(ctx, qkv: Float[Tensor, "batch sequences tokens three_dim"], heads: int, scale: float) -> Tensor:
+        tokens, dim = qkv.shape[2], qkv.shape[3] // 3
+        q, k, v = _by_head(qkv, heads)
+        scores = q.new_empty(len(q), tokens, tokens)
+
+        def product():
+            return scores.baddbmm_(k, q.transpose(1, 2), beta=0, alpha=scale * math.log2(math.e))
+
+        total = product().exp2_().sum(1, keepdim=True)
+        low, high = total.aminmax()
+        if not (low > 1 / MOST and high < MOST):  # rare: exp2 as it is overflows or vanishes
+            product().sub_(scores.amax(1, keepdim=True)).exp2_()
+            total = scores.sum(1, keepdim=True)
+        out = torch.bmm(v.transpose(1, 2), scores).div_(total)
+        ctx.save_for_backward(q, k, v, scores, total, out)
+        ctx.scale, ctx.layout = scale, (qkv.shape, qkv.stride())
+        result = torch.empty_like(qkv[..., :dim])  # laid out as qkv: spatial and temporal turns cost no copies
+        return result.copy_(out.view(*qkv.shape[:2], dim, tokens).transpose(2, 3))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Float[Tensor, "batch sequences tokens dim"]):
+        q, k, v, scores, total, out = ctx.saved_tensors
+        batch, sequences, tokens, dim = grad.shape
+        d_out = grad.transpose(2, 3).clone(memory_format=torch.contiguous_format).view_as(out).div_(total)
+        # With P = scores / total: dS = P ∘ (V · grad − Σ out ∘ grad), which is the softmax's own gradient.
+        d_scores = torch.baddbmm(-(out * d_out).sum(1, keepdim=True), v, d_out).mul_(scores)
+        d = d_out.new_empty(3, *out.shape)
+        d[0].baddbmm_(k.transpose(1, 2), d_scores, beta=0, alpha=ctx.scale)
+        d[1].baddbmm_(q.transpose(1, 2), d_scores.transpose(1, 2), beta=0, alpha=ctx.scale)
+        d[2].baddbmm_(d_out, scores.transpose(1, 2), beta=0)
+        d_qkv = grad.new_empty_strided(*ctx.layout)
+        d_qkv.unflatten(-1, (3, dim)).copy_(d.view(3, batch, sequences, dim, tokens).permute(1, 2, 4, 0, 3))
+        return d_qkv, None, None
+
+
+def _by_head(qkv: Float[Tensor, "batch sequences tokens three_dim"], heads: int) -> Tensor:
+    """One copy into (3, batch · sequences · heads, tokens, dim / heads), 16 bytes at a time where they allow it."""
+    tokens, width = qkv.shape[-2], qkv.shape[-1] // (3 * heads)
+    wide = torch.complex128 if width * qkv.itemsize % 16 == 0 else qkv.dtype
+    parts = qkv.view(wide).unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5).contiguous()
+    return parts.view(qkv.dtype).view(3, -1, tokens, width)
