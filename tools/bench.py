@@ -2,11 +2,9 @@
 
 `python tools/bench.py` measures everything on the machine it runs on, side by side, and writes results/bench/: the
 table of speeds, and on CUDA scaling.csv (how time and memory grow) and accuracy.csv (what precision costs).
-`torchrun --nproc-per-node N tools/bench.py` measures the training step on N GPUs, or N processes of a CPU, instead.
 """
 
 import copy
-import os
 import platform
 import statistics
 import sys
@@ -19,14 +17,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from mixste.accel import fast
+from mixste.accel import accelerate
 from mixste.data import load
 from mixste.evaluate import evaluate
 from mixste.model import MixSTE
 from mixste.networks.poseformer import PoseFormer
 from mixste.networks.videopose3d import VideoPose3D
 from mixste.study.plain import reference, train_plainly
-from mixste.train import AUTHORS, loss_of, optimizer_of, replace, train
+from mixste.train import AUTHORS, Step, loss_of, optimizer_of, pieces, replace, train
 
 FRAMES, JOINTS = 243, 17
 OUT = Path("results/bench")
@@ -117,7 +115,9 @@ def training_step(model: nn.Module, batch: int, device, form: str = "fast") -> C
             optimizer.step()
 
         return step
-    optimizer, gradients = optimizer_of(model, AUTHORS), fast.Step(model.train(), loss, AUTHORS.scaled_gradient)
+    optimizer = optimizer_of(model, AUTHORS)
+    parts = pieces(model, batch, model.frames)
+    gradients = Step(accelerate(model.train()), loss, AUTHORS.scaled_gradient, parts)
 
     def step():
         gradients(keypoints, target)
@@ -160,8 +160,8 @@ def cuda_table(device: torch.device) -> pd.DataFrame:
             "reference, float32": without_gradients(twin, keypoints),
             "reference, bfloat16 autocast": without_gradients(twin, keypoints, autocast=True),
             "model.py, bfloat16 autocast": without_gradients(model, keypoints, autocast=True),
-            "fast, bfloat16": without_gradients(fast.Lifter(model), keypoints),
-            "fast, float8 queries, keys, values": without_gradients(fast.Lifter(model, float8=True), keypoints),
+            "fast, bfloat16": without_gradients(accelerate(model), keypoints),
+            "fast, float8 queries, keys, values": without_gradients(accelerate(model, float8=True), keypoints),
         }
         times = seconds(variants, device, 10 if batch > 1 else 40)
         peaks = {name: peak_gib(run, device) for name, run in variants.items()}
@@ -213,7 +213,7 @@ def peers(device: torch.device) -> list[dict]:
         variants = {
             "eager, float32": without_gradients(model, keypoints),
             "eager, bfloat16 autocast": without_gradients(model, keypoints, autocast=True),
-            "recorded, bfloat16 autocast": without_gradients(fast.Lifter(model), keypoints),
+            "recorded, bfloat16 autocast": without_gradients(accelerate(model, bfloat16=True), keypoints),
             "compiled, bfloat16 autocast": without_gradients(torch.compile(model), keypoints, autocast=True),
         }
         table += rows(device, what, shape[0], frames, seconds(variants, device, 10), {})
@@ -237,15 +237,16 @@ def scaling(device: torch.device) -> pd.DataFrame:
             keypoints, _ = batch_of(batch, model.frames, device)
             step = training_step(model, batch, device)
             peak = peak_gib(step, device)
-            lift = fast.Lifter(model)
-            times = seconds({"training step": step, "inference": without_gradients(lift, keypoints)}, device, 10)
+            times = seconds({"training step": step}, device, 10)
+            inference = without_gradients(accelerate(model.eval()), keypoints)
+            times |= seconds({"inference": inference}, device, 10)
             measured = {(what, "seconds"): taken for what, taken in times.items()} | {("training step", "GiB"): peak}
             for (what, quantity), amount in measured.items():
                 last, past = before.get((what, quantity), (np.nan, np.nan))
                 exponent = np.log(amount / past) / np.log(value / last)
                 table.append((hardware(device), axis, value, what, quantity, round(amount, 6), round(exponent, 3)))
                 before[what, quantity] = (value, amount)
-            del model, lift, step, times
+            del model, step, inference, times
             torch.cuda.empty_cache()
     columns = ["hardware", "axis", "value", "what", "quantity", "amount", "exponent"]
     return pd.DataFrame(table, columns=columns)
@@ -270,10 +271,10 @@ def accuracy(device: torch.device, poses: int = 1_000_000, seeds: int = 3) -> pd
                 train(model, dataset.train, dataset.skeleton, recipe, poses, seed)
             for inference, network in (
                 ("float32", model.eval()),
-                ("fast, bfloat16", fast.Lifter(model)),
-                ("fast, float8 queries, keys, values", fast.Lifter(model, float8=True)),
+                ("fast, bfloat16", accelerate(model)),
+                ("fast, float8 queries, keys, values", accelerate(model, float8=True)),
             ):
-                errors = evaluate(fast.Frozen(model, network), dataset.test, "exact", flip=False)
+                errors = evaluate(network, dataset.test, "exact", flip=False)
                 error = errors[errors.metric == "MPJPE"]
                 value = np.average(error.value, weights=error.frames)
                 table.append((hardware(device), training, seed, inference, "MPJPE", round(value, 4), "mm"))
@@ -290,10 +291,10 @@ def cpu_table() -> pd.DataFrame:
         variants = {
             "reference, float32": without_gradients(reference(model), keypoints),
             "model.py, float32": without_gradients(model, keypoints),
-            "fast, float32": without_gradients(fast.Lifter(model), keypoints),
+            "fast, float32": without_gradients(accelerate(model), keypoints),
         }
         if what == "inference":
-            variants["fast, bfloat16"] = without_gradients(fast.Lifter(model, bfloat16=True), keypoints)
+            variants["fast, bfloat16"] = without_gradients(accelerate(model, bfloat16=True), keypoints)
         table += rows(device, what, 1, FRAMES, seconds(variants, device, 9), {})
     model = MixSTE(frames=27, dim=32, depth=4, drop_path=0.1)
     variants = {
@@ -304,32 +305,6 @@ def cpu_table() -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def processes_table() -> pd.DataFrame | None:
-    """The training step under torchrun: of each process alone, and of all together on as much data each.
-
-    On CUDA the published size, a GPU each; on CPUs the smallest profile's. The first process returns the table, whose
-    ratio is of frames per second.
-    """
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    size, batch = ({}, 16) if cuda else ({"frames": 27, "dim": 32, "depth": 4}, 38)
-    torch.manual_seed(0)
-    model = MixSTE(**size, drop_path=0.1).to(device)
-    alone = training_step(copy.deepcopy(model), batch, device)
-    torch.distributed.init_process_group("nccl" if cuda else "gloo")
-    rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    together = training_step(model, batch * count, device)
-    times = seconds({"one process": alone, f"{count} processes": together}, device, 20 if cuda else 5)
-    table = rows(device, "training step", batch, batch * model.frames, times, {})
-    table[1]["batch"] *= count
-    for column in ("frames_per_second", "ratio"):
-        table[1][column] *= count
-    torch.distributed.destroy_process_group()
-    return pd.DataFrame(table) if rank == 0 else None
-
-
 def main(*parts: str) -> None:
     """Write the tables of this machine to results/bench: speeds, and on CUDA also "scaling" and "accuracy"."""
     cuda = torch.cuda.is_available()
@@ -338,8 +313,6 @@ def main(*parts: str) -> None:
     tables = {name: lambda: cuda_table(device) if cuda else cpu_table()}
     if cuda:
         tables |= {"scaling": lambda: scaling(device), "accuracy": lambda: accuracy(device)}
-    if torch.distributed.is_torchelastic_launched():
-        tables = {f"{name}-processes": processes_table}
     unknown = set(parts) - set(tables)
     if unknown:
         raise ValueError(f"on this machine, parts are {', '.join(tables)}, found {', '.join(sorted(unknown))}")
@@ -347,9 +320,8 @@ def main(*parts: str) -> None:
     for part, make in tables.items():
         if not parts or part in parts:
             table = make()
-            if table is not None:
-                table.to_csv(OUT / f"{part}.csv", index=False)
-                print(table.to_string(index=False), flush=True)
+            table.to_csv(OUT / f"{part}.csv", index=False)
+            print(table.to_string(index=False), flush=True)
 
 
 if __name__ == "__main__":

@@ -38,16 +38,20 @@ def accelerate(model: nn.Module, *, float8: bool = False, bfloat16: bool = False
     bfloat16: inference in bfloat16 also where it is float32 by default: MixSTE on the CPU, twice as fast where the
     processor multiplies it, and networks without a fast path on CUDA, which are then recorded.
     """
+    if isinstance(model, Accelerated):
+        if not float8 and not bfloat16:
+            return model
+        model = model.model
     return Accelerated(model, float8, bfloat16)
 
 
 class Accelerated(nn.Module):
     """A network computed faster. It holds the model itself: training one trains both.
 
-    With gradients, or in training mode: on the CPU `cpu.forward`, in float32; on CUDA `cuda.forward`, or where there are
-    no kernels for the network, the network under autocast to bfloat16. Without, which is inference: on the CPU
-    `cpu.forward`, on CUDA `cuda.infer`, recorded for each size of batch. Networks without a fast path (`covers`) are
-    called as they are, on CUDA under autocast in training.
+    With gradients, or in training mode: on the CPU `cpu.forward`, in float32; on CUDA `cuda.forward`, or under autocast
+    to bfloat16 where there are no kernels for the network's sizes. Without gradients, which is inference: on the CPU
+    `cpu.forward`; on CUDA `cuda.infer`, or again autocast, recorded for each size of batch. Networks without a fast
+    path (`covers`) are called as they are, in training on CUDA under autocast.
 
     Inference follows the parameters: it prepares weights again when one has been written to, when any optimizer has
     made a step, and when they have moved. A write through `.data`, or by a graph that is replayed, goes unseen:

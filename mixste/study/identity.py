@@ -6,9 +6,9 @@ import hashlib
 
 from mixste.io.install import PACKAGE
 
-# Code that a run's outcome depends on, besides what made its data, which has a fingerprint of its own. Not `fast` and
-# `kernels`: they compute what `model` does up to rounding, which tests hold them to, and which another GPU or another
-# PyTorch changes too; a faster kernel leaves GPU days of runs what they are.
+# Code that a run's outcome depends on, besides what made its data, which has a fingerprint of its own. Not `accel`: it
+# computes what `model` does up to rounding, which tests hold it to, and which another GPU or another PyTorch changes
+# too; a faster kernel leaves GPU days of runs what they are.
 CODE = (
     *("model", "networks/videopose3d", "networks/poseformer", "losses", "metrics", "train", "predict", "evaluate"),
     *("skeleton", "camera", "data/windows", "data/augment"),

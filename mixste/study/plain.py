@@ -3,13 +3,16 @@
 What the package computes is compared with this, in speed and in digits.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mixste.data.clips import PoseDataset
 from mixste.model import BLOCK_EPS, MixSTE
-from mixste.train import Batches, loss_of, optimizer_of
+from mixste.train import Batches, Recipe, learning_rate, loss_of, optimizer_of
 
 
 class Reference(nn.Module):
@@ -93,27 +96,28 @@ def reference(model: MixSTE) -> Reference:
     return twin.train(model.training)
 
 
-def train_plainly(model: MixSTE, dataset, recipe, poses: int, seed: int, twin: Reference | None = None) -> None:
-    """The training loop of `mixste.train` in float32 throughout, nothing recorded, only the optimizer fused.
+def train_plainly(
+    model: MixSTE, dataset: PoseDataset, recipe: Recipe, poses: int, seed: int, twin: Reference | None = None
+) -> None:
+    """Train in place as `mixste.train.train` does, with the same batches and rates, but written out plainly: in float32
+    throughout, nothing accelerated or recorded, only the optimizer fused.
 
-    twin: of the model, trained in its place; the model then takes its weights.
+    twin: the reference of the model, to be trained instead of it; the model then takes its weights.
     """
-    from mixste.train import learning_rate
-
-    device = next(model.parameters()).device
+    network = twin or model
+    device = next(network.parameters()).device
     batches = Batches(model, dataset.train, dataset.skeleton, recipe, seed, device)
-    network, forward = (twin, twin) if twin else (model, lambda keypoints: fast.plain_forward(model, keypoints))
-    optimizer, loss = optimizer_of(network, recipe), loss_of(recipe, dataset.skeleton, device)
-    steps = -(-poses // (batches.size * batches.poses_per_window))
-    torch.manual_seed(seed)
+    optimizer, loss_function = optimizer_of(network, recipe), loss_of(recipe, dataset.skeleton, device)
+    steps = math.ceil(poses / (batches.size * batches.poses_per_window))
+    torch.manual_seed(seed)  # of stochastic depth
     network.train()
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step, steps, step * batches.size // len(batches))
+            group["lr"] = learning_rate(recipe, step, steps, epoch=step * batches.size // len(batches))
         keypoints, target = batches[step]
-        value = loss(forward(keypoints), target)
+        loss = loss_function(network(keypoints), target)
         optimizer.zero_grad()
-        value.backward(value.detach() if recipe.scaled_gradient else None)
+        loss.backward(loss.detach() if recipe.scaled_gradient else None)
         optimizer.step()
     if twin:
         model.load_state_dict(twin.state_dict())

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from mixste.accel import accelerate
 from mixste.io.files import replacing
 from mixste.io.install import install
 from mixste.predict import predict
@@ -106,12 +107,13 @@ def stream(
     delay = frames // 2 if delay is None else delay
     if not 0 <= delay < frames:
         raise ValueError(f"expected a delay within the window, 0–{frames - 1} frames, found {delay}")
+    network = accelerate(model)
     window: deque[np.ndarray] = deque(maxlen=frames)
     came = 0
     for frame in keypoints:
         window.extend([np.asarray(frame)] * (1 if window else frames))
         came += 1
         if came > delay:
-            yield predict(model, np.stack(window), flip)[frames - 1 - delay]
+            yield predict(network, np.stack(window), flip)[frames - 1 - delay]
     if window:
-        yield from predict(model, np.stack(window), flip)[frames - min(delay, came) :]
+        yield from predict(network, np.stack(window), flip)[frames - min(delay, came) :]

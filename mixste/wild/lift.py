@@ -195,9 +195,9 @@ def lift(
 
     format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of npz,
     csv, json, bvh, gif, mp4 and html. A clip that cannot be read gives its DataError in place of what was lifted, and
-    the others go on. The network is accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at once
-    where nothing can be lifted, an output is unknown, or would replace what is lifted; ImportError for .mp4 without
-    the extra `video`.
+    the others go on. The network is accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at
+    once where nothing can be lifted, an output is unknown, or would replace what is lifted; ImportError for .mp4
+    without the extra `video`.
     """
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
     if unknown:

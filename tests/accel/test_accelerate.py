@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mixste import MixSTE
-from mixste.accel import cublaslt as products
-from mixste.accel import fast
+from mixste import MixSTE, train
+from mixste.accel import accelerate, covers, cpu, cublaslt, cuda
 from mixste.model import Block
 from mixste.predict import predict
+from mixste.train import Step, pieces
 
 VARIANTS = {
     "the paper's": {},
@@ -44,29 +44,29 @@ def outcome(network, forward, keypoints):
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_forward_and_gradients_equal_the_models(options):
     model = network(drop_path=0.5, **options).train()
-    assert fast.covers(model)
+    assert covers(model)
     keypoints = torch.randn(3, 6, 5, 2, dtype=torch.float64)
     for fast_one, model_one in zip(
-        outcome(model, lambda x: fast.forward(model, x), keypoints), outcome(model, model, keypoints), strict=True
+        outcome(model, lambda x: accelerate(model)(x), keypoints), outcome(model, model, keypoints), strict=True
     ):
         torch.testing.assert_close(fast_one, model_one, rtol=1e-11, atol=1e-11)
 
 
 def test_dropout_is_left_to_the_model():
     model = network(dropout=0.5)
-    assert not fast.covers(model.train())
-    assert fast.covers(model.eval())
+    assert not covers(model.train())
+    assert covers(model.eval())
     model.train()
     keypoints = torch.randn(2, 6, 5, 2, dtype=torch.float64)
     torch.manual_seed(0)
     expected = model(keypoints)
     torch.manual_seed(0)
-    assert torch.equal(fast.forward(model, keypoints), expected)
+    assert torch.equal(accelerate(model)(keypoints), expected)
 
 
 def test_a_wrong_shape_is_refused_as_the_model_refuses_it():
     with pytest.raises(ValueError, match=r"keypoints must be \(batch, 6, 5, 2\), found \(2, 7, 5, 2\)"):
-        fast.forward(network(), torch.randn(2, 7, 5, 2, dtype=torch.float64))
+        accelerate(network())(torch.randn(2, 7, 5, 2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("tokens", "width"), [(1, 4), (17, 4), (27, 3), (40, 4), (17, 64)])
@@ -77,13 +77,13 @@ def test_attention_is_the_softmax_average(tokens, width):
     q, k, v = qkv.unflatten(-1, (3, 2, width)).unbind(-3)
     weights = torch.einsum("btihd,btjhd->bthij", q, k).mul(0.3).softmax(-1)
     expected = torch.einsum("bthij,btjhd->btihd", weights, v).flatten(-2)
-    torch.testing.assert_close(fast.attend(qkv, 2, 0.3), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(cpu.attend(qkv, 2, 0.3), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_small_attentions_gradient_is_the_difference_quotient():
     torch.manual_seed(0)
     qkv = torch.randn(2, 3, 5, 24, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: fast.SmallAttention.apply(x, 2, 0.7), (qkv,))
+    assert torch.autograd.gradcheck(lambda x: cpu.SmallAttention.apply(x, 2, 0.7), (qkv,))
 
 
 def test_small_attention_keeps_the_layout_it_is_given():
@@ -94,7 +94,7 @@ def test_small_attention_keeps_the_layout_it_is_given():
         torch.manual_seed(0)
         x = torch.randn(2, 5, 3, 24, dtype=torch.float64, requires_grad=True)
         qkv = x.transpose(1, 2) if turned else x.transpose(1, 2).contiguous()
-        out = fast.SmallAttention.apply(qkv, 2, 0.7)
+        out = cpu.SmallAttention.apply(qkv, 2, 0.7)
         assert out.transpose(1, 2).is_contiguous() is turned
         grad = torch.randn(2, 3, 5, 8, dtype=torch.float64)
         out.backward(grad.transpose(1, 2).contiguous().transpose(1, 2))
@@ -106,7 +106,7 @@ def test_small_attention_keeps_the_layout_it_is_given():
 def test_small_attentions_gradient_leaves_the_one_it_is_given():
     """A single token's lies in memory as its own turn does."""
     qkv = torch.randn(2, 3, 1, 24, requires_grad=True)
-    out, grad = fast.SmallAttention.apply(qkv, 2, 0.7), torch.ones(2, 3, 1, 8)
+    out, grad = cpu.SmallAttention.apply(qkv, 2, 0.7), torch.ones(2, 3, 1, 8)
     out.backward(grad)
     assert (grad == 1).all()
 
@@ -119,7 +119,7 @@ def test_a_layer_as_a_convolution_is_the_layer(batch, dtype):
     layer, x = torch.nn.Linear(24, 40, dtype=dtype), torch.randn(batch, 9, 17, 24, dtype=dtype)
     for given in (x, x.transpose(1, 2)):
         found = []
-        for apply in (layer, lambda x: fast.linear(layer, x)):
+        for apply in (layer, lambda x: cpu.linear(layer, x)):
             layer.zero_grad()
             leaf = given.clone().requires_grad_()
             out = apply(leaf)
@@ -136,7 +136,7 @@ def test_large_scores_neither_overflow_nor_vanish(size):
     torch.manual_seed(0)
     qkv = torch.randn(3, 2, 17, 24) * size**0.5
     results = []
-    for attend in (fast.SmallAttention.apply, by_pytorch):
+    for attend in (cpu.SmallAttention.apply, by_pytorch):
         x = qkv.clone().requires_grad_()
         out = attend(x, 2, 1.0)
         out.sum().backward()
@@ -154,19 +154,9 @@ def by_pytorch(qkv, heads, scale):
 def test_nan_stays_nan():
     qkv = torch.randn(2, 1, 5, 24)
     qkv[1, 0, 2, 3] = torch.nan
-    out = fast.attend(qkv, 2, 1.0)
+    out = cpu.attend(qkv, 2, 1.0)
     assert out[0].isfinite().all()
     assert out[1].isnan().any()
-
-
-def halves(rank, folder, batch, target):
-    """One of two processes: its gradients of the whole batch."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    model = network()
-    loss = fast.Step(model, squared_error, scaled_gradient=True)(batch, target)
-    torch.save([loss, *(p.grad for p in model.parameters())], f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def squared_error(pred, target):
@@ -183,24 +173,6 @@ def whole_batch():
     return batch, target, [loss.detach(), *(p.grad for p in model.parameters())]
 
 
-def test_two_processes_get_the_gradients_of_one(tmp_path):
-    batch, target, expected = whole_batch()
-    torch.multiprocessing.start_processes(halves, (str(tmp_path), batch, target), nprocs=2, start_method="spawn")
-    for rank in range(2):
-        for ours, theirs in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
-
-
-def gpu_of_two(rank, folder, batch, target):
-    """One of two GPUs: its gradients of the whole batch."""
-    torch.cuda.set_device(rank)
-    torch.distributed.init_process_group("nccl", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    model = cuda_network().train()
-    loss = fast.Step(model, squared_error, scaled_gradient=True)(batch.cuda(), target.cuda())
-    torch.save(flat(model, loss), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
 def flat(model, loss):
     """A loss and all gradients in one."""
     return torch.cat([loss.view(1), gradients(model)]).cpu()
@@ -210,25 +182,14 @@ def gradients(model):
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_two_gpus_get_the_gradients_of_one(tmp_path):
-    batch, target = torch.randn(4, 81, 17, 2), torch.randn(4, 81, 17, 3)
-    torch.multiprocessing.start_processes(gpu_of_two, (str(tmp_path), batch, target), nprocs=2, start_method="spawn")
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert torch.equal(first, second), "both go on with the same"
-    model = cuda_network().train()
-    one = flat(model, fast.Step(model, squared_error, scaled_gradient=True)(batch.cuda(), target.cuda()))
-    assert (first - one).norm() / one.norm() < 0.02
-
-
 @pytest.mark.parametrize("most", [1, 6, 12, 23, 24])
 def test_a_batch_in_pieces_gives_the_gradients_of_the_whole(monkeypatch, most):
     batch, target, expected = whole_batch()
     model = network()
-    monkeypatch.setattr(fast, "MOST_FRAMES", most)
-    step = fast.Step(model, squared_error, scaled_gradient=True)
-    assert step.pieces(4, 6) == {1: 4, 6: 4, 12: 2, 23: 2, 24: 1}[most]
+    monkeypatch.setattr(train, "MOST_FRAMES", most)
+    parts = pieces(model, 4, 6)
+    assert parts == {1: 4, 6: 4, 12: 2, 23: 2, 24: 1}[most]
+    step = Step(accelerate(model), squared_error, scaled_gradient=True, pieces=parts)
     for _ in range(2):
         ours = [step(batch, target), *(p.grad for p in model.parameters())]
         for own, theirs in zip(ours, expected, strict=True):
@@ -239,8 +200,8 @@ def test_in_bfloat16_a_cpu_lifts_to_a_percent():
     model = network().float().eval()
     keypoints = torch.randn(2, 6, 5, 2)
     exact = model(keypoints).detach()
-    assert torch.equal(fast.Lifter(model)(keypoints), fast.forward(model, keypoints))
-    rough = fast.Lifter(model, bfloat16=True)(keypoints)
+    assert torch.equal(accelerate(model)(keypoints), accelerate(model)(keypoints))
+    rough = accelerate(model, bfloat16=True)(keypoints)
     assert 0 < (rough - exact).norm() / exact.norm() < 0.03
 
 
@@ -253,7 +214,7 @@ def test_a_layer_does_the_norm_before_it_but_for_the_deviation():
     with torch.no_grad():
         norm.weight.normal_()
         norm.bias.normal_()
-        weight, bias = fast.folded(layer, norm)
+        weight, bias = cuda.folded(layer, norm)
         found = x.bfloat16().float() @ weight.float() / x.std(1, correction=0, keepdim=True) + bias
         exact = layer(norm(x))
     assert (found - exact).norm() / exact.norm() < 0.01
@@ -275,7 +236,7 @@ def test_kernels_equal_double_precision_to_bfloat16s_rounding(batch, frames, joi
     exact = copy.deepcopy(model).double()
     keypoints = torch.randn(batch, frames, joints, 2, device="cuda")
     target = torch.randn(batch, frames, joints, 3, device="cuda")
-    loss = fast.Step(model, squared_error)(keypoints, target)
+    loss = Step(accelerate(model), squared_error)(keypoints, target)
     expected = squared_error(exact(keypoints.double()), target.double())
     expected.backward()
     torch.testing.assert_close(loss.double(), expected, rtol=3e-3, atol=0)
@@ -292,13 +253,13 @@ def test_on_cuda_a_dropped_branch_is_left_out(monkeypatch, frames, dim):
     exact = copy.deepcopy(model).double()
     keypoints, target = torch.randn(3, frames, 17, 2).cuda(), torch.randn(3, frames, 17, 3).cuda()
     keeps, told = [], []
-    for block, _, temporal, _ in fast.sequence(model):
+    for block, _, temporal, _ in cpu.ordered_blocks(model):
         size = (2, 3, 1, 17) if temporal else (2, 3, frames, 1)
         keep = torch.bernoulli(torch.full(size, 1 - block.drop_path, device="cuda")) / (1 - block.drop_path)
         keeps.append(tuple(keep.expand(2, 3, frames, 17).flatten(1).unbind()) if block.drop_path else (None, None))
         told += keep.flatten(2)[..., None, None].unbind()
-    monkeypatch.setattr(fast, "draw", lambda model, layout: keeps)
-    fast.Step(model, squared_error)(keypoints, target)
+    monkeypatch.setattr(cuda, "draw", lambda model, layout: keeps)
+    Step(accelerate(model), squared_error)(keypoints, target)
     told = iter(told)
     monkeypatch.setattr(Block, "dropped", lambda block, x: x * next(told))
     squared_error(exact(keypoints.double()), target.double()).backward()
@@ -319,25 +280,25 @@ def test_products_are_those_of_double_precision_to_bfloat16s_rounding(rows, dim,
     exact, exact_wide = a.double() @ b.double(), wide[:, :dim].double() @ b.double()
     inner = (exact + bias.double()).requires_grad_()
     F.gelu(inner, approximate="tanh").sum().backward()
-    active = products.gelu(a, b, bias, before)
-    gradient, bias_gradient = products.gelu_backward(a, b, before, 0.5)
+    active = cublaslt.gelu(a, b, bias, before)
+    gradient, bias_gradient = cublaslt.gelu_backward(a, b, before, 0.5)
     results = [
-        (products.product(a, b), exact),
-        (products.add(x, a, b, 0.5), x.double() + exact / 2),
-        (products.add(x, a, b, bias=bias), x.double() + exact + bias.double()),
-        (products.add(x, wide[:, :dim], b), x.double() + exact_wide),
-        (products.add(x.clone(), a, b, in_place=True), x.double() + exact),
+        (cublaslt.product(a, b), exact),
+        (cublaslt.add(x, a, b, 0.5), x.double() + exact / 2),
+        (cublaslt.add(x, a, b, bias=bias), x.double() + exact + bias.double()),
+        (cublaslt.add(x, wide[:, :dim], b), x.double() + exact_wide),
+        (cublaslt.add(x.clone(), a, b, in_place=True), x.double() + exact),
         (active, F.gelu(inner, approximate="tanh")),
         (before, inner),
-        (products.gelu(a, turned, bias), F.gelu(inner, approximate="tanh")),
-        (products.gelu(wide[:, :dim], b, bias), F.gelu(exact_wide + bias.double(), approximate="tanh")),
+        (cublaslt.gelu(a, turned, bias), F.gelu(inner, approximate="tanh")),
+        (cublaslt.gelu(wide[:, :dim], b, bias), F.gelu(exact_wide + bias.double(), approximate="tanh")),
         (gradient, exact / 2 * inner.grad),
         (bias_gradient, gradient.double().sum(0)),
-        (products.gelu_backward(a, turned, before)[0], exact * inner.grad),
+        (cublaslt.gelu_backward(a, turned, before)[0], exact * inner.grad),
     ]
-    if products.on_hopper(a, b):
+    if cublaslt.on_hopper(a, b):
         scaled = exact * inverse[:, None].double() + bias.double()
-        results.append((products.gelu(a, b, bias, inverse=inverse), F.gelu(scaled, approximate="tanh")))
+        results.append((cublaslt.gelu(a, b, bias, inverse=inverse), F.gelu(scaled, approximate="tanh")))
     for ours, theirs in results:
         assert (ours - theirs).norm() / theirs.norm() < 0.005
 
@@ -345,7 +306,7 @@ def test_products_are_those_of_double_precision_to_bfloat16s_rounding(rows, dim,
 def test_an_inverse_that_no_product_takes_is_refused_and_not_left_out():
     a, b = torch.ones(3, 4, dtype=torch.bfloat16), torch.ones(4, 2, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"expected no inverse for a product of \(3, 4\) and \(4, 2\), found one"):
-        products.gelu(a, b, torch.ones(2), inverse=torch.ones(3))
+        cublaslt.gelu(a, b, torch.ones(2), inverse=torch.ones(3))
 
 
 def cycled(found, n):
@@ -357,15 +318,15 @@ def cycled(found, n):
 @pytest.mark.parametrize("rows", [4131, 16524])
 def test_whichever_program_computes_a_product_its_bits_are_the_same(monkeypatch, rows):
     """The fastest is found by measuring, which may choose another the next time."""
-    monkeypatch.setattr(products, "hopper_gelu", None)
+    monkeypatch.setattr(cublaslt, "hopper_gelu", None)
     torch.manual_seed(0)
     x, a, b = (torch.randn(size).cuda().bfloat16() for size in ((rows, 512), (rows, 1024), (1024, 512)))
     bias, d = torch.randn(1024).cuda().bfloat16(), torch.randn(rows, 512).cuda().bfloat16()
-    found, programs = [], products._programs
-    for choice in range(products.CANDIDATES):
-        monkeypatch.setattr(products, "_fastest", {})
-        monkeypatch.setattr(products, "_programs", lambda *given, n=choice: cycled(programs(*given), n))
-        found.append([products.add(x, a, b), products.gelu(d, b.t(), bias), *products.gelu_backward(d, b.t(), a)])
+    found, programs = [], cublaslt._programs
+    for choice in range(cublaslt.CANDIDATES):
+        monkeypatch.setattr(cublaslt, "_fastest", {})
+        monkeypatch.setattr(cublaslt, "_programs", lambda *given, n=choice: cycled(programs(*given), n))
+        found.append([cublaslt.add(x, a, b), cublaslt.gelu(d, b.t(), bias), *cublaslt.gelu_backward(d, b.t(), a)])
     for results in zip(*found, strict=True):
         assert all(torch.equal(result, results[0]) for result in results)
 
@@ -376,7 +337,7 @@ def test_whichever_program_computes_a_product_its_bits_are_the_same(monkeypatch,
 @pytest.mark.parametrize(("frames", "dim"), [(81, 128), (243, 512)])
 def test_lifting_on_cuda_is_the_model_to_its_precision(frames, dim, float8, most):
     model = cuda_network(frames, dim=dim).eval()
-    lifter = fast.Lifter(model, float8=float8)
+    lifter = accelerate(model, float8=float8)
     for batch in (1, 3, 1):
         keypoints = torch.randn(batch, frames, 17, 2, device="cuda")
         exact = model(keypoints).detach()
@@ -388,7 +349,7 @@ def test_lifting_on_cuda_is_the_model_to_its_precision(frames, dim, float8, most
 def test_a_replayed_step_draws_new_branches_to_drop():
     model = cuda_network(drop_path=0.5).train()
     batch = torch.randn(4, 81, 17, 2, device="cuda"), torch.randn(4, 81, 17, 3, device="cuda")
-    step = fast.Step(model, squared_error)
+    step = Step(accelerate(model), squared_error)
     torch.cuda.manual_seed(0)
     losses = [float(step(*batch)) for _ in range(4)]
     assert len(set(losses)) == 4
@@ -402,11 +363,11 @@ def test_pieces_on_cuda_give_the_gradients_of_the_whole(monkeypatch):
     batch = torch.randn(4, 81, 17, 2, device="cuda"), torch.randn(4, 81, 17, 3, device="cuda")
     found = []
     for most in (4 * 81, 2 * 81):
-        monkeypatch.setattr(fast, "MOST_FRAMES", most)
+        monkeypatch.setattr(train, "MOST_FRAMES", most)
         model = cuda_network().train()
-        found.append(flat(model, fast.Step(model, squared_error)(*batch)))
-    whole, pieces = found
-    assert (pieces - whole).norm() / whole.norm() < 0.02
+        found.append(flat(model, Step(accelerate(model), squared_error, pieces=pieces(model, 4, 81))(*batch)))
+    whole, parts = found
+    assert (parts - whole).norm() / whole.norm() < 0.02
 
 
 @needs_cuda
@@ -425,8 +386,8 @@ def test_recordings_leave_no_memory_behind():
     model, keypoints = cuda_network().train(), torch.randn(4, 81, 17, 2, device="cuda")
     left = []
     for _ in range(6):
-        fast.Lifter(model)(keypoints)
-        fast.Step(model, squared_error)(keypoints, torch.zeros(4, 81, 17, 3, device="cuda"))
+        accelerate(model)(keypoints)
+        Step(accelerate(model), squared_error)(keypoints, torch.zeros(4, 81, 17, 3, device="cuda"))
         model.zero_grad()
         gc.collect()
         left.append(torch.cuda.memory_allocated())
