@@ -11,11 +11,10 @@ __all__ = ["SOURCES", "Clip", "DataError", "PoseDataset", "load"]
 def load(name: str, root=None, keypoints: str = "gt", **options) -> PoseDataset:
     """The data set `name`.
 
-    name: "synthetic", "open-subjects", "open-styles", "human36m", "humaneva", "mpi_inf_3dhp" or "pose2sim", which has
-    nobody to train on. root: folder or archive that holds it (default: the environment variable MIXSTE_DATA;
-    "synthetic" needs none). keypoints: "gt", or a detector: "cpn", "openpose" or "mediapipe" as simulated on the
-    sources that have no images, or the <detector> of a data_2d_*_<detector>.npz file. Raises DataError, in one
-    sentence, for whatever is missing or wrong.
+    name: "synthetic", "open-subjects", "open-styles", "human36m", "humaneva", "mpi_inf_3dhp" or "pose2sim" (test clips
+    only). root: folder or archive with its files (default: the environment variable MIXSTE_DATA; "synthetic" needs
+    none). keypoints: "gt", or a detector: "cpn", "openpose" or "mediapipe", simulated, on sources without images; else
+    the <detector> of a data_2d_*_<detector>.npz file. Raises DataError, in one sentence, for missing or malformed data.
     """
     if name not in SOURCES:
         raise DataError(f"unknown data source {name!r}: expected one of {', '.join(SOURCES)}")
@@ -23,7 +22,7 @@ def load(name: str, root=None, keypoints: str = "gt", **options) -> PoseDataset:
     return getattr(importlib.import_module(module), function)(root=root, keypoints=keypoints, **options)
 
 
-# Imported when asked for: nobody who trains on one source waits for the libraries of another.
+# Imported on demand, so that one source does not load the libraries of the others.
 SOURCES = {
     "synthetic": ("mixste.data.sources.synthetic", "load"),
     "open-subjects": ("mixste.data.sources.open_mocap", "load_subjects"),

@@ -1,6 +1,6 @@
-"""Augmentation of poses on the device of the run: other bodies, other cameras, and the keypoints they give.
+"""Augmentation of poses on the device of the run: other bodies, other cameras, and their keypoints.
 
-Poses are metres in camera axes (x right, y down, z forward) with the root's path kept.
+Poses are metres in camera axes (x right, y down, z forward), with the root's path.
 """
 
 import math
@@ -14,12 +14,12 @@ from mixste.skeleton import Skeleton
 
 
 def _uniform(like: Tensor, generator: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
-    drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
-    return low + (high - low) * drawn.to(like.device)
+    values = torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype)
+    return low + (high - low) * values.to(like.device)
 
 
 def _factors(like: Tensor, generator: torch.Generator, bounds: tuple[float, float], *shape: int) -> Tensor:
-    """Log-uniform, so that halving is as likely as doubling."""
+    """Log-uniform: halving is as likely as doubling."""
     return _uniform(like, generator, math.log(bounds[0]), math.log(bounds[1]), *shape).exp()
 
 
@@ -30,11 +30,11 @@ def resize_bodies(
     bone: tuple[float, float] = (0.85, 1.18),
     body: tuple[float, float] = (0.9, 1.1),
 ) -> Float[Tensor, "batch frames joints 3"]:
-    """The same motions on other bodies, one body a window.
+    """The same motions on other bodies, one body per window.
 
-    Every bone is scaled by a random factor within `bone`, the same for left and right, and all of them by one within
-    `body`; directions stay, and the pose is rebuilt from the root outwards. The root stays around where it was, and
-    travels as much further as the body is larger.
+    Every bone is scaled by a random factor within `bone`, the same for left and right, and the whole body by one within
+    `body`. Directions are kept, and the pose is rebuilt from the root outwards. The root's path is scaled about its
+    mean by the factor of the body.
     """
     batch, _, joints, _ = poses.shape
     pair = np.minimum(skeleton.mirror, np.arange(joints))
@@ -77,12 +77,12 @@ def turn_cameras(
     down: float = 0.22,
     nearest: float = 1.5,
 ) -> Float[Tensor, "batch frames joints 3"]:
-    """The same motions from another side, one camera a window.
+    """The same motions seen by another camera, one per window.
 
-    Body and path turn about the vertical through the middle of the path by up to ±`yaw` radians, the middle moves to
-    `distance` times its depth along its ray, and the camera rotates about its own centre by about `tilt` radians.
-    The vertical is taken to be that of a camera that looks `down` by so many radians, Human3.6M's on average. The
-    camera then retreats until every joint is `nearest` metres before it.
+    Body and path turn about the vertical through the middle of the path by up to ±`yaw` radians, the middle moves along
+    its ray to `distance` times its depth, and the camera rotates about its own centre by up to `tilt` radians about
+    each axis. The vertical is that of a camera that looks down by `down` radians, the average of Human3.6M's. Finally
+    the camera retreats until every joint is at least `nearest` metres in front of it.
     """
     batch = len(poses)
     vertical = _constant([0.0, math.cos(down), math.sin(down)], poses.device, poses.dtype)
@@ -101,7 +101,7 @@ def project_screen(
     intrinsics: Float[Tensor, "batch 9"],
     resolution: Float[Tensor, "batch 2"],
 ) -> Float[Tensor, "batch frames joints 2"]:
-    """Screen-normalised keypoints: `camera.normalize_screen(camera.project(…))` on tensors, a camera a window.
+    """Screen-normalised keypoints: `camera.normalize_screen(camera.project(…))` on tensors, one camera per window.
 
     intrinsics: (fx, fy, cx, cy, k1, k2, k3, p1, p2) in pixels. resolution: width, height in pixels.
     """

@@ -1,4 +1,4 @@
-"""Whether a licensed data set is there and whole: what was found, what is missing, and where to get it."""
+"""Checks a copy of a licensed data set for completeness: what it has, what is missing, and where to get it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ from mixste.io import DataError
 
 @dataclass(frozen=True)
 class Published:
-    """What a whole copy holds.
+    """The contents of a complete copy.
 
-    files: patterns of the files that are read, alternatives together. keypoints: how the names of keypoints' files
-    begin. projected: whether ground-truth keypoints need no file. clips: {split: {subject: number}}, 0 where only their
-    presence is known. frames: {split: number} over all cameras, those that count in an evaluation.
+    files: patterns of the files that are read, a tuple for alternatives. keypoints: prefix of the keypoint files.
+    projected: whether ground-truth keypoints can be projected, without a file. clips: {split: {subject: number}}, 0 for
+    an unknown number. frames: {split: number} over all cameras, those that count in an evaluation.
     """
 
     title: str
@@ -74,65 +74,70 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found. table: split, subject, clips, frames. problems: a sentence each; none if all is whole."""
+    """The result of `check`.
+
+    files: how many match each pattern. table: split, subject, clips, frames. problems: a sentence each; none if the
+    copy is complete.
+    """
 
     name: str
     folder: Path
-    found: dict[str, int]
+    files: dict[str, int]
     detectors: list[str]
     table: pd.DataFrame
     problems: list[str]
 
     def __str__(self) -> str:
-        known = PUBLISHED[self.name]
+        published = PUBLISHED[self.name]
         lines = [
-            known.title,
+            published.title,
             f"  folder    {self.folder}",
-            f"  licence   {known.licence}",
-            f"  from      {known.where}",
+            f"  licence   {published.licence}",
+            f"  from      {published.where}",
         ]
-        lines += [f"  {count or 'no':>8}  {pattern}" for pattern, count in self.found.items()]
+        lines += [f"  {count or 'no':>8}  {pattern}" for pattern, count in self.files.items()]
         if self.detectors:
             lines.append(f"  keypoints {', '.join(self.detectors)}")
         if len(self.table):
             lines += ["", self.table.to_string(index=False), ""]
-        lines += [f"  ! {problem}" for problem in self.problems] or ["  all that is published is there"]
+        lines += [f"  ! {problem}" for problem in self.problems] or ["  complete"]
         return "\n".join(lines)
 
 
 def lacking(name: str, root=None, keypoints: str = "gt") -> list[str]:
-    """The files that `mixste.data.load` of a licensed data set would not find, alternatives joined by "or"."""
-    known, folder = PUBLISHED[name], folder_of(name, root)
-    wanted = list(known.files)
-    if not (known.projected and keypoints == "gt"):
-        wanted.append((f"{known.keypoints}_{keypoints}.npz",))
-    return [" or ".join(files) for files in wanted if not any(any(folder.glob(file)) for file in files)]
+    """The missing files of a licensed data set that `mixste.data.load` needs, alternatives joined by "or"."""
+    published, folder = PUBLISHED[name], folder_of(name, root)
+    needed = list(published.files)
+    if not (published.projected and keypoints == "gt"):
+        needed.append((f"{published.keypoints}_{keypoints}.npz",))
+    return [" or ".join(files) for files in needed if not any(any(folder.glob(file)) for file in files)]
 
 
 def check(name: str, root=None, keypoints: str = "gt") -> Report:
-    """Look for a licensed data set as `mixste.data.load` would, read it, and compare it with what is published.
+    """Find a licensed data set as `mixste.data.load` does, read it, and compare it with a complete copy.
 
-    What is missing or unreadable is a problem in the report. Raises DataError for a name that is none of PUBLISHED.
+    Missing or unreadable files are problems in the report. Raises DataError for a name that is not in PUBLISHED.
     """
     if name not in PUBLISHED:
         raise DataError(f"expected one of {', '.join(PUBLISHED)}, found {name!r}")
-    known, folder = PUBLISHED[name], folder_of(name, root)
-    patterns = [pattern for files in known.files for pattern in files]
-    patterns += [f"{known.keypoints}_*.npz"] if known.keypoints else []
-    found = {pattern: len(list(folder.glob(pattern))) for pattern in patterns}
+    published, folder = PUBLISHED[name], folder_of(name, root)
+    patterns = [pattern for alternatives in published.files for pattern in alternatives]
+    patterns += [f"{published.keypoints}_*.npz"] if published.keypoints else []
+    files = {pattern: len(list(folder.glob(pattern))) for pattern in patterns}
     table, problems = pd.DataFrame(columns=["split", "subject", "clips", "frames"]), []
     try:
-        if files := lacking(name, root, keypoints):
-            raise missing(folder, " and ".join(files))
+        if absent := lacking(name, root, keypoints):
+            raise missing(folder, " and ".join(absent))
         table = counts(load(name, root, keypoints))
-        problems = _differences(table, known)
+        problems = _differences(table, published)
     except DataError as error:
         problems = [str(error)]
-    return Report(name, folder, found, detectors(folder, known.keypoints) if known.keypoints else [], table, problems)
+    available = detectors(folder, published.keypoints) if published.keypoints else []
+    return Report(name, folder, files, available, table, problems)
 
 
 def counts(dataset: PoseDataset) -> pd.DataFrame:
-    """Clips and frames that count, of each subject: columns split, subject, clips, frames."""
+    """Clips and valid frames of each subject: columns split, subject, clips, frames."""
     rows = [
         {"split": split, "subject": clip.subject, "frames": len(clip) if clip.valid is None else int(clip.valid.sum())}
         for split in ("train", "validation", "test")
@@ -142,16 +147,16 @@ def counts(dataset: PoseDataset) -> pd.DataFrame:
     return groups.agg(clips="size", frames="sum").reset_index()
 
 
-def _differences(table: pd.DataFrame, known: Published) -> list[str]:
+def _differences(table: pd.DataFrame, published: Published) -> list[str]:
     problems = []
     clips = table.set_index(["split", "subject"])["clips"].to_dict()
-    for split, subjects in known.clips.items():
+    for split, subjects in published.clips.items():
         for subject, number in subjects.items():
-            here = clips.get((split, subject), 0)
-            if here == 0 or (number and here != number):
-                problems.append(f"{split} subject {subject}: expected {number or 'some'} clips, found {here}")
-    for split, number in known.frames.items():
-        here = int(table.loc[table["split"] == split, "frames"].sum())
-        if here != number:
-            problems.append(f"{split}: expected {number:,} frames over all cameras, found {here:,}")
+            count = clips.get((split, subject), 0)
+            if count == 0 or (number and count != number):
+                problems.append(f"{split} subject {subject}: expected {number or 'some'} clips, found {count}")
+    for split, number in published.frames.items():
+        count = int(table.loc[table["split"] == split, "frames"].sum())
+        if count != number:
+            problems.append(f"{split}: expected {number:,} frames over all cameras, found {count:,}")
     return problems

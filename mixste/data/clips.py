@@ -17,12 +17,11 @@ TALLEST = 20.0  # metres, of the box around a person: far from any body, and fro
 class Clip:
     """One person in one take seen by one camera.
 
-    subject, action, take, camera: names; action is the canonical one that averages are taken over, take tells
-    apart the recordings of one action. fps: frames per second. resolution: width, height in pixels.
-    keypoints: pixels, NaN nowhere. poses: metres in camera axes, the root's path kept (it carries no gap).
-    valid: which frames count in an evaluation (all of them when None). intrinsics: the camera's nine numbers as
-    `mixste.camera.project` takes them, pixels; None where they are unknown. `project(poses, intrinsics)` gives the
-    ground-truth keypoints.
+    subject, action, take, camera: names; averages are taken over actions, and takes are the recordings of one action.
+    fps: frames per second. resolution: width, height in pixels. keypoints: pixels, never NaN. poses: metres in camera
+    axes, with the root's path, never NaN. valid: which frames count in an evaluation (None: all). intrinsics: the nine
+    numbers of the camera that `mixste.camera.project` takes, pixels; None if unknown. `project(poses, intrinsics)`
+    gives the ground-truth keypoints.
     """
 
     subject: str
@@ -45,7 +44,7 @@ class Clip:
         return len(self.keypoints)
 
     def check(self, skeleton: Skeleton) -> None:
-        """Raise DataError unless shapes agree with the skeleton and each other and numbers are finite and in metres."""
+        """Raise DataError unless shapes fit the skeleton and each other and numbers are finite and in metres."""
         joints = len(skeleton.joints)
         for what, array, last in (("keypoints", self.keypoints, 2), ("poses", self.poses, 3)):
             if array.ndim != 3 or array.shape[1:] != (joints, last):
@@ -75,9 +74,9 @@ class Clip:
 class PoseDataset:
     """Clips of one source, split for training and testing.
 
-    title: how tables and figures label it. licence: of the data, in a few words. comparable: whether its numbers
-    may stand beside the paper's as the same measurement. validation: training clips set apart for choosing
-    settings; empty where the field has no such split.
+    title: its label in tables and figures. licence: of the data, in a few words. comparable: whether its errors measure
+    the same as the paper's. validation: clips for choosing settings, neither trained nor tested on; empty where the
+    field has no such split.
     """
 
     name: str
@@ -111,7 +110,7 @@ class PoseDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every number and name in it: two data sets with one fingerprint train the same model."""
+        """Hash of every number and name in it: two data sets of one fingerprint train the same model."""
         digest = hashlib.sha256(f"{self.skeleton.name} {self.keypoints}".encode())
         for split in ("train", "validation", "test"):
             for clip in getattr(self, split):
@@ -122,7 +121,7 @@ class PoseDataset:
         return digest.hexdigest()[:16]
 
     def select(self, subjects=None, actions=None) -> "PoseDataset":
-        """The same data set with only the named subjects and actions (None: all)."""
+        """The data set restricted to the named subjects and actions (None: all)."""
 
         def keep(clips):
             return [

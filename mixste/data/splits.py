@@ -1,4 +1,4 @@
-"""Other views of a dataset: other joints, other people to test on."""
+"""The same clips in another joint layout, or split otherwise."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from mixste.skeleton import Skeleton
 
 
 def in_layout(dataset: PoseDataset, layout: Skeleton) -> PoseDataset:
-    """The same clips with the joints of another layout, as far as human36m's seventeen can stand for them."""
+    """The same clips with the joints of another layout, taken from human36m's seventeen (`virtual.relayout`)."""
     splits = {
         split: [
             replace(clip, keypoints=relayout(clip.keypoints, layout), poses=relayout(clip.poses, layout))
@@ -20,19 +20,21 @@ def in_layout(dataset: PoseDataset, layout: Skeleton) -> PoseDataset:
 
 
 def by_takes(dataset: PoseDataset) -> PoseDataset:
-    """The same clips, split so that the last take of each person's action is the test and the others train."""
+    """The same clips, split by takes: the last take of each action of each subject is the test, the others train."""
     last = {(clip.subject, clip.action): clip.take for clip in dataset.clips}
-    tests = [clip.take == last[clip.subject, clip.action] for clip in dataset.clips]
-    chosen = {True: [], False: []}
-    for clip, test in zip(dataset.clips, tests, strict=True):
-        chosen[test].append(clip)
-    return replace(dataset, train=chosen[False], validation=[], test=chosen[True])
+    train = [clip for clip in dataset.clips if clip.take != last[clip.subject, clip.action]]
+    test = [clip for clip in dataset.clips if clip.take == last[clip.subject, clip.action]]
+    return replace(dataset, train=train, validation=[], test=test)
 
 
 def validating(dataset: PoseDataset) -> PoseDataset:
-    """The same training clips, with those for validation as the test; its own test people are seen by nobody."""
-    train, test = dataset.train, dataset.validation
-    if not test:
-        last = train[-1].subject
-        train, test = ([clip for clip in train if (clip.subject == last) is held] for held in (False, True))
-    return replace(dataset, train=train, validation=[], test=test)
+    """The validation clips as the test, and no others: the test subjects are left out.
+
+    A data set without a validation split is validated on its last training subject.
+    """
+    train, validation = dataset.train, dataset.validation
+    if not validation:
+        subject = train[-1].subject
+        validation = [clip for clip in train if clip.subject == subject]
+        train = [clip for clip in train if clip.subject != subject]
+    return replace(dataset, train=train, validation=[], test=validation)

@@ -1,7 +1,7 @@
-"""Windows of T frames: which frames a network sees together, in training and at test time.
+"""Windows of T frames: which frames a network reads together, in training and at test time.
 
-A window is a row of frame indices into its clip; frames beyond the clip's ends repeat its first or last frame
-(edge padding), which an index gather gives for free.
+A window is a row of frame indices into its clip. Indices beyond the clip's ends are clipped to its first or last frame,
+so that an index gather pads the edges.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from mixste.skeleton import Skeleton
 def training_starts(length: int, frames: int, interval: int | None = None) -> Int[np.ndarray, "windows"]:
     """First frames of the training windows of a clip of `length` frames; negative ones lie in the edge padding.
 
-    By default the authors' (notebook 13, row 19): ceil(length / frames) consecutive windows, centred on the clip. With
-    `interval` (Table 4's "interval = 1"): one window each `interval` frames, as many as fit inside the clip, or the
-    single centred one where none fits.
+    By default as in the authors' code (notebook 13, row 19): ceil(length / frames) consecutive windows, centred on the
+    clip. With `interval` (Table 4's "interval = 1"): one window every `interval` frames, as many as fit inside the
+    clip, or the single centred one if none fits.
     """
     _check(length, frames)
     if interval is not None and interval < 1:
@@ -50,9 +50,9 @@ def sliding_windows(length: int, frames: int) -> Int[np.ndarray, "length frames"
 
 
 def evaluation_windows(length: int, frames: int) -> Int[np.ndarray, "windows frames"]:
-    """Frame indices of the test windows of a clip, the authors' (notebook 13, row 20).
+    """Frame indices of the test windows of a clip, as in the authors' code (notebook 13, row 20).
 
-    Consecutive windows from the first frame on; the last one is moved back to end at the last frame, so that
+    Consecutive windows from the first frame on; the last one is shifted back to end at the last frame, so that the
     frames it shares with the one before occur twice. A clip shorter than one window is edge-padded at its end.
     """
     _check(length, frames)
@@ -75,7 +75,7 @@ class ClipFrames:
     """All frames of some clips on one device, so that a batch of windows is one index gather.
 
     keypoints: (all frames, joints, 2) screen-normalised. poses: (all frames, joints, 3) metres, root-relative.
-    starts, lengths: first frame and number of frames of each clip. With `paths`, what it takes to film a pose again:
+    starts, lengths: first frame and number of frames of each clip. With `paths`, what a new projection of a pose needs:
     roots, (all frames, 3) metres in camera axes; intrinsics, (clips, 9) pixels; resolutions, (clips, 2) pixels.
     """
 
@@ -89,7 +89,7 @@ class ClipFrames:
 
     @classmethod
     def of(cls, clips: list[Clip], skeleton: Skeleton, device="cpu", paths: bool = False) -> "ClipFrames":
-        """Raises DataError if `paths` are asked of clips whose cameras are unknown."""
+        """Raises DataError for `paths` of clips whose cameras are unknown."""
 
         def on_device(array):
             return torch.from_numpy(np.asarray(array, dtype=np.float32)).to(device)
@@ -103,7 +103,9 @@ class ClipFrames:
         if paths:
             unknown = next((clip.name for clip in clips if clip.intrinsics is None), None)
             if unknown is not None:
-                raise DataError(f"clip {unknown}: bodies can only be resized where the camera is known, found none")
+                raise DataError(
+                    f"clip {unknown}: expected the camera's intrinsics, which resized bodies need, found none"
+                )
             frames.roots = on_device(roots)
             frames.intrinsics = on_device([clip.intrinsics for clip in clips])
             frames.resolutions = on_device([clip.resolution for clip in clips])

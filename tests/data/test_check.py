@@ -36,7 +36,7 @@ def test_counts_by_subject(root):
     assert table.loc[("train", "S6"), "frames"] == 4 * 10 * (12 + 13 + 14)
     assert table.loc[("test", "S11"), "frames"] == 4 * (10 * (12 + 13 + 14) - 12)
     assert report.detectors == ["cpn_ft_h36m_dbb", "gt"]
-    assert report.found["data_3d_h36m.npz"] == 1
+    assert report.files["data_3d_h36m.npz"] == 1
     assert report.problems == [
         "train: expected 1,559,752 frames over all cameras, found 7,800",
         "test: expected 543,344 frames over all cameras, found 3,072",
@@ -50,7 +50,7 @@ def test_a_whole_copy_has_no_problems(root, monkeypatch):
     monkeypatch.setitem(PUBLISHED["human36m"].frames, "test", 3_072)
     report = check("human36m", root)
     assert report.problems == []
-    assert "all that is published is there" in str(report)
+    assert "complete" in str(report)
 
 
 def test_only_valid_frames_count(root):
@@ -127,7 +127,7 @@ def test_nothing_there(name, tmp_path):
     report = check(name, tmp_path)
     [problem] = report.problems
     assert "found none of them; docs/bring-your-data.md says how to get them" in problem
-    assert set(report.found.values()) == {0}
+    assert set(report.files.values()) == {0}
     for part in (problem, PUBLISHED[name].where, PUBLISHED[name].licence):
         assert part in str(report)
     assert "no such folder" in check(name, tmp_path / "elsewhere").problems[0]

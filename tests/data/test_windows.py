@@ -144,5 +144,5 @@ def test_frames_keep_paths_only_where_cameras_are_known():
     assert frames.roots.tolist() == [[0, 1, 2], [0, 1, 2], [51, 52, 53]]
     assert frames.intrinsics.tolist() == [intrinsics.tolist(), (-intrinsics).tolist()]
     assert frames.resolutions.tolist() == [[1000, 500]] * 2
-    with pytest.raises(DataError, match=r"clip S5/Walking/0: .* where the camera is known"):
+    with pytest.raises(DataError, match=r"clip S5/Walking/0: .*expected the camera's intrinsics"):
         windows.ClipFrames.of([clip(1, "S1", intrinsics), clip(2, "S5")], human36m, paths=True)

@@ -1,9 +1,9 @@
-"""MATLAB, HDF5 and CDF files, read in a process of its own.
+"""MATLAB, HDF5 and CDF files, read in a separate process.
 
-Their libraries follow whatever offsets and sizes a file holds: a damaged one can send them in circles, through all the
-memory, or down. That must cost no more than an error message, so this file runs as a script that reads, with limits
-on its time and memory, and writes plain arrays to its output. It imports nothing of the package, to start fast.
-Where the system has no such limits (Windows), it is ended when it takes too long.
+Their libraries trust the offsets and sizes in a file: a damaged one can make them loop, exhaust the memory or crash. So
+this file also runs as a script that reads with limits on time and memory and writes plain arrays to its output;
+whatever happens to it, the caller gets an error message. It imports nothing of the package, to start fast. On a system
+without such limits (Windows) it is only killed if it takes too long.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ try:
 except ImportError:
     resource = None
 
-CPU_SECONDS = 60  # a file; a sequence of MPI-INF-3DHP takes 2
-SECONDS = 300  # by the clock, on a slow disk
-MEMORY = 4 << 30  # bytes; the same takes 1 GiB
-# As in `mixste.io.guard`: what is stored in chunks may say that it is of any size.
+CPU_SECONDS = 60  # per file; a sequence of MPI-INF-3DHP takes 2
+SECONDS = 300  # wall time per file, for slow disks
+MEMORY = 4 << 30  # bytes; a sequence of MPI-INF-3DHP takes 1 GiB
+# As in `mixste.io.guard`: a chunked data set may declare any size.
 MAX_RATIO, SMALL = 50, 512 << 20
 LIBRARIES = {"cdf": ("cdflib", "human36m"), "annot": ("scipy", ""), "annot_data": ("h5py", "mpi-inf-3dhp")}  # extras
-CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # of MPI-INF-3DHP's fourteen; the field leaves out the others
-WANTED = {
+CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # the field's choice of MPI-INF-3DHP's fourteen
+EXPECTED = {
     "cdf": "a CDF file with the variable Pose",
     "annot": "a MATLAB 5 file with annot2 and univ_annot3 of 14 cameras",
     "annot_data": "a MATLAB 7.3 file with annot2, univ_annot3 and valid_frame",
@@ -40,10 +40,11 @@ WANTED = {
 
 
 def read_foreign(kind: str, paths: list[Path]) -> Iterator[list[np.ndarray]]:
-    """The arrays of each file: of a "cdf" its Pose; of an "annot" .mat, annot2 and univ_annot3 of each of CAMERAS in
-    turn; of an "annot_data" .mat, annot2, univ_annot3 and valid_frame.
+    """The float32 arrays of each file.
 
-    Raises DataError for a file that has no such arrays, and where the library that reads it is not installed.
+    kind: "cdf" for the variable Pose; "annot" for annot2 and univ_annot3 of each of CAMERAS in turn, in MATLAB 5 files;
+    "annot_data" for annot2, univ_annot3 and valid_frame, in MATLAB 7.3 files. Raises DataError for a file without these
+    arrays, and if the library that reads it is not installed.
     """
     from mixste.io import DataError
     from mixste.io.install import install
@@ -58,21 +59,21 @@ def read_foreign(kind: str, paths: list[Path]) -> Iterator[list[np.ndarray]]:
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as reader,
     ):
-        stream = SimpleNamespace(read=reader.stdout.read)  # NumPy would seek in what it knows for a file
+        stream = SimpleNamespace(read=reader.stdout.read)  # NumPy would seek in a file object
         for path in paths:
             alarm = threading.Timer(SECONDS, reader.kill)
             alarm.start()
             try:
                 [count] = np.lib.format.read_array(stream)
                 arrays = [np.lib.format.read_array(stream) for _ in range(count)]
-            except Exception:  # NumPy's, of a stream that ends anywhere
+            except Exception:  # NumPy's, of a truncated stream
                 status = reader.wait()
                 errors.seek(0)
-                said = errors.read().decode(errors="replace").strip().splitlines()
-                reason = said[-1] if said else f"one that ended its reader (status {status})"
+                lines = errors.read().decode(errors="replace").strip().splitlines()
+                reason = lines[-1] if lines else f"one that crashed its reader (status {status})"
                 if alarm.finished.is_set():
                     reason = f"one that takes longer than {SECONDS} s"
-                raise DataError(f"{path}: expected {WANTED[kind]}, found {reason[:300]}") from None
+                raise DataError(f"{path}: expected {EXPECTED[kind]}, found {reason[:300]}") from None
             finally:
                 alarm.cancel()
             yield arrays
@@ -86,8 +87,8 @@ def _read(kind: str, path: str) -> list[np.ndarray]:
     if kind == "annot":
         from scipy.io import loadmat
 
-        held = loadmat(path, variable_names=["annot2", "univ_annot3"])
-        return [held[name][camera, 0] for camera in CAMERAS for name in ("annot2", "univ_annot3")]
+        variables = loadmat(path, variable_names=["annot2", "univ_annot3"])
+        return [variables[name][camera, 0] for camera in CAMERAS for name in ("annot2", "univ_annot3")]
     import h5py
 
     with h5py.File(path) as file:
@@ -95,15 +96,15 @@ def _read(kind: str, path: str) -> list[np.ndarray]:
 
 
 def _stored(file, name: str, h5py) -> np.ndarray:
-    """The numbers of a data set that lie in this very file: HDF5 can also point to others, anywhere on the disk."""
+    """The numbers of a data set stored in this file itself: HDF5 can also refer to other files on the disk."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{name} is not in it, or a link")
-    held = file[name]
-    if not isinstance(held, h5py.Dataset) or held.is_virtual or held.external:
-        raise ValueError(f"{name} is no data set of its own: its numbers lie in other files")
-    if held.size * held.dtype.itemsize > max(SMALL, MAX_RATIO * Path(file.filename).stat().st_size):
-        raise ValueError(f"{name} of shape {held.shape}, more than such a file holds")
-    return held[:]
+        raise ValueError(f"{name} is missing, or a link")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{name} is not stored in this file, but in others")
+    if dataset.size * dataset.dtype.itemsize > max(SMALL, MAX_RATIO * Path(file.filename).stat().st_size):
+        raise ValueError(f"{name} declares shape {dataset.shape}, too large for the size of the file")
+    return dataset[:]
 
 
 def _main(seconds: str, kind: str, *paths: str) -> None:

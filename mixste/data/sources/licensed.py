@@ -1,6 +1,6 @@
-"""What the readers of the licensed benchmarks share: where their files are, and what the arrays in them must be.
+"""Shared by the sources of the licensed benchmarks: where their files are, and the shapes of their arrays.
 
-Nobody may pass these files on; docs/bring-your-data.md says how to get each of them.
+These files may not be redistributed; docs/bring-your-data.md says how to get each of them.
 """
 
 import os
@@ -11,18 +11,18 @@ import numpy as np
 from mixste.io import DataError
 from mixste.io.pickles import read_npz
 
-LARGEST = 1e9  # millimetres or pixels; what is far larger would overflow on its way through a camera
+LARGEST = 1e9  # millimetres or pixels; far larger values would overflow in a projection
 
 
 def folder_of(name: str, root=None) -> Path:
-    """The folder of a data set: `root`, or MIXSTE_DATA, or their subfolder `name`; without either, data/<name> here."""
+    """The folder of a data set: `root`, or MIXSTE_DATA, or its subfolder `name`; by default data/<name>."""
     base = root or os.environ.get("MIXSTE_DATA")
     folder = Path(base) if base else Path("data") / name
     return folder / name if (folder / name).is_dir() else folder
 
 
 def missing(folder: Path, files: str) -> DataError:
-    """The error that says which files were expected where, and how to get them."""
+    """The error for missing files: which were expected where, and how to get them."""
     state = "found none of them" if folder.is_dir() else "found no such folder"
     return DataError(f"expected {files} in {folder}, {state}; docs/bring-your-data.md says how to get them")
 
@@ -38,12 +38,12 @@ class Keypoints:
     def __init__(self, folder: Path, stem: str, detector: str):
         self.path = folder / f"{stem}_{detector}.npz"
         if detector not in detectors(folder, stem):
-            there = ", ".join(detectors(folder, stem)) or "none"
-            raise DataError(f"expected {self.path.name} in {folder}, found keypoints of these detectors: {there}")
+            available = ", ".join(detectors(folder, stem)) or "none"
+            raise DataError(f"expected {self.path.name} in {folder}, found keypoints of these detectors: {available}")
         self.clips = nested(self.path, "positions_2d")
 
     def of(self, subject: str, name: str, cameras: int, joints: int, frames: int) -> list[np.ndarray]:
-        """(frames, joints, 2) of each camera: the published clips run on for a few frames more than the poses."""
+        """(frames, joints, 2) of each camera, cut to the poses: published keypoints are a few frames longer."""
         where = f"{self.path}, {subject} {name}"
         views = self.clips.get(subject, {}).get(name)
         if not isinstance(views, (list, tuple, np.ndarray)) or len(views) != cameras:
@@ -56,17 +56,17 @@ def nested(path: Path, key: str) -> dict[str, dict]:
     clips = read_npz(path, key)
     if not isinstance(clips, dict) or not all(isinstance(actions, dict) for actions in clips.values()):
         raise DataError(f"{path}: expected {key} to be a dictionary of subjects of actions, found {kind(clips)}")
-    wrong = [name for named in (clips, *clips.values()) for name in named if not isinstance(name, str)]
-    if wrong and key == "positions_3d":  # keypoints without poses are of no concern
+    wrong = [name for names in (clips, *clips.values()) for name in names if not isinstance(name, str)]
+    if wrong and key == "positions_3d":  # keypoints without poses are not used
         raise DataError(f"{path}: expected the subjects and actions of {key} to have names, found {wrong[0]!r}")
     return clips
 
 
 def expect(value, trailing: tuple[int, ...], where: str) -> np.ndarray:
-    """The value as a float32 array of shape (frames, *trailing); DataError if it is none."""
+    """The value as a float32 array of shape (frames, *trailing); DataError for any other."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.shape[1:] != trailing:
-        wanted = ", ".join(["frames", *map(str, trailing)])
-        raise DataError(f"{where}: expected numbers ({wanted}), found {kind(value)}")
+        shape = ", ".join(["frames", *map(str, trailing)])
+        raise DataError(f"{where}: expected numbers ({shape}), found {kind(value)}")
     with np.errstate(invalid="ignore"):
         large = np.isfinite(value) & (np.abs(value) > LARGEST)
     if large.any():
@@ -75,14 +75,14 @@ def expect(value, trailing: tuple[int, ...], where: str) -> np.ndarray:
 
 
 def cut(values: np.ndarray, frames: int, where: str) -> np.ndarray:
-    """What belongs to the frames that have poses."""
+    """The first `frames` values, those of the frames with poses."""
     if len(values) < frames:
         raise DataError(f"{where}: expected all {frames} frames, as many as there are poses, found {len(values)}")
     return values[:frames]
 
 
 def kind(value) -> str:
-    """What a value is, in a few words."""
+    """The type and shape of a value, in a few words."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} of shape {value.shape}"
     return f"a {type(value).__name__}" + (f" of {len(value)}" if hasattr(value, "__len__") else "")

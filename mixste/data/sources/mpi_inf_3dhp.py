@@ -15,7 +15,7 @@ from mixste.skeleton import mpi_inf_3dhp
 JOINTS = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)  # of the 28 in annot.mat
 SQUARE, WIDE = (2048, 2048), (1920, 1080)
 OUTDOORS = ("TS5", "TS6")  # the wide ones
-# Frames and rate of the training sequences, by the data set's own list; annotations may run on.
+# Frames and frame rate of the training sequences, as listed by the data set; annotations may be longer.
 SEQUENCES = {
     **{"S1 Seq1": (6416, 25), "S1 Seq2": (12430, 50), "S2 Seq1": (6502, 25), "S2 Seq2": (6081, 25)},
     **{"S3 Seq1": (12488, 50), "S3 Seq2": (12283, 50), "S4 Seq1": (6171, 25), "S4 Seq2": (6675, 25)},
@@ -30,8 +30,8 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
     """S1–S8 from eight cameras for training, TS1–TS6 for testing; universal poses (`univ_annot3`), 17 joints.
 
     root: folder with data_train_3dhp.npz and data_test_3dhp.npz, or with S*/Seq*/annot.mat and TS*/annot_data.mat.
-    keypoints: "gt", the annotated ones; there are no others. All clips have the action "all", so that averages count
-    frames alike, as the published evaluation does. Raises DataError for what is missing or of another form.
+    keypoints: "gt", the annotated ones; there are no others. All clips have the action "all", so that averages weight
+    all frames equally, as the published evaluation does. Raises DataError for missing or malformed files.
     """
     if keypoints != "gt":
         raise DataError(f'MPI-INF-3DHP comes with annotated keypoints only: expected "gt", found {keypoints!r}')
@@ -74,9 +74,9 @@ def _archived_test(folder: Path) -> Iterator[Clip]:
 
 
 def _clip(view: dict, where: str, subject: str, take: str = "", camera: str = "", fps: float = 25.0) -> Clip:
-    """view: {data_2d: pixels, data_3d: millimetres, valid: the frames that count; all without it}.
+    """view: {data_2d: pixels, data_3d: millimetres, valid: which frames count (without it: all)}.
 
-    The test files do not say their rate; it bears on no error.
+    The test files do not hold their frame rate, on which no error depends.
     """
     if not isinstance(view, dict) or not {"data_2d", "data_3d"} <= view.keys():
         raise DataError(f"{where}: expected a dictionary with data_2d and data_3d, found {kind(view)}")
@@ -86,7 +86,7 @@ def _clip(view: dict, where: str, subject: str, take: str = "", camera: str = ""
     if "valid" in view:
         valid = view["valid"].reshape(-1) if isinstance(view["valid"], np.ndarray) else view["valid"]
         valid = cut(expect(valid, (), f"{where}, valid") != 0, len(poses), where)
-        for array in (poses, keypoints):  # frames that do not count may hold anything
+        for array in (poses, keypoints):  # frames that do not count may hold any number
             array[~valid] = np.nan_to_num(array[~valid], posinf=0, neginf=0)
     return Clip(
         subject=subject,
@@ -122,7 +122,7 @@ def _original_test(folder: Path) -> Iterator[Clip]:
     if not files:
         raise missing(folder, f"{TEST} or TS*/annot_data.mat")
     for path, (keypoints, poses, valid) in zip(files, read_foreign("annot_data", files), strict=True):
-        # (frames, people, joints, axes), always of one person
+        # (frames, people, joints, axes), always one person
         view = {
             "data_2d": expect(keypoints, (1, 17, 2), f"{path}, annot2")[:, 0],
             "data_3d": expect(poses, (1, 17, 3), f"{path}, univ_annot3")[:, 0],

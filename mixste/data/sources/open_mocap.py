@@ -1,8 +1,8 @@
-"""Real, openly licensed motion capture, filmed by virtual cameras.
+"""Real, openly licensed motion capture, seen by virtual cameras.
 
-Two benchmarks: `load_subjects`, people whom the network never saw (HDM05 and CMU), and `load_styles`, pairs of content
-and style that it never saw (Bandai-Namco: long clips, but one skeleton for all of its actors). What was read from the
-files is kept in a cache, in the folder MIXSTE_CACHE (default: .cache/mixste in the project's folder).
+Two benchmarks: `load_subjects` tests on unseen subjects (HDM05 and CMU), `load_styles` on unseen pairs of content and
+style (Bandai-Namco: long clips, but one skeleton for all of its actors). The parsed motions are cached in the folder
+MIXSTE_CACHE (default: .cache/mixste in the project's folder).
 """
 
 import bz2
@@ -33,19 +33,19 @@ from mixste.io.guard import guarded, read_arrays, read_bytes
 from mixste.io.install import HOME
 from mixste.skeleton import human36m
 
-FPS = 50.0  # Human3.6M's rate: a window spans the same time
+FPS = 50.0  # as Human3.6M, so that a window spans the same time
 FASTEST = 15.0  # m/s from one frame to the next; the fastest kick, throw or dash in these recordings stays below 13
 MARGIN = 0.2  # seconds cut on either side of a jump: the frames around one are often frozen or mixed up as well
 SHORTEST = 25  # frames of the shortest clip of `load_subjects`
 LONG = 243  # frames of the shortest clip of `load_styles`: the paper's longest window
-LARGEST = 2**31  # bytes read from one archive; the largest that is pinned holds a quarter of it
+LARGEST = 2**31  # bytes read from one archive; the largest pinned one holds a quarter of it
 LARGEST_FILE = 2**27  # of one recording; the largest pinned one is a twentieth of it
 FARTHEST = 1e4  # metres from the origin
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Recordings in a public repository, at one commit. people: how their names start. files: patterns of paths."""
+    """Recordings in a public repository at one commit. people: prefix of its subjects. files: patterns of paths."""
 
     title: str
     people: str
@@ -93,7 +93,7 @@ class Take:
     world: Float[np.ndarray, "frames 17 3"]
 
 
-# --- unseen people ---------------------------------------------------------------------------------------------
+# --- unseen subjects -------------------------------------------------------------------------------------------
 
 HDM05_ACTIONS = {
     "depositFloorR": "Deposit on floor",
@@ -109,8 +109,8 @@ HDM05_ACTIONS = {
     "throwBasketball": "Throw basketball",
 }
 
-# CMU's files carry numbers only. These are the descriptions of mocap.cs.cmu.edu in a word or two: everything of
-# subject 01 is climbing and swinging on playground equipment, everything of 03 walking on uneven terrain.
+# CMU's files are numbered. These are the descriptions of mocap.cs.cmu.edu in a word or two: subject 01 climbs and
+# swings on playground equipment throughout, and subject 03 walks on uneven terrain.
 CMU_ACTIONS = {
     "01": "Playground",
     "02_01": "Walk",
@@ -127,18 +127,17 @@ CMU_ACTIONS = {
 }
 
 TEST_PEOPLE = ("hdm_mm", "hdm_tr", "cmu_03")
-# Does every action of HDM05, as two of the test people do; has limbs of middling length, so that the shortest and the
-# longest stay in training; and takes the fewest frames away from it.
+# Performs every action of HDM05, as two of the test subjects do; has limbs of medium length, so that the shortest and
+# the longest stay in training; and has the fewest frames.
 VALIDATION_PERSON = "hdm_bd"
 
 
 def load_subjects(root=None, keypoints: str = "gt", rig: str = "human36m") -> PoseDataset:
-    """HDM05 and CMU, split by person: `TEST_PEOPLE`, `VALIDATION_PERSON`, and the others for training.
+    """HDM05 and CMU, split by subject: `TEST_PEOPLE`, `VALIDATION_PERSON`, and the others for training.
 
-    root: one archive, or a folder with the archives hdm05.tar.xz and cmu.tar.xz, what they unpack to, or checkouts
-    of the repositories; by default MIXSTE_DATA and then where `fetch` puts checkouts. keypoints: "gt" or a detector,
-    rig: cameras, both of `mixste.data.virtual`.
-    Raises DataError where recordings are missing or faulty.
+    root: one archive, or a folder with the archives hdm05.tar.xz and cmu.tar.xz, their unpacked files, or checkouts of
+    the repositories; by default MIXSTE_DATA, then the folder that `fetch` writes to. keypoints: "gt" or one of
+    `virtual.DETECTORS`. rig: one of `virtual.RIGS`. Raises DataError for missing or malformed recordings.
     """
 
     def split(take: Take) -> str:
@@ -147,7 +146,7 @@ def load_subjects(root=None, keypoints: str = "gt", rig: str = "human36m") -> Po
         return "validation" if take.subject == VALIDATION_PERSON else "train"
 
     takes = _takes("open-subjects", ("hdm05", "cmu"), _read_subjects, root)
-    return _film("open-subjects", "unseen people", takes, split, keypoints, rig)
+    return _dataset("open-subjects", "unseen people", takes, split, keypoints, rig)
 
 
 def _read_subjects(files: Iterator[tuple[str, str]]) -> list[Take]:
@@ -179,26 +178,28 @@ def _read_subjects(files: Iterator[tuple[str, str]]) -> list[Take]:
 
 # --- unseen content x style pairs ------------------------------------------------------------------------------
 
-# The two parts of the collection name some styles differently.
+# The two parts of the collection have different names for some styles.
 STYLES = {"masculinity": "masculine", "old": "elderly", "tired": "exhausted"}
 
 
 def load_styles(root=None, keypoints: str = "gt", rig: str = "human36m") -> PoseDataset:
     """Bandai-Namco's clips of at least `LONG` frames, split by pairs of content (the action) and style.
 
-    Contents and styles are each in alphabetical order; a pair is in the test where its two places in them add up to a
-    multiple of 5, in the validation where they leave 1 after division by 10; a content of a single style is always in
-    the training. So each content and style that is held out is trained on in other pairs. All clips share one
-    skeleton though three people acted: results say nothing about unseen people. Arguments and errors as of
-    `load_subjects`; the archive is bandai-namco.tar.xz.
+    Contents and styles are each sorted alphabetically. A pair whose two indices add up to a multiple of 5 is a test
+    pair, and one whose sum is 1 modulo 10 a validation pair; a content with a single style is always trained on. So
+    each content and each style of a test pair occurs in training, in other pairs. All clips share one skeleton though
+    three people acted: results say nothing about unseen subjects. Arguments and errors as of `load_subjects`; the
+    archive is bandai-namco.tar.xz.
     """
     takes = _takes("open-styles", ("bandai-namco",), _read_styles, root)
     splits = split_pairs({(take.action, _style(take)) for take in takes})
-    return _film("open-styles", "unseen styles", takes, lambda take: splits[take.action, _style(take)], keypoints, rig)
+    return _dataset(
+        "open-styles", "unseen styles", takes, lambda take: splits[take.action, _style(take)], keypoints, rig
+    )
 
 
 def split_pairs(pairs: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Which split each pair of content and style belongs to, as `load_styles` says."""
+    """The split of each pair of content and style, by the rule of `load_styles`."""
     contents, styles = (sorted({pair[k] for pair in pairs}) for k in (0, 1))
     splits = {}
     for content, style in pairs:
@@ -232,9 +233,10 @@ def _read_styles(files: Iterator[tuple[str, str]]) -> list[Take]:
 
 
 def _cut(take: Take, fps: float, shortest: int) -> list[Take]:
-    """A take at its file's rate and axes (Y up) as takes without jumps, of at least `shortest` frames at `FPS`.
+    """Split a take, at its file's rate and axes (Y up), into takes without jumps of at least `shortest` frames at
+    `FPS`.
 
-    Where a joint moves faster than a person can, capture lost the person: the frames around are left out.
+    Where a joint moves faster than a person can, motion capture has lost track: the frames around are dropped.
     """
     if not np.abs(take.world).max() <= FARTHEST:
         raise DataError(
@@ -256,21 +258,21 @@ def _cut(take: Take, fps: float, shortest: int) -> list[Take]:
 
 
 def resample(world: Float[np.ndarray, "frames 17 3"], fps: float) -> Float[np.ndarray, "some 17 3"]:
-    """A motion of `fps` frames a second at `FPS`, float32, through a linear-phase low-pass filter.
+    """A motion resampled from `fps` to `FPS`, float32, through a linear-phase low-pass filter.
 
-    Positions rather than rotations are filtered: they are what the benchmark scores and what both formats agree
-    on. It costs little: in 99 % of clips no limb's length moves by more than 3 mm (a punch taken at 30 Hz: 18 mm).
+    Positions rather than rotations are filtered: the benchmark scores positions, and both formats have them. The cost
+    is small: in 99 % of clips no limb's length varies by more than 3 mm (a punch recorded at 30 Hz: 18 mm).
     """
     ratio = Fraction(FPS / fps).limit_denominator(1000)
-    frames = (len(world) - 1) * ratio.numerator // ratio.denominator + 1  # the filter would run on past the last frame
-    # Beyond the ends the motion runs on, mirrored in its end points, so that the filter meets no step or kink there.
-    # SciPy's own window (Kaiser, 5) would let a person who stands still tremble by 3 mm.
+    frames = (len(world) - 1) * ratio.numerator // ratio.denominator + 1  # the filter's output is longer
+    # The motion is padded by its point reflection at both ends, so that the filter meets no step or kink there. With
+    # SciPy's default window (Kaiser, 5), a person who stands still would tremble by 3 mm.
     up, down, window = ratio.numerator, ratio.denominator, ("kaiser", 10.0)
     resampled = resample_poly(world, up, down, axis=0, window=window, padtype="antireflect")
     return resampled[:frames].astype(np.float32)
 
 
-def _film(
+def _dataset(
     name: str, title: str, takes: list[Take], split: Callable[[Take], str], keypoints: str, rig: str
 ) -> PoseDataset:
     clips: dict[str, list[Clip]] = {"train": [], "validation": [], "test": []}
@@ -278,12 +280,12 @@ def _film(
         clips[split(take)] += film(
             take.world, subject=take.subject, action=take.action, take=take.name, fps=FPS, rig=rig, keypoints=keypoints
         )
-    there = [it for it in PINNED.values() if any(take.subject.startswith(it.people) for take in takes)]
+    collections = [it for it in PINNED.values() if any(take.subject.startswith(it.people) for take in takes)]
     return PoseDataset(
         name=name,
-        title=f"open mocap, {title} ({' + '.join(it.title for it in there)})",
+        title=f"open mocap, {title} ({' + '.join(it.title for it in collections)})",
         skeleton=human36m,
-        licence="; ".join(f"{it.title}: {it.licence}" for it in there),
+        licence="; ".join(f"{it.title}: {it.licence}" for it in collections),
         comparable=False,
         keypoints=keypoints,
         **clips,
@@ -294,7 +296,7 @@ def _film(
 
 
 def _takes(source: str, names: tuple[str, ...], read: Callable, root) -> list[Take]:
-    """The takes of a source, from the cache where it holds what the files hold."""
+    """The takes of a source; from the cache if it is up to date with the files."""
     paths = _find(source, names, root)
     patterns = [pattern for name in names for pattern in PINNED[name].files]
     digest = hashlib.sha256()
@@ -315,7 +317,7 @@ def _takes(source: str, names: tuple[str, ...], read: Callable, root) -> list[Ta
                     labels = stored["labels"].tolist()
                     return [Take(*names, world) for names, world in zip(labels, worlds, strict=True)]
     except DataError as error:
-        warnings.warn(f"{cache} is damaged and is made anew ({error})", stacklevel=2)
+        warnings.warn(f"{cache} is damaged and is written again ({error})", stacklevel=2)
 
     takes = read(_texts(paths, patterns))
     if not takes:
@@ -335,18 +337,18 @@ def _takes(source: str, names: tuple[str, ...], read: Callable, root) -> list[Ta
 
 
 def _find(source: str, names: tuple[str, ...], root) -> list[Path]:
-    """The files of the named collections, or the archives that hold them."""
+    """The files of the named collections, or the archives with them."""
     default = HOME / "data" / "open"
     roots = [Path(root)] if root is not None else [Path(os.environ.get("MIXSTE_DATA") or default), default]
     for folder in roots:
         if folder.is_file():
             return [folder]
-        found = {name: _find_collection(folder, name) for name in names}
-        if all(found.values()):
-            return [path for paths in found.values() for path in paths]
-    lacking = " and ".join(PINNED[name].title for name in names if not found[name])
+        files = {name: _find_collection(folder, name) for name in names}
+        if all(files.values()):
+            return [path for paths in files.values() for path in paths]
+    lacking = " and ".join(PINNED[name].title for name in names if not files[name])
     raise DataError(
-        f"{source} needs the recordings of {lacking}, found none in {' or '.join(map(str, dict.fromkeys(roots)))}: "
+        f"{source}: expected the recordings of {lacking}, found none in {' or '.join(map(str, dict.fromkeys(roots)))}: "
         "run `mixste data fetch open`, or set MIXSTE_DATA to a folder or archive that holds them"
     )
 
@@ -359,7 +361,7 @@ def _find_collection(folder: Path, name: str) -> list[Path]:
 
 
 def _texts(paths: list[Path], patterns: list[str]) -> Iterator[tuple[str, str]]:
-    """(name, text) of each file, and of each file in an archive that a pattern fits. Nothing is unpacked to disk."""
+    """(name, text) of each file, and of each archived file that matches a pattern. Nothing is unpacked to disk."""
     for path in paths:
         if path.suffix in (".asf", ".amc", ".bvh"):
             yield path.name, read_bytes(path, LARGEST_FILE).decode("latin-1")
@@ -380,11 +382,11 @@ def _unpacked(archive: Path, patterns: list[str]) -> Iterator[tuple[str, str]]:
                     yield path.name, members.extractfile(member).read().decode("latin-1")
 
 
-PACKINGS = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma}  # by the bytes that such a file begins with
+PACKINGS = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma}  # by the first bytes of a file
 
 
 class _Bounded:
-    """A stream of at most LARGEST bytes: tar would read a name of any length that an archive says it has."""
+    """A stream of at most LARGEST bytes: tarfile reads a member name of any length that the archive declares."""
 
     def __init__(self, stream):
         self.stream, self.left = stream, LARGEST
@@ -398,10 +400,10 @@ class _Bounded:
 
 
 def fetch(target=None, sources: dict[str, Collection] = PINNED) -> Path:
-    """Check the pinned commits out into folders of `target` (default: where the loaders look) and return it.
+    """Check out the pinned commits into folders of `target` (default: where the loaders look) and return it.
 
-    Takes nothing from a repository but the recordings, some 200 MB in all. May be interrupted and run again. Raises
-    DataError where git is missing or fails.
+    Fetches only the recordings of each repository, some 200 MB in all, and can be interrupted and run again. Raises
+    DataError if git is missing or fails.
     """
     target = Path(target or HOME / "data" / "open")
     for name, source in sources.items():
@@ -413,7 +415,7 @@ def fetch(target=None, sources: dict[str, Collection] = PINNED) -> Path:
         sparse = folder / ".git" / "info" / "sparse-checkout"
         sparse.parent.mkdir(exist_ok=True)
         sparse.write_text("".join(f"/{pattern}\n" for pattern in source.files))
-        head = folder / ".git" / "HEAD"  # holds the commit once a checkout is complete
+        head = folder / ".git" / "HEAD"  # holds the commit after a complete checkout
         if head.read_text().strip() != source.commit:
             _git(folder, "fetch", "--progress", "--depth=1", "--filter=blob:none", "origin", source.commit)
         _git(folder, "checkout", "--quiet", "--progress", "--force", source.commit)
@@ -424,11 +426,11 @@ def fetch(target=None, sources: dict[str, Collection] = PINNED) -> Path:
 
 def _git(folder: Path, *arguments: str) -> None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], env={**os.environ, "GIT_TERMINAL_PROMPT": "0"})
+        process = subprocess.run(["git", "-C", str(folder), *arguments], env={**os.environ, "GIT_TERMINAL_PROMPT": "0"})
     except FileNotFoundError:
         raise DataError("fetching the open recordings needs git, found none: install it and run again") from None
-    if done.returncode:
+    if process.returncode:
         raise DataError(
-            f"git {arguments[0]} failed in {folder} (exit status {done.returncode}): check the network and the space "
-            "on the disk and run again, what has arrived is kept"
+            f"git {arguments[0]} failed in {folder} (exit status {process.returncode}): check the network and the disk "
+            "space and run again; what has been fetched is kept"
         )

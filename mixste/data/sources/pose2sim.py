@@ -1,7 +1,7 @@
-"""A hundred frames of a real person before four calibrated cameras, as OpenPose sees them: the demo of pose2sim 0.6.0.
+"""A hundred frames of a real person in four calibrated cameras, with OpenPose's keypoints: the demo of pose2sim 0.6.0.
 
-The package is on PyPI under the BSD 3-Clause licence. Its demo ("BalancingTrial", 60 Hz) holds OpenPose's BODY_25B
-points and the cameras' calibration. There is no motion capture beside it: the truth is where the cameras' rays meet.
+The package is on PyPI under the BSD 3-Clause licence. Its demo ("BalancingTrial", 60 Hz) has OpenPose's BODY_25B
+points and the cameras' calibration. It has no motion capture: the reference poses are triangulated.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -27,10 +27,10 @@ MAX_CALIBRATION = 1 << 20  # bytes; the demo's is 4 KiB
 
 
 def load(root=None, keypoints: str = "gt") -> PoseDataset:
-    """Four test clips of one person, one a camera; none to train on.
+    """Four test clips of one person, one per camera; no training clips.
 
-    root: folder into which the wheel was unpacked. keypoints: "openpose", or "gt" for the projected truth. Raises
-    DataError for whatever is missing or wrong.
+    root: folder with the unpacked wheel. keypoints: "openpose", or "gt" for the projected reference poses. Raises
+    DataError for missing or malformed files.
     """
     if keypoints not in ("gt", "openpose"):
         raise DataError(f'expected keypoints "gt" or "openpose", found {keypoints!r}')
@@ -38,12 +38,20 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
     poses = triangulated(views, cameras)
     clips = []
     for camera, view in zip(cameras, views, strict=True):
-        own = world_to_camera(poses, camera.orientation, camera.translation)
+        local = world_to_camera(poses, camera.orientation, camera.translation)
         exact = keypoints == "gt"
-        seen = project(own, camera.intrinsics) if exact else to_human36m(fill_gaps(follow(view)[0]), view.names)
         clips.append(
             Clip(
-                "participant", "Balancing", camera.name, FPS, camera.resolution, seen, own, intrinsics=camera.intrinsics
+                subject="participant",
+                action="Balancing",
+                camera=camera.name,
+                fps=FPS,
+                resolution=camera.resolution,
+                keypoints=project(local, camera.intrinsics)
+                if exact
+                else to_human36m(fill_gaps(follow(view)[0]), view.names),
+                poses=local,
+                intrinsics=camera.intrinsics,
             )
         )
     return PoseDataset(
@@ -58,7 +66,7 @@ def load(root=None, keypoints: str = "gt") -> PoseDataset:
 
 
 def triangulated(views: list[Detections], cameras: list[Camera]) -> np.ndarray:
-    """(frames, 17, 3) in the world, metres: the most prominent person's points, then made into human36m's joints."""
+    """(frames, 17, 3) world positions, metres: the most prominent person's points, as human36m's joints."""
     points = [follow(view)[0] for view in views]
     if len({len(view) for view in points}) != 1:
         raise DataError(f"expected as many frames of each camera, found {', '.join(str(len(view)) for view in points)}")
@@ -67,19 +75,19 @@ def triangulated(views: list[Detections], cameras: list[Camera]) -> np.ndarray:
 
 
 def detections(root=None) -> list[Detections]:
-    """What OpenPose saw, camera by camera: the folders of the demo, which `mixste lift` reads as well."""
-    views = zip(_found(root, f"{TRIAL}/pose/cam*_json", 4), calibration(root), strict=True)
+    """OpenPose's keypoints, camera by camera, from folders that `mixste lift` reads too."""
+    views = zip(_demo_files(root, f"{TRIAL}/pose/cam*_json", 4), calibration(root), strict=True)
     return [read(folder, "openpose", "body25b", camera.resolution) for folder, camera in views]
 
 
 def videos(root=None) -> list[Path]:
     """The videos, camera by camera."""
-    return _found(root, f"{TRIAL}/videos/cam*.mp4", 4)
+    return _demo_files(root, f"{TRIAL}/videos/cam*.mp4", 4)
 
 
 def calibration(root=None) -> list[Camera]:
-    """The four cameras, from Qualisys' file."""
-    [path] = _found(root, "S00_Calibration/Calib.qca.txt", 1)
+    """The four cameras, from Qualisys' calibration file."""
+    [path] = _demo_files(root, "S00_Calibration/Calib.qca.txt", 1)
     with guarded(path, "Qualisys' calibration"):
         root = ElementTree.fromstring(read_bytes(path, MAX_CALIBRATION), ElementTree.XMLParser(target=_Plain()))
         cameras = [_camera(element) for element in root.iter("camera")]
@@ -89,14 +97,14 @@ def calibration(root=None) -> list[Camera]:
 
 
 class _Plain(ElementTree.TreeBuilder):
-    """Refuses the part of XML in which a file may declare texts that grow, or name other files."""
+    """Refuses document types, through which XML can define exponentially growing entities or include other files."""
 
     def doctype(self, *_) -> None:
         raise DataError("expected XML without a document type, found one")
 
 
 def _camera(element: ElementTree.Element) -> Camera:
-    """Lengths there are millimetres and 64ths of a pixel; the matrix's columns are the camera's axes, y up, z back."""
+    """Units in the file: millimetres and 1/64 pixel. The matrix's columns are the camera's axes, y up, z backwards."""
     pose = {key: float(value) for key, value in element.find("transform").attrib.items()}
     lens = {key: float(value) for key, value in element.find("intrinsic").attrib.items()}
     image = {key: int(value) for key, value in element.find("fov_video").attrib.items()}
@@ -116,13 +124,13 @@ def _camera(element: ElementTree.Element) -> Camera:
     )
 
 
-def _found(root, pattern: str, count: int) -> list[Path]:
-    """So many files or folders of the demo; DataError, which says how to get it, for fewer."""
+def _demo_files(root, pattern: str, count: int) -> list[Path]:
+    """Exactly `count` files or folders of the demo; otherwise DataError, with the commands that fetch it."""
     folder = folder_of("pose2sim", root) / SESSION
-    found = sorted(folder.glob(pattern))
-    if len(found) != count:
+    paths = sorted(folder.glob(pattern))
+    if len(paths) != count:
         raise DataError(
-            f"expected the demo of pose2sim in {folder}, found {len(found)} of {count} {pattern}: pip download "
+            f"expected the demo of pose2sim in {folder}, found {len(paths)} of {count} {pattern}: pip download "
             f"--no-deps pose2sim==0.6.0, then python -m zipfile -e pose2sim-0.6.0-py3-none-any.whl data/pose2sim"
         )
-    return found
+    return paths

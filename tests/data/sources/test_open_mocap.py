@@ -254,13 +254,13 @@ def test_an_archive_with_one_collection_says_so(tmp_path):
 
 def test_missing_recordings_say_what_to_do(tmp_path):
     with pytest.raises(
-        DataError, match=r"needs the recordings of HDM05 and CMU, .*mixste data fetch open.*MIXSTE_DATA"
+        DataError, match=r"expected the recordings of HDM05 and CMU, .*mixste data fetch open.*MIXSTE_DATA"
     ):
         load_subjects()
     unpack(SUBJECTS["hdm05"], tmp_path / "half")
-    with pytest.raises(DataError, match=r"needs the recordings of CMU, found none in .*half"):
+    with pytest.raises(DataError, match=r"expected the recordings of CMU, found none in .*half"):
         load_subjects(tmp_path / "half")
-    with pytest.raises(DataError, match=r"needs the recordings of Bandai-Namco, found none in .*half"):
+    with pytest.raises(DataError, match=r"expected the recordings of Bandai-Namco, found none in .*half"):
         load_styles(tmp_path / "half")
     with pytest.raises(DataError, match=r"expected files such as dataset/.* in .*hdm05\.tar\.xz, found none"):
         load_styles(pack(SUBJECTS["hdm05"], tmp_path / "hdm05.tar.xz"))
@@ -357,7 +357,7 @@ def test_a_damaged_cache_is_made_anew(subjects, tmp_path, monkeypatch, damage):
         content[-len(content) // 2] ^= 0xFF
     cache.write_bytes({"cut": content[:-100], "flipped": content, "other": b"not a zip file", "empty": b""}[damage])
     files = count_reads(monkeypatch)
-    with pytest.warns(UserWarning, match=r"open-subjects\.npz is damaged and is made anew"):
+    with pytest.warns(UserWarning, match=r"open-subjects\.npz is damaged and is written again"):
         again = load_subjects(subjects)
     assert len(files) == 5
     assert again.fingerprint == first.fingerprint
@@ -495,7 +495,7 @@ def test_fetch_goes_on_where_it_was_interrupted(repositories, tmp_path):
             tmp_path / "open",
             repositories | {"cmu": dataclasses.replace(repositories["cmu"], repository="file:///nowhere/at/all")},
         )
-    with pytest.raises(DataError, match="needs the recordings of CMU"):
+    with pytest.raises(DataError, match="expected the recordings of CMU"):
         load_subjects(tmp_path / "open")
     fetch(tmp_path / "open", repositories)
     assert len(load_subjects(tmp_path / "open").test) == 8
