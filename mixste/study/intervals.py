@@ -1,6 +1,7 @@
 """The bootstrap behind the study's intervals: how far an average over test clips can be trusted."""
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 
@@ -37,3 +38,17 @@ def bootstrap_interval(
     means = (of_seeds * seeds).sum(axis=1) / values.shape[1]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(np.average(values.mean(axis=1), weights=weights)), float(low), float(high)
+
+
+def summary(values: pd.DataFrame, weights: pd.Series) -> dict[str, float]:
+    """Values by take (rows) and seed (columns) as a line of a tidy table has them.
+
+    value: their weighted mean. low, high: its 95 % interval, nan for a single take. seeds: how many. seed_spread: the
+    standard deviation over seeds, nan for one.
+    """
+    means = np.average(values.to_numpy(), axis=0, weights=weights.to_numpy())
+    value, low, high = float(means.mean()), np.nan, np.nan
+    if len(values) > 1:
+        value, low, high = bootstrap_interval(values.to_numpy(), weights.to_numpy(), seed=0)
+    spread = float(means.std(ddof=1)) if len(means) > 1 else np.nan
+    return {"value": value, "low": low, "high": high, "seeds": len(means), "seed_spread": spread}

@@ -117,7 +117,7 @@ def test_each_notebook_is_known_by_the_tables_it_reads():
         named = set(re.findall(r'"(table\d|paper_vs_code|limits|more_people)"', code))
         for numbers in re.findall(r'tables = "([\d ]+)"', code):  # a parameter
             named |= {f"table{number}" for number in numbers.split()}
-        if "frames.compared(" in code or re.search(r"runs\.make\(run\b", code):  # of methods, or the full model
+        if "methods.compared(" in code or re.search(r"runs\.make\(run\b", code):  # of methods, or the full model
             named |= {"table1"} if not named & {"paper_vs_code", "limits", "more_people"} else set()
         assert named == set(notebooks.READS[path.name[:2]]), path.name
 

@@ -1,0 +1,80 @@
+"""The paper's method and its two peers on the same test takes: what Figures 3, 4 and 6 compare."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from mixste.study import records, trainer
+from mixste.study.intervals import summary
+from mixste.study.profiles import Profile
+from mixste.study.records import Record
+from mixste.study.report import AT_LEVEL
+from mixste.study.run import Run
+from mixste.study.store import RunError
+
+
+def runs(profile: Profile) -> dict[str, tuple[Run, ...]]:
+    """The methods of Figures 3, 4 and 6, one run a seed: runs of Table 1, from one detector's keypoints.
+
+    Each keeps the T it was published with.
+    """
+    return {
+        "VideoPose3D": profile.peer("videopose3d", 243),
+        "PoseFormer": profile.peer("poseformer", 81),
+        "MixSTE": profile.full(),
+    }
+
+
+def sound(profile: Profile) -> dict[str, list[Record]]:
+    """By method, the records that there are of `runs`, without those of trainings that failed."""
+    wanted = runs(profile)
+    kept = records.find([run for seeds in wanted.values() for run in seeds], profile.name)
+    return {
+        name: [kept[run] for run in seeds if run in kept and not kept[run].failed] for name, seeds in wanted.items()
+    }
+
+
+def compared(profile: Profile, train: bool | None = None) -> dict[str, list[Record]]:
+    """`sound`, once the runs that the store lacks are trained. RunError if a method has no record.
+
+    train: whether to; by default in profiles that need no GPU.
+    """
+    if train or (train is None and not profile.gpu):
+        trainer.make_all([run for seeds in runs(profile).values() for run in seeds], title="methods compared")
+    kept = sound(profile)
+    if missing := [name for name in kept if not kept[name]]:
+        raise RunError(
+            f"no training of {', '.join(missing)} of profile {profile.name} is in the store or among the records in "
+            f"results/{profile.name}/, or all of them failed: `mixste reproduce` trains them"
+        )
+    return kept
+
+
+def by_seed(seeds: list[Record], value: Callable[[Record], pd.Series]) -> pd.DataFrame:
+    """(takes, seeds), from a function that gives a value for each take of a record."""
+    return pd.DataFrame({record.spec.seed: value(record) for record in seeds})
+
+
+def average(values: pd.DataFrame, frames: pd.Series) -> dict[str, float]:
+    """The mean over all poses of a value by take and seed, as a tidy table holds it, see `intervals.summary`.
+
+    Seeds that not all takes have are left out, as in the difference of two methods of which one failed.
+    """
+    return summary(values.dropna(axis="columns"), frames)
+
+
+def named(name: str, methods: dict[str, list[Record]]) -> str:
+    """A method as figures name it, with what must be seen of it."""
+    return f"{name}\n{AT_LEVEL}" if _at_level(methods[name]) else name
+
+
+def _at_level(seeds: list[Record]) -> bool:
+    return any(record.at_constant_level for record in seeds)
+
+
+def about(name: str, methods: dict[str, list[Record]], against: str = "") -> dict[str, str]:
+    """The columns of a tidy table that say whose value it is; against: the method that it is the difference to."""
+    flat = [method for method in (name, against) if method and _at_level(methods[method])]
+    note = "; ".join(AT_LEVEL if method == name else f"{method}: {AT_LEVEL}" for method in flat)
+    ids = " ".join(record.id for record in methods[name])
+    return {"row": name, "against": against, "runs": ids, "protocol": "exact", "note": note}
