@@ -62,7 +62,8 @@ def leads_nowhere(name: str, module, arguments) -> bool:
 def main(folder: str = "site") -> None:
     """Write the pages into a folder."""
     names = modules()
-    lost = [line for name in names for line in broken(importlib.import_module(name))]
+    imported = [importlib.import_module(name) for name in names]  # all of them, before a name is looked up
+    lost = [line for module in imported for line in broken(module)]
     if lost:
         raise SystemExit("references that lead nowhere:\n" + "\n".join(lost))
     warnings.simplefilter("error")
