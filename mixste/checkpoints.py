@@ -19,12 +19,10 @@ from mixste.io.files import replacing
 from mixste.io.guard import guarded
 from mixste.io.pickles import Name, Pending, read_pickle
 from mixste.io.weights import CheckpointError, write_safetensors
-from mixste.model import MixSTE
 from mixste.network import Network, Shapes, read_network
 from mixste.networks import NETWORKS
 from mixste.skeleton import Skeleton
 
-MODELS = NETWORKS
 SAME_JOINT = {"Hip": "Pelvis", "LFoot": "LAnkle", "RFoot": "RAnkle"}  # Human3.6M's names of HumanEva's
 
 
@@ -80,33 +78,35 @@ def export_authors(model: Network, path) -> None:
         torch.save({"epoch": 0, "lr": 4e-5, "random_state": None, "optimizer": None, "model_pos": weights}, temporary)
 
 
-def transfer(model: MixSTE, frames: int, source: Skeleton, target: Skeleton) -> MixSTE:
+def transfer(model: Network, frames: int, source: Skeleton, target: Skeleton) -> Network:
     """A copy of the network that reads `frames` frames of another layout, for fine-tuning (Table 4).
 
-    Only the two position embeddings depend on joints and frames. A joint takes the row of the joint of the same name in
-    the source. Of the frames' rows the central ones are kept: they are one frame apart, as the frames of the new clips
-    are. Resampling all rows to fewer would keep the window's ends, but show the temporal blocks neighbours that are
-    marked as several frames apart and have moved by one. Raises ValueError for more frames than the network has, a
-    joint that the source lacks, or a network without joint separation, whose every width depends on the joints.
+    Only MixSTE's two position embeddings depend on joints and frames. A joint takes the row of the joint of the same
+    name in the source. Of the frames' rows the central ones are kept: they are one frame apart, as the frames of the
+    new clips are. Resampling all rows to fewer would keep the window's ends, but show the temporal blocks neighbours
+    that are marked as several frames apart and have moved by one. Raises ValueError for more frames than the network
+    has, a joint that the source lacks, and a change of joints or frames of a network whose other widths depend on them:
+    MixSTE without joint separation, and the peers, which must have been trained with those of the target.
     """
-    known = [SAME_JOINT.get(name, name) for name in source.joints]
+    names = [SAME_JOINT.get(name, name) for name in source.joints]
     wanted = [SAME_JOINT.get(name, name) for name in target.joints]
-    lacking = [name for name in wanted if name not in known]
+    lacking = [name for name in wanted if name not in names]
     if lacking:
         raise ValueError(f"{target.name} must have the joints of {source.name} or fewer, found {', '.join(lacking)}")
     if frames > model.frames:
         raise ValueError(f"frames must be at most the network's {model.frames}, found {frames}")
-    if wanted != known and not model.separate_joints:
-        raise ValueError("only a network with one sequence a joint can change its joints, found one without")
-    first = (model.frames - frames) // 2
+    if wanted != names and not getattr(model, "separate_joints", False):
+        raise ValueError(f"only MixSTE with one sequence a joint can change its joints, found {model.name} without")
+    if frames != model.frames and not hasattr(model, "frame_position"):
+        raise ValueError(f"only MixSTE can change its frames, found {model.name} of {model.frames} for {frames}")
     weights = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    weights["joint_position"] = weights["joint_position"][[known.index(name) for name in wanted]]
-    weights["frame_position"] = weights["frame_position"][first : first + frames].clone()
-    with torch.device("meta"):  # without drawing weights that would be thrown away
-        moved = MixSTE(**model.options | {"frames": frames, "joints": len(target.joints)})
-    moved.load_state_dict(weights, assign=True)
-    moved.layout = target.name
-    return moved
+    if wanted != names:
+        weights["joint_position"] = weights["joint_position"][[names.index(name) for name in wanted]]
+    if frames != model.frames:
+        first = (model.frames - frames) // 2
+        weights["frame_position"] = weights["frame_position"][first : first + frames].clone()
+    options = model.options | {"frames": frames, "joints": len(target.joints)}
+    return type(model).from_weights(options, weights, target.name).train(model.training)
 
 
 def _load_authors(path: Path) -> Network:

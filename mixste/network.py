@@ -30,7 +30,7 @@ class Network(nn.Module):
     mode: which frames a window lifts, in training and at test time. "seq2seq": all that it reads. "seq2frame": the
     central one, in a window around every frame of a clip. "convolution": trained like seq2frame; at test time it reads
     a whole clip at once, and lifts every frame whose receptive field of `frames` frames is there.
-    trained: False for a reference that `fit(clips, skeleton) -> MPJPE in metres` solves in closed form.
+    closed_form: True for a reference that is not trained: `fit(clips, skeleton) -> MPJPE in metres` solves for it.
     recipe_options: those settings of `mixste.train.Recipe` that are options of the constructor.
     authors_key: the first part of keys that only its authors' checkpoints have; None where there are none.
     authors_options: options that its authors' code fixes and no weight tells.
@@ -40,7 +40,7 @@ class Network(nn.Module):
 
     name: ClassVar[str]
     mode: ClassVar[str] = "seq2seq"
-    trained: ClassVar[bool] = True
+    closed_form: ClassVar[bool] = False
     recipe_options: ClassVar[tuple[str, ...]] = ()
     authors_key: ClassVar[str | None] = None
     authors_options: ClassVar[dict[str, object]] = {}

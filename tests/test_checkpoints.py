@@ -532,6 +532,19 @@ def test_transfer_that_cannot_be():
         transfer(MixSTE(5, 17, 8, 1), 5, human36m, mpi_inf_3dhp)
     with pytest.raises(ValueError, match="one sequence a joint"):
         transfer(MixSTE(5, 17, 8, 1, separate_joints=False), 5, human36m, humaneva15)
+    with pytest.raises(ValueError, match="only MixSTE can change its frames, found videopose3d of 9 for 3"):
+        transfer(VideoPose3D(9, 15, 8), 3, humaneva15, humaneva15)
+    with pytest.raises(ValueError, match="change its joints, found poseformer without"):
+        transfer(PoseFormer(5, 17, 8, 1), 5, human36m, humaneva15)
+
+
+def test_a_peer_that_fits_already_is_copied():
+    model = VideoPose3D(9, 15, 8).train()
+    copy = transfer(model, 9, humaneva15, humaneva15)
+    assert copy.training
+    for key, value in copy.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key])
+        assert value.data_ptr() != model.state_dict()[key].data_ptr()
 
 
 # --- the weights in the box ------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def at_constant_level(error: float, constant: float) -> bool:
 class Reference(Network):
     """A pose that is linear in the inputs that a frame's keypoints give: (…, joints, 2) -> (…, joints, 3)."""
 
-    trained = False
+    closed_form = True
 
     def __init__(self, frames: int = 1, joints: int = 17):
         super().__init__(frames=frames, joints=joints)
@@ -92,9 +92,6 @@ class FrameRegression(Reference):
 def _parts(keypoints: Tensor, poses: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Frames in parts, to bound the memory."""
     return zip(keypoints.split(2**16), poses.split(2**16), strict=True)
-
-
-REFERENCES = {kind.name: kind for kind in (ConstantPose, FrameRegression)}
 
 
 def geometric_median(points: Float[Tensor, "points axes"], within: float = 1e-6) -> Float[Tensor, "axes"]:

@@ -17,8 +17,8 @@ import torch
 from scipy.optimize import nnls
 from torch.utils.flop_counter import FlopCounterMode
 
-from mixste import checkpoints
 from mixste.io.install import PACKAGE
+from mixste.networks import NETWORKS
 from mixste.study import store
 from mixste.study.profiles import PROFILES, Profile
 from mixste.study.run import Data, Run
@@ -27,7 +27,6 @@ from mixste.train import AUTHORS
 
 RESULTS = PACKAGE.parent / "results"
 GPU = re.compile("NVIDIA|AMD Instinct|Radeon")  # in a device's name
-MODELS = tuple(checkpoints.MODELS)
 JOINTS = 17  # of the ledgers' networks: those of HumanEva, two fewer, cost little less
 
 
@@ -128,7 +127,7 @@ def fit(known: list[Cost], gpu: bool) -> tuple[np.ndarray, np.ndarray]:
     means = [np.mean([cost.training for cost in group]) for group in groups.values()]
     weights = [len(group) for group in groups.values()]
     for run, seconds in _bench() if gpu else ():
-        counts.append(_training(run) * (np.arange(1 + 2 * len(MODELS)) > 0))  # without a beginning
+        counts.append(_training(run) * (np.arange(1 + 2 * len(NETWORKS)) > 0))  # without a beginning
         means.append(seconds)
         weights.append(1)
     tests = [_testing(group[0].run) for group in groups.values()]
@@ -147,14 +146,19 @@ def _prices(counts: list[np.ndarray], seconds: list[float], weights: list[int]) 
 def _training(run: Run) -> np.ndarray:
     """(1 + 2 × models): one beginning; steps × tensors of weights, and multiply-accumulates, in its model's places."""
     macs, tensors = size(run.model, run.frames, run.options)
-    place = np.array([run.model == model for model in MODELS])
+    place = _place(run)
     return np.concatenate([[1.0], run.steps * tensors * place, run.poses * macs * place])
+
+
+def _place(run: Run) -> np.ndarray:
+    """(models): 1 in its model's place."""
+    return np.array([run.network_class.name == name for name in NETWORKS])
 
 
 def _testing(run: Run) -> np.ndarray:
     """(1 + models): one beginning, and multiply-accumulates a pose; how many frames are tested, no ledger tells."""
     macs, _ = size(run.model, run.frames, run.options)
-    return np.concatenate([[1.0], macs * np.array([run.model == model for model in MODELS])])
+    return np.concatenate([[1.0], macs * _place(run)])
 
 
 def _bench() -> list[tuple[Run, float]]:

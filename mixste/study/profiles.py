@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import dataclass, field, replace
 
+from mixste.network import network_class
 from mixste.study import store
 from mixste.study.run import Data, Run
 from mixste.train import AUTHORS, Recipe
@@ -66,9 +67,7 @@ class Profile:
 
     def peer(self, model: str, frames: int, keypoints=None, data=None, start=None) -> tuple[Run, ...]:
         """VideoPose3D's or PoseFormer's runs, trained on the plain MPJPE as their authors do."""
-        options = {"channels": self.channels}
-        if model == "poseformer":
-            options = {"joint_dim": self.joint_dim, "depth": max(1, self.depths[8] // 2), "heads": self.heads}
+        options = network_class(model).sizes(self)
         recipe = self.recipe(loss=(("mpjpe", 1.0),), scaled_gradient=False, random_starts=False)
         share = self.pose_share.get(model, 1)
         recipe = replace(recipe, batch_frames=max(1, round(recipe.batch_frames * share)))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from mixste import checkpoints, data, losses
+from mixste import data, losses
 from mixste.data.clips import PoseDataset
 from mixste.data.splits import by_takes, in_layout, validating
 from mixste.io.install import PACKAGE
-from mixste.networks.references import REFERENCES
+from mixste.network import Network, network_class
 from mixste.skeleton import SKELETONS, Skeleton, human36m
 from mixste.study.identity import CODE, SYNTHETIC_CODE, _code, code_fingerprint
 from mixste.train import AUTHORS, Recipe, seed_of
@@ -80,8 +80,9 @@ def _load(wanted: Data) -> PoseDataset:
 class Run:
     """One training and its evaluation, complete: whatever changes the outcome is in here, in the data, or in `CODE`.
 
-    model: of `checkpoints.MODELS`; one of `references` is fitted in closed form, by no recipe, and poses are 0 then.
-    options: of the network, besides frames and what the recipe sets; also as a dict. poses: length of training, in
+    model: a name in `NETWORKS`, or module:Class for a network of your own; one of `references` is fitted in closed
+    form, by no recipe, and poses are 0 then. options: of the network, besides frames and what the recipe sets; also as
+    a dict. poses: length of training, in
     poses supervised. start: the run whose last weights this one begins with (fine-tuning). test_curve: evaluate on the
     test clips along the way and keep the best weights beside the last, which is how the authors chose theirs (notebook
     13, row 25).
@@ -104,22 +105,26 @@ class Run:
     def id(self) -> str:
         return _id(self)
 
-    def build(self) -> torch.nn.Module:
+    @property
+    def network_class(self) -> type[Network]:
+        return network_class(self.model)
+
+    def build(self) -> Network:
         """The untrained network, from the seed; a run with a `start` begins with the weights of that one instead."""
         torch.manual_seed(seed_of(self.seed, 2))
-        return self.network(len(self.data.layout.joints))
+        network = self.network(len(self.data.layout.joints))
+        network.layout = self.data.layout.name
+        return network
 
-    def network(self, joints: int) -> torch.nn.Module:
+    def network(self, joints: int) -> Network:
         options = {"frames": self.frames, "joints": joints, **dict(self.options)}
-        if self.model == "mixste":
-            for name in ("dropout", "drop_path", "attention_scale", "embedding_norm"):
-                options[name] = getattr(self.recipe, name)
-        return checkpoints.MODELS[self.model](**options)
+        options |= {name: getattr(self.recipe, name) for name in self.network_class.recipe_options}
+        return self.network_class(**options)
 
     @property
     def poses_per_step(self) -> int:
         """Poses supervised in a step: of whole windows of T frames, or of their centres alone for the peers."""
-        window = self.frames if self.model == "mixste" else 1
+        window = self.network_class.poses_per_window(self.frames)
         return max(1, self.recipe.batch_frames // window) * window
 
     @property
@@ -137,7 +142,7 @@ def _id(run: Run) -> str:
     parts = [spec(run), run.data.fingerprint, code_fingerprint(CODE)]
     parts += [run.start.id, code_fingerprint(("checkpoints",))] if run.start else [""]  # which fits one to the other
     parts += [_code(losses.own_code(name)[1]) for name, _ in run.recipe.loss if losses.is_own(name)]
-    parts += [code_fingerprint(("networks/references",))] if run.model in REFERENCES else []
+    parts += [code_fingerprint(("networks/references",))] if run.network_class.closed_form else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mixste.data.check import PUBLISHED, lacking
 from mixste.losses import TABLE_6
-from mixste.networks.references import REFERENCES
+from mixste.networks.references import ConstantPose, FrameRegression
 from mixste.study.profiles import Profile
 from mixste.study.published import published
 from mixste.study.run import Run
@@ -43,7 +43,8 @@ CONSTANT, REGRESSION = "constant pose", "linear regression, single frames"
 
 def references(beside: Row, note: str = "") -> list[Row]:
     """What every table of errors ends with: what can be had without a network, from the data of one of its rows."""
-    constant, regression = (Run(beside.runs[0].data, 1, 0, 0, model) for model in REFERENCES)
+    data = beside.runs[0].data
+    constant, regression = (Run(data, 1, 0, 0, network.name) for network in (ConstantPose, FrameRegression))
     return [Row(CONSTANT, (constant,)), Row(REGRESSION, (regression,), note=note)]
 
 

@@ -23,7 +23,7 @@ from mixste import checkpoints, evaluate
 from mixste.accel import accelerate
 from mixste.data.clips import PoseDataset
 from mixste.io.files import replacing
-from mixste.networks.references import REFERENCES, ConstantPose, at_constant_level
+from mixste.networks.references import ConstantPose, at_constant_level
 from mixste.study import states
 from mixste.study.progress import EVERY, Progress
 from mixste.study.run import Data, Run, describe, read_spec, spec
@@ -226,7 +226,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
         report(f"run {run.id}: {min(1, row['poses'] / run.poses):.0%} trained, loss {row['loss']:.4f}")
 
     try:
-        if run.model in REFERENCES:
+        if model.closed_form:
             loss, fitted = model.fit(dataset.train, dataset.skeleton), sum(map(len, dataset.train))
             history.append({"step": 1, "poses": fitted, "epoch": 0, "learning_rate": 0.0, "loss": loss})
         else:
@@ -261,7 +261,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
             shutil.copyfile(_best(part, min(curve, key=curve.get)), file)
     about = environment() | {"training_seconds": trained - began, "testing_seconds": time.monotonic() - trained}
     about["resumed_at"] = begun["step"] / history[-1]["step"]  # the share of the training that these seconds are not of
-    if run.model not in REFERENCES:
+    if not model.closed_form:
         level = {"mpjpe": evaluate.average(tables[1])["MPJPE"], "constant_pose_mpjpe": constant_pose_mpjpe(run.data)}
         about |= level | {"at_constant_level": at_constant_level(*level.values())}
     with replacing(part / "environment.json") as file:
@@ -274,10 +274,7 @@ def initial(run: Run) -> torch.nn.Module:
     """The network that a training begins with: untrained, from the seed, or that of `start`, made to fit."""
     if run.start is None:
         return run.build()
-    model = make(run.start).model()
-    if run.model == "mixste":
-        model = checkpoints.transfer(model, run.frames, run.start.data.layout, run.data.layout)
-    return model.train()
+    return checkpoints.transfer(make(run.start).model(), run.frames, run.start.data.layout, run.data.layout).train()
 
 
 @functools.lru_cache(maxsize=16)

@@ -21,8 +21,9 @@ import pytest
 import torch
 
 import mixste.train
-from mixste import checkpoints, evaluate
+from mixste import evaluate
 from mixste.data.splits import by_takes, validating
+from mixste.io import weights
 from mixste.skeleton import SKELETONS
 from mixste.study import identity, trainer
 from mixste.study import run as run_module
@@ -516,7 +517,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(store, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(weights, "save_file", full)
     with pytest.raises(OSError, match=r"could not write .*weights\.safetensors: No space left on device"):
         make(RUN)
     assert not list(store.glob("*/manifest.json"))
