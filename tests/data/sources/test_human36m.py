@@ -225,19 +225,3 @@ def refused(folder) -> bool:
     assert "\n" not in sentence
     assert str(folder) in sentence or "S1/Photo" in sentence
     return True
-
-
-@needs_cdflib
-@pytest.mark.parametrize("limit", ["CPU_SECONDS", "SECONDS"])
-def test_a_file_that_leads_in_circles(limit, worlds, tmp_path, monkeypatch):
-    """An index of records that goes on where it begins: the reader is stopped, by the system or from outside."""
-    monkeypatch.setattr(foreign, limit, 2)
-    licensed.write_human36m_originals(tmp_path, {"S1": {"Photo": worlds["S1"]["Photo"]}})
-    [path] = tmp_path.glob("S1/*/*/*.cdf")
-    data = bytearray(path.read_bytes())
-    variable = data.index(b"Pose") - 84  # a record: size, type, next variable, type, last entry, first index
-    index = int.from_bytes(data[variable + 28 : variable + 36], "big")  # a record: size, type, next index, …
-    data[index + 12 : index + 20] = index.to_bytes(8, "big")
-    path.write_bytes(data)
-    with pytest.raises(DataError, match="Photo"):
-        human36m.load(tmp_path)

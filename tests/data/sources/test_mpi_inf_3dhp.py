@@ -207,35 +207,3 @@ def test_damaged_originals(held, tmp_path, kind, count):
         assert "\n" not in sentence
         outcomes.append(bool(sentence))
     assert True in outcomes
-
-
-@needs_h5py
-@pytest.mark.parametrize("kind", ["external link", "soft link", "external storage", "virtual", "huge", "group"])
-def test_hdf5_leads_to_no_other_file(held, tmp_path, kind):
-    import h5py
-
-    train, test = held
-    licensed.write_mpi_inf_3dhp_originals(tmp_path, {"S1 Seq1": train["S1 Seq1"]}, {"TS1": test["TS1"]})
-    [path] = tmp_path.glob("*/**/annot_data.mat")
-    shape = (len(test["TS1"]["data_2d"]), 1, 17, 2)
-    secret = tmp_path / "secret"
-    with h5py.File(secret, "w") as file:
-        file["annot2"] = np.ones(shape)
-    with h5py.File(path, "r+") as file:
-        del file["annot2"]
-        if kind == "external link":
-            file["annot2"] = h5py.ExternalLink(secret, "annot2")
-        elif kind == "soft link":
-            file["annot2"] = h5py.SoftLink("/univ_annot3")
-        elif kind == "external storage":
-            file.create_dataset("annot2", shape, "f8", external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
-        elif kind == "virtual":
-            layout = h5py.VirtualLayout(shape, "f8")
-            layout[:] = h5py.VirtualSource(secret, "annot2", shape)
-            file.create_virtual_dataset("annot2", layout)
-        elif kind == "huge":
-            file.create_dataset("annot2", (10**9, 1, 17, 2), "f8", chunks=(1000, 1, 17, 2))
-        else:
-            file.create_group("annot2")
-    with pytest.raises(DataError, match=r"annot_data\.mat: expected a MATLAB 7\.3 file .*, found .*annot2"):
-        load("mpi_inf_3dhp", root=tmp_path)

@@ -1,0 +1,87 @@
+"""Other layouts and splits of a data set, on a handful of clips whose split is known by hand."""
+
+import numpy as np
+import pytest
+
+from mixste.data import Clip, PoseDataset
+from mixste.data.splits import by_takes, in_layout, validating
+from mixste.skeleton import SKELETONS, human36m
+
+RNG = np.random.default_rng(0)
+
+
+def clip(subject, action="Walk", take="", camera="C1", frames=3) -> Clip:
+    keypoints, poses = RNG.normal(size=(frames, 17, 2)), RNG.normal(size=(frames, 17, 3))
+    return Clip(subject, action, camera, 50.0, (1000, 1000), keypoints, poses, take=take)
+
+
+def dataset(train, test=(), validation=()) -> PoseDataset:
+    return PoseDataset("toy", "toy", human36m, list(train), list(test), "none", validation=list(validation))
+
+
+def names(clips) -> list[str]:
+    return [clip.name for clip in clips]
+
+
+# --- layouts
+
+
+@pytest.mark.parametrize("layout", SKELETONS.values(), ids=SKELETONS)
+def test_joints_of_one_name_are_one_joint(layout):
+    """Keypoints and poses alike, in every split; only names that mean the same place in all layouts are compared."""
+    data = dataset([clip("S1")], [clip("S9"), clip("S11")], [clip("S8")])
+    other = in_layout(data, layout)
+    assert other.skeleton is layout
+    for split in ("train", "validation", "test"):
+        assert names(getattr(other, split)) == names(getattr(data, split))
+    for joint in ("LHip", "RKnee", "LShoulder", "RElbow", "LWrist", "RWrist"):
+        here, there = human36m.joints.index(joint), layout.joints.index(joint)
+        for before, after in zip(data.clips, other.clips, strict=True):
+            np.testing.assert_array_equal(after.keypoints[:, there], before.keypoints[:, here])
+            np.testing.assert_array_equal(after.poses[:, there], before.poses[:, here])
+    for before, after in zip(data.clips, other.clips, strict=True):  # the roots are one place in all three layouts
+        np.testing.assert_array_equal(after.poses[:, layout.root], before.poses[:, human36m.root])
+
+
+def test_the_data_set_that_was_given_is_left_as_it_was():
+    data = dataset([clip("S1")])
+    before = data.fingerprint
+    in_layout(data, SKELETONS["humaneva15"])
+    by_takes(dataset([clip("S1", take="1"), clip("S1", take="2")]))
+    assert (data.fingerprint, data.skeleton) == (before, human36m)
+
+
+# --- splits
+
+
+def test_the_last_take_of_each_subject_and_action_is_the_test():
+    data = dataset(
+        [
+            clip("S1", "Walk", "1"),
+            clip("S1", "Walk", "2"),
+            clip("S1", "Sit", "1"),
+            clip("S1", "Sit", "2", "C1"),
+            clip("S1", "Sit", "2", "C2"),
+        ],
+        [clip("S9", "Walk", "2"), clip("S9", "Walk", "3")],
+        [clip("S8", "Walk", "1"), clip("S8", "Walk", "2")],
+    )
+    split = by_takes(data)
+    assert names(split.train) == ["S1/Walk/1/C1", "S1/Sit/1/C1", "S8/Walk/1/C1", "S9/Walk/2/C1"]
+    assert names(split.test) == ["S1/Walk/2/C1", "S1/Sit/2/C1", "S1/Sit/2/C2", "S8/Walk/2/C1", "S9/Walk/3/C1"]
+    assert split.validation == []
+
+
+def test_validation_clips_become_the_test_and_the_test_subjects_are_gone():
+    data = dataset([clip("S1"), clip("S5")], [clip("S9")], [clip("S8")])
+    split = validating(data)
+    assert (split.train, split.test, split.validation) == (data.train, data.validation, [])
+    assert "S9" not in split.subjects
+
+
+def test_without_a_validation_split_the_last_training_subject_validates():
+    """Every clip of that subject, wherever it stands."""
+    data = dataset([clip("S5", "Sit"), clip("S1"), clip("S5", "Walk")], [clip("S9")])
+    split = validating(data)
+    assert (names(split.train), names(split.test)) == (["S1/Walk/C1"], ["S5/Sit/C1", "S5/Walk/C1"])
+    assert split.validation == []
