@@ -1,6 +1,6 @@
-"""Publishing a run: its tables, figures and executed notebooks become the repository's own, to be committed.
+"""Publishing the study as run here: tables, figures, executed notebooks and records become the repository's own.
 
-`python tools/publish.py PROFILE`, after `mixste reproduce`, which itself never writes there.
+`python tools/publish.py PROFILE`, after `mixste reproduce`, which itself never writes there; commit what it wrote.
 """
 
 import shutil
@@ -11,7 +11,9 @@ from pathlib import Path
 import readme
 
 from mixste.io.files import replacing
-from mixste.study import notebooks, pages, store
+from mixste.study import notebooks, pages, records, store
+from mixste.study.profiles import profile_of
+from mixste.study.tables import distinct
 
 # Of an executed notebook all is kept that a reader sees, and nothing that differs from one machine to the next.
 STRIP = [
@@ -21,7 +23,8 @@ STRIP = [
 
 
 def publish(profile: str) -> list[Path]:
-    """Copy what the notebooks of a profile wrote into the repository, renew results/README.md and the pages' tables.
+    """Copy what the notebooks of a profile wrote into the repository, and the records of the runs behind its tables;
+    renew results/README.md and the pages' tables.
 
     Notebooks of the default profile replace those in notebooks/, others go to results/<profile>/notebooks/. Those
     that are not up to date are left out. Returns the files written. RuntimeError if there are none.
@@ -40,6 +43,7 @@ def publish(profile: str) -> list[Path]:
         written.append(folder / file)
     copies = [path for path in written if path.suffix == ".ipynb"]
     subprocess.run([sys.executable, "-m", *STRIP, *copies], check=True)
+    written += records.publish(distinct(profile_of(profile)), profile)
     pages.page(store.ROOT)
     readme.main()
     return written

@@ -259,6 +259,14 @@ def find(wanted: Iterable[Run], profile: str) -> dict[Run, Record]:
     return {run: record for run, record in records.items() if record is not None}
 
 
+def publish(wanted: Iterable[Run], profile: str) -> list[Path]:
+    """Write the records of these runs into the repository, and remove those of others. Returns the files written."""
+    written = [write(record, folder(profile)) for record in find(wanted, profile).values()]
+    for path in set(folder(profile).glob("*.json")) - set(written):
+        path.unlink()
+    return written
+
+
 def _settings_in_store() -> set[Run]:
     """The settings of all that is in the store, whole or not: the id of no other run is asked for, which reads data."""
     settings = set()

@@ -9,6 +9,7 @@ store at a time.
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ from filelock import FileLock, Timeout
 import mixste
 from mixste import checkpoints
 from mixste.io.files import replacing
-from mixste.io.install import HOME
+from mixste.io.install import CHECKOUT, HOME
 from mixste.study.run import Run
 
 # The repository's folder, whose results/ and figures/ are the study as it was published; without it the current one.
@@ -312,4 +314,15 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "threads": str(torch.get_num_threads()),
         "mixste": mixste.__version__,
+        "commit": _commit(),
     }
+
+
+@functools.cache
+def _commit() -> str:
+    """Of the checkout that the package runs from, with "-dirty" if files differ from it; empty without git."""
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() if CHECKOUT else ""
+    except (OSError, subprocess.CalledProcessError):
+        return ""

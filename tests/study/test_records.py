@@ -198,6 +198,16 @@ def test_the_store_comes_before_what_is_published(folders):
     assert records.find([RUN], "smoke")[RUN].id == "0123456789ab"
 
 
+def test_publishing_writes_what_is_behind_the_tables_and_removes_the_rest(folders):
+    in_store, published = folders
+    other = replace(RUN, seed=4)
+    for name, run in ("a" * 12, RUN), ("b" * 12, other):
+        records.write(Record.of(finished(in_store / "other", name=name, run=run)), published)
+    finished(in_store, name=RUN.id)
+    [written] = records.publish([RUN, replace(RUN, seed=5)], "smoke")
+    assert list(published.iterdir()) == [written] == [published / f"{RUN.id}.json"]
+
+
 def test_published_records_need_no_data(folders, monkeypatch):
     """Nor are they read where a run of the same settings is in the store, which might be one of other data."""
 
