@@ -28,7 +28,7 @@ from mixste.io.files import replacing
 from mixste.skeleton import Skeleton, mirrored
 
 SAVE_SECONDS = 60.0  # between checkpoints to resume from
-MOST_FRAMES = 8192  # supervised at once: 27 GiB of an H100 at the paper's size
+MOST_FRAMES = 8192  # with supervised poses at a time: 27 GiB of an H100 at the paper's size
 
 
 @dataclass(frozen=True)
@@ -206,11 +206,11 @@ def loss_of(recipe: Recipe, skeleton: Skeleton, device="cpu") -> Callable[[Tenso
 
 
 class Step:
-    """The gradients of the loss on one batch: step(keypoints, target) leaves them in the parameters' `.grad`.
+    """The gradients of one batch: step(keypoints, target) leaves them in the parameters' `.grad` and returns the loss.
 
-    Returns the loss, a tensor that the next call overwrites. Batches must keep their shape: on CUDA, forward, loss and
-    backward are recorded at the first call and replayed since. A batch may go through in even pieces (see `pieces`);
-    loss and gradients are then the means over them.
+    Batches must keep their shape: on CUDA, forward, loss and backward are recorded at the first call and replayed
+    since, and the next call overwrites the loss that is returned. pieces: into how many even pieces a batch is cut to
+    fit into memory; its loss and gradients are the means over them.
     """
 
     def __init__(
@@ -224,10 +224,10 @@ class Step:
         self, keypoints: Float[Tensor, "batch frames joints 2"], target: Float[Tensor, "batch supervised joints 3"]
     ) -> Float[Tensor, ""]:
         if self.pieces == 1:
-            return self.recorder(self.backward, keypoints, target)
+            return self.recorder(self.one_piece, keypoints, target)
         sums = None
         for piece in zip(keypoints.chunk(self.pieces), target.chunk(self.pieces), strict=True):
-            loss = self.recorder(self.backward, *piece)
+            loss = self.recorder(self.one_piece, *piece)
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             if sums is None:
                 sums = [x.clone() for x in (loss, *gradients)]
@@ -235,27 +235,27 @@ class Step:
                 torch._foreach_add_(sums, [loss, *gradients])
         torch._foreach_div_(sums, self.pieces)
         loss, *means = sums
-        if self.scaled_gradient:
+        if self.scaled_gradient:  # by the loss of the whole batch
             torch._foreach_mul_(means, loss)
         torch._foreach_copy_(gradients, means)
         return loss
 
-    def backward(self, keypoints: Tensor, target: Tensor) -> Tensor:
+    def one_piece(self, keypoints: Tensor, target: Tensor) -> Tensor:
         for parameter in self.parameters:
             parameter.grad = None
         loss = self.loss(self.network(keypoints), target)
-        # The authors' loss.backward(loss): the gradient times the loss's own value (6). Of pieces, after their mean.
+        # Their loss.backward(loss) is the gradient times the loss's own value (6).
         loss.backward(loss.detach() if self.scaled_gradient and self.pieces == 1 else None)
         return loss.detach()
 
 
-def pieces(network: nn.Module, windows: int, poses: int) -> int:
-    """Into how many even pieces to cut a batch of so many windows, each with so many supervised poses: the fewest with
-    at most MOST_FRAMES each. One, where batch norms tie the windows of a batch to each other."""
+def even_pieces(network: nn.Module, windows: int, poses: int) -> int:
+    """Into how many even pieces to cut a batch of `windows` windows with `poses` supervised poses each: the fewest of
+    at most MOST_FRAMES poses. One, where batch norms tie the windows of a batch to each other."""
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         return 1
-    even = (n for n in range(1, windows) if windows % n == 0)
-    return next((n for n in even if windows // n * poses <= MOST_FRAMES), windows)
+    even = (pieces for pieces in range(1, windows) if windows % pieces == 0)
+    return next((pieces for pieces in even if windows // pieces * poses <= MOST_FRAMES), windows)
 
 
 def train(
@@ -293,8 +293,8 @@ def train(
         first, history, total, counted = _take_up(state, model, optimizer, device)
     saved = time.monotonic()
     network = accelerate(model.train())
-    parts = pieces(network, batches.size, batches.poses_per_window)
-    gradients = Step(network, loss_function, recipe.scaled_gradient, parts)
+    pieces = even_pieces(network, batches.size, batches.poses_per_window)
+    gradients = Step(network, loss_function, recipe.scaled_gradient, pieces)
     with tqdm(total=steps, initial=first, desc=title, unit="step", disable=None, leave=False) as bar:
         for step in range(first, steps):
             epoch = step * batches.size // len(batches)

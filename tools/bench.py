@@ -24,7 +24,7 @@ from mixste.model import MixSTE
 from mixste.networks.poseformer import PoseFormer
 from mixste.networks.videopose3d import VideoPose3D
 from mixste.study.plain import reference, train_plainly
-from mixste.train import AUTHORS, Step, loss_of, optimizer_of, pieces, replace, train
+from mixste.train import AUTHORS, Step, even_pieces, loss_of, optimizer_of, replace, train
 
 FRAMES, JOINTS = 243, 17
 OUT = Path("results/bench")
@@ -116,8 +116,8 @@ def training_step(model: nn.Module, batch: int, device, form: str = "fast") -> C
 
         return step
     optimizer = optimizer_of(model, AUTHORS)
-    parts = pieces(model, batch, model.frames)
-    gradients = Step(accelerate(model.train()), loss, AUTHORS.scaled_gradient, parts)
+    pieces = even_pieces(model, batch, model.frames)
+    gradients = Step(accelerate(model.train()), loss, AUTHORS.scaled_gradient, pieces)
 
     def step():
         gradients(keypoints, target)

@@ -1,6 +1,6 @@
 """Backward of attention for Hopper, in less time than `kernels` takes, which computes the same elsewhere. It is
 written in Gluon, the level below Triton: a kernel says itself where its tensors lie and what runs at the same time. For
-what it needs see `covers`.
+what it needs see `covers`; parameters that are not explained here are as in `kernels`.
 
 One program on each multiprocessor, which it fills (nearly all shared memory), takes one piece of work after another,
 and the copy engine brings what follows meanwhile and takes gradients away.
@@ -156,7 +156,15 @@ def _temporal_backward(
     FRAMES: gl.constexpr, JOINTS: gl.constexpr, DIM: gl.constexpr, HEADS: gl.constexpr, KEPT: gl.constexpr,
 ):  # fmt: skip
     """QUERIES, OUT, D_OUT and D_QUERIES are descriptors of (batch, frames, all else) in blocks of 64 frames, KEYS and
-    D_KEYS in blocks of 128: beyond the last frame they read 0 and write nothing."""
+    D_KEYS in blocks of 128: beyond the last frame they read 0 and write nothing.
+
+    QUERIES, KEYS: of qkv, all else being joints · 3 · dim, bfloat16. D_QUERIES, D_KEYS: of its gradient, to be written.
+    OUT, D_OUT: of the attention's result and its gradient, all else being joints · dim, bfloat16.
+    BIAS: (3 · DIM,) float32, of qkv, which does not hold it yet. KEEP: (rows,) float32, if KEPT.
+    LOG_SUM: (sequences, FRAMES) float32, log₂ of each softmax's sum. sequences: batch · joints · heads.
+    PARTIAL: (batch · JOINTS, 3 · DIM) float32, gradients of BIAS, to be added up.
+    scale: of scores; log_scale: that times log₂ e.
+    """
     BY_KEY: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [8, 1], [16, 64, 16])  # keys by queries or width
     BY_QUERY: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 2], [16, 32, 16])  # queries by width
     PLAIN: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
@@ -302,7 +310,7 @@ def _tiles_of(tiles, HEADS: gl.constexpr):
 
 @gluon.jit
 def _fetch_tiles(QKV, D_OUT, q, k, v, d_out, ready, free, tiles, DIM: gl.constexpr, HEADS: gl.constexpr):
-    """What the single warp does."""
+    """What the single warp does: it brings a tile of queries, keys, values and d_out into the next free stage."""
     head, first, step, turns = _tiles_of(tiles, HEADS)
     for turn in range(turns):
         stage, tile, column = turn % TILES, first + turn * step, head * WIDTH
@@ -325,7 +333,11 @@ def _gradients(
     D_QKV, BIAS, KEEP, PARTIAL, q, k, v, d_out, rooms, ready, free, tiles, scale, log_scale, WHICH: gl.constexpr,
     JOINTS: gl.constexpr, DIM: gl.constexpr, HEADS: gl.constexpr, KEPT: gl.constexpr,
 ):  # fmt: skip
-    """What WHICH of the groups of four warps does."""
+    """What WHICH of the groups of four warps does: the gradients of every other tile.
+
+    D_QKV, BIAS, KEEP, PARTIAL, tiles, scale, log_scale: of `_spatial_backward`. q, k, v, d_out: TILES stages of 64 rows
+    by WIDTH in shared memory, with barriers ready and free. rooms: three for each group, from which gradients leave.
+    """
     BY: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
     USED: gl.constexpr = 64 // JOINTS * JOINTS
     head, first, step, turns = _tiles_of(tiles, HEADS)
@@ -388,7 +400,11 @@ def _spatial_backward(
     JOINTS: gl.constexpr, DIM: gl.constexpr, HEADS: gl.constexpr, KEPT: gl.constexpr,
 ):  # fmt: skip
     """QKV, D_OUT and D_QKV are descriptors of (tiles, rows used, all else) in blocks of 64 rows: beyond those used they
-    read 0 and write nothing."""
+    read 0 and write nothing. All else is 3 · dim, dim and 3 · dim; bfloat16.
+
+    BIAS: (3 · DIM,) float32, of QKV. KEEP: (rows,) float32, if KEPT. tiles: of whole frames, in each of HEADS heads.
+    PARTIAL: (2 · programs of a head, 3 · DIM) float32, a row for each group of warps: gradients of BIAS.
+    """
     q = gl.allocate_shared_memory(gl.bfloat16, [TILES, 1, 64, WIDTH], QKV.layout)
     k = gl.allocate_shared_memory(gl.bfloat16, [TILES, 1, 64, WIDTH], QKV.layout)
     v = gl.allocate_shared_memory(gl.bfloat16, [TILES, 1, 64, WIDTH], QKV.layout)

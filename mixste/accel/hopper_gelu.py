@@ -63,7 +63,12 @@ def _column(first, tile, TILES: gl.constexpr):
 
 @gluon.jit
 def _fetch(A, B, a, ring, ready, free, turns, TILES: gl.constexpr, PARTS: gl.constexpr, ACROSS: gl.constexpr):
-    """What the single warp does."""
+    """What the single warp does: it fetches a block's rows of A, then B, chunk by chunk into the next free stage.
+
+    a: (2 · CHUNKS, SIDE, SIDE), the rows that stay in shared memory. ring: the stages, with barriers ready and free.
+    turns: units that the program does. TILES: of columns in a unit. PARTS: units of a block of rows. ACROSS: whether
+    B's rows are contiguous, or else its columns.
+    """
     for turn in range(turns):
         row, first = _place(turn, TILES, PARTS)
         for i in gl.static_range(2 * CHUNKS):  # rows that go to registers, for both groups by turns
@@ -103,7 +108,11 @@ def _compute(
     WHICH: gl.constexpr, TILES: gl.constexpr, PARTS: gl.constexpr, ACROSS: gl.constexpr,
 ):  # fmt: skip
     """What WHICH of the groups of four warps does. AUX is `before`, to be written, or read if there is no bias: then
-    the tensor cores, which have it in shared memory, also add up each column of the result."""
+    the tensor cores, which have it in shared memory, also add up each column of the result.
+
+    OUT, AUX, BIAS, INVERSE, PARTIAL, rows, factor: of `_product`. a, ring, ready, free, turns, constants: of `_fetch`.
+    rooms: two for each group, by which tiles come and leave, with barriers arrived. lead: has the second group begin.
+    """
     SUMS: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, SIDE, 16])
     OPERAND: gl.constexpr = gl.DotOperandLayout(0, SUMS, 2)
     ones = gl.full([SIDE, SIDE], 1.0, gl.bfloat16, OPERAND)
@@ -189,7 +198,13 @@ def _product(
     TILES: gl.constexpr, PARTS: gl.constexpr, ACROSS: gl.constexpr,
 ):  # fmt: skip
     """A, B, OUT and AUX are descriptors in blocks of 64 by 64, B's as its memory lies: beyond the last row they read 0
-    and write nothing."""
+    and write nothing.
+
+    A: (rows, 512). B: (512, out), or if not ACROSS (out, 512). OUT, AUX: (rows, out), what GELU, or its gradient, gives
+    and takes; all in bfloat16. BIAS: (out,) bfloat16, or None for the gradient. INVERSE: (rows,) float32, or None.
+    PARTIAL: (2 · blocks of rows, out) float32, column sums of OUT, with the gradient only. units: blocks · PARTS.
+    factor: of the gradient.
+    """
     a = gl.allocate_shared_memory(gl.bfloat16, [2 * CHUNKS, SIDE, SIDE], A.layout)
     ring = gl.allocate_shared_memory(gl.bfloat16, [CHUNKS, SIDE, SIDE], B.layout)
     rooms = gl.allocate_shared_memory(gl.bfloat16, [4, SIDE, SIDE], OUT.layout)

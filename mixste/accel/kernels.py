@@ -20,8 +20,16 @@ except ImportError:  # no Gluon in this Triton
 
 LOG2_E = math.log2(math.e)
 
-
-# The norms' programs are single warps that take some rows one after the other: sums along a row then need no barrier.
+# Parameters that all kernels share. Names in capitals are addresses of tensors, or, if typed tl.constexpr, constants
+# that a kernel is compiled for; those in small letters are numbers.
+#   rows           tokens: batch · frames · joints, in this order
+#   X, OUT, …      (rows, DIM) bfloat16, unless said otherwise; D_… is the gradient of …, of the same shape and type
+#   KEEP           (rows,) float32, if KEPT: what stochastic depth multiplies a branch with, 0 or more than 1
+#   W, BIAS        a layer's weight (out, in) and bias (out,), or a norm's (DIM,), all float32
+#   PARTIAL        float32, one row of sums for each program (see above)
+#   DIM, COLUMNS   width of a token, and the next power of two, which the lanes of a program cover
+#   CHUNK          rows that a program takes, one after the other
+# The norms' programs are single warps: sums along a row then need no barrier.
 
 
 @triton.jit
@@ -46,6 +54,15 @@ def _norm_forward(
     BIASED: tl.constexpr, KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr,
     NEXT: tl.constexpr, NEXT_KEPT: tl.constexpr, FOLDED: tl.constexpr,
 ):  # fmt: skip
+    """X + KEEP · BIAS, then the inner norm of it, plus POSITION, then the outer norm of that: see `norm`.
+
+    X: (rows, DIM). BIAS (DIM,), if BIASED, and KEEP: of the branch that X ends with.
+    INNER_W, INNER_B, if INNER; OUTER_W, OUTER_B: (DIM,), of the norms. POSITION: (frames, DIM) float32, if PLACED.
+    NEXT_BIAS (DIM,), if NEXT, and NEXT_KEEP (rows,), if NEXT_KEPT: of the branch that follows, added to STREAM.
+    STREAM, if INNER or NEXT, and NORMED: (rows, DIM), before and after the outer norm.
+    INVERSE: (rows,) float32, the outer norm's 1 / deviation, written instead of NORMED if FOLDED.
+    joints, frames: tell a row's frame. inner_eps, outer_eps: of the norms.
+    """
     column = tl.arange(0, COLUMNS)
     if not FOLDED:
         outer_w = tl.load(OUTER_W + column, column < DIM, 0.0)
@@ -90,6 +107,13 @@ def _norm_backward(
     BIASED: tl.constexpr, KEPT: tl.constexpr, INNER: tl.constexpr, PLACED: tl.constexpr,
     SUMS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
+    """Gradients of `_norm_forward`, which it computes again on the way.
+
+    X, BIAS, KEEP, INNER_W, INNER_B, POSITION, OUTER_W, numbers: as there. D_NORMED, D_STREAM: (rows, DIM), given.
+    D_X: (rows, DIM), of X. D_PLACED: (rows, DIM), if PLACED, of the sum with POSITION.
+    PARTIAL: (programs, SUMS, DIM), of BIAS, outer weight and bias, and if INNER, when SUMS is 5, inner weight and bias.
+    STAGES: rows on their way from memory at a time.
+    """
     column = tl.arange(0, COLUMNS)
     outer_w = tl.load(OUTER_W + column, column < DIM, 0.0)
     d_outer_w = tl.zeros([COLUMNS], tl.float32)
@@ -143,6 +167,7 @@ def _norm_backward(
 def _embed(
     KEYPOINTS, W, BIAS, POSITION, OUT, rows, joints, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr
 ):  # fmt: skip
+    """KEYPOINTS: (rows, 2) float32. W: (DIM, 2). BIAS: (DIM,). POSITION: (joints, DIM) float32. OUT: (rows, DIM)."""
     column = tl.arange(0, COLUMNS)
     inside = column < DIM
     w_x, w_y = tl.load(W + 2 * column, inside, 0.0), tl.load(W + 2 * column + 1, inside, 0.0)
@@ -158,6 +183,7 @@ def _embed(
 
 @triton.jit
 def _head(X, W, BIAS, OUT, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr):
+    """X: (rows, DIM). W: (3, DIM). BIAS: (3,). OUT: (rows, 3) float32."""
     column = tl.arange(0, COLUMNS)
     inside = column < DIM
     w_x = tl.load(W + column, inside, 0.0)
@@ -174,6 +200,7 @@ def _head(X, W, BIAS, OUT, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK
 
 @triton.jit
 def _head_backward(D_OUT, W, D_X, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr):
+    """D_OUT: (rows, 3) float32. W: (3, DIM). D_X: (rows, DIM)."""
     column = tl.arange(0, COLUMNS)
     inside = column < DIM
     w_x = tl.load(W + column, inside, 0.0)
@@ -190,6 +217,7 @@ def _head_backward(D_OUT, W, D_X, rows, DIM: tl.constexpr, COLUMNS: tl.constexpr
 
 @triton.jit
 def _drop(ACTIVE, BEFORE, KEEP, rows, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+    """ACTIVE, BEFORE: (rows, WIDTH), GELU's result and what it is of, written where KEEP is 0. ROWS: of a program."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     dropped = (tl.load(KEEP + row, row < rows, 1.0) == 0)[:, None] & (column < WIDTH)[None, :]
@@ -200,6 +228,7 @@ def _drop(ACTIVE, BEFORE, KEEP, rows, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
 
 @triton.jit
 def _add_rows(X, SUM, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """X: (rows, WIDTH) float32. SUM: (WIDTH,). A program adds COLUMNS of them, ROWS at a time."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for start in tl.range(0, rows, ROWS, num_stages=4):
@@ -221,6 +250,11 @@ def _kept(x, KEEP, first, row, rows, KEPT: tl.constexpr):
     return x
 
 
+# Parameters of attention, besides those above.
+#   QKV            (rows, 3 · DIM): queries, keys and values, in each of them HEADS heads of WIDTH columns
+#   BIAS           (3 · DIM,) float32, of QKV, which does not hold it yet
+#   scale          of scores, times log₂ e in forward kernels; backward kernels take it bare, and log_scale besides
+#   PARTIAL        (tiles, blocks or sequences of all heads, 3 · DIM): gradients of BIAS
 # The bias of queries, keys and values is added here, not by the product before. That of the keys moves all scores of a
 # query alike: it changes nothing and has no gradient. That of the values passes through, since weights sum to one, and
 # its gradient is the output's, summed.
@@ -248,7 +282,9 @@ def _spatial_forward(
 ):  # fmt: skip
     """Several frames in one tile: 3 of 17 joints in 64 rows, where library kernels would pad 17 to 64.
 
-    FOLDED: the norm before is in the weights of qkv (see `fast.folded`), but for INVERSE, its 1 / deviation.
+    OUT: (rows, DIM). per_tile: rows of whole frames, of the TOKENS that a tile has room for.
+    INVERSE: (rows,) float32, if FOLDED: the norm before is in the weights of qkv (see `cuda.folded`), but for this, its
+    1 / deviation.
     """
     head = tl.program_id(0) % HEADS
     first = (tl.program_id(0) // HEADS).to(tl.int64) * per_tile
@@ -288,6 +324,7 @@ def _spatial_backward(
     QKV, BIAS, KEEP, D_OUT, D_QKV, PARTIAL, rows, joints, per_tile, scale, log_scale,
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
+    """A program owns a tile in one head, as in `_spatial_forward`. D_OUT: (rows, DIM). D_QKV: (rows, 3 · DIM)."""
     head = tl.program_id(0) % HEADS
     tile = tl.program_id(0) // HEADS
     first = tile.to(tl.int64) * per_tile
@@ -320,7 +357,11 @@ def _temporal_forward(
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """Softmax over all frames of one joint, block by block. QKV and OUT are descriptors of (batch, frames, all else),
-    by which Hopper's copy engine brings and takes blocks; beyond the last frame they read 0 and write nothing."""
+    by which Hopper's copy engine brings and takes blocks; beyond the last frame they read 0 and write nothing.
+
+    LOG_SUM: (batch, JOINTS, HEADS, FRAMES) float32, log₂ of each softmax's sum, for the backward kernels. BLOCK: frames
+    of a program, as queries, and of a step, as keys.
+    """
     blocks = tl.cdiv(FRAMES, BLOCK)
     sequence = tl.program_id(0) // blocks
     head, joint, batch = sequence % HEADS, sequence // HEADS % JOINTS, sequence // HEADS // JOINTS
@@ -360,7 +401,10 @@ def _output_gradient(
     OUT, D_OUT, BIAS, KEEP, first, row, JOINTS: tl.constexpr, FRAMES: tl.constexpr, DIM: tl.constexpr,
     WIDTH: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    """That of the attention itself, without keep and bias, and its product with the output, by token."""
+    """That of the attention itself, without keep and bias, and its product with the output, by token.
+
+    OUT, D_OUT: where the sequence begins in (rows, DIM). BIAS: of its head's values. first: its first row. row: frames.
+    """
     out = _tile(OUT, row, JOINTS * DIM, FRAMES, WIDTH).to(tl.float32)
     d_out = _tile(D_OUT, row, JOINTS * DIM, FRAMES, WIDTH)
     mean = tl.sum(out * d_out.to(tl.float32), 1)
@@ -375,7 +419,11 @@ def _temporal_backward(
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, OWN: tl.constexpr, OTHERS: tl.constexpr,
     KEPT: tl.constexpr,
 ):  # fmt: skip
-    """A program owns a block of frames: as keys it collects from all queries, then as queries from all keys."""
+    """A program owns a block of frames: as keys it collects from all queries, then as queries from all keys.
+
+    OUT, D_OUT: (rows, DIM). LOG_SUM: of `_temporal_forward`. D_QKV: (rows, 3 · DIM). OWN: frames of its block. OTHERS:
+    of a step.
+    """
     blocks = tl.cdiv(FRAMES, OWN)
     sequence, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     head, joint = sequence % HEADS, sequence // HEADS % JOINTS
@@ -434,7 +482,10 @@ def _temporal_backward_whole(
     DIM: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     KEPT: tl.constexpr,
 ):  # fmt: skip
-    """A program owns a whole sequence, if it is short enough: five products in place of seven."""
+    """A program owns a whole sequence, if it is short enough: five products instead of seven.
+
+    Parameters as in `_temporal_backward`. QUERIES: FRAMES or more, all at once. KEYS: frames of a step.
+    """
     sequence = tl.program_id(0)
     head, joint = sequence % HEADS, sequence // HEADS % JOINTS
     first = (sequence // HEADS // JOINTS).to(tl.int64) * FRAMES * JOINTS + joint
@@ -535,8 +586,8 @@ def norm(layout, x, outer, bias=None, keep=None, inner=None, position=None, ahea
 
     inner, outer: LayerNorms. ahead: bias and keep of the branch that follows, which the stream takes along, so that
     its product can be added in place. keep, by row, may be None for 1. dtype: of normed, by default x's. Returns
-    stream (if it is not x) and normed; folded: in its place the outer norm's 1 / deviation, (rows,), see
-    `fast.folded`.
+    stream (if it is not x) and normed; if folded, instead of normed the outer norm's 1 / deviation, (rows,), see
+    `cuda.folded`.
     """
     dim = x.shape[-1]
     chunk = _chunk(layout.rows, 1, 4, programs=2048)

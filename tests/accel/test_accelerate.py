@@ -11,7 +11,7 @@ from mixste import MixSTE, train
 from mixste.accel import accelerate, covers, cpu, cublaslt, cuda
 from mixste.model import Block
 from mixste.predict import predict
-from mixste.train import Step, pieces
+from mixste.train import Step, even_pieces
 
 VARIANTS = {
     "the paper's": {},
@@ -187,7 +187,7 @@ def test_a_batch_in_pieces_gives_the_gradients_of_the_whole(monkeypatch, most):
     batch, target, expected = whole_batch()
     model = network()
     monkeypatch.setattr(train, "MOST_FRAMES", most)
-    parts = pieces(model, 4, 6)
+    parts = even_pieces(model, 4, 6)
     assert parts == {1: 4, 6: 4, 12: 2, 23: 2, 24: 1}[most]
     step = Step(accelerate(model), squared_error, scaled_gradient=True, pieces=parts)
     for _ in range(2):
@@ -365,7 +365,7 @@ def test_pieces_on_cuda_give_the_gradients_of_the_whole(monkeypatch):
     for most in (4 * 81, 2 * 81):
         monkeypatch.setattr(train, "MOST_FRAMES", most)
         model = cuda_network().train()
-        found.append(flat(model, Step(accelerate(model), squared_error, pieces=pieces(model, 4, 81))(*batch)))
+        found.append(flat(model, Step(accelerate(model), squared_error, pieces=even_pieces(model, 4, 81))(*batch)))
     whole, parts = found
     assert (parts - whole).norm() / whole.norm() < 0.02
 
