@@ -1,23 +1,19 @@
 """Weights on disk: ours as safetensors, and the .bin files that the authors of the three networks published.
 
 No file can run code: safetensors hold nothing but numbers, and the pickles inside .bin files are read as data
-(`mixste.io.pickles`). Every key counts: one that is missing, surplus or of another shape is an error that names it.
+(`mixste.io.archives`). Every key counts: one that is missing, surplus or of another shape is an error that names it.
 """
 
 import json
-import math
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from mixste.io import DataError
+from mixste.io.archives import read_archive
 from mixste.io.files import replacing
 from mixste.io.guard import guarded
-from mixste.io.pickles import Name, Pending, read_pickle
 from mixste.io.weights import CheckpointError, write_safetensors
 from mixste.network import Network, Shapes, read_network
 from mixste.networks import NETWORKS
@@ -123,112 +119,18 @@ def _load_authors(path: Path) -> Network:
 
 def _read_authors(path: Path) -> dict[str, Tensor]:
     """The weights of a .bin file, the prefix `module.` of a DataParallel network taken off."""
-    with open(path, "rb") as file:
-        held, storages = _read_archive(file) if zipfile.is_zipfile(file) else _read_stream(file)
-    if not isinstance(held, dict) or not isinstance(held.get("model_pos"), dict):
-        found = ", ".join(map(str, list(held)[:5])) if isinstance(held, dict) else f"a {type(held).__name__}"
+    content = read_archive(path)
+    if not isinstance(content, dict) or not isinstance(content.get("model_pos"), dict):
+        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise CheckpointError(f"expected a dictionary with the weights under model_pos, found {found or 'none'}")
     weights = {}
-    for key, value in held["model_pos"].items():
+    for key, value in content["model_pos"].items():
         key = str(key).removeprefix("module.")
         if key in weights:
             raise CheckpointError(f"expected each key once, found {key} with and without the prefix module.")
-        if not isinstance(value, Stored):
+        if not isinstance(value, Tensor):
             raise CheckpointError(f"expected {key} to be a dense tensor, found a {type(value).__name__}")
-        weights[key] = value.tensor(storages)
+        weights[key] = value
     if sum(weight.nbytes for weight in weights.values()) > path.stat().st_size:
         raise CheckpointError("expected all weights to be stored, found some that repeat a few numbers")
     return weights
-
-
-def _read_archive(file: BinaryIO) -> tuple[object, dict[str, bytearray]]:
-    """What torch.save writes since PyTorch 1.6: one pickle, and each storage's numbers in an entry of their own."""
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        if sum(entry.file_size for entry in entries) > file.seek(0, 2):
-            raise CheckpointError("expected an archive without compression, found one that unpacks to more")
-        [pickled] = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-        with archive.open(pickled) as stream:
-            held = read_pickle(stream, TORCH, Storage.of)
-        folder = pickled.filename.removesuffix("data.pkl") + "data/"
-        inside = [entry for entry in entries if entry.filename.startswith(folder)]
-        return held, {entry.filename.removeprefix(folder): bytearray(archive.read(entry)) for entry in inside}
-
-
-def _read_stream(file: BinaryIO) -> tuple[object, dict[str, bytearray]]:
-    """What it wrote before: five pickles in a row, then the numbers of each storage."""
-    size = file.seek(0, 2)
-    file.seek(0)
-    if read_pickle(file) != 0x1950A86A20F9469CFC6C:
-        raise DataError("another kind of file")
-    read_pickle(file), read_pickle(file)  # versions of the format and of the system
-    found: dict[str, Storage] = {}
-
-    def storage(reference: tuple) -> Storage:
-        made = Storage.of(reference)
-        return found.setdefault(made.key, made)
-
-    held = read_pickle(file, TORCH, storage)
-    storages = {}
-    for key in read_pickle(file):
-        count = int.from_bytes(file.read(8), "little")
-        if count > size:
-            raise CheckpointError(f"expected a storage of {found[key].count} numbers, found {count}")
-        storages[key] = bytearray(file.read(count * found[key].dtype.itemsize))
-    return held, storages
-
-
-@dataclass(frozen=True)
-class Storage:
-    """A stretch of numbers beside the pickle."""
-
-    dtype: torch.dtype
-    key: str
-    count: int
-
-    @classmethod
-    def of(cls, reference: tuple) -> "Storage":
-        """From what the pickle says of it: ("storage", type, key, device, count); older files add None."""
-        match reference:
-            case ("storage", Name() as kind, str(key), str(), int(count), *rest) if rest in ([], [None]):
-                return cls(kind.make(), key, count)
-        raise DataError("a reference to something other than numbers")
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor, as a view of a storage."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def tensor(self, storages: dict[str, bytearray]) -> Tensor:
-        numbers = storages[self.storage.key]
-        if len(numbers) != self.storage.count * self.storage.dtype.itemsize:
-            raise CheckpointError(f"expected {self.storage.count} numbers in a storage, found {len(numbers)} bytes")
-        if math.prod(self.shape) > self.storage.count:  # PyTorch's own count of them may overflow
-            raise CheckpointError(f"expected all weights to be stored, found {self.shape} that repeat a few numbers")
-        # Raises RuntimeError for a view that leaves its storage.
-        return torch.frombuffer(numbers, dtype=self.storage.dtype).as_strided(self.shape, self.stride, self.offset)
-
-
-DTYPES = {"Double": torch.double, "Float": torch.float, "Half": torch.half, "BFloat16": torch.bfloat16}
-DTYPES |= {"Long": torch.long, "Int": torch.int, "Short": torch.short, "Char": torch.int8, "Byte": torch.uint8}
-# What the names in a pickle stand for. A NumPy RandomState, the shuffle's, is passed over: its names, by old and new
-# versions, make nothing of what they are given.
-TORCH = {
-    "collections OrderedDict": lambda: {},
-    "torch._utils _rebuild_tensor": Stored,
-    "torch._utils _rebuild_tensor_v2": lambda *view: Stored(*view[:4]),
-    "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
-    **{f"torch {name}Storage": lambda dtype=dtype: dtype for name, dtype in DTYPES.items()},
-    **{
-        f"numpy.random{name}": lambda *_: Pending(lambda state: None)
-        for name in (
-            *(" __RandomState_ctor", "._pickle __randomstate_ctor"),
-            *("._pickle __bit_generator_ctor", "._mt19937 MT19937"),
-        )
-    },
-}

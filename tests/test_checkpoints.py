@@ -261,7 +261,7 @@ def test_other_networks(tmp_path):
     for value in (torch.ones(2).to_sparse(), torch.ones(2, device="meta"), torch.ones(2, dtype=torch.complex64)):
         with pytest.raises(CheckpointError, match="and nothing else, found the name 'torch"):
             load(mixste_file() | {"head.0.bias": value})
-    with pytest.raises(CheckpointError, match="repeat a few numbers"):
+    with pytest.raises(CheckpointError, match="repeats a few numbers"):
         load(mixste_file() | {"Spatial_pos_embed": torch.zeros(1, 1, DIM).expand(1, 10**12, DIM)})
     twice = mixste_file() | {"module.head.0.bias": torch.ones(DIM)}
     path = write(tmp_path / "a.bin", twice, prefix="")
@@ -365,7 +365,7 @@ def test_bombs(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.bin") as large, zipfile.ZipFile(tmp_path / "b.bin", "w") as small:
         for name in large.namelist():
             small.writestr(name, large.read(name), zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match="without compression"):
+    with pytest.raises(CheckpointError, match="an archive that unpacks to more"):
         load_checkpoint(tmp_path / "b.bin")
 
 
