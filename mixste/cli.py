@@ -32,15 +32,28 @@ def listed(values: list[str] | None) -> list[str]:
     return [value.strip() for value in ",".join(values or []).split(",") if value.strip()]
 
 
-def network(checkpoint: str):
-    """The network of a file, or of the name, which has no ending, of weights that come with the package."""
+def network(checkpoint: str, layout: str | None = None):
+    """The network of a file, or of bundled weights by their name, which has no ending.
+
+    layout: the joint layout that it was trained on, for a file without it. Raises CheckpointError for NaN or infinity
+    in the weights, and for a layout that is unknown or not the file's.
+    """
     from mixste import checkpoints
     from mixste.network import Network
+    from mixste.skeleton import layouts_of
 
     model = (checkpoints.load_checkpoint if Path(checkpoint).suffix else Network.from_pretrained)(checkpoint)
     for name, weights in model.state_dict().items():
         if not weights.isfinite().all():
             raise checkpoints.CheckpointError(f"{checkpoint}: expected finite weights, found NaN or infinity in {name}")
+    if layout is not None:
+        possible = [model.layout] if model.layout else layouts_of(model.joints)
+        if layout not in possible:
+            raise checkpoints.CheckpointError(
+                f"{checkpoint}: expected a network trained on layout {layout}, found one of {model.joints} joints "
+                f"({' or '.join(possible) or 'no layout known here'})"
+            )
+        model.layout = layout
     return model
 
 
@@ -167,6 +180,9 @@ def lift(
     ] = "auto",
     fps: Annotated[float | None, typer.Option(help="Frames a second, over what the file says.")] = None,
     person: Annotated[int, typer.Option(help="0 for the most prominent one.")] = 0,
+    network_layout: Annotated[
+        str | None, typer.Option(help="Joint layout that the network was trained on, if its file does not say.")
+    ] = None,
     to: Annotated[
         list[str] | None, typer.Option(help='npz, csv, json, bvh, gif, mp4 or html, as "npz,bvh"; may be given again.')
     ] = None,
@@ -184,7 +200,7 @@ def lift(
     for result in lift(
         source,
         out,
-        network(checkpoint),
+        network(checkpoint, network_layout),
         format=format,
         layout=layout,
         resolution=resolution,

@@ -69,7 +69,7 @@ class Network(nn.Module):
         skeleton = SKELETONS.get(self.layout)
         if skeleton is None or len(skeleton.joints) != self.joints:
             names = layouts_of(self.joints)
-            ways = "".join(f", or --layout {name}" for name in names) + " on the command line" * bool(names)
+            ways = "".join(f", or --network-layout {name}" for name in names) + " on the command line" * bool(names)
             raise ValueError(
                 f"expected a network whose joint layout is known, found {self.joints} joints in the order of "
                 f"{self.layout or ' or '.join(names) or 'no layout here'}: give skeleton= in Python{ways}"

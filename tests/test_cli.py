@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from mixste import MixSTE
-from mixste.checkpoints import save_checkpoint
+from mixste.camera import normalize_screen
+from mixste.checkpoints import export_authors, save_checkpoint
 from mixste.cli import plain
+from mixste.predict import predict
 from mixste.skeleton import human36m
 from mixste.study import store
 from mixste.study.run import Data, Run, spec
@@ -145,6 +147,30 @@ def test_a_batch_says_at_the_end_which_clips_failed(tmp_path):
     assert done.returncode == 1
     assert "b: 9 frames" in done.stdout
     assert done.stderr.strip().splitlines()[-1] == "mixste: 2 of 3 clips failed: a.json, c.csv"
+
+
+def test_a_checkpoint_without_a_layout_is_lifted_when_told_which(tmp_path):
+    """The authors' format has no place for it, and 3DHP's 17 joints are in another order than Human3.6M's."""
+    torch.manual_seed(0)
+    model, checkpoint = MixSTE(27, 17, 16, 1, 8), tmp_path / "authors.bin"
+    export_authors(model, checkpoint)
+    points = np.random.default_rng(0).uniform(300, 700, (9, 17, 2))
+    np.savez(tmp_path / "a.npz", keypoints=points, joints=human36m.joints, resolution=(1000, 1000), fps=50)
+    command = ("lift", str(tmp_path / "a.npz"), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"))
+    done = mixste(*command)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "whose file does not say which: if it was, give --network-layout human36m" in done.stderr
+    done = mixste(*command, "--network-layout", "mpi_inf_3dhp")
+    assert "expected a network trained on human36m's 17 joints, found one of 17 joints (mpi_inf_3dhp)" in done.stderr
+    done = mixste(*command, "--network-layout", "coco17")
+    assert "layout coco17, found one of 17 joints (human36m or mpi_inf_3dhp)" in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = mixste(*command, "--network-layout", "human36m", "--to", "npz")
+    assert (done.returncode, done.stderr) == (0, "")
+    model.eval()
+    with np.load(tmp_path / "out" / "a.npz") as arrays:
+        poses = predict(model, normalize_screen(points, 1000, 1000))
+        np.testing.assert_allclose(arrays["poses"], poses - poses[:, :1], atol=1e-5)
 
 
 def test_ctrl_c_ends_in_one_sentence(tmp_path):

@@ -18,7 +18,7 @@ from mixste.data.readers.structures import is_clip
 from mixste.io import DataError
 from mixste.io.guard import guarded
 from mixste.predict import predict
-from mixste.skeleton import human36m
+from mixste.skeleton import human36m, layouts_of
 from mixste.wild.outputs import SHOWN, WRITERS, Lifted
 from mixste.wild.video import SUFFIXES, detect, pyav
 from mixste.wild.viewer import view
@@ -47,7 +47,22 @@ def lift_clip(
     sides, or cropped around them. DataError if there is no such person, a joint is seen in no frame, or a point lies
     where no detector puts one.
     """
+    check_layout(model)
     return _lifted(_keypoints(detections, fps, person), model, flip)
+
+
+def check_layout(model: nn.Module) -> None:
+    """Raise DataError unless the network was trained on human36m's joints, the only ones made from a detector's."""
+    if model.layout is None and human36m.name in layouts_of(model.joints):
+        raise DataError(
+            f"expected a network trained on human36m's joints, found one of {model.joints} joints whose file does not "
+            'say which: if it was, give --network-layout human36m, in Python model.layout = "human36m"'
+        )
+    if model.layout != human36m.name:
+        raise DataError(
+            f"expected a network trained on human36m's 17 joints, found one of {model.joints} joints "
+            f"({model.layout or 'no layout known here'})"
+        )
 
 
 def _keypoints(detections: Detections, fps: float | None, person: int) -> dict:
@@ -132,8 +147,6 @@ def _doubts(joints: Float[np.ndarray, "frames 17 2"], resolution: tuple[int, int
 
 def _lifted(about: dict, model: nn.Module, flip: bool) -> Lifted:
     """The poses of what `_keypoints` gave."""
-    if model.joints != 17:
-        raise DataError(f"expected a model that lifts human36m's 17 joints, found one of {model.joints}")
     screen, note = _framed(about["keypoints"], about["resolution"])
     with tqdm(desc=about["name"], total=len(screen), unit="frame", unit_scale=True, leave=False, disable=None) as bar:
         try:
@@ -199,6 +212,7 @@ def lift(
     once where nothing can be lifted, an output is unknown, or would replace what is lifted; ImportError for .mp4
     without the extra `video`.
     """
+    check_layout(model)
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
     if unknown:
         raise DataError(f"unknown output {unknown[0]!r}: expected some of {', '.join(OUTPUTS)}")

@@ -146,7 +146,7 @@ def view_attention(model: MixSTE, clip: Clip | Lifted, start: int = 0, cells: in
     temporal = [one[0].cpu().numpy().reshape(-1, *one.shape[-3:]) for one in maps["temporal"]]
     temporal = [mean @ one @ total.T for one in temporal]  # (sequences, heads, cells, cells) each
 
-    skeleton = of_joints(model.joints)
+    skeleton = model.skeleton
     poses = predict(model, points, flip=False)
     named = [("lifted", poses - poses[:, [skeleton.root]])]
     image = (_array(clip.keypoints[window]), clip.resolution)

@@ -138,9 +138,23 @@ def test_large_people_are_seen_as_if_the_image_were_extended_on_all_sides(model)
     np.testing.assert_allclose(near.keypoints, moving() * 3)
 
 
-def test_models_of_other_joints_are_refused():
-    with pytest.raises(DataError, match="17 joints, found one of 15"):
-        lift_clip(detections(moving()), MixSTE(frames=3, joints=15, dim=8, depth=1, heads=1))
+@pytest.mark.parametrize(
+    ("joints", "layout", "message"),
+    [
+        (15, "humaneva15", r"human36m's 17 joints, found one of 15 joints \(humaneva15\)"),
+        (17, "mpi_inf_3dhp", r"human36m's 17 joints, found one of 17 joints \(mpi_inf_3dhp\)"),
+        (17, None, "found one of 17 joints whose file does not say which: if it was, give --network-layout human36m"),
+        (16, None, r"found one of 16 joints \(no layout known here\)"),
+    ],
+)
+def test_networks_of_other_layouts_are_refused_before_anything_is_read(joints, layout, message, tmp_path):
+    network = MixSTE(frames=3, joints=joints, dim=8, depth=1, heads=1)
+    network.layout = layout
+    with pytest.raises(DataError, match=message):
+        lift_clip(detections(moving()), network)
+    with pytest.raises(DataError, match=message):
+        lift(tmp_path / "no such file", tmp_path / "out", network)
+    assert not (tmp_path / "out").exists()
 
 
 # --- folders ---------------------------------------------------------------------------------------------------
