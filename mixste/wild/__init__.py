@@ -1,1 +1,1 @@
-"""People's own videos and keypoints: lifted, looked at and taken along."""
+"""Lifting of a user's own videos and keypoints: detectors' files in, 3D poses, pictures and ONNX out."""

@@ -1,4 +1,4 @@
-"""From a video, or the files of a detector, to 3D poses to take along: one clip, or a folder of them."""
+"""Lifts videos and the keypoint files of detectors, one clip or a folder of clips, and writes the 3D poses."""
 
 import errno
 from collections.abc import Iterator, Sequence
@@ -19,21 +19,20 @@ from mixste.io import DataError
 from mixste.io.guard import guarded
 from mixste.predict import predict
 from mixste.skeleton import human36m, layouts_of
-from mixste.wild.outputs import SHOWN, WRITERS, Lifted
+from mixste.wild.outputs import MAX_FRAMES, WRITERS, Lifted
 from mixste.wild.video import SUFFIXES, detect, pyav
 from mixste.wild.viewer import view
 
-OUTPUTS = {**WRITERS, "html": lambda lifted, path: view(lifted.shown("html")).save(path)}
+OUTPUTS = {**WRITERS, "html": lambda lifted, path: view(lifted.cut("html")).save(path)}
 
-SHORT_GAP = 0.5  # seconds that a point may be unseen before a straight line is no good guess
-FPS = 30.0  # of files that do not say
+SHORT_GAP = 0.5  # seconds: the longest gap of a point for which a straight line is a fair guess
+FPS = 30.0  # if a file has no frame rate
 FPS_RANGE = (0.01, 10_000.0)
-FARTHEST = 1000  # image widths or heights that a point may lie away; detectors guess, but not that far
+FARTHEST = 1000  # image sizes from the origin; no detector puts a point farther away
 
-# How tall people are on the screens that networks learn from, the least, the most and the median clip of the synthetic
-# source under Human3.6M's cameras: from the highest to the lowest joint in units of `normalize_screen` (the image is 2
-# wide).
-USUAL, MEDIAN = (0.27, 0.95), 0.64
+# Height of a person on the screen in training, from the highest to the lowest joint in units of `normalize_screen` (the
+# image is 2 wide): the smallest, the largest and the median clip of the synthetic source with Human3.6M's cameras.
+HEIGHTS, MEDIAN_HEIGHT = (0.27, 0.95), 0.64
 
 
 def lift_clip(
@@ -41,11 +40,11 @@ def lift_clip(
 ) -> Lifted:
     """Lift one person of a clip.
 
-    Gaps of up to half a second are filled along straight lines, point by point, before the points become human36m's
-    joints; longer ones after, which the notes say. fps: over what the file says. person: 0 for the most prominent.
-    A person much larger or smaller on the screen than in training is lifted as if the image had been extended on all
-    sides, or cropped around them. DataError if there is no such person, a joint is seen in no frame, or a point lies
-    where no detector puts one.
+    Gaps of up to half a second are filled by linear interpolation of each point, before the points become human36m's
+    joints; longer ones by interpolation of the joints, which a note reports. fps: overrides the file's. person: 0 for
+    the most prominent. A person much larger or smaller on the screen than in training is lifted as if the image had
+    been extended on all sides, or cropped around them. Raises DataError for a network of another joint layout, for a
+    person that does not exist, a joint that is detected in no frame, or a point impossibly far outside the image.
     """
     check_layout(model)
     return _lifted(_keypoints(detections, fps, person), model, flip)
@@ -66,17 +65,15 @@ def check_layout(model: nn.Module) -> None:
 
 
 def _keypoints(detections: Detections, fps: float | None, person: int) -> dict:
-    """What `Lifted` holds of one person of a clip, but for the poses."""
+    """The fields of `Lifted`, except the poses, for one person of a clip."""
     notes = list(detections.notes)
     fps = detections.fps if fps is None else fps
     if fps is None:
-        notes.append(f"frames a second are not in the file: taken as {FPS:g}")
+        notes.append(f"no frame rate in the file: assumed {FPS:g} frames/s; --fps sets another")
         fps = FPS
     if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
-        raise DataError(
-            f"{detections.name}: expected {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g} frames a second, found {fps:g}"
-        )
-    with np.errstate(all="ignore"):  # numbers that are too large are told below
+        raise DataError(f"{detections.name}: expected {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g} frames/s, found {fps:g}")
+    with np.errstate(all="ignore"):  # numbers too large are reported below
         points, people = follow(detections, person)
     far = np.abs(points).max(axis=(1, 2), where=np.isfinite(points), initial=0) > FARTHEST * max(detections.resolution)
     if far.any():
@@ -86,41 +83,44 @@ def _keypoints(detections: Detections, fps: float | None, person: int) -> dict:
             f"pixels, found one at {np.nanmax(np.abs(points[frame])):g} in frame {frame}"
         )
     if people > 1:
-        notes.append(f"lifted person {person} of {people}, counted from 0 by size and time in view")
+        notes.append(
+            f"lifted person {person} of {people}, numbered from 0 by size and time in view; --person picks another"
+        )
 
-    seen = np.isfinite(to_human36m(points, detections.names)[..., 0])  # (frames, 17)
+    detected = np.isfinite(to_human36m(points, detections.names)[..., 0])  # (frames, 17)
     limit = round(SHORT_GAP * fps)
     joints = to_human36m(fill_gaps(points, limit), detections.names)
-    notes += _doubts(joints, detections.resolution)
-    never = [
-        name for name, found in zip(human36m.joints, np.isfinite(joints).any(axis=(0, 2)), strict=True) if not found
-    ]
-    if never:
-        raise DataError(f"{detections.name}: expected to see every joint in some frame, never found {', '.join(never)}")
-    guessed = np.flatnonzero(np.isnan(joints).any(axis=(1, 2)))
-    if len(guessed):
-        notes.append(
-            f"in {len(guessed)} of {len(joints)} frames, the first {guessed[0]}, the last {guessed[-1]}, a joint was "
-            f"out of sight for more than {SHORT_GAP:g} s: do not trust them"
+    notes += _unlike_training(joints, detections.resolution)
+    in_some_frame = np.isfinite(joints).any(axis=(0, 2))
+    missing = [name for name, detected_once in zip(human36m.joints, in_some_frame, strict=True) if not detected_once]
+    if missing:
+        raise DataError(
+            f"{detections.name}: expected every joint to be detected in some frame, never found {', '.join(missing)}"
         )
-    away = np.setdiff1d(np.flatnonzero(np.isnan(points).all(axis=(1, 2))), guessed)
-    if len(away):
+    long_gaps = np.flatnonzero(np.isnan(joints).any(axis=(1, 2)))
+    if len(long_gaps):
         notes.append(
-            f"nothing of the person is seen in {len(away)} of {len(points)} frames, the first {away[0]}, the last "
-            f"{away[-1]}: filled in"
+            f"in {len(long_gaps)} of {len(joints)} frames, the first {long_gaps[0]}, the last {long_gaps[-1]}, a joint "
+            f"is missing for more than {SHORT_GAP:g} s: their poses are unreliable"
+        )
+    empty = np.setdiff1d(np.flatnonzero(np.isnan(points).all(axis=(1, 2))), long_gaps)
+    if len(empty):
+        notes.append(
+            f"the person is not detected in {len(empty)} of {len(points)} frames, the first {empty[0]}, the last "
+            f"{empty[-1]}: filled in"
         )
     return {
         "name": detections.name,
         "fps": fps,
         "resolution": detections.resolution,
         "keypoints": fill_gaps(joints),
-        "filled": ~seen,
+        "filled": ~detected,
         "notes": tuple(notes),
     }
 
 
-def _doubts(joints: Float[np.ndarray, "frames 17 2"], resolution: tuple[int, int]) -> list[str]:
-    """Notes on what networks have not seen in training, and what else may be behind it."""
+def _unlike_training(joints: Float[np.ndarray, "frames 17 2"], resolution: tuple[int, int]) -> list[str]:
+    """Notes on input unlike the training data, and on mistakes in the file that may cause it."""
     notes = []
     hip, thorax = (joints[:, human36m.joints.index(name)] for name in ("Hip", "Thorax"))
     trunk = hip - thorax
@@ -128,26 +128,26 @@ def _doubts(joints: Float[np.ndarray, "frames 17 2"], resolution: tuple[int, int
     upright = float(np.median(upright[np.isfinite(upright)])) if np.isfinite(upright).any() else 1.0
     if upright < -0.5:
         notes.append(
-            "the person is upside down in most frames, unlike in training: is y counted upwards in the file, or the "
-            "video turned?"
+            "the person is upside down in most frames, unlike in training: does y point up in the file, or is the "
+            "video rotated?"
         )
     elif upright < 0.3:
         notes.append(
-            "the person lies on their side in most frames, unlike in training: is y before x in the file, or the video "
-            "turned?"
+            "the person lies on their side in most frames, unlike in training: does y come before x in the file, or is "
+            "the video rotated?"
         )
     cut = ((joints <= 0) | (joints >= np.array(resolution) - 1)).any(axis=(1, 2)).sum()
     if cut:
         notes.append(
-            f"in {cut} of {len(joints)} frames a joint is on the edge of the image or outside of it, where no detector "
-            "can see it"
+            f"in {cut} of {len(joints)} frames a joint is on the edge of the image or outside it, where no detector "
+            "sees anything"
         )
     return notes
 
 
 def _lifted(about: dict, model: nn.Module, flip: bool) -> Lifted:
-    """The poses of what `_keypoints` gave."""
-    screen, note = _framed(about["keypoints"], about["resolution"])
+    """The result with the poses, from the fields that `_keypoints` gave."""
+    screen, note = _on_screen(about["keypoints"], about["resolution"])
     with tqdm(desc=about["name"], total=len(screen), unit="frame", unit_scale=True, leave=False, disable=None) as bar:
         try:
             poses = predict(model, screen.astype(np.float32), flip, progress=bar.update)
@@ -157,32 +157,32 @@ def _lifted(about: dict, model: nn.Module, flip: bool) -> Lifted:
     return Lifted(**about | {"poses": poses, "notes": (*about["notes"], *([note] if note else []))})
 
 
-def _framed(
+def _on_screen(
     joints: Float[np.ndarray, "frames 17 2"], resolution: tuple[int, int]
 ) -> tuple[Float[np.ndarray, "frames 17 2"], str]:
-    """Joints in screen units, and a note if they had to be seen through another frame than the image's."""
+    """Joints in screen units, and a note if the image was extended or cropped for that."""
     tall = float(np.median(np.ptp(joints[..., 1], axis=1)))  # pixels
-    share = 2 * tall / resolution[0]
-    if USUAL[0] <= share <= USUAL[1] or tall == 0:
+    height = 2 * tall / resolution[0]  # screen units
+    if HEIGHTS[0] <= height <= HEIGHTS[1] or tall == 0:
         return normalize_screen(joints, *resolution), ""
-    side = 2 * tall / MEDIAN
-    # A wider view keeps the middle, where the camera points to; a narrower one might then not hold the person.
-    wider = share > USUAL[1]
+    side = 2 * tall / MEDIAN_HEIGHT
+    # A wider view keeps the middle, the optical axis; a narrower one is centred on the person, who might be outside it.
+    wider = height > HEIGHTS[1]
     middle = np.array(resolution) / 2 if wider else np.median(joints, axis=(0, 1))
     return normalize_screen(joints - middle + side / 2, side, side), (
-        f"the person is {share / 2:.2f} image widths tall, {USUAL[0] / 2:g} to {USUAL[1] / 2:g} in training: lifted as "
-        f"if filmed {side:.0f} pixels wide{'' if wider else ' and centred'}"
+        f"the person is {height / 2:.2f} image widths tall, {HEIGHTS[0] / 2:g} to {HEIGHTS[1] / 2:g} in training: "
+        f"lifted as from an image {side:.0f} pixels wide{'' if wider else ', centred on the person'}"
     )
 
 
 def clips_in(source) -> list[Path]:
-    """The clips of a file or folder: itself, or a folder's videos, .json, .npz, .npy, .csv and folders of frames."""
+    """The clips in a file or folder: the path itself, or a folder's videos, keypoint files and folders of frames."""
     source = Path(source)
     if not source.is_dir() or is_clip(source):
         return [source]
-    known = (*(f".{kind}" for kind in READERS), *SUFFIXES)
+    suffixes = (*(f".{kind}" for kind in READERS), *SUFFIXES)
     paths = [path for path in sorted(source.iterdir()) if not path.name.startswith(".")]
-    clips = [path for path in paths if path.suffix.lower() in known or (path.is_dir() and is_clip(path))]
+    clips = [path for path in paths if path.suffix.lower() in suffixes or (path.is_dir() and is_clip(path))]
     if not clips:
         raise DataError(
             f"{source}: expected videos, keypoints in .json, .npz, .npy or .csv, or folders of frames, found none"
@@ -207,27 +207,27 @@ def lift(
     """Lift every clip of a file or folder and write each, as soon as it is lifted, as out/NAME.npz and so on.
 
     format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of npz,
-    csv, json, bvh, gif, mp4 and html. A clip that cannot be read gives its DataError in place of what was lifted, and
-    the others go on. The network is accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at
-    once where nothing can be lifted, an output is unknown, or would replace what is lifted; ImportError for .mp4
-    without the extra `video`.
+    csv, json, bvh, gif, mp4 and html. A clip that cannot be read yields its DataError instead of a result, and the
+    others are lifted. The network is accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at
+    once if the network has another joint layout, there are no clips, an output is unknown, or a result would overwrite
+    its input; ImportError for .mp4 without the extra `video`.
     """
     check_layout(model)
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
     if unknown:
         raise DataError(f"unknown output {unknown[0]!r}: expected some of {', '.join(OUTPUTS)}")
     if "mp4" in outputs:
-        pyav()  # or its absence would show when others are written already
+        pyav()  # fail before anything is written
     clips = clips_in(source)
     stems = [clip.stem for clip in clips]
     names = [clip.stem if stems.count(clip.stem) == 1 else clip.name for clip in clips]
     names = names if len(set(names)) == len(names) else [clip.name for clip in clips]
-    read_from = {clip.resolve() for clip in clips}
+    inputs = {clip.resolve() for clip in clips}
     for name in names:
         for kind in outputs:
-            if (Path(out) / f"{name}.{kind}").resolve() in read_from:
+            if (Path(out) / f"{name}.{kind}").resolve() in inputs:
                 raise DataError(
-                    f"expected another folder for the results: {name}.{kind} in {out} is what they come from"
+                    f"expected another folder for the results: {name}.{kind} in {out} would overwrite its input"
                 )
 
     model = accelerate(model)
@@ -237,25 +237,26 @@ def lift(
             try:
                 video = clip.suffix.lower() in SUFFIXES
                 with guarded(clip, "a clip of a person"):
-                    seen = detect(clip) if video else read(clip, format, layout, resolution, units)
-                with guarded(seen.name, "a clip of a person"):
-                    keypoints = _keypoints(seen, fps, person)
-                    del seen  # of a long clip it is large
+                    detections = detect(clip) if video else read(clip, format, layout, resolution, units)
+                with guarded(detections.name, "a clip of a person"):
+                    keypoints = _keypoints(detections, fps, person)
+                    del detections  # large for a long clip
                     lifted = _lifted(keypoints, model, flip)
             except DataError as error:
                 yield error
                 continue
-            except ImportError as error:  # the keypoints beside a video are lifted without the extra
+            except ImportError as error:  # keypoint files are lifted without the extra
                 yield DataError(f"{clip}: {error}")
                 continue
-            cut = [kind for kind in outputs if len(lifted.poses) > SHOWN.get(kind, np.inf)]
-            notes = [f"{name}.{kind} shows the first {SHOWN[kind]:,} frames of {len(lifted.poses):,}" for kind in cut]
+            frames = len(lifted.poses)
+            cut = [kind for kind in outputs if frames > MAX_FRAMES.get(kind, np.inf)]
+            notes = [f"{name}.{kind} shows the first {MAX_FRAMES[kind]:,} of {frames:,} frames" for kind in cut]
             lifted = replace(lifted, notes=(*lifted.notes, *notes))
             try:
                 for kind in outputs:
                     OUTPUTS[kind](lifted, Path(out) / f"{name}.{kind}")
             except OSError as error:
-                if error.errno not in (errno.EISDIR, errno.ENAMETOOLONG):  # of this clip; others fail for all
+                if error.errno not in (errno.EISDIR, errno.ENAMETOOLONG):  # due to this clip; other errors would recur
                     raise
                 yield DataError(f"{clip}: {error}")
                 continue

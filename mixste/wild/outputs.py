@@ -1,4 +1,4 @@
-"""What lifting a clip gives, and the files it is taken along in: .npz, .csv, .json, .bvh, .gif and .mp4."""
+"""A lifted clip, and the files that it is written to: .npz, .csv, .json, .bvh, .gif and .mp4."""
 
 import json
 import warnings
@@ -18,17 +18,17 @@ from mixste.io.guard import guarded, read_arrays
 from mixste.skeleton import Skeleton, human36m
 from mixste.wild.video import save_mp4
 
-PART = 10_000  # frames that are written at a time
-# Pages and pictures of more frames than these open slowly or not at all: they show the first so many.
-SHOWN = {"html": 50_000, "gif": 5_000}
+PART = 10_000  # frames written at a time
+# Pages and pictures of more frames open slowly or not at all: they show the first so many.
+MAX_FRAMES = {"html": 50_000, "gif": 5_000}
 
 
 @dataclass(frozen=True, eq=False)
 class Lifted:
-    """A clip of one person, lifted.
+    """The result of lifting one person of a clip.
 
-    keypoints: what the network read, pixels. poses: metres in camera axes (x right, y down, z forward), relative to
-    the hip. filled: which keypoints were not seen but made up in a gap. notes: sentences on what to be careful about.
+    keypoints: the network's input, pixels. poses: metres in camera axes (x right, y down, z forward), relative to the
+    hip. filled: which keypoints were not detected but interpolated. notes: assumptions and warnings, a sentence each.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Lifted:
     filled: Bool[np.ndarray, "frames 17"]
     notes: tuple[str, ...] = ()
 
-    def __post_init__(self):  # both may hold the name of a file
+    def __post_init__(self):  # both may contain a file name
         object.__setattr__(self, "name", readable(self.name))
         object.__setattr__(self, "notes", tuple(map(readable, self.notes)))
 
     @classmethod
     def read(cls, path) -> "Lifted":
-        """The clip of a file that `write_npz` wrote; DataError for any other."""
+        """The clip in a file written by `write_npz`; DataError for any other."""
         path = Path(path)
         expected = "the .npz of a lifted clip"
         with guarded(path, expected):
@@ -56,7 +56,9 @@ class Lifted:
                     raise DataError(f"expected finite {name} {shape} of a lifted clip, found {arrays[name].shape}")
             fps, (width, height) = float(arrays["fps"]), arrays["resolution"].tolist()
             if not 0 < fps < np.inf or not 0 < width < np.inf or not 0 < height < np.inf:
-                raise DataError(f"expected a lifted clip's rate and size, found {fps:g} and {width} × {height}")
+                raise DataError(
+                    f"expected a lifted clip with a positive frame rate and image size, found {fps:g} and {width} × {height}"
+                )
             return cls(
                 name=path.stem,
                 fps=fps,
@@ -67,14 +69,14 @@ class Lifted:
                 notes=tuple(map(str, arrays["notes"].tolist())),
             )
 
-    def shown(self, kind: str) -> "Lifted":
-        """What an output of that kind shows of it: its first frames, where SHOWN has a limit."""
-        first = slice(SHOWN.get(kind))
+    def cut(self, kind: str) -> "Lifted":
+        """The first frames, as many as an output of that kind shows (MAX_FRAMES)."""
+        first = slice(MAX_FRAMES.get(kind))
         return replace(self, keypoints=self.keypoints[first], poses=self.poses[first], filled=self.filled[first])
 
 
 def write_npz(lifted: Lifted, path) -> None:
-    """Every array, as `Lifted.read` takes it and NumPy shows it."""
+    """Every field as an array, for `Lifted.read` and NumPy."""
     with replacing(path) as temporary:
         np.savez_compressed(
             temporary,
@@ -89,7 +91,7 @@ def write_npz(lifted: Lifted, path) -> None:
 
 
 def write_csv(lifted: Lifted, path) -> None:
-    """One row a frame: frame, seconds, then x, y and z of every joint in metres."""
+    """One row per frame: frame, seconds, then x, y and z of every joint in metres."""
     names = [f"{joint}_{axis}" for joint in human36m.joints for axis in "xyz"]
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         for part in _parts(lifted):
@@ -101,7 +103,7 @@ def write_csv(lifted: Lifted, path) -> None:
 
 
 def write_json(lifted: Lifted, path) -> None:
-    """The same for programs that read no NumPy: metres, pixels, and which joint is whose child."""
+    """All fields for programs without NumPy: poses in metres, keypoints in pixels, names and parents of the joints."""
     about = {
         "name": lifted.name,
         "fps": lifted.fps,
@@ -125,7 +127,7 @@ def write_json(lifted: Lifted, path) -> None:
 
 
 def _parts(lifted: Lifted) -> Iterator[slice]:
-    """The frames of a clip in stretches, since a million of them as text would fill the memory."""
+    """The frames of a clip in parts: a million of them as text would fill the memory."""
     frames = len(lifted.poses)
     return (slice(start, min(start + PART, frames)) for start in range(0, frames, PART))
 
@@ -134,7 +136,7 @@ def _parts(lifted: Lifted) -> Iterator[slice]:
 
 # Camera axes to BVH's: y up, and z towards the camera.
 UPRIGHT = np.array([1, -1, -1])
-# The pose at rest is a T, facing +z: where each joint lies from its parent.
+# The rest pose is a T, facing +z: the direction of each joint from its parent.
 _DOWN, _UP, _LEFT, _RIGHT = (0, -1, 0), (0, 1, 0), (1, 0, 0), (-1, 0, 0)
 AT_REST = np.array(
     [(0, 0, 0), _RIGHT, _DOWN, _DOWN, _LEFT, _DOWN, _DOWN, _UP, _UP, _UP, _UP, *[_LEFT] * 3, *[_RIGHT] * 3], dtype=float
@@ -145,9 +147,9 @@ TIPS = {3: (0, 0, 0.15), 6: (0, 0, 0.15), 10: (0, 0.05, 0), 13: (0.1, 0, 0), 16:
 def write_bvh(lifted: Lifted, path) -> None:
     """A skeleton with joint rotations, for Blender and other animation programs; lengths are metres.
 
-    Bones keep their median length over the clip and every one points where the pose's does. For that, a joint with
-    several children (hip, thorax) gets a joint without length for each of them. The hip stays above the origin, the
-    lowest foot of the clip on the floor: where the person goes is not lifted.
+    Every bone has its median length over the clip and the direction of the pose's bone. For that, a joint with several
+    children (hip, thorax) gets an extra joint of zero length for each of them. The hip stays above the origin, at the
+    height that puts the lowest foot of the clip on the floor: the root's path is not lifted.
     """
     lengths = np.concatenate([np.linalg.norm(_bones(lifted.poses[part]), axis=-1) for part in _parts(lifted)])
     offsets = AT_REST * np.median(lengths, axis=0)[:, None]
@@ -155,9 +157,9 @@ def write_bvh(lifted: Lifted, path) -> None:
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         before = None  # the angles of the frame before a part
         for part in _parts(lifted):
-            joints = _hung(offsets, _bones(lifted.poses[part]))
+            joints = _hierarchy(offsets, _bones(lifted.poses[part]))
             if before is None:
-                text, order = _hierarchy(joints)
+                text, order = _header(joints)
                 text += ["MOTION", f"Frames: {len(lifted.poses)}", f"Frame Time: {1 / lifted.fps:.8f}"]
                 file.write("\n".join(text) + "\n")
             angles = np.concatenate([_angles(joints, name) for name in order], axis=1)
@@ -168,15 +170,15 @@ def write_bvh(lifted: Lifted, path) -> None:
 
 
 def _bones(poses: Float[np.ndarray, "frames 17 3"]) -> Float[np.ndarray, "frames 17 3"]:
-    """Each joint from its parent, y up."""
+    """Each joint relative to its parent, y up."""
     poses = poses.astype(np.float64) * UPRIGHT
     return poses - poses[:, [max(0, parent) for parent in human36m.parents]]
 
 
-def _hung(
+def _hierarchy(
     offsets: Float[np.ndarray, "17 3"], bones: Float[np.ndarray, "frames 17 3"]
 ) -> dict[str, tuple[str, Float[np.ndarray, "3"], Rotation]]:
-    """The joints of the file: by name, their parent there, offset and turn in the world."""
+    """The joints of the file by name: their parent there, offset and world rotation."""
     names, parents = human36m.joints, human36m.parents
     joints = {"": ("", np.zeros(3), Rotation.identity(len(bones)))}
     hangs_from = {human36m.root: ""}
@@ -197,8 +199,8 @@ def _hung(
     return joints
 
 
-def _hierarchy(joints: dict[str, tuple[str, Float[np.ndarray, "3"], Rotation]]) -> tuple[list[str], list[str]]:
-    """The lines of the file up to the motion, and the names of its joints in their order."""
+def _header(joints: dict[str, tuple[str, Float[np.ndarray, "3"], Rotation]]) -> tuple[list[str], list[str]]:
+    """The lines of the file before the motion, and the names of its joints in order."""
     text, order = ["HIERARCHY"], []
 
     def write(name: str, depth: int) -> None:
@@ -221,26 +223,26 @@ def _hierarchy(joints: dict[str, tuple[str, Float[np.ndarray, "3"], Rotation]]) 
 
 
 def _angles(joints: dict, name: str) -> Float[np.ndarray, "frames 3"]:
-    """A joint's turn in its parent's frame about Z, X and Y, degrees."""
+    """A joint's rotation relative to its parent, as Euler angles about Z, X and Y, degrees."""
     parent, _, turn = joints[name]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # gimbal lock: any of the equal triples will do
+        warnings.simplefilter("ignore")  # gimbal lock: any of the equivalent triples will do
         return (joints[parent][2].inv() * turn).as_euler("ZXY", degrees=True)
 
 
 def _turn(rest: Float[np.ndarray, "vectors 3"], now: Float[np.ndarray, "frames vectors 3"]) -> Rotation:
-    """The turn of each frame that brings the vectors at rest nearest to those now (Kabsch)."""
+    """The rotation of each frame that best maps the vectors at rest to the current ones (Kabsch)."""
     u, _, vt = np.linalg.svd(np.einsum("va,fvb->fab", rest, now))
     u[..., 2] *= np.linalg.det(u @ vt)[:, None]  # never a reflection
     return Rotation.from_matrix((u @ vt).swapaxes(1, 2))
 
 
 def _swing(before: Rotation, rest: Float[np.ndarray, "3"], now: Float[np.ndarray, "frames 3"]) -> Rotation:
-    """`before`, then the shortest turn that makes the direction at rest point along `now`."""
+    """`before`, followed by the smallest rotation that turns the direction at rest to `now`."""
     old = before.apply(np.tile(rest, (len(now), 1)))
     axis, dot = np.cross(old, now), np.sum(old * now, axis=-1)
     size = np.linalg.norm(axis, axis=-1)
-    # Where both lie in one line any axis across will do; a bone without length does not turn.
+    # For parallel vectors any perpendicular axis will do; a bone of zero length does not turn.
     across = np.cross(old, np.eye(3)[np.argmin(np.abs(old), axis=-1)])
     axis = np.where(size[:, None] > 1e-12, axis, across)
     angle = np.arctan2(size, dot)
@@ -251,11 +253,11 @@ def _numbers(values) -> str:
     return " ".join(f"{value:.5f}" for value in values)
 
 
-# --- moving pictures -------------------------------------------------------------------------------------------
+# --- animations ------------------------------------------------------------------------------------------------
 
 SIDES = ("#444444", "#d1495b", "#1f6fb4")  # middle, left, right, as in the viewer
 GROUND = "#f4f4f4"  # the image plane
-SMOOTH = 3  # pictures are drawn this much larger and scaled down
+SMOOTH = 3  # antialiasing: pictures are drawn this much larger and scaled down
 
 
 def pictures(
@@ -266,27 +268,27 @@ def pictures(
     names: Sequence[str] = (),
     skeleton: Skeleton = human36m,
 ) -> Iterator[Image.Image]:
-    """Each frame as a row of squares: the keypoints in the image plane, then each body seen half from the side.
+    """Each frame as a row of square panels: the keypoints in the image plane, then each body seen obliquely.
 
-    keypoints, resolution: pixels; None for poses alone. bodies: poses in metres, camera axes, relative to the root, in
-    one scale. names: what stands above each square.
+    keypoints, resolution: pixels; None for poses alone. bodies: poses in metres, camera axes, relative to the root, all
+    drawn in one scale. names: the title of each panel.
     """
     size = height * SMOOTH
     reach = max(1e-6, *(float(np.linalg.norm(body, axis=-1).max()) for body in bodies))
-    turn = Rotation.from_euler("yx", [0.5, 0.15]).as_matrix()[:2]  # right and down, as seen
-    drawn, ground = [], None
+    turn = Rotation.from_euler("yx", [0.5, 0.15]).as_matrix()[:2]  # right and down on the picture
+    panels, ground = [], None
     if keypoints is not None:
         scale = 0.96 * size / max(resolution)
         corner = (size - np.array(resolution) * scale) / 2
         ground = [*corner, *(corner + np.array(resolution) * scale)]
-        drawn.append(keypoints * scale + corner)
-    for square, body in enumerate(bodies, len(drawn)):
-        drawn.append(body @ turn.T * 0.47 * size / reach + size / 2 + [square * size, 0])
+        panels.append(keypoints * scale + corner)
+    for column, body in enumerate(bodies, len(panels)):
+        panels.append(body @ turn.T * 0.47 * size / reach + size / 2 + [column * size, 0])
     sides = np.zeros(len(skeleton.joints), dtype=int)
     sides[list(skeleton.left)], sides[list(skeleton.right)] = 1, 2
 
-    for points in zip(*drawn, strict=True):
-        picture = Image.new("RGB", (len(drawn) * size, size), "white")
+    for points in zip(*panels, strict=True):
+        picture = Image.new("RGB", (len(panels) * size, size), "white")
         pen = ImageDraw.Draw(picture)
         if ground:
             pen.rectangle(ground, fill=GROUND)
@@ -296,19 +298,19 @@ def pictures(
                 pen.line(ends, fill=SIDES[sides[child]], width=3 * SMOOTH)
             for joint, side in zip(body.tolist(), sides, strict=True):
                 pen.circle(joint, 2 * SMOOTH, fill=SIDES[side])
-        for square, name in enumerate(names):
-            pen.text((square * size + size / 30, size / 60), name, fill=SIDES[0], font_size=size / 16)
+        for column, name in enumerate(names):
+            pen.text((column * size + size / 30, size / 60), name, fill=SIDES[0], font_size=size / 16)
         yield picture.reduce(SMOOTH)
 
 
 def save_gif(moving: Iterable[Image.Image], fps: float, path) -> None:
-    """Write what `pictures` draws as an endless .gif: each of its colours is a side's, paled into the ground."""
+    """Write the output of `pictures` as a looping .gif, whose palette blends each side's colour into the background."""
     inks, grounds = map(ImageColor.getrgb, SIDES), [ImageColor.getrgb(ground) for ground in ("white", GROUND)]
     colours = [np.linspace(ink, ground, 6).round() for ink in inks for ground in grounds]
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.concatenate(colours).astype(int).ravel().tolist())
     first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in moving)
-    # The file counts hundredths of a second: each frame ends at the one nearest to its time.
+    # Durations are whole hundredths of a second: each frame ends at the one nearest to its time.
     ends = np.rint(np.arange(len(others) + 2) * 100 / fps).astype(int)
     durations = (10 * np.diff(ends)).tolist()
     with replacing(path) as temporary:
@@ -316,15 +318,15 @@ def save_gif(moving: Iterable[Image.Image], fps: float, path) -> None:
 
 
 def write_gif(lifted: Lifted, path, height: int = 240) -> None:
-    """Keypoints and pose side by side, for pages and slides. At most 25 frames/s, and the first of a long clip."""
-    lifted = lifted.shown("gif")
+    """Keypoints and pose side by side, for pages and slides: at most 25 frames/s, and the first of a long clip."""
+    lifted = lifted.cut("gif")
     every = max(1, round(lifted.fps / 25))
     moving = pictures(lifted.keypoints[::every], lifted.resolution, [lifted.poses[::every]], height)
     save_gif(moving, lifted.fps / every, path)
 
 
 def write_mp4(lifted: Lifted, path, height: int = 480) -> None:
-    """The same as a film (H.264), larger and with every frame; ImportError without the extra `video`."""
+    """The same as a video (H.264), larger and with every frame; ImportError without the extra `video`."""
     save_mp4(pictures(lifted.keypoints, lifted.resolution, [lifted.poses], height), lifted.fps, path)
 
 

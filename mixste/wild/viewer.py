@@ -1,8 +1,8 @@
-"""Poses that play, turn and zoom in a notebook: truth, predictions and peers, their errors, and attention.
+"""An interactive 3D viewer of poses, their errors, and attention, for notebooks and browsers.
 
-One page of HTML without anything fetched (viewer.html) shows it all; a notebook's output holds that page in a frame of
-its own, so that it works in JupyterLab, in classic notebooks and in what nbconvert exports. Where a notebook is not
-trusted the frame is removed, and a still picture beside it remains.
+One self-contained HTML page (viewer.html) shows everything. A notebook's output holds it in an iframe, so that it works
+in JupyterLab, in classic notebooks and in nbconvert's exports. JupyterLab removes the iframe from a notebook that is
+not trusted; a still picture remains.
 """
 
 import base64
@@ -28,14 +28,14 @@ from mixste.predict import predict
 from mixste.skeleton import Skeleton, of_joints
 from mixste.wild.outputs import Lifted, pictures
 
-Shown = Clip | Lifted | np.ndarray | Tensor | Mapping | str | Path
+Viewable = Clip | Lifted | np.ndarray | Tensor | Mapping | str | Path
 
 
 class Viewer:
-    """A page to look at: shown by a notebook when it is a cell's value, and by any browser once saved."""
+    """An HTML page: displayed by a notebook as the value of a cell, and by any browser once saved."""
 
     def __init__(self, content: dict, still: Image.Image, height: int):
-        # "<" as an escape, or a name that holds "</script>" would end the script.
+        # "<" is escaped: a name with "</script>" would end the script.
         data = json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
         self.html = (
             files("mixste.wild").joinpath("viewer.html").read_text(encoding="utf-8").replace("__DATA__", data, 1)
@@ -44,19 +44,19 @@ class Viewer:
         self.about = f"{', '.join(one['name'] for one in content['series'])}: {content['frames']} frames"
 
     def save(self, path) -> None:
-        """Write the page, which needs nothing beside it."""
+        """Write the self-contained page."""
         with replacing(path) as temporary:
             temporary.write_text(self.html, encoding="utf-8")
 
     def _repr_html_(self) -> str:
-        """The still picture, and the page in a frame, whose script hides the picture.
+        """The still picture, and the page in an iframe, whose script hides the picture.
 
-        In one piece, since JupyterLab prefers HTML to an image, also the little of it that it shows untrusted.
+        As one HTML output: JupyterLab prefers HTML to an image even if it shows only part of it, untrusted.
         """
         png = io.BytesIO()
         self.still.quantize(32, dither=Image.Dither.NONE).save(png, "PNG", optimize=True)
         picture = f'<img src="data:image/png;base64,{_text(png.getvalue())}" alt="{html.escape(self.about)}">'
-        hint = "The first frame. Execute this cell, or trust the notebook, to play it and to turn it."
+        hint = "The first frame. Run this cell, or trust the notebook, for the interactive view."
         page = self.html.replace("&", "&amp;").replace('"', "&quot;")
         return (
             f'<div class="still">{picture}<p>{hint}</p></div>'
@@ -68,68 +68,68 @@ class Viewer:
 
 
 def view(
-    *shown: Shown, skeleton: Skeleton | None = None, fps: float | None = None, frames: slice = slice(None)
+    *items: Viewable, skeleton: Skeleton | None = None, fps: float | None = None, frames: slice = slice(None)
 ) -> Viewer:
-    """Look at poses: play, drag to turn, wheel to zoom, click on the curve to go there.
+    """View poses: play, drag to rotate, scroll to zoom, click on the curve to jump to a frame.
 
-    shown: clips, with their keypoints in the image plane; poses (frames, joints, 3) in metres, camera axes, of
-    `predict`, alone or as {name: poses}; what `mixste lift` made, or the .npz file it wrote. They appear side by side
-    or overlaid, each relative to its root. The first is what the others are measured against: the mean distance of
-    their joints is drawn over time, millimetres. frames: which of them to show. skeleton, fps: by default those of the
-    clip, or by the number of joints and 50.
-    Raises ValueError where nothing is shown, or frames or joints disagree.
+    items: clips, shown with their keypoints in the image plane; poses (frames, joints, 3) in metres, camera axes, as
+    `predict` returns them, alone or as {name: poses}; `Lifted` clips, or .npz files of `mixste lift`. They are shown
+    side by side or overlaid, each relative to its root. The first is the reference: the mean distance of the others'
+    joints from it is plotted over time, in millimetres. frames: which of them to show. skeleton, fps: by default the
+    clip's fps or 50, and the usual layout with that number of joints.
+    Raises ValueError if there is nothing to show, or frames or joints disagree.
     """
-    named: list[tuple[str, np.ndarray]] = []
-    film = None  # the first that has keypoints
-    for one in shown:
-        if isinstance(one, str | Path):
-            one = Lifted.read(one)
-        if isinstance(one, Clip | Lifted):
-            film = one if film is None else film
-            truth = "truth" if sum(isinstance(other, Clip) for other in shown) == 1 else one.name
-            named.append((truth if isinstance(one, Clip) else one.name, _array(one.poses)))
-        elif isinstance(one, Mapping):
-            named += [(str(name), _array(poses)) for name, poses in one.items()]
+    series: list[tuple[str, np.ndarray]] = []
+    clip = None  # the first with keypoints
+    for item in items:
+        if isinstance(item, str | Path):
+            item = Lifted.read(item)
+        if isinstance(item, Clip | Lifted):
+            clip = item if clip is None else clip
+            truth = "truth" if sum(isinstance(other, Clip) for other in items) == 1 else item.name
+            series.append((truth if isinstance(item, Clip) else item.name, _array(item.poses)))
+        elif isinstance(item, Mapping):
+            series += [(str(name), _array(poses)) for name, poses in item.items()]
         else:
-            named.append(("prediction", _array(one)))
-    if not named:
+            series.append(("prediction", _array(item)))
+    if not series:
         raise ValueError("expected a clip, poses or a file to show, found none")
-    name, first = named[0]
-    for other, poses in named:
+    name, first = series[0]
+    for other, poses in series:
         if poses.shape != first.shape or poses.ndim != 3 or poses.shape[2] != 3 or not np.isfinite(poses).all():
             raise ValueError(
                 f"{other}: expected finite poses (frames, joints, 3), as many as {name}'s {first.shape}, "
                 f"found {poses.shape}"
             )
     skeleton = skeleton or of_joints(first.shape[1])
-    named = [(name, poses - poses[:, [skeleton.root]]) for name, poses in named]
-    kept = range(len(first))[frames]
-    if len(kept) == 0 or kept.step != 1:
-        raise ValueError(f"expected frames that follow each other within 0–{len(first) - 1}, found {frames}")
-    named = [(name, poses[frames]) for name, poses in named]
-    errors = [joint_errors(poses, named[0][1]).mean(axis=-1) for _, poses in named[1:]]
-    image = None if film is None else (_array(film.keypoints[frames]), film.resolution)
+    series = [(name, poses - poses[:, [skeleton.root]]) for name, poses in series]
+    selected = range(len(first))[frames]
+    if len(selected) == 0 or selected.step != 1:
+        raise ValueError(f"expected consecutive frames within 0–{len(first) - 1}, found {frames}")
+    series = [(name, poses[frames]) for name, poses in series]
+    errors = [joint_errors(poses, series[0][1]).mean(axis=-1) for _, poses in series[1:]]
+    image = None if clip is None else (_array(clip.keypoints[frames]), clip.resolution)
     content = {
-        **_scene(named, image, skeleton, fps or (50.0 if film is None else film.fps), first=kept.start),
+        **_scene(series, image, skeleton, fps or (50.0 if clip is None else clip.fps), first=selected.start),
         "curves": [None, *(np.round(1000 * error, 1).tolist() for error in errors)] if errors else [],
         "about": f"mean distance of the joints from {name}, mm",
     }
-    return Viewer(content, _still(named, image, skeleton), height=490 if errors else 410)
+    return Viewer(content, _still(series, image, skeleton), height=490 if errors else 410)
 
 
 def view_attention(model: MixSTE, clip: Clip | Lifted, start: int = 0, cells: int = 27) -> Viewer:
-    """Look at what each block attends to while it lifts one window of a clip: pick layer, head, joint and frame.
+    """View the attention of each block while it lifts one window of a clip: choose layer, head, joint and frame.
 
     start: first frame of the window of `model.frames`; a clip that ends within it is padded with its last frame. Discs
-    on the joints show where the chosen joint looks in that frame, the curve where that joint looks among the frames,
-    the two matrices all rows of the same attention. Frames are averaged in groups so that at most `cells` remain, or a
-    page for T = 243 would weigh a hundred megabytes.
-    Raises ValueError for another model, or a window outside the clip.
+    on the joints show the chosen joint's spatial attention in that frame, the curve its temporal attention over the
+    frames, and the two matrices all rows of both. Frames are averaged in groups, at most `cells` of them: otherwise a
+    page for T = 243 would take a hundred megabytes.
+    Raises ValueError for a network other than MixSTE, or a window outside the clip.
     """
     if not isinstance(model, MixSTE):
-        raise ValueError(f"attention is MixSTE's: expected such a model, found {type(model).__name__}")
+        raise ValueError(f"expected a MixSTE, whose attention can be viewed, found a {type(model).__name__}")
     if not 0 <= start < len(clip.keypoints):
-        raise ValueError(f"expected a window that starts within 0–{len(clip.keypoints) - 1}, found {start}")
+        raise ValueError(f"expected the start of a window within 0–{len(clip.keypoints) - 1}, found {start}")
     window = np.clip(np.arange(start, start + model.frames), 0, len(clip.keypoints) - 1)
     points = normalize_screen(clip.keypoints[window], *clip.resolution).astype(np.float32)
     training = model.training
@@ -141,19 +141,19 @@ def view_attention(model: MixSTE, clip: Clip | Lifted, start: int = 0, cells: in
     total = (np.arange(model.frames) // group == np.arange(cells)[:, None]).astype(np.float32)  # (cells, frames)
     mean = total / total.sum(axis=1, keepdims=True)
     spatial = [np.einsum("cf,fhjk->chjk", mean, one[0].cpu().numpy()) for one in maps["spatial"]]
-    # Without joint separation there is one sequence of frames, else one for each joint. What goes to a group of frames
-    # is the sum over them.
+    # One sequence of frames for each joint, or a single one without joint separation. The attention to a group of
+    # frames is the sum over them.
     temporal = [one[0].cpu().numpy().reshape(-1, *one.shape[-3:]) for one in maps["temporal"]]
     temporal = [mean @ one @ total.T for one in temporal]  # (sequences, heads, cells, cells) each
 
     skeleton = model.skeleton
     poses = predict(model, points, flip=False)
-    named = [("lifted", poses - poses[:, [skeleton.root]])]
+    series = [("lifted", poses - poses[:, [skeleton.root]])]
     image = (_array(clip.keypoints[window]), clip.resolution)
     content = {
-        **_scene(named, image, skeleton, clip.fps, first=start),
+        **_scene(series, image, skeleton, clip.fps, first=start),
         "curves": [],
-        "about": f"what JOINT takes from each {'frame' if group == 1 else f'{group} frames'}, %",
+        "about": f"attention of JOINT to each {'frame' if group == 1 else f'{group} frames'}, %",
         "attention": {
             "layers": len(spatial),
             "heads": spatial[0].shape[1],
@@ -164,11 +164,11 @@ def view_attention(model: MixSTE, clip: Clip | Lifted, start: int = 0, cells: in
             "temporal": _bytes(np.stack(temporal)),
         },
     }
-    return Viewer(content, _still(named, image, skeleton), height=490)
+    return Viewer(content, _still(series, image, skeleton), height=490)
 
 
-def _scene(named, image, skeleton: Skeleton, fps: float, first: int) -> dict:
-    """What every page holds: bodies, and the image plane where there is one."""
+def _scene(series, image, skeleton: Skeleton, fps: float, first: int) -> dict:
+    """The content of every page: bodies and, if any, the image plane."""
     sides = np.zeros(len(skeleton.joints), dtype=int)
     sides[list(skeleton.left)], sides[list(skeleton.right)] = 1, 2
     return {
@@ -177,20 +177,20 @@ def _scene(named, image, skeleton: Skeleton, fps: float, first: int) -> dict:
         "sides": sides.tolist(),
         "fps": fps,
         "first": first,
-        "frames": len(named[0][1]),
-        "series": [{"name": name, "poses": _packed(poses, 1e-4)} for name, poses in named],
+        "frames": len(series[0][1]),
+        "series": [{"name": name, "poses": _packed(poses, 1e-4)} for name, poses in series],
         "image": image and {"size": list(map(int, image[1])), "points": _packed(image[0], 0.1)},
     }
 
 
-def _still(named, image, skeleton: Skeleton) -> Image.Image:
-    """The first frame; of the image plane, the part where the person is."""
-    names, points, size = [name for name, _ in named], None, None
+def _still(series, image, skeleton: Skeleton) -> Image.Image:
+    """The first frame, with the image plane cropped to the person."""
+    names, points, size = [name for name, _ in series], None, None
     if image is not None:
         low, high = image[0][0].min(axis=0), image[0][0].max(axis=0)
         side = 1.1 * float((high - low).max()) + 1
         names, points, size = ["keypoints", *names], image[0][:1] - (low + high - side) / 2, (side, side)
-    return next(pictures(points, size, [poses[:1] for _, poses in named], 280, names, skeleton))
+    return next(pictures(points, size, [poses[:1] for _, poses in series], 280, names, skeleton))
 
 
 def _array(values) -> Float[np.ndarray, "..."]:
@@ -198,15 +198,15 @@ def _array(values) -> Float[np.ndarray, "..."]:
 
 
 def _packed(values: np.ndarray, unit: float) -> dict:
-    """Whole multiples of `unit`, or of the first power of ten above it that lets them fit two bytes."""
+    """As 16-bit multiples of `unit`, or of the smallest power of ten above it for which they fit."""
     while np.abs(values).max() > 32767 * unit:
         unit *= 10
     return {"values": _text(np.round(values / unit).astype("<i2")), "scale": unit}
 
 
-def _bytes(shares: np.ndarray) -> str:
-    """Shares of attention in one byte each; the root keeps the small ones apart, which are most."""
-    return _text(np.round(255 * np.sqrt(np.clip(shares, 0, 1))).astype(np.uint8))
+def _bytes(attention: np.ndarray) -> str:
+    """Attention weights in one byte each, as their square roots: most weights are small."""
+    return _text(np.round(255 * np.sqrt(np.clip(attention, 0, 1))).astype(np.uint8))
 
 
 def _text(values: np.ndarray | bytes) -> str:

@@ -17,7 +17,7 @@ from mixste.model import MixSTE
 from mixste.predict import predict
 from mixste.skeleton import human36m
 from mixste.wild.lift import OUTPUTS, clips_in, lift, lift_clip
-from mixste.wild.outputs import SHOWN, Lifted
+from mixste.wild.outputs import MAX_FRAMES, Lifted
 
 # A person of human36m, 400 pixels tall: usual in an image 1000 wide.
 STANDING = np.array(
@@ -82,7 +82,7 @@ def test_frames_without_the_person_are_told(model):
     assert lifted.filled.all(axis=1).nonzero()[0].tolist() == [0, 1, 9]
     assert lifted.notes == (
         "read so",
-        "nothing of the person is seen in 3 of 20 frames, the first 0, the last 9: filled in",
+        "the person is not detected in 3 of 20 frames, the first 0, the last 9: filled in",
     )
 
 
@@ -96,7 +96,7 @@ def test_people_who_do_not_stand_are_told(model):
 def test_joints_never_seen_are_named(model):
     points = moving()
     points[:, [3, 6]] = np.nan
-    with pytest.raises(DataError, match="clip: expected to see every joint in some frame, never found RFoot, LFoot"):
+    with pytest.raises(DataError, match="expected every joint to be detected in some frame, never found RFoot, LFoot"):
         lift_clip(detections(points), model)
 
 
@@ -106,7 +106,7 @@ def test_unknown_rates_and_other_people_are_told(model):
     lifted = lift_clip(Detections("pair", pair.names, two, pair.resolution), model)
     assert lifted.fps == 30
     assert len(lifted.notes) == 2
-    assert "taken as 30" in lifted.notes[0]
+    assert "assumed 30" in lifted.notes[0]
     assert lifted.notes[1].startswith("lifted person 0 of 2")
     second = lift_clip(Detections("pair", pair.names, two, pair.resolution), model, fps=60, person=1)
     np.testing.assert_allclose(second.keypoints, moving() * 0.9)
@@ -254,7 +254,7 @@ def test_results_never_replace_what_they_come_from(model, tmp_path):
     np.savez(tmp_path / "a.npz", keypoints=moving(), joints=human36m.joints, resolution=(1000, 1000))
     before = (tmp_path / "a.npz").read_bytes()
     for source in (tmp_path / "a.npz", tmp_path):
-        with pytest.raises(DataError, match=r"another folder for the results: a\.npz in .* is what they come from"):
+        with pytest.raises(DataError, match=r"another folder for the results: a\.npz in .* would overwrite its input"):
             lift(source, tmp_path, model)
     assert (tmp_path / "a.npz").read_bytes() == before
 
@@ -277,7 +277,7 @@ def test_a_broken_first_file_does_not_stop_the_folder(model, tmp_path):
 
 @pytest.mark.parametrize("fps", [0.0, -5.0, np.nan, np.inf, 1e-300, 1e300])
 def test_impossible_rates_are_refused(model, fps):
-    with pytest.raises(DataError, match=r"expected 0\.01 to 10000 frames a second, found"):
+    with pytest.raises(DataError, match=r"expected 0\.01 to 10000 frames/s, found"):
         lift_clip(detections(moving()), model, fps=fps)
 
 
@@ -367,11 +367,11 @@ def test_what_is_whole_when_it_is_stopped_stays_and_nothing_else(model, tmp_path
 
 
 def test_a_page_of_a_long_clip_shows_its_first_frames_and_a_note_says_so(model, tmp_path, monkeypatch):
-    monkeypatch.setitem(SHOWN, "html", 15)
+    monkeypatch.setitem(MAX_FRAMES, "html", 15)
     np.savez(tmp_path / "a.npz", keypoints=moving(), joints=human36m.joints, resolution=(1000, 1000))
     [lifted] = lift(tmp_path / "a.npz", tmp_path / "out", model, outputs=["npz", "html"])
     assert len(lifted.poses) == 20
-    assert "a.html shows the first 15 frames of 20" in lifted.notes
+    assert "a.html shows the first 15 of 20 frames" in lifted.notes
     assert '"frames":15' in (tmp_path / "out" / "a.html").read_text()
 
 

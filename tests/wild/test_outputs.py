@@ -197,7 +197,7 @@ def test_a_long_clip_is_written_in_parts_as_a_short_one_at_once(write, tmp_path,
 
 
 def test_pictures_of_a_long_clip_are_of_its_first_frames(tmp_path, monkeypatch):
-    monkeypatch.setitem(outputs.SHOWN, "gif", 4)
+    monkeypatch.setitem(outputs.MAX_FRAMES, "gif", 4)
     write_gif(a_lifted(10), tmp_path / "walk.gif")
     with Image.open(tmp_path / "walk.gif") as picture:
         assert picture.n_frames == 4

@@ -109,7 +109,7 @@ def test_films_held_sideways_are_turned_upright(tmp_path, matrix, corner):
 
 def test_a_film_with_nobody_in_it_and_files_that_are_none(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "_mediapipe", Finder)
-    with pytest.raises(DataError, match=r"one\.mp4: expected a person in frames of one size, found 0 people in 1"):
+    with pytest.raises(DataError, match=r"one\.mp4: expected a person, found nobody in 1 frames"):
         video.detect(film(tmp_path / "one.mp4", frames=1))
     (tmp_path / "text.mp4").write_text("no film")
     with pytest.raises(DataError, match=r"text\.mp4: expected a video, found a file that cannot be read as one"):
