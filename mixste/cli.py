@@ -105,7 +105,9 @@ def fetch_data(
 @app.command()
 def train(
     profile: ProfileName = "smoke",
-    table: Annotated[list[str] | None, typer.Option(help="Only the runs of this table; may be given again.")] = None,
+    table: Annotated[
+        list[str] | None, typer.Option(help='Only the runs of these tables, as "table5" or "5"; may be given again.')
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
     run: Annotated[Path | None, typer.Option(help="Only the run that this file of a batch describes.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also those whose training failed before.")] = (
@@ -115,15 +117,12 @@ def train(
     """Train the runs of the study that are not in the store yet."""
     from mixste.study import store, trainer
     from mixste.study.profiles import profile_of
-    from mixste.study.tables import PLAN, distinct
+    from mixste.study.tables import distinct, named
 
     if run:
         trainer.make_as_planned(run, retry_failed)
         return
-    unknown = set(table or ()) - set(PLAN)
-    if unknown:
-        raise ValueError(f"table must be one of {', '.join(PLAN)}, found {', '.join(sorted(unknown))}")
-    wanted = distinct(profile_of(profile), tuple(table or PLAN))
+    wanted = distinct(profile_of(profile), [one.key for one in named(listed(table))] or None)
     if retry_failed:
         trainer.forget_failed(wanted)
     failed = trainer.make_all(wanted, jobs, title=f"training, profile {profile}")
@@ -265,7 +264,7 @@ def reproduce(
     profile: ProfileName = "smoke",
     tables: Annotated[
         list[str] | None,
-        typer.Option(help='Only the notebooks of these tables of the paper, as "5,6"; may be given again.'),
+        typer.Option(help='Only the notebooks of these tables, as "5,6" or "limits"; may be given again.'),
     ] = None,
     notebook: Annotated[
         list[str] | None, typer.Option(help='Only these notebooks, as "6,7"; may be given again.')
@@ -283,14 +282,13 @@ def reproduce(
     """
     from mixste.study import batch, notebooks
 
-    # Tables are named 5, notebooks 05; both are taken either way.
-    numbers = [name.lstrip("0") or name for name in listed(tables)]
-    named = [name.zfill(2) for name in listed(notebook)]
-    chosen = notebooks.choose(numbers, named)
+    # Tables are numbered 5, notebooks 05; both are taken either way.
+    numbers = [name.zfill(2) for name in listed(notebook)]
+    chosen = notebooks.choose([name.lstrip("0") or name for name in listed(tables)], numbers)
     if so_far:
         if on or dry_run:
             raise ValueError("--so-far goes without --on and --dry-run")
-        others = [number for number in named if not notebooks.grows(*notebooks.choose(numbers=[number]))]
+        others = [number for number in numbers if not notebooks.grows(*notebooks.choose(numbers=[number]))]
         if others:
             raise ValueError(
                 f"--so-far makes Tables 1 to 7 and notebooks 13, 14 and 17, found notebook {', '.join(others)}"

@@ -7,7 +7,6 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from mixste import MixSTE
@@ -19,22 +18,24 @@ from mixste.io.install import PACKAGE
 from mixste.predict import predict
 from mixste.study import report, store
 from mixste.study.profiles import PAPER_POSES, PROFILES
-from mixste.study.tables import CONSTANT, REGRESSION
+from mixste.study.tables import CONSTANT, REGRESSION, TABLES, Row, Table
 from mixste.wild.outputs import pictures, save_gif
 
 README, LIFT, PICTURE = (PACKAGE.parent / name for name in ("README.md", "docs/lift.md", "docs/lifted.gif"))
 
-# Of these tables the first rows, which mean the same in every profile, and rows by name: Table 5's references are 1's.
+# By table, the rows that mean the same in every profile; the references of Table 5 are those of Table 1.
 SHOWN = {
-    "02_table1": ("Table 1, detected keypoints", 4, (CONSTANT, REGRESSION)),
-    "03_table2": ("Table 2, true keypoints", 3, (REGRESSION,)),
-    "06_table5_components": ("Table 5", 4, ()),
+    "table1": ("videopose3d-243", "poseformer-81", "mixste-81", "mixste-243", CONSTANT, REGRESSION),
+    "table2": ("poseformer-81", "mixste-81", "mixste-243", REGRESSION),
+    "table5": ("baseline", "alternating", "joint-separation", "full"),
 }
 
 
 def results() -> str:
     """MPJPE in mm of the main rows, one column a profile, the paper's printed numbers last, notes below; Markdown."""
-    profiles = [name for name in PROFILES if set(SHOWN) & {path.stem for path in report.tables_of(name)}]
+    tables = {key: TABLES[key] for key in SHOWN}
+    files = {table.notebook for table in tables.values()}
+    profiles = [name for name in PROFILES if files & {path.stem for path in report.tables_of(name)}]
     lines = [["MPJPE, mm, average over actions", *map(_heading, profiles), "printed in the paper: Human3.6M"]]
     lines.append(["---"] * len(lines[0]))
     notes: dict[str, str] = {}  # to their marks
@@ -46,14 +47,23 @@ def results() -> str:
         mark = notes.setdefault(row["note"], f"<sup>{len(notes) + 1}</sup>") if row["note"] else ""
         return report.interval_text(row, ".1f") + mark
 
-    for table, (title, count, references) in SHOWN.items():
-        columns = [_averages(name, table) for name in profiles]
-        printed = columns[0]["printed"]
-        for label in (*printed.index[:count], *references):
-            paper = f"{printed[label]:.1f}" if printed.get(label, np.nan) > 0 else "–"
-            lines.append([f"{title}: {label}", *(cell(column, label) for column in columns), paper])
-    table = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join(table + [f"\n{mark} {note}." for note, mark in notes.items()])
+    for key, table in tables.items():
+        averages = {name: _averages(name, table) for name in profiles}
+        for row_key in SHOWN[key]:
+            rows = {name: table.row(PROFILES[name], row_key) for name in profiles}
+            row = rows[profiles[0]]
+            cells = [cell(averages[name], rows[name].label) for name in profiles]
+            lines.append([f"Table {table.number}, {table.title}: {row.short}", *cells, _printed(row)])
+    lines = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join(lines + [f"\n{mark} {note}." for note, mark in notes.items()])
+
+
+def _printed(row: Row) -> str:
+    """The paper's average MPJPE of a row; a dash where it has none."""
+    if row.printed is None:
+        return "–"
+    [value] = row.printed.query("metric == 'MPJPE' and column == 'Avg.'")["value"]
+    return f"{value:.1f}"
 
 
 def _heading(name: str) -> str:
@@ -65,14 +75,13 @@ def _heading(name: str) -> str:
     return f"`{name}`: {profile.data.source}{size}{length}"
 
 
-def _averages(profile: str, name: str) -> pd.DataFrame:
-    """A table's averages by row; the rows of its first detector without the name of that, which differs."""
-    if name not in {path.stem for path in report.tables_of(profile)}:
+def _averages(profile: str, table: Table) -> pd.DataFrame:
+    """The published averages of a table, by label of the row; none where it is not published."""
+    if table.notebook not in {path.stem for path in report.tables_of(profile)}:
         return pd.DataFrame(columns=list(report.COLUMNS))
-    table = report.read(profile, name)
-    table = table[(table["column"] == "Avg.") & (table["metric"] == "MPJPE") & (table["against"] == "")]
-    first = PROFILES[profile].detectors[0]
-    return table.set_index(table["row"].str.replace(f", (?:{first}|GT)(?=, T=)", "", regex=True))
+    values = report.read(profile, table.notebook)
+    values = values[(values["column"] == "Avg.") & (values["metric"] == "MPJPE") & (values["against"] == "")]
+    return values.set_index("row")
 
 
 def speed() -> str:

@@ -25,14 +25,13 @@ from mixste.study import costs, notebooks, store, trainer
 from mixste.study.profiles import Profile, profile_of
 from mixste.study.progress import span
 from mixste.study.run import Run, spec
-from mixste.study.tables import PLAN, distinct
+from mixste.study.tables import TABLES, distinct
 
 WORKFLOW = PACKAGE.parent / "workflow"
 JOB_SECONDS = 10.0  # of a job of its own: to start, and to read data
-# Of a core (AMD EPYC) to execute each notebook in profile smoke, with its runs in the store; notebook 18 as 17.
-NOTEBOOK_SECONDS = dict(
-    zip(notebooks.READS, (18, 20, 6, 6, 5, 5, 7, 5, 6, 6, 6, 10, 9, 17, 7, 23, 9, 31, 31), strict=True)
-)
+# Of a core (AMD EPYC) to execute a notebook in profile smoke, with its runs in the store, and those that take longer.
+NOTEBOOK_SECONDS = 7
+SLOW_NOTEBOOKS = {"00": 18, "01": 20, "11": 10, "13": 17, "15": 23, "17": 31, "18": 31}  # 18 as 17
 
 
 @dataclass(frozen=True)
@@ -87,14 +86,14 @@ def plan(profile: str, chosen: list[Path]) -> Batch:
     scale = profile_of(profile)
     lacking = notebooks.lacking_data(scale, chosen)
     chosen = [path for path in chosen if path not in lacking]
-    tables = notebooks.tables_of(chosen)
+    tables = notebooks.tables_read(chosen)
     wanted = {run.id: run for run in distinct(scale, tables)}
     missing = [run.id for run in trainer.lacking(wanted.values())]  # what failed is not tried again unasked
     finished = [name for name, run in wanted.items() if name not in missing and not store.failure(run)]
     estimated = costs.estimate(scale, wanted, finished)
     stale = [path for path in chosen if not notebooks.fresh(path, profile)]
     seconds = {name: estimated.seconds[name] for name in missing}
-    seconds |= {path.stem: NOTEBOOK_SECONDS[path.name[:2]] for path in stale}
+    seconds |= {path.stem: SLOW_NOTEBOOKS.get(path.name[:2], NOTEBOOK_SECONDS) for path in stale}
     return Batch(
         profile=scale,
         chosen=chosen,
@@ -112,7 +111,7 @@ def plan(profile: str, chosen: list[Path]) -> Batch:
 def _labels(profile: Profile, tables: tuple[str, ...]) -> dict[str, str]:
     labels = {}
     for table in tables:
-        for row in PLAN[table](profile):
+        for row in TABLES[table].rows(profile):
             for run in row.runs:
                 labels.setdefault(run.id, f"{table}, {row.label}, seed {run.seed}")
                 if run.start:
@@ -181,7 +180,7 @@ def write(batch: Batch, gpu: bool) -> Path:
         jobs["runs"][name] = {"needs": needs, "label": batch.labels[name], "seconds": batch.seconds[name] + JOB_SECONDS}
         (folder / f"{name}.json").write_text(spec(run))
     for path in batch.stale:
-        reads = {run.id for run in distinct(batch.profile, notebooks.tables_of([path]))}
+        reads = {run.id for run in distinct(batch.profile, notebooks.tables_read([path]))}
         needs = [name for name in batch.missing if name in reads]
         seconds = batch.seconds[path.stem] + JOB_SECONDS
         jobs["notebooks"][path.stem] = {"needs": needs, "label": path.stem, "seconds": seconds}

@@ -11,37 +11,34 @@ from mixste.study.records import Record
 from mixste.study.report import AT_LEVEL
 from mixste.study.run import Run
 from mixste.study.store import RunError
+from mixste.study.tables import Table
+
+# The methods of Figures 3, 4 and 6, each with the T it was published with: rows of Table 1, by key.
+METHODS = {"VideoPose3D": "videopose3d-243", "PoseFormer": "poseformer-81", "MixSTE": "mixste-243"}
 
 
-def runs(profile: Profile) -> dict[str, tuple[Run, ...]]:
-    """The methods of Figures 3, 4 and 6, one run a seed: runs of Table 1, from one detector's keypoints.
-
-    Each keeps the T it was published with.
-    """
-    return {
-        "VideoPose3D": profile.peer("videopose3d", 243),
-        "PoseFormer": profile.peer("poseformer", 81),
-        "MixSTE": profile.full(),
-    }
+def runs(table: Table, profile: Profile) -> dict[str, tuple[Run, ...]]:
+    """The runs of `METHODS`, one a seed, from one detector's keypoints. table: Table 1."""
+    return {name: table.row(profile, key).runs for name, key in METHODS.items()}
 
 
-def sound(profile: Profile) -> dict[str, list[Record]]:
+def sound(table: Table, profile: Profile) -> dict[str, list[Record]]:
     """By method, the records that there are of `runs`, without those of trainings that failed."""
-    wanted = runs(profile)
+    wanted = runs(table, profile)
     kept = records.find([run for seeds in wanted.values() for run in seeds], profile.name)
     return {
         name: [kept[run] for run in seeds if run in kept and not kept[run].failed] for name, seeds in wanted.items()
     }
 
 
-def compared(profile: Profile, train: bool | None = None) -> dict[str, list[Record]]:
+def compared(table: Table, profile: Profile, train: bool | None = None) -> dict[str, list[Record]]:
     """`sound`, once the runs that the store lacks are trained. RunError if a method has no record.
 
     train: whether to; by default in profiles that need no GPU.
     """
     if train or (train is None and not profile.gpu):
-        trainer.make_all([run for seeds in runs(profile).values() for run in seeds], title="methods compared")
-    kept = sound(profile)
+        trainer.make_all([run for seeds in runs(table, profile).values() for run in seeds], title="methods compared")
+    kept = sound(table, profile)
     if missing := [name for name in kept if not kept[name]]:
         raise RunError(
             f"no training of {', '.join(missing)} of profile {profile.name} is in the store or among the records in "

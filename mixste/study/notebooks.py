@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,33 +21,10 @@ from mixste.study.pages import page
 from mixste.study.profiles import PROFILES, Profile, profile_of
 from mixste.study.run import Data
 from mixste.study.store import so_far
-from mixste.study.tables import PLAN, distinct
+from mixste.study.tables import TABLES, distinct, named
 
 NOTEBOOKS = store.ROOT / "notebooks"
 DEFAULT = "smoke"  # the profile that the notebooks themselves name
-
-# The tables of the plan whose runs each notebook reads.
-READS: dict[str, tuple[str, ...]] = {
-    "00": (),
-    "01": ("table1",),
-    "02": ("table1",),
-    "03": ("table2",),
-    "04": ("table3",),
-    "05": ("table4",),
-    "06": ("table5",),
-    "07": ("table6",),
-    "08": ("table7",),
-    "09": ("table1",),
-    "10": ("table1",),
-    "11": ("table1",),
-    "12": ("table1",),
-    "13": ("paper_vs_code",),
-    "14": tuple(table for table in PLAN if table.startswith("table")),
-    "15": ("table1",),
-    "16": (),
-    "17": ("limits",),
-    "18": ("more_people",),
-}
 
 
 def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None:
@@ -63,7 +41,7 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
         raise DataError(not_made(lacking))
     failed = [not_made(lacking)] if lacking else []
     if not so_far():
-        failed += [trainer.make_all(distinct(scale, tables_of(chosen)), jobs, title=f"training, profile {profile}")]
+        failed += [trainer.make_all(distinct(scale, tables_read(chosen)), jobs, title=f"training, profile {profile}")]
     for number, path in enumerate(chosen, 1):
         began = time.monotonic()
         label = f"[{number}/{len(chosen)}] {path.name}"
@@ -74,8 +52,8 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
             elif not so_far() and fresh(path, profile):
                 print(f"{label}: up to date", flush=True)
                 continue
-            own = [run for table in tables_of([path]) for row in PLAN[table](scale) for run in row.runs]
-            if so_far() and own and trainer.lacking(own) == own:
+            wanted = distinct(scale, tables_read([path]))
+            if so_far() and wanted and trainer.lacking(wanted) == wanted:
                 print(f"{label}: nothing is trained yet", flush=True)
                 continue
             print(f"{label} …", end="", flush=True)
@@ -94,17 +72,17 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
         raise RuntimeError("; ".join(filter(None, failed)))
 
 
-def choose(tables: list[str] = (), numbers: list[str] = ()) -> list[Path]:
-    """The notebooks of these tables of the paper ("5") and of these numbers ("06"); all of them where none is named."""
+def choose(tables: Sequence[str] = (), numbers: Sequence[str] = ()) -> list[Path]:
+    """The notebooks of these tables, by number or key ("5", "table5"), and those of these numbers of their own ("06").
+
+    All of them where none is named. ValueError lists those there are.
+    """
     needs_checkout("mixste reproduce")
-    of_table = {found[1]: path for path in notebooks() if (found := re.search(r"_table(\d+)", path.name))}
     of_number = {path.name[:2]: path for path in notebooks()}
-    for what, wanted, there in (("table", tables, of_table), ("notebook", numbers, of_number)):
-        unknown = [name for name in wanted if name not in there]
-        if unknown:
-            raise ValueError(f"{what} must be among {', '.join(there)}, found {', '.join(unknown)}")
-    named = {of_table[name] for name in tables} | {of_number[name] for name in numbers}
-    return sorted(named) or notebooks()
+    if unknown := [number for number in numbers if number not in of_number]:
+        raise ValueError(f"notebook must be among {', '.join(of_number)}, found {', '.join(unknown)}")
+    chosen = {NOTEBOOKS / f"{table.notebook}.ipynb" for table in named(tables)}
+    return sorted(chosen | {of_number[number] for number in numbers}) or notebooks()
 
 
 def grows(path: Path) -> bool:
@@ -112,10 +90,17 @@ def grows(path: Path) -> bool:
     return "_table" in path.name or path.name[:2] in ("13", "14", "17")
 
 
-def tables_of(chosen: list[Path]) -> tuple[str, ...]:
-    """The tables of the plan that these notebooks read, in the plan's order."""
-    read = {table for path in chosen for table in READS[path.name[:2]]}
-    return tuple(table for table in PLAN if table in read)
+def tables_read(chosen: Iterable[Path]) -> tuple[str, ...]:
+    """The tables whose runs these notebooks read, by key: those that their code names, as in `TABLES["table5"]`."""
+    code = "".join(_code(path) for path in chosen)
+    names = set(re.findall(r"""["'](\w+)["']""", code))
+    return tuple(key for key in TABLES if key in names)
+
+
+def _code(path: Path) -> str:
+    """The source of a notebook's cells of code."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
 def looks_at(path: Path, scale: Profile) -> list[Data]:
@@ -126,7 +111,7 @@ def looks_at(path: Path, scale: Profile) -> list[Data]:
 
 def lacking_data(scale: Profile, chosen: list[Path]) -> dict[Path, str]:
     """Of these notebooks, those whose data are not there or cannot be used, each with what is wrong in a sentence."""
-    planned = {path: distinct(scale, tables_of([path])) for path in chosen}
+    planned = {path: distinct(scale, tables_read([path])) for path in chosen}
     read = {path: dict.fromkeys([*looks_at(path, scale), *(run.data for run in planned[path])]) for path in chosen}
     wrong: dict[Data, str] = {}
     for data in dict.fromkeys(data for several in read.values() for data in several):
@@ -264,7 +249,7 @@ def _hash(name: str) -> str:
 def _inputs(path: Path, profile: str) -> str:
     """Hash of what bears on a notebook: its source, the package, and its runs."""
     scale = profile_of(profile)
-    wanted = [run.id for run in distinct(scale, tables_of([path]))]  # data that changed make other runs
+    wanted = [run.id for run in distinct(scale, tables_read([path]))]  # data that changed make other runs
     read = [data.fingerprint for data in looks_at(path, scale)]
     digest = hashlib.sha256(f"{scale.name} {scale.title} {read} {wanted}".encode())
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

@@ -11,7 +11,7 @@ from mixste.io.files import replacing
 from mixste.study import store
 from mixste.study.profiles import PROFILES
 from mixste.study.report import read, tables_of, with_intervals
-from mixste.study.tables import PLAN
+from mixste.study.tables import of_notebook
 
 # Of a run's environment, what its line in runs.csv tells.
 MADE = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
@@ -52,18 +52,16 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                 continue
             table = table[(table["column"] == "Avg.") & table["metric"].isin(evaluate.UNITS) & (table["runs"] != "")]
             if len(table):
+                planned = of_notebook(path.stem)
                 lines += [
                     "",
-                    f"### [{path.stem}]({name}/{path.name})",
+                    f"### [{path.stem}]({name}/{path.name})" + (f": {planned.title}" if planned else ""),
                     "",
                     markdown(with_intervals(table, notes=False).reset_index()),
                     *[f"\n*{row}*: {note}." for row, note in noted(table)],
                 ]
-                number = table["table"].iloc[0]
-                named = {"13": "paper_vs_code", "17": "limits", "18": "more_people"}
-                rows = PLAN.get(named.get(number, f"table{number}"))
-                plan = rows(profile) if rows else []
-                left = [row.label for row in plan if row.label not in set(table["row"])]
+                rows = planned.rows(profile) if planned else []
+                left = [row.label for row in rows if row.label not in set(table["row"])]
                 lines += [f"\nNot trained yet: {'; '.join(left)}."] if left else []
     text = "\n".join(lines) + "\n"
     with replacing(root / "results" / "README.md") as temporary:

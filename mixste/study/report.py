@@ -1,6 +1,6 @@
 """From runs to tidy tables: values with intervals, beside what the paper prints."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from mixste.io.files import replacing
 from mixste.networks.references import at_constant_level
 from mixste.study import store, trainer
 from mixste.study.intervals import bootstrap_interval
-from mixste.study.profiles import PROFILES, Profile
-from mixste.study.tables import CONSTANT, PLAN, REGRESSION, Row, distinct
+from mixste.study.profiles import Profile, profile_of
+from mixste.study.tables import CONSTANT, REGRESSION, Row, Table, of_notebook, runs_of
 
 # One value a row. `against` names the row that `value` is the difference to (row − against), and is empty for the value
 # itself. low, high: 95 % bootstrap interval over takes (the views of one take averaged first) and seeds. seed_spread:
@@ -39,7 +39,7 @@ COLUMNS = {
     "printed": float,
     "note": str,
 }
-APART, SEEDS_APART = 1.5, "seeds end apart"  # one's error is so many times another's: trainings that ended elsewhere
+DIVERGED, SEEDS_DIVERGE = 1.5, "seeds diverge"  # the error of one is more than so many times that of another
 AT_LEVEL = "at the level of a constant pose"  # by `mixste.networks.references.at_constant_level`
 pd.options.display.max_colwidth = None  # a note is shown whole
 UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
@@ -59,17 +59,18 @@ def trained(rows: list[Row]) -> list[Row]:
 
 def _compared(rows: list[Row]) -> list[Row]:
     """The rows, each with the one it is compared with if that is among them."""
-    labels = {row.label for row in rows}
-    return [row if row.against in labels else replace(row, against="") for row in rows]
+    keys = {row.key for row in rows}
+    return [row if row.against in keys else replace(row, against="") for row in rows]
 
 
 def sound(row: Row) -> Row:
     """The row without the runs whose training failed; its note tells them, and how many seeds are left."""
     failed = {run: why for run in row.runs if (why := store.failure(run))}
+    if not failed:
+        return row
     left = tuple(run for run in row.runs if run not in failed)
-    told = [f"run {run.id} failed: {why}" for run, why in failed.items()]
-    told = told and [f"{len(left)} of {len(row.runs)} seeds", *told]
-    return replace(row, runs=left, note=_notes(row.note, ", ".join(told)))
+    reasons = ", ".join(f"run {run.id} failed: {why}" for run, why in failed.items())
+    return replace(row, runs=left, note=_notes(row.note, f"{len(left)} of {len(row.runs)} seeds, {reasons}"))
 
 
 def _notes(*notes: str) -> str:
@@ -105,78 +106,75 @@ def by_clip(row: Row, protocol: str) -> pd.DataFrame:
     return table[table["protocol"] == protocol]
 
 
-def together(clips: pd.DataFrame) -> pd.Series:
-    """A `column` for `measure` that tells no actions apart: averages over frames alone, as MPI-INF-3DHP has it."""
-    return pd.Series("all", index=clips.index)
-
-
 def measure(
-    rows: list[Row],
-    profile: Profile,
-    table: str,
-    metrics_shown: tuple[str, ...] = ("MPJPE",),
-    column: Callable[[pd.DataFrame], pd.Series] = lambda clips: clips["action"],
-    averages_only: bool = False,
-    protocol: str = "",
-    made: dict[str, pd.DataFrame] | None = None,
+    table: Table, profile: Profile, rows: list[Row] | None = None, made: dict[str, pd.DataFrame] | None = None
 ) -> pd.DataFrame:
-    """The tidy table of some rows, by `column` (a name for each clip) and on average ("Avg.", the mean of columns).
+    """The tidy table of its rows, in its metrics, by column and on average ("Avg.", the mean of the columns).
 
-    Runs that are not in the store are trained, but for MIXSTE_SO_FAR: see `trained` and `with_earlier`; RunError if
-    there is no row at all then. Those that failed are left out, see `sound`. Where the constant pose is among the rows,
-    notes tell which networks are at its level. Differences are between the seeds that both have, and count takes by the
-    row's own frames; a row whose `against` is not among the rows gets none. protocol: by default the profile's. made:
-    by label, errors of rows that are not of their runs, as `by_clip` gives them. ValueError if two rows have one label.
+    rows: others than the table's own, such as some of them or a user's. made: by key, the errors of rows that are not
+    of their runs, as `by_clip` gives them. Runs that are not in the store are trained, but for MIXSTE_SO_FAR: see
+    `trained` and `with_earlier`; RunError if there is no row at all then. Those that failed are left out, see `sound`.
+    Where the constant pose is among the rows, notes tell which networks are at its level. Differences are between the
+    seeds that both have, and count takes by the row's own frames; a row whose `against` is not among the rows gets
+    none. ValueError if two rows have the same key or label.
     """
-    labels = [row.label for row in rows]
-    if twice := {label for label in labels if labels.count(label) > 1}:
-        raise ValueError(f"each row must have a label of its own, found several named {', '.join(sorted(twice))}")
-    planned, protocol = rows, protocol or profile.protocol
-    rows = trained(rows) if store.so_far() else _compared(rows)
-    made, named = made or {}, {row.label: " ".join(run.id for run in row.runs) for row in rows}
+    planned = table.rows(profile) if rows is None else rows
+    protocol, made = table.protocol or profile.protocol, made or {}
+    for name in ("key", "label"):
+        names = [getattr(row, name) for row in planned]
+        if twice := {one for one in names if names.count(one) > 1}:
+            raise ValueError(f"each row must have a {name} of its own, found several with {', '.join(sorted(twice))}")
+    rows = trained(planned) if store.so_far() else _compared(planned)
+    ids = {row.key: " ".join(run.id for run in row.runs) for row in rows}
     if not store.so_far():
-        trainer.make_all([run for row in rows for run in row.runs], jobs=1, title=f"table {table}")
+        trainer.make_all([run for row in rows for run in row.runs], jobs=1, title=f"table {table.number}")
     rows = [sound(row) for row in rows]
-    clips = {row.label: made[row.label] if row.label in made else by_clip(row, protocol) for row in rows if row.runs}
-    ends = {label: _ends(_takes(own, "MPJPE", column)) for label, own in clips.items()}
-    told = {label: _notes(_apart(own), _at_level(label, ends)) for label, own in clips.items()}
-    out = []
+    clips = {row.key: made[row.key] if row.key in made else by_clip(row, protocol) for row in rows if row.runs}
+    takes = {
+        (key, metric): _takes(own, metric, table.column(own, profile))
+        for key, own in clips.items()
+        for metric in dict.fromkeys((*table.metrics, "MPJPE"))
+    }
+    ends = {key: _ends(takes[key, "MPJPE"]) for key in clips}
+    faults = {key: _notes(_diverged(own), _at_level(key, ends)) for key, own in clips.items()}
+    labels, out = {row.key: row.label for row in rows}, []
     for row in rows:
         if not row.runs:
-            out += _failed(row, metrics_shown, named[row.label])
+            out += _failed(row, table.metrics, ids[row.key])
             continue
-        row = replace(row, note=_notes(row.note, told[row.label]))
-        for metric in metrics_shown:
-            own = _takes(clips[row.label], metric, column)
-            out += _values(own, row, metric, averages_only)
+        row = replace(row, note=_notes(row.note, faults[row.key]))
+        for metric in table.metrics:
+            own = takes[row.key, metric]
+            out += _values(own, row, metric, table.averages_only)
             if row.against in clips:
-                other = _takes(clips[row.against], metric, column).reindex(own.index)
-                other_told = told[row.against] and f"{row.against}: {told[row.against]}"
-                both = replace(row, note=_notes(row.note, other_told))
-                out += _differences(own, other, both, metric, averages_only)
+                other = takes[row.against, metric].reindex(own.index)
+                label = labels[row.against]
+                note = _notes(row.note, faults[row.against] and f"{label}: {faults[row.against]}")
+                both = replace(row, against=label, note=note)
+                out += _differences(own, other, both, metric, table.averages_only)
     about = {
-        "table": table,
+        "table": table.number,
         "protocol": protocol,
         "profile": profile.name,
         "source": profile.data.source,
         "comparable": profile.comparable,
     }
-    found = pd.DataFrame(out, columns=list(COLUMNS)).assign(**about).astype(COLUMNS)
-    wanted = {run.id for row in planned for run in row.runs}
-    found = with_earlier(found, table, profile, [row.label for row in planned], wanted)
-    if found.empty:
+    values = pd.DataFrame(out, columns=list(COLUMNS)).assign(**about).astype(COLUMNS)
+    wanted = {run.id for row in planned for run in row.runs} if store.so_far() else set()
+    values = with_earlier(values, table.number, profile, [row.label for row in planned], wanted)
+    if values.empty:
         raise store.RunError(f"none of {', '.join(row.label for row in planned)} is trained yet, in {store.store()}")
-    return found
+    return values
 
 
-def _apart(clips: pd.DataFrame) -> str:
-    """What must be said of a row one of whose seeds ended elsewhere than the others, of which a mean tells nothing."""
+def _diverged(clips: pd.DataFrame) -> str:
+    """What must be said of a row whose seeds end at errors so far from each other that their mean tells nothing."""
     clips = clips[clips["metric"] == "MPJPE"]
     sums = clips.assign(total=clips["value"] * clips["frames"]).groupby("seed")[["total", "frames"]].sum()
     errors = sums["total"] / sums["frames"]
-    if errors.max() <= APART * errors.min():
+    if errors.max() <= DIVERGED * errors.min():
         return ""
-    return f"{SEEDS_APART}, at {', '.join(f'{error:.1f}' for error in errors)} mm over all frames"
+    return f"{SEEDS_DIVERGE}, at {', '.join(f'{error:.1f}' for error in errors)} mm over all frames"
 
 
 def _ends(takes: pd.DataFrame) -> pd.Series:
@@ -185,13 +183,13 @@ def _ends(takes: pd.DataFrame) -> pd.Series:
     return _means(group.drop(columns="frames"), weights)
 
 
-def _at_level(label: str, ends: dict[str, pd.Series]) -> str:
+def _at_level(key: str, ends: dict[str, pd.Series]) -> str:
     """What must be said of a row whose networks, or some of them, are no better than the constant pose's row."""
-    if CONSTANT not in ends or label in (CONSTANT, REGRESSION):
+    if CONSTANT not in ends or key in (CONSTANT, REGRESSION):
         return ""
     constant = ends[CONSTANT].iloc[0]
-    flat = sum(at_constant_level(error, constant) for error in ends[label])
-    some = f"{flat} of {len(ends[label])} seeds " if flat < len(ends[label]) else ""
+    flat = sum(at_constant_level(error, constant) for error in ends[key])
+    some = f"{flat} of {len(ends[key])} seeds " if flat < len(ends[key]) else ""
     return f"{some}{AT_LEVEL} ({constant:.1f} mm)" if flat else ""
 
 
@@ -204,10 +202,10 @@ def _failed(row: Row, metrics_shown: tuple[str, ...], named: str) -> list[dict]:
     ]
 
 
-def _takes(clips: pd.DataFrame, metric: str, column) -> pd.DataFrame:
-    """Of one metric: rows (column, subject, take), a value for each seed, and the take's frames."""
+def _takes(clips: pd.DataFrame, metric: str, column: pd.Series) -> pd.DataFrame:
+    """Of one metric: rows (column, subject, take), a value for each seed, and the frames of the take."""
+    clips = clips.assign(column=column, total=clips["value"] * clips["frames"])
     clips = clips[clips["metric"] == metric]
-    clips = clips.assign(column=column(clips), total=clips["value"] * clips["frames"])
     sums = clips.groupby(["column", "subject", "action", "take", "seed"], sort=False)[["total", "frames"]].sum()
     value = (sums["total"] / sums["frames"]).unstack("seed")
     return value.assign(frames=sums["frames"].unstack("seed").iloc[:, 0])
@@ -333,21 +331,25 @@ def all_failed(table: pd.DataFrame) -> pd.Series:
     return table["value"].isna() & (table["seeds"] == 0) & table["note"].str.contains("failed")
 
 
-def save(table: pd.DataFrame, name: str) -> None:
-    """Check the table, write it to results/<profile>/<name>.csv of the output folder, and say where it went.
+def save(values: pd.DataFrame, name: str) -> None:
+    """Check a tidy table, write it to results/<profile>/<name>.csv of the output folder, and say where it went.
 
-    ValueError if the name is that of a notebook, and the table has a row that the notebook's does not.
+    ValueError if a table of the study has this name and the values name rows that are neither its own nor of its runs.
     """
-    validate(table)
-    number, profile = table[["table", "profile"]].iloc[0]
-    if f"table{number}" in PLAN and (store.ROOT / "notebooks" / f"{name}.ipynb").exists():
-        planned = [row.label for row in PLAN[f"table{number}"](PROFILES[profile])]
-        if others := sorted(set(table.loc[table["runs"] != "", "row"]) - set(planned)):
-            raise ValueError(f"{name} is a table of the study, without {', '.join(others)}: save yours by another name")
+    validate(values)
+    profile = values["profile"].iloc[0]
+    if table := of_notebook(name):
+        rows = table.rows(profile_of(profile))
+        others = values[(values["runs"] != "") & ~values["row"].isin([row.label for row in rows])]
+        known = {run.id for row in rows for run in row.runs} if len(others) else set()
+        others = others.loc[[not known.issuperset(ids.split()) for ids in others["runs"]], "row"]
+        if len(others):
+            names = ", ".join(sorted(set(others)))
+            raise ValueError(f"{name} is a table of the study, without {names}: save yours by another name")
     path = store.output() / "results" / profile / f"{name}.csv"
     with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.4f")
-    print(f"{store.shown(path)}: {len(table)} values")
+        values.to_csv(temporary, index=False, float_format="%.4f")
+    print(f"{store.shown(path)}: {len(values)} values")
 
 
 def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
@@ -433,15 +435,9 @@ def tables_of(profile: str, root: Path | None = None) -> list[Path]:
     return sorted(((root or store.ROOT) / "results" / profile).glob("[0-9][0-9]_*.csv"))
 
 
-def ready(tables: tuple[str, ...], profile: Profile, rows: list[Row] | None = None) -> str:
-    """Train whatever these tables lack, but for MIXSTE_SO_FAR; says in one line how many runs stand behind them.
-
-    rows: of the tables, those that are read; by default all.
-    """
-    wanted = distinct(profile, tables)
-    if rows is not None:
-        wanted = [run for run in wanted if any(run in row.runs for row in rows)]
+def ready(rows: Iterable[Row]) -> str:
+    """Train whatever these rows lack, but for MIXSTE_SO_FAR; says in one line how many runs stand behind them."""
+    wanted = runs_of(rows)
     if store.so_far():
         return f"{len(wanted) - len(trainer.lacking(wanted))} of {len(wanted)} runs so far"
-    failed = trainer.make_all(wanted, title=", ".join(tables))
-    return failed or f"{len(wanted)} runs ready"
+    return trainer.make_all(wanted, title="training") or f"{len(wanted)} runs ready"

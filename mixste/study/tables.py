@@ -1,10 +1,12 @@
 """The tables of the study, as data: which runs stand behind each row, and what the paper prints for it.
 
-`PLAN` has one function a table; each gives the rows at a scale (`mixste.study.profiles`).
+All that the plan, the pages, the command line, the README and the notebooks know of a table is its entry in `TABLES`.
+To add one, write a function that gives its rows at a scale (`mixste.study.profiles`), an entry, and a notebook.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import pandas as pd
@@ -20,25 +22,102 @@ from mixste.train import AUTHORS, PAPER
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: its label, the runs behind it (one a seed), and the paper's numbers for it.
+    """One row of a table: its key, by which it is looked up, the runs behind it (one a seed), and its label.
 
-    printed: of `published`, the rows that belong to it; None where the paper has none. against: label of the row it
-    is compared with, clip by clip. note: what stands for what.
+    label: what readers see, by default the key. short: the label without what the table's title says already, by
+    default the label. printed: of `published`, the rows that belong to it; None where the paper has none. against: key
+    of the row it is compared with, clip by clip. note: what stands for what.
     """
 
-    label: str
+    key: str
     runs: tuple[Run, ...]
+    label: str = ""
     printed: pd.DataFrame | None = None
     against: str = ""
     note: str = ""
+    short: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "label", self.label or self.key)
+        object.__setattr__(self, "short", self.short or self.label)
 
     @property
     def trained(self) -> bool:
         """Whether networks that are trained stand behind it, and not one of `references`."""
         return any(run.poses for run in self.runs)
 
+    def variant(self, key: str, *, recipe: dict | None = None, options: dict | None = None, **fields) -> "Row":
+        """A row to compare with this one: the same runs with other settings.
 
-CONSTANT, REGRESSION = "constant pose", "linear regression, single frames"
+        recipe, options: the settings of the training and of the network to change; fields: of the run itself, such as
+        poses, frames or data. TypeError for a field that there is not.
+        """
+        runs = tuple(
+            replace(
+                run,
+                recipe=replace(run.recipe, **(recipe or {})),
+                options=dict(run.options) | (options or {}),
+                **fields,
+            )
+            for run in self.runs
+        )
+        return Row(key, runs, against=self.key, note=self.note)
+
+
+def by_action(clips: pd.DataFrame, profile: Profile) -> pd.Series:
+    return clips["action"]
+
+
+def all_frames(clips: pd.DataFrame, profile: Profile) -> pd.Series:
+    """All actions in one column: averages over frames alone, as MPI-INF-3DHP has it."""
+    return pd.Series("all", index=clips.index)
+
+
+HUMANEVA = ("Walk", "Jog"), ("S1", "S2", "S3")
+
+
+def humaneva_names(profile: Profile) -> dict[str, str]:
+    """The actions and subjects of Table 4 by what stands for them: a stand-in's first, second and third in order."""
+    own = profile.humaneva.actions or HUMANEVA[0], profile.humaneva.subjects or HUMANEVA[1]
+    return dict(chain.from_iterable(zip(here, paper, strict=True) for here, paper in zip(own, HUMANEVA, strict=True)))
+
+
+def by_action_and_subject(clips: pd.DataFrame, profile: Profile) -> pd.Series:
+    """The columns of Table 4, "Walk S1" to "Jog S3"."""
+    names = humaneva_names(profile)
+    return clips["action"].map(names) + " " + clips["subject"].map(names)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the study.
+
+    key: its name in `TABLES` and on the command line. number: the paper's, or that of its notebook where the paper has
+    no such table; the column `table` of its CSV. notebook: the one that makes it, which also names the CSV. title: what
+    it shows, in a few words. rows: of a profile, each with a key and a label of its own. metrics: those shown. column:
+    of each clip the name of the column it is averaged in. averages_only: whether nothing but the mean of these columns
+    is shown. protocol: see `mixste.evaluate.evaluate`; the profile's where it is empty.
+    """
+
+    key: str
+    number: str
+    notebook: str
+    title: str
+    rows: Callable[[Profile], list[Row]]
+    metrics: tuple[str, ...] = ("MPJPE", "P-MPJPE", "MPJVE")
+    column: Callable[[pd.DataFrame, Profile], pd.Series] = by_action
+    averages_only: bool = False
+    protocol: str = ""
+
+    def row(self, profile: Profile, key: str) -> Row:
+        """The row of this key; KeyError lists those there are."""
+        rows = {row.key: row for row in self.rows(profile)}
+        if key not in rows:
+            raise KeyError(f"{self.key} has the rows {', '.join(rows)}, found {key!r}")
+        return rows[key]
+
+
+CONSTANT, REGRESSION = "constant pose", "linear regression, single frames"  # keys, and labels
 
 
 def references(beside: Row, note: str = "") -> list[Row]:
@@ -59,237 +138,283 @@ def _printed(table: int, **where) -> pd.DataFrame:
 
 
 def table1(p: Profile) -> list[Row]:
-    """Per-action errors from detected keypoints."""
     first, second = p.detectors
+
+    def row(
+        key: str, network: str, frames: int, runs: tuple[Run, ...], *, keypoints=first, printed, against="", note=""
+    ):
+        label, short = f"{network}, {keypoints}, T={frames}", f"{network}, T={frames}"
+        return Row(key, runs, label, _printed(1, **printed), against, note, short)
+
     ours = {"method": "Ours", "keypoints": "CPN"}
+    hrnet = f"{second} instead of HRNet, whose keypoints were never released"
     rows = [
-        Row(f"VideoPose3D, {first}, T=243", p.peer("videopose3d", 243), _printed(1, method="Pavllo et al.")),
-        Row(
-            f"PoseFormer, {first}, T=81",
-            p.peer("poseformer", 81),
-            _printed(1, method="Zheng et al."),
+        row("videopose3d-243", "VideoPose3D", 243, p.peer("videopose3d", 243), printed={"method": "Pavllo et al."}),
+        row(
+            "poseformer-81",
+            *("PoseFormer", 81, p.peer("poseformer", 81)),
+            printed={"method": "Zheng et al."},
             note=p.pose_note("poseformer"),
         ),
-        Row(f"MixSTE, {first}, T=81", p.mixste(81), _printed(1, **ours, frames=81), f"PoseFormer, {first}, T=81"),
-        Row(f"MixSTE, {first}, T=243", p.full(), _printed(1, **ours, frames=243), f"MixSTE, {first}, T=81"),
-        Row(
-            f"MixSTE, {second}, T=243",
-            p.mixste(keypoints=second),
-            _printed(1, method="Ours", keypoints="HRNet"),
-            f"MixSTE, {first}, T=243",
-            note=f"{second} instead of HRNet, whose keypoints were never released",
+        row("mixste-81", "MixSTE", 81, p.mixste(81), printed=ours | {"frames": 81}, against="poseformer-81"),
+        row("mixste-243", "MixSTE", 243, p.full(), printed=ours | {"frames": 243}, against="mixste-81"),
+        row(
+            "mixste-243-second-detector",
+            *("MixSTE", 243, p.mixste(keypoints=second)),
+            keypoints=second,
+            printed={"method": "Ours", "keypoints": "HRNet"},
+            against="mixste-243",
+            note=hrnet,
         ),
     ]
     return rows + references(rows[0], f"from keypoints of {first}")
 
 
 def table2(p: Profile) -> list[Row]:
-    """Per-action errors from ground-truth keypoints."""
+    def row(key: str, network: str, frames: int, runs: tuple[Run, ...], method: str, against="", note=""):
+        printed = _printed(2, method=method, frames=frames)
+        return Row(key, runs, f"{network}, GT, T={frames}", printed, against, note, f"{network}, T={frames}")
+
+    peer, note = p.peer("poseformer", 81, "gt"), p.pose_note("poseformer")
     rows = [
-        Row(
-            "PoseFormer, GT, T=81",
-            p.peer("poseformer", 81, "gt"),
-            _printed(2, method="Zheng et al."),
-            note=p.pose_note("poseformer"),
-        ),
-        Row("MixSTE, GT, T=81", p.mixste(81, "gt"), _printed(2, method="Ours", frames=81), "PoseFormer, GT, T=81"),
-        Row("MixSTE, GT, T=243", p.mixste(243, "gt"), _printed(2, method="Ours", frames=243), "MixSTE, GT, T=81"),
+        row("poseformer-81", "PoseFormer", 81, peer, "Zheng et al.", note=note),
+        row("mixste-81", "MixSTE", 81, p.mixste(81, "gt"), "Ours", against="poseformer-81"),
+        row("mixste-243", "MixSTE", 243, p.mixste(243, "gt"), "Ours", against="mixste-81"),
     ]
     return rows + references(rows[0])
 
 
 def table3(p: Profile) -> list[Row]:
-    """MPI-INF-3DHP: PCK, AUC and MPJPE from ground-truth keypoints."""
     rows = [
-        Row("MixSTE, T=1", p.mixste(1, data=p.mpi_inf_3dhp), _printed(3, method="Ours", frames=1)),
-        Row("MixSTE, T=27", p.mixste(27, data=p.mpi_inf_3dhp), _printed(3, method="Ours", frames=27), "MixSTE, T=1"),
+        Row(f"mixste-{frames}", p.mixste(frames, data=p.mpi_inf_3dhp), f"MixSTE, T={frames}", printed, against)
+        for frames, against in ((1, ""), (27, "mixste-1"))
+        for printed in [_printed(3, method="Ours", frames=frames)]
     ]
     return rows + references(rows[0])
 
 
 def table4(p: Profile) -> list[Row]:
-    """HumanEva: from scratch, with windows at every frame, and fine-tuned from the main source.
+    """Trained from scratch, with windows at every frame, and fine-tuned from the main source.
 
     The peers' pretraining uses the 15 joints from the start; MixSTE's is the study's full model, moved to 15 joints and
     another T by `mixste.checkpoints.transfer`.
     """
     fifteen = replace(p.data, keypoints=p.detectors[0], skeleton="humaneva15")
     rows = []
-    for label, model, frames, method in (
-        ("VideoPose3D, T=81", "videopose3d", 81, "Pavllo et al."),
-        ("PoseFormer, T=43", "poseformer", 43, "Zheng et al."),
+    for key, label, model, frames, method in (
+        ("videopose3d-81", "VideoPose3D, T=81", "videopose3d", 81, "Pavllo et al."),
+        ("poseformer-43", "PoseFormer, T=43", "poseformer", 43, "Zheng et al."),
     ):
-        begun, note = p.peer(model, frames, data=fifteen), p.pose_note(model)
-        rows.append(
-            Row(label, p.peer(model, frames, data=p.humaneva), _printed(4, method=method, detail=""), note=note)
-        )
-        tuned = p.peer(model, frames, data=p.humaneva, start=begun)
-        printed = _printed(4, method=method, detail="fine-tuned")
-        rows.append(Row(f"{label}, fine-tuned", tuned, printed, label, note))
-    ours, every = (
+        pretrained, note = p.peer(model, frames, data=fifteen), p.pose_note(model)
+        scratch = p.peer(model, frames, data=p.humaneva)
+        tuned = p.peer(model, frames, data=p.humaneva, start=pretrained)
+        printed, printed_tuned = (_printed(4, method=method, detail=detail) for detail in ("", "fine-tuned"))
+        rows.append(Row(key, scratch, label, printed, note=note))
+        rows.append(Row(f"{key}-fine-tuned", tuned, f"{label}, fine-tuned", printed_tuned, key, note))
+    scratch, every = (
         p.mixste(43, data=p.humaneva, recipe=p.recipe(random_starts=False, interval=interval)) for interval in (None, 1)
     )
-    tuned = tuple(replace(run, start=full) for run, full in zip(ours, p.full(), strict=True))
-    label = "MixSTE, T=43"
-    return [
-        *rows,
-        Row(label, ours, _printed(4, method="Ours", detail="")),
-        Row(f"{label}, interval = 1", every, _printed(4, method="Ours", detail="interval = 1"), label),
-        Row(f"{label}, fine-tuned", tuned, _printed(4, method="Ours", detail="fine-tuned"), label),
-        *references(rows[0]),
-    ]
+    tuned = tuple(replace(run, start=full) for run, full in zip(scratch, p.full(), strict=True))
+    key, label = "mixste-43", "MixSTE, T=43"
+    rows.append(Row(key, scratch, label, _printed(4, method="Ours", detail="")))
+    for suffix, detail, runs in (("interval-1", "interval = 1", every), ("fine-tuned", "fine-tuned", tuned)):
+        printed = _printed(4, method="Ours", detail=detail)
+        rows.append(Row(f"{key}-{suffix}", runs, f"{label}, {detail}", printed, key))
+    return rows + references(rows[0])
 
 
-def _narrow(p: Profile) -> dict[str, int | bool]:
+def _not_separated(p: Profile) -> dict[str, int | bool]:
     """Options without joint separation."""
     return {"separate_joints": False, "dim": p.joint_dim}
 
 
 def table5(p: Profile) -> list[Row]:
-    """Components. Without joint separation a joint is joint_dim wide, as in PoseFormer (a temporal token joints times
-    that); with it, dim."""
-    plain = p.recipe(loss=(("mpjpe", 1.0),))
-    details = published(5)["detail"].unique()
-    narrow = _narrow(p)
-    runs = [
-        p.mixste(p.ablation_frames, recipe=plain, options=narrow | {"alternating": False}),
-        p.mixste(p.ablation_frames, recipe=plain, options=narrow),
-        p.mixste(p.ablation_frames, recipe=plain),
-        p.ablated(),
-    ]
-    labels = ["seq2seq baseline", "+ alternating", "+ joint separation", "+ our loss"]
+    """Without joint separation a joint is joint_dim wide, as in PoseFormer (a temporal token joints times that); with
+    it, dim."""
+    plain, narrow = p.recipe(loss=(("mpjpe", 1.0),)), _not_separated(p)
+    sequential = p.mixste(p.ablation_frames, recipe=plain, options=narrow | {"alternating": False})
+    alternating = p.mixste(p.ablation_frames, recipe=plain, options=narrow)
+    separated = p.mixste(p.ablation_frames, recipe=plain)
     rows = [
-        Row(label, row, _printed(5, detail=detail), against, p.size_note())
-        for label, row, detail, against in zip(labels, runs, details, ["", *labels[:-1]], strict=True)
+        Row(key, runs, label, _printed(5, detail=detail), against, p.size_note())
+        for key, label, detail, runs, against in (
+            ("baseline", "seq2seq baseline", "seq2seq baseline", sequential, ""),
+            ("alternating", "+ alternating", "+ alternating design", alternating, "baseline"),
+            ("joint-separation", "+ joint separation", "+ joint separation", separated, "alternating"),
+            ("full", "+ our loss", "+ our loss", p.ablated(), "joint-separation"),
+        )
     ]
     return rows + references(rows[0])
 
 
 def table6(p: Profile) -> list[Row]:
-    """Losses."""
-    rows = []
-    for name, terms in TABLE_6.items():
-        ours, recipe = terms == dict(AUTHORS.loss), p.recipe(loss=tuple(terms.items()))
-        runs = p.ablated(p.ablation_dim) if ours else p.mixste(p.ablation_frames, dim=p.ablation_dim, recipe=recipe)
-        against = "" if name == "MPJPE Loss" else "MPJPE Loss"
-        rows.append(Row(name, runs, _printed(6, detail=name), against, p.size_note(p.ablation_dim)))
+    """A row is known by the terms of its loss, as "wmpjpe+tc"."""
+    dim, rows = p.ablation_dim, []
+    for label, terms in TABLE_6.items():
+        recipe = p.recipe(loss=tuple(terms.items()))
+        full = terms == dict(AUTHORS.loss)
+        runs = p.ablated(dim) if full else p.mixste(p.ablation_frames, dim=dim, recipe=recipe)
+        key = "+".join(terms)
+        against = "" if key == "mpjpe" else "mpjpe"
+        rows.append(Row(key, runs, label, _printed(6, detail=label), against, p.size_note(dim)))
     return rows + references(rows[0])
 
 
 def table7(p: Profile) -> list[Row]:
-    """Depth, dimension and input length."""
+    """A row is known by the paper's sizes, as "8-512-243": depth, dim, T."""
     rows = []
     for (depth, dim, frames), printed in published(7).groupby(["depth", "dim", "frames"], sort=False):
         full = (depth, dim, frames) == (8, 512, 243)
         runs = p.full() if full else p.mixste(frames, dim=dim, depth=depth)
-        rows.append(Row(f"depth {depth}, dim {dim}, T {frames}", runs, printed))
+        rows.append(Row(f"{depth}-{dim}-{frames}", runs, f"depth {depth}, dim {dim}, T {frames}", printed))
     return rows + references(rows[0])
 
 
 def paper_vs_code(p: Profile) -> list[Row]:
-    """One difference between the paper's text and the authors' code at a time, then all of them (notebook 13)."""
-    a = AUTHORS
-    base = "authors' recipe"
+    """One difference between the paper's text and the authors' code at a time, then all of them."""
     # Where a profile departs from what is measured here.
-    own = {name: getattr(a, name) for name in ("scaled_gradient", "drop_path", "random_starts")}
+    own = {name: getattr(AUTHORS, name) for name in ("scaled_gradient", "drop_path", "random_starts")}
     half = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 1.0))
-    switched = {
-        "1: squared norm": {"squared": PAPER.squared},
-        "2: weights by group": {"weights": PAPER.weights},
-        "3: coefficients 0.5, 1.0": {"loss": half},
-        "6: plain gradient": {"scaled_gradient": PAPER.scaled_gradient},
-        "7: Adam": {"optimizer": PAPER.optimizer, "weight_decay": PAPER.weight_decay},
-        "10: batch of 1024 windows": {"batch_frames": p.recipe().batch_frames * p.frames[p.ablation_frames]},
-        "11: dropout": {"dropout": PAPER.dropout, "drop_path": PAPER.drop_path},
-        "12: attention scale": {"attention_scale": PAPER.attention_scale},
-        "13: embedding norm": {"embedding_norm": PAPER.embedding_norm},
-        "19: no mirrored windows": {"mirror": False},
-    }
-    plain = tuple(
-        replace(run, test_curve=True) for run in p.mixste(p.ablation_frames, dim=p.ablation_dim, recipe=p.recipe(**own))
-    )
-    recipes = {label: p.recipe(**own | change) for label, change in switched.items()}
-    recipes["paper's recipe"] = p.recipe(PAPER, random_starts=PAPER.random_starts)
-    switches = {
-        label: p.mixste(p.ablation_frames, dim=p.ablation_dim, recipe=recipe) for label, recipe in recipes.items()
-    }
-    rows = [Row(label, runs, against=base, note=p.size_note(p.ablation_dim)) for label, runs in switches.items()]
-    return [Row(base, plain, note=p.size_note(p.ablation_dim)), *rows, *references(rows[0])]
+    switches = [
+        ("squared-norm", "1: squared norm", {"squared": PAPER.squared}),
+        ("group-weights", "2: weights by group", {"weights": PAPER.weights}),
+        ("half-coefficients", "3: coefficients 0.5, 1.0", {"loss": half}),
+        ("plain-gradient", "6: plain gradient", {"scaled_gradient": PAPER.scaled_gradient}),
+        ("adam", "7: Adam", {"optimizer": PAPER.optimizer, "weight_decay": PAPER.weight_decay}),
+        (
+            "batch-1024",
+            "10: batch of 1024 windows",
+            {"batch_frames": p.recipe().batch_frames * p.frames[p.ablation_frames]},
+        ),
+        ("dropout", "11: dropout", {"dropout": PAPER.dropout, "drop_path": PAPER.drop_path}),
+        ("attention-scale", "12: attention scale", {"attention_scale": PAPER.attention_scale}),
+        ("embedding-norm", "13: embedding norm", {"embedding_norm": PAPER.embedding_norm}),
+        ("not-mirrored", "19: no mirrored windows", {"mirror": False}),
+    ]
+    recipes = {(key, label): p.recipe(**own | change) for key, label, change in switches}
+    recipes["paper", "paper's recipe"] = p.recipe(PAPER, random_starts=PAPER.random_starts)
+    trained, note = partial(p.mixste, p.ablation_frames, dim=p.ablation_dim), p.size_note(p.ablation_dim)
+    authors = tuple(replace(run, test_curve=True) for run in trained(recipe=p.recipe(**own)))
+    base = Row("authors", authors, "authors' recipe", note=note)
+    rows = [
+        Row(key, trained(recipe=recipe), label, against=base.key, note=note) for (key, label), recipe in recipes.items()
+    ]
+    return [base, *rows, *references(base)]
 
 
 def limits(p: Profile) -> list[Row]:
-    """What augmentation and length of training are worth, from exact keypoints, on people set apart for such choices.
+    """What augmentation and length of training are worth, from exact keypoints, on validation subjects.
 
-    One seed, first of the profile's. The curves of the long trainings are theirs too (notebook 17); two other networks,
-    trained as long on the same, say whether the order of the methods is one of length. MixSTE's rate is that of its
-    peers: from exact keypoints none of these narrow networks has collapsed; the baseline's is Table 5's.
+    One seed, first of the profile's. The long trainings keep a learning curve; two other networks, trained as long on
+    the same data, say whether the order of the methods is one of length. "all-8x" is the training with all
+    augmentations, 8 times as long. MixSTE's learning rate is that of its peers, which none of these narrow networks
+    collapsed at from exact keypoints; the baseline's is Table 5's.
     """
     data, names = replace(p.data, keypoints="gt", split="validation"), ("random_starts", "body_shapes", "new_cameras")
-    choices = {"as recorded": (), **{name.replace("_", " "): (name,) for name in names}}
-    choices |= {"bodies and cameras": names[1:], "all three": names}
-    rows = []
-    for label, chosen in choices.items():
+    choices = [
+        ("as-recorded", "as recorded", ()),
+        *((name.replace("_", "-"), name.replace("_", " "), (name,)) for name in names),
+        ("bodies-and-cameras", "bodies and cameras", names[1:]),
+        ("all", "all three", names),
+    ]
+    rows = {}
+    for key, label, chosen in choices:
         recipe = p.recipe(**{name: name in chosen for name in names})
         runs = p.mixste(81, dim=256, data=data, recipe=recipe, rate=recipe.learning_rate)[:1]
-        rows.append(Row(label, runs, against="as recorded" if rows else ""))
-    shapes, every = rows[2], rows[-1]
+        rows[key] = Row(key, runs, label, against="as-recorded" if rows else "")
 
-    def long(label: str, runs: tuple[Run, ...], times: int, against: str) -> Row:
+    def long(key: str, label: str, runs: tuple[Run, ...], times: int, against: str) -> Row:
         runs = tuple(replace(run, poses=times * run.poses, test_curve=True) for run in runs[:1])
-        return Row(f"{label}, {times} times as long", runs, against=against)
+        return Row(f"{key}-{times}x", runs, f"{label}, {times} times as long", against=against)
 
-    first, *more = p.long
-    ours = long(every.label, every.runs, first, every.label)
     recipe = p.recipe(loss=(("mpjpe", 1.0),), **dict.fromkeys(names, True))
-    baseline = p.mixste(81, data=data, recipe=recipe, options={**_narrow(p), "alternating": False})
+    baseline = p.mixste(81, data=data, recipe=recipe, options={**_not_separated(p), "alternating": False})
     videopose3d = tuple(  # reads a window around every frame: nothing to start at random
         replace(run, recipe=replace(run.recipe, **dict.fromkeys(names[1:], True)))
         for run in p.peer("videopose3d", 81, data=data)
     )
+    first, *more = p.long
+    shapes, every = rows["body-shapes"], rows["all"]
+    ours = long(every.key, every.label, every.runs, first, every.key)
     return [
-        *rows,
-        long(shapes.label, shapes.runs, first, shapes.label),
-        long("VideoPose3D", videopose3d, first, ours.label),
-        long("seq2seq baseline", baseline, first, ours.label),
+        *rows.values(),
+        long(shapes.key, shapes.label, shapes.runs, first, shapes.key),
+        long("videopose3d", "VideoPose3D", videopose3d, first, ours.key),
+        long("baseline", "seq2seq baseline", baseline, first, ours.key),
         ours,
-        *(long(every.label, every.runs, times, ours.label) for times in more),
-        *references(rows[0]),
+        *(long(every.key, every.label, every.runs, times, ours.key) for times in more),
+        *references(rows["as-recorded"]),
     ]
 
 
 def more_people(p: Profile) -> list[Row]:
-    """How the error on people never seen falls with the number of people trained on (notebook 18): the first of the
-    long trainings of `limits` with all augmentations, on two people and then one more at a time.
+    """How the error on unseen subjects falls with the number of subjects trained on: the first of the long trainings of
+    `limits` with all augmentations, on two subjects and then one more at a time.
 
-    Of the last row there are three seeds, whose poses the notebook also averages; of the others one.
+    Of the last row, which has the key "all", there are three seeds, whose poses the notebook also averages; of the
+    others, as "2", one.
     """
     trained, tested = p.people
-    ours = next(row.runs[0] for row in limits(p) if row.label == f"all three, {p.long[0]} times as long")
-    rows = []
+    ours = TABLES["limits"].row(p, f"all-{p.long[0]}x").runs[0]
+    rows: list[Row] = []
     for count in range(min(2, len(trained)), len(trained) + 1):
+        last = count == len(trained)
         data = replace(ours.data, split="everyone", subjects=(*trained[:count], *tested))
-        seeds = range(3) if count == len(trained) else (0,)
-        runs = tuple(replace(ours, data=data, seed=seed, test_curve=False) for seed in seeds)
-        rows.append(Row(f"{count} people", runs, against=rows[-1].label if rows else ""))
+        runs = tuple(replace(ours, data=data, seed=seed, test_curve=False) for seed in (range(3) if last else (0,)))
+        rows.append(Row("all" if last else str(count), runs, f"{count} people", against=rows[-1].key if rows else ""))
     return rows + references(rows[-1])
 
 
-PLAN: dict[str, Callable[[Profile], list[Row]]] = {
-    "table1": table1,
-    "table2": table2,
-    "table3": table3,
-    "table4": table4,
-    "table5": table5,
-    "table6": table6,
-    "table7": table7,
-    "paper_vs_code": paper_vs_code,
-    "limits": limits,
-    "more_people": more_people,
+TABLES: dict[str, Table] = {
+    table.key: table
+    for table in (
+        Table("table1", "1", "02_table1", "detected keypoints", table1),
+        Table("table2", "2", "03_table2", "true keypoints", table2),
+        Table("table3", "3", "04_table3", "MPI-INF-3DHP", table3, ("PCK", "AUC", "MPJPE"), all_frames, True),
+        Table("table4", "4", "05_table4", "HumanEva", table4, ("MPJPE", "P-MPJPE"), by_action_and_subject),
+        Table("table5", "5", "06_table5_components", "components", table5, averages_only=True),
+        Table("table6", "6", "07_table6_losses", "losses", table6, ("MPJPE", "MPJVE"), averages_only=True),
+        Table("table7", "7", "08_table7_grid", "depth, dimension, input length", table7, averages_only=True),
+        Table(
+            "paper_vs_code",
+            "13",
+            "13_paper_vs_code",
+            "paper's text and authors' code",
+            paper_vs_code,
+            averages_only=True,
+        ),
+        Table(
+            *("limits", "17", "17_limits", "augmentation and length of training", limits),
+            metrics=("MPJPE", "N-MPJPE", "P-MPJPE"),
+            averages_only=True,
+            protocol="exact",
+        ),
+        Table(
+            *("more_people", "18", "18_people", "number of subjects trained on", more_people),
+            metrics=("MPJPE", "N-MPJPE", "P-MPJPE"),
+            averages_only=True,
+            protocol="exact",
+        ),
+    )
 }
 
 
+def named(names: Iterable[str]) -> list[Table]:
+    """The tables of these keys or numbers, as "table5" or "5"; ValueError lists those there are."""
+    by_name = {name: table for table in TABLES.values() for name in (table.key, table.number)}
+    if unknown := [name for name in names if name not in by_name]:
+        there = ", ".join(f"{table.number} ({table.key})" for table in TABLES.values())
+        raise ValueError(f"table must be among {there}, found {', '.join(unknown)}")
+    return list({by_name[name].key: by_name[name] for name in names}.values())
+
+
+def of_notebook(stem: str) -> Table | None:
+    """The table that this notebook makes, if it makes one."""
+    return next((table for table in TABLES.values() if table.notebook == stem), None)
+
+
 def lacking_data(profile: Profile, root=None) -> dict[str, list[str]]:
-    """For each table of the plan, the files of licensed data that its runs would not find; none where it can be made.
+    """For each table by key, the files of licensed data that its runs would not find; none where it can be made.
 
     root: where the data are, see `mixste.data.load`.
     """
@@ -298,24 +423,28 @@ def lacking_data(profile: Profile, root=None) -> dict[str, list[str]]:
         return set() if run is None else {(run.data.source, run.data.keypoints)} | sources(run.start)
 
     lacks = {}
-    for table, rows in PLAN.items():
-        read = set().union(*(sources(run) for row in rows(profile) for run in row.runs))
+    for key, table in TABLES.items():
+        read = set().union(*(sources(run) for row in table.rows(profile) for run in row.runs))
         files = (lacking(name, root, keypoints) for name, keypoints in sorted(read) if name in PUBLISHED)
-        lacks[table] = list(dict.fromkeys(chain.from_iterable(files)))
+        lacks[key] = list(dict.fromkeys(chain.from_iterable(files)))
     return lacks
 
 
-def distinct(profile: Profile, tables=tuple(PLAN)) -> list[Run]:
-    """Every run that these tables need, once, in an order in which a run comes after the one it starts from."""
-    found: dict[Run, None] = {}
+def distinct(profile: Profile, tables: Iterable[str] | None = None) -> list[Run]:
+    """Every run that these tables need, by key; of all tables by default. See `runs_of`."""
+    return runs_of(row for key in (TABLES if tables is None else tables) for row in TABLES[key].rows(profile))
+
+
+def runs_of(rows: Iterable[Row]) -> list[Run]:
+    """Every run that these rows need, once, in an order in which a run comes after the one it starts from."""
+    runs: dict[Run, None] = {}
 
     def add(run: Run) -> None:
         if run.start is not None:
             add(run.start)
-        found.setdefault(run)
+        runs.setdefault(run)
 
-    for table in tables:
-        for row in PLAN[table](profile):
-            for run in row.runs:
-                add(run)
-    return list(found)
+    for row in rows:
+        for run in row.runs:
+            add(run)
+    return list(runs)

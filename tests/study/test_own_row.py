@@ -12,7 +12,7 @@ from mixste.study import report, store, trainer
 from mixste.study import run as run_module
 from mixste.study.profiles import PROFILES
 from mixste.study.run import Data, Run
-from mixste.study.tables import PLAN, Row, distinct
+from mixste.study.tables import TABLES, Row, distinct
 from mixste.train import AUTHORS
 
 DATA = Data("synthetic", "gt", subjects=("S1", "S9"), actions=("Walking", "Waiting"), test_cameras=1)
@@ -43,9 +43,8 @@ def with_loss(*terms):
 
 def test_a_row_of_ones_own_has_value_interval_and_difference(here, capsys):
     base = Row("base", (RUN,), against="a row that is not measured")
-    mine = tuple(replace(run, options=dict(run.options) | {"dim": 16}) for run in base.runs)
-    wider = Row("wider", mine, against="base")
-    table = report.measure([base, wider], SMOKE, "5", averages_only=True)
+    wider = base.variant("wider", options={"dim": 16})
+    table = report.measure(replace(TABLES["table5"], metrics=("MPJPE",)), SMOKE, [base, wider])
     value, other, difference = table.itertuples()
     assert [(line.row, line.against) for line in table.itertuples()] == [("base", ""), ("wider", ""), ("wider", "base")]
     assert difference.value == pytest.approx(other.value - value.value, abs=1e-6)
@@ -62,7 +61,7 @@ def test_a_row_of_ones_own_has_value_interval_and_difference(here, capsys):
 def test_the_studys_own_rows_keep_their_name(here, capsys):
     values = [
         {"row": row.label, "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 1.0, "runs": "a"}
-        for row in PLAN["table5"](SMOKE)
+        for row in TABLES["table5"].rows(SMOKE)
     ]
     values.append(values[0] | {"row": "counted, not trained", "runs": ""})
     report.save(report.tidy(values, SMOKE, "5"), "06_table5_components")
@@ -74,9 +73,23 @@ def test_the_published_runs_are_those_of_the_plan():
     assert published <= {run.id for run in distinct(SMOKE)}
 
 
-def test_rows_are_told_apart_by_their_labels():
-    with pytest.raises(ValueError, match="a label of its own, found several named base"):
-        report.measure([Row("base", (RUN,)), Row("base", (replace(RUN, seed=1),))], SMOKE, "5")
+def test_rows_have_keys_and_labels_of_their_own():
+    other = (replace(RUN, seed=1),)
+    with pytest.raises(ValueError, match="a key of its own, found several with base"):
+        report.measure(TABLES["table5"], SMOKE, [Row("base", (RUN,)), Row("base", other, "another")])
+    with pytest.raises(ValueError, match="a label of its own, found several with base"):
+        report.measure(TABLES["table5"], SMOKE, [Row("base", (RUN,)), Row("another", other, "base")])
+
+
+def test_a_variant_has_other_settings_and_is_compared_with_its_row():
+    base = Row("base", (RUN, replace(RUN, seed=1)), note="small")
+    mine = base.variant("mine", recipe={"optimizer": "adam"}, options={"dim": 16}, poses=400)
+    assert (mine.key, mine.label, mine.against, mine.note) == ("mine", "mine", "base", "small")
+    for run, other in zip(base.runs, mine.runs, strict=True):
+        recipe = replace(run.recipe, optimizer="adam")
+        assert other == replace(run, recipe=recipe, options=dict(run.options) | {"dim": 16}, poses=400)
+    with pytest.raises(TypeError, match="length"):
+        base.variant("longer", length=2)
 
 
 def test_options_are_the_same_in_any_order():

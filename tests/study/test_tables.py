@@ -1,16 +1,18 @@
-"""The plan as data: every table's rows, with the paper's numbers, and no run twice."""
+"""The tables as data: every row with a key and the paper's numbers, and no run twice."""
 
 import pytest
 
 from mixste.data.sources.open_mocap import TEST_PEOPLE, VALIDATION_PERSON
 from mixste.study.profiles import PROFILES
 from mixste.study.published import published
-from mixste.study.tables import CONSTANT, PLAN, REGRESSION, distinct
+from mixste.study.tables import CONSTANT, REGRESSION, TABLES, distinct, named
+
+SMOKE, OPEN = PROFILES["smoke"], PROFILES["open"]
 
 
-def networks(table: str, profile) -> list:
+def networks(key: str, profile) -> list:
     """The rows of a table without its two references."""
-    return [row for row in PLAN[table](profile) if row.trained]
+    return [row for row in TABLES[key].rows(profile) if row.trained]
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -22,36 +24,69 @@ def test_distinct_runs(name):
     three times five; three times the only one of open-styles. Two references each on the data of Tables 1, 2, 3 and 4
     and of notebooks 17 and 18."""
     profile = PROFILES[name]
-    found, own = distinct(profile), 3 if name.startswith("open") and profile.gpu else 0
+    runs, own = distinct(profile), 3 if name.startswith("open") and profile.gpu else 0
     people = 3 if name == "open-styles" else 6
     assert (
-        len(found)
-        == len(set(found))
+        len(runs)
+        == len(set(runs))
         == len(profile.seeds) * (5 + 3 + 2 + 9 + 3 + 4 + 10 + 11 + own) + 9 + len(profile.long) + people + 12
     )
-    assert set(profile.full()) <= set(found)
-    for place, run in enumerate(found):
-        assert run.start is None or run.start in found[:place]
+    assert set(profile.full()) <= set(runs)
+    for place, run in enumerate(runs):
+        assert run.start is None or run.start in runs[:place]
 
 
-@pytest.mark.parametrize("table", [table for table in PLAN if table.startswith("table")])
-def test_rows_carry_the_papers_numbers(table):
-    printed = published(int(table[-1]))
-    rows = PLAN[table](PROFILES["smoke"])
-    carried = sum(len(row.printed) for row in rows if row.printed is not None)
-    ours = printed[printed["method"] == "Ours"]
-    assert carried >= len(ours), "every printed number of MixSTE's stands beside a row"
-    labels = [row.label for row in rows]
-    assert len(set(labels)) == len(labels)
+@pytest.mark.parametrize("key", TABLES)
+@pytest.mark.parametrize("name", PROFILES)
+def test_rows_are_told_apart_and_compared_with_one_another(name, key):
+    table, rows = TABLES[key], TABLES[key].rows(PROFILES[name])
+    for attribute in ("key", "label", "short"):
+        assert len({getattr(row, attribute) for row in rows}) == len(rows) or (attribute, key) == ("short", "table1")
     for row in rows:
-        assert row.against == "" or row.against in labels
+        assert table.row(PROFILES[name], row.key).runs == row.runs
+        assert row.against != row.key
+        assert row.against == "" or table.row(PROFILES[name], row.against)
+    assert table.key == key
+    with pytest.raises(KeyError, match=r"has the rows .*, found 'no such row'"):
+        table.row(PROFILES[name], "no such row")
 
 
-@pytest.mark.parametrize("table", PLAN)
-def test_every_table_ends_with_the_two_references_on_data_of_its_own(table):
+def test_a_key_means_the_same_in_every_profile():
+    """Of the paper's own tables: labels differ from profile to profile, but not which rows there are."""
+    for table in named("1234567"):
+        keys = {tuple(row.key for row in table.rows(profile)) for profile in PROFILES.values()}
+        assert len(keys) == 1, table.key
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_rows_carry_the_papers_numbers(number):
+    [table] = named([str(number)])
+    printed = published(number)
+    carried = sum(len(row.printed) for row in table.rows(SMOKE) if row.printed is not None)
+    assert carried >= len(printed[printed["method"] == "Ours"]), "every printed number of MixSTE's stands beside a row"
+
+
+def test_what_rows_are_known_by_is_what_they_hold():
+    """By the paper's figures, in the only profile that has them: T in Tables 1 to 4, sizes in 7, loss terms in 6."""
+    paper = PROFILES["paper"]
+    for key in ("table1", "table2", "table3", "table4"):
+        for row in networks(key, paper):
+            network, frames, *_ = row.key.split("-")
+            assert {(run.model, run.frames) for run in row.runs} == {(network, int(frames))}
+    for row in networks("table7", paper):
+        depth, dim, frames = map(int, row.key.split("-"))
+        [run] = row.runs
+        assert (dict(run.options)["depth"], dict(run.options)["dim"], run.frames) == (depth, dim, frames)
+        assert row.printed[["depth", "dim", "frames"]].drop_duplicates().to_numpy().tolist() == [[depth, dim, frames]]
+    for row in networks("table6", paper):
+        assert row.key.split("+") == [name for name, _ in row.runs[0].recipe.loss]
+
+
+@pytest.mark.parametrize("key", TABLES)
+def test_every_table_ends_with_the_two_references_on_data_of_its_own(key):
     for profile in PROFILES.values():
-        *rows, constant, regression = PLAN[table](profile)
-        assert [constant.label, regression.label] == [CONSTANT, REGRESSION]
+        *rows, constant, regression = TABLES[key].rows(profile)
+        assert [constant.key, regression.key] == [constant.label, regression.label] == [CONSTANT, REGRESSION]
         assert [run.model for row in (constant, regression) for run in row.runs] == [
             "constant_pose",
             "frame_regression",
@@ -62,70 +97,41 @@ def test_every_table_ends_with_the_two_references_on_data_of_its_own(table):
         assert {run.data for row in (constant, regression) for run in row.runs} <= data
 
 
-def test_a_model_taught_fewer_poses_takes_as_many_steps_and_its_row_says_so():
-    profile = PROFILES["open"]
-    rows = [row for table in ("table1", "table2", "table4") for row in networks(table, profile)]
-    steps = {run.poses // run.recipe.batch_frames for row in rows for run in row.runs}
-    assert max(steps) - min(steps) <= 1
-    for row in rows:
-        short = {run.poses for run in row.runs} != {profile.poses}
-        assert short == row.label.startswith("PoseFormer") == ("93,750 poses of training" in row.note)
-
-
 def test_tables_5_and_6_take_one_model_apart():
     """The full one; in profile open a smaller one, which every row then says."""
-    for profile, notes in (PROFILES["smoke"], {"table5": "", "table6": ""}), (PROFILES["open"], SMALLER):
-        for table, last in ("table5", "+ our loss"), ("table6", "WMPJPE Loss + T-Loss"):
-            rows = {row.label: row for row in networks(table, profile)}
-            whole = rows[last].runs
+    smaller = {"table5": "T = 81 instead of 243", "table6": "T = 81 instead of 243, d_m = 256 instead of 512"}
+    for profile, notes in (SMOKE, {"table5": "", "table6": ""}), (OPEN, smaller):
+        for key, full in ("table5", "full"), ("table6", "wmpjpe+tc+mpjve"):
+            whole = TABLES[key].row(profile, full).runs
+            rows = networks(key, profile)
             assert (whole == profile.full()) == (profile.name == "smoke")
-            assert {run.frames for row in rows.values() for run in row.runs} == {whole[0].frames}
-            assert {row.note for row in rows.values()} == {notes[table]}
-    [main] = [row for row in PLAN["table1"](PROFILES["open"]) if row.label == "MixSTE, cpn, T=81"]
-    assert main.runs == networks("table5", PROFILES["open"])[-1].runs
+            assert {run.frames for row in rows for run in row.runs} == {whole[0].frames}
+            assert {row.note for row in rows} == {notes[key]}
+    assert TABLES["table1"].row(OPEN, "mixste-81").runs == TABLES["table5"].row(OPEN, "full").runs
 
 
-SMALLER = {
-    "table5": "T = 81 instead of 243",
-    "table6": "T = 81 instead of 243, d_m = 256 instead of 512",
-}
-
-
-def test_what_would_collapse_learns_more_slowly():
-    """In profile open, by hand: 5e-4, less for tokens wider than 512 and, by the root, for windows longer than 81. A
-    temporal token of 17 joints of 32 is 544 wide. The peers and notebook 17 keep 1e-3, but for Table 5's baseline."""
-    open_, rates = PROFILES["open"], {}
-    for table in ("table5", "table7"):
-        for row in networks(table, open_):
-            run, options = row.runs[0], dict(row.runs[0].options)
-            width = 17 * 32 if not options.get("separate_joints", True) else options["dim"]
-            rates[width, run.frames] = run.recipe.learning_rate
-    slower = {(544, 81): 5e-4 * 512 / 544, (640, 27): 4e-4, (512, 128): 3.977476e-4, (512, 243): 2.886751e-4}
-    slower[512, 300] = 2.598076e-4
-    assert rates == pytest.approx(dict.fromkeys(rates, 5e-4) | slower)
-    others = [*open_.peer("videopose3d", 243), *open_.peer("poseformer", 81)]
-    others += [run for row in networks("limits", open_) for run in row.runs if "baseline" not in row.label]
-    assert {run.recipe.learning_rate for run in others} == {1e-3}
+def test_the_long_trainings_of_limits_are_the_short_ones_for_longer():
+    for profile in SMOKE, OPEN:
+        rows = {row.key: row.runs[0] for row in TABLES["limits"].rows(profile) if row.trained}
+        for times in profile.long:
+            long = rows[f"all-{times}x"]
+            assert long.poses == times * rows["all"].poses == times * profile.poses
+            assert (long.recipe, long.options, long.data) == (rows["all"].recipe, rows["all"].options, rows["all"].data)
+        assert rows["as-recorded"].data.split == "validation"
 
 
 @pytest.mark.parametrize("name", ["open", "open-cpu"])
 def test_more_people_are_tested_on_the_sources_own_strangers(name):
-    *rows, last = networks("more_people", PROFILES[name])
-    for count, row in enumerate(rows, 2):
-        assert len(set(row.runs[0].data.subjects) - set(TEST_PEOPLE)) == count
+    rows = {row.key: row for row in networks("more_people", PROFILES[name])}
+    last = rows.pop("all")
+    for count, row in rows.items():
+        assert len(set(row.runs[0].data.subjects) - set(TEST_PEOPLE)) == int(count)
         assert VALIDATION_PERSON not in row.runs[0].data.subjects
     assert set(TEST_PEOPLE) | {VALIDATION_PERSON} < set(last.runs[0].data.subjects)
     assert [run.seed for run in last.runs] == [0, 1, 2]
 
 
-def test_table_7_maps_every_size():
-    for profile in PROFILES.values():
-        for sizes, column in ((profile.frames, "frames"), (profile.dims, "dim"), (profile.depths, "depth")):
-            assert set(published(7)[column]) <= set(sizes)
-            assert list(sizes.values()) == sorted(set(sizes.values())), "stand-ins keep the paper's order"
-
-
-def test_only_the_paper_profile_is_comparable():
-    assert [name for name, profile in PROFILES.items() if profile.comparable] == ["paper"]
-    assert PROFILES["paper"].full()[0].options == (("depth", 8), ("dim", 512), ("heads", 8))
-    assert PROFILES["paper"].full()[0].frames == 243
+def test_tables_are_named_by_number_or_key():
+    assert [table.key for table in named(["5", "table2", "limits", "table5"])] == ["table5", "table2", "limits"]
+    with pytest.raises(ValueError, match=r"table must be among 1 \(table1\), .* 18 \(more_people\), found 8, table9"):
+        named(["8", "1", "table9"])

@@ -21,7 +21,7 @@ from mixste.io import weights
 from mixste.io.install import PACKAGE
 from mixste.study import pages, report, store
 from mixste.study.profiles import PROFILES
-from mixste.study.tables import PLAN
+from mixste.study.tables import CONSTANT, REGRESSION, TABLES
 
 ROOT = PACKAGE.parent
 PAGES = {
@@ -172,9 +172,9 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
     about = {"column": "Avg.", "metric": "MPJPE", "unit": "mm", "low": 1.0, "high": 9.0, "printed": 4.0, "runs": "a"}
     for profile, note in ("smoke", ""), ("open", "shorter"):
-        rows = [row.label for row in PLAN["table1"](PROFILES[profile])]
-        rows = rows if profile == "smoke" else [rows[2], rows[4]]
-        values = [about | {"row": row, "value": 2.0 + place, "note": note} for place, row in enumerate(rows)]
+        rows = {row.key: row.label for row in TABLES["table1"].rows(PROFILES[profile])}
+        shown = rows if profile == "smoke" else ("mixste-81", "mixste-243-second-detector")
+        values = [about | {"row": rows[key], "value": 2.0 + place, "note": note} for place, key in enumerate(shown)]
         report.save(report.tidy(values, PROFILES[profile], "1"), "02_table1")
     lines = readme.results().splitlines()
     cells = {line.split(" | ")[0][2:]: line.strip("|").split(" | ")[1:] for line in lines[2:] if line.startswith("|")}
@@ -186,13 +186,14 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     ]
     assert cells[f"{title}MixSTE, T=243"][1] == "not yet", "the row of the other detector is no stand-in"
     assert lines[-1] == "<sup>1</sup> shorter."
-    *limits, last, constant, regression = [row.label for row in PLAN["limits"](PROFILES["smoke"])]
-    values = [about | {"row": row, "value": 2.0, "note": ""} for row in (*limits, constant, regression)]
+    limits = {row.key: row.label for row in TABLES["limits"].rows(PROFILES["smoke"])}
+    last = limits.pop("all-2x")
+    values = [about | {"row": row, "value": 2.0, "note": ""} for row in limits.values()]
     report.save(report.tidy(values, PROFILES["smoke"], "17"), "17_limits")
     page = pages.page(store.output())
     assert page.count("Not trained yet") == 2
     assert f"Not trained yet: {last}." in page
-    left = "VideoPose3D, cpn, T=243; PoseFormer, cpn, T=81; MixSTE, cpn, T=243; " + f"{constant}; {regression}"
+    left = "VideoPose3D, cpn, T=243; PoseFormer, cpn, T=81; MixSTE, cpn, T=243; " + f"{CONSTANT}; {REGRESSION}"
     assert f"Not trained yet: {left}." in page
 
 

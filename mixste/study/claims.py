@@ -1,0 +1,91 @@
+"""The paper's claims that compare two rows of a table, and the rule by which each is judged."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixste.study import report
+from mixste.study.profiles import Profile
+from mixste.study.run import Run
+from mixste.study.tables import CONSTANT, TABLES, Row
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: that `row` differs from `against` in `metric`, by the number printed.
+
+    where: in the paper. claim: in words, unique with its number. printed: row − against, in `unit`; "%" is relative to
+    the row compared with, but for PCK, which is in points. table, row, against: keys, see `mixste.study.tables`.
+    """
+
+    where: str
+    claim: str
+    printed: float
+    unit: str
+    table: str
+    row: str
+    against: str
+    metric: str
+
+    def rows(self, profile: Profile) -> tuple[Row, Row]:
+        """(row, row compared with)."""
+        table = TABLES[self.table]
+        return table.row(profile, self.row), table.row(profile, self.against)
+
+    def runs(self, profile: Profile) -> list[Run]:
+        return [run for row in self.rows(profile) for run in row.runs]
+
+
+def claims() -> list[Claim]:
+    """All of them, in the paper's order."""
+    table = pd.read_csv(Path(__file__).with_name("claims.csv"), dtype=str)
+    return [Claim(**line | {"printed": float(line["printed"])}) for line in table.to_dict("records")]
+
+
+def on_claimed_side(claimed: float, low: float, high: float) -> bool | None:
+    """Whether a difference lies on the claimed side of zero, by the ends of its interval.
+
+    claimed: a number of that side, such as the paper's. None if the interval contains zero, or where there is none.
+    """
+    worst, best = sorted(np.sign(claimed) * np.array([low, high]))
+    return True if worst > 0 else False if best < 0 else None
+
+
+def verdict(holds: bool | None, reasons: Iterable[str] = ()) -> str:
+    """ "holds", "does not hold", or "open".
+
+    reasons: why nothing can be said of the claim, whatever the numbers are, such as a training that collapsed. With any
+    of them the verdict is "open", and names the first.
+    """
+    for reason in reasons:
+        return f"open: {reason}"
+    return {True: "holds", False: "does not hold", None: "open"}[holds]
+
+
+def judge(claim: Claim, profile: Profile) -> dict[str, object]:
+    """Columns of a tidy table: ours in the claim's unit with its interval, the verdict as note, runs and seeds.
+
+    There is no value where all trainings of a row failed.
+    """
+    table = replace(TABLES[claim.table], metrics=(claim.metric,), averages_only=True)
+    row, base = claim.rows(profile)
+    rows = [replace(base, against=""), replace(row, against=base.key), table.row(profile, CONSTANT)]
+    values = report.measure(table, profile, rows)
+    about = {"against": base.label, "metric": claim.metric, "unit": claim.unit, "printed": claim.printed}
+    about |= {"protocol": values["protocol"].iloc[0]}
+    failed = values[report.all_failed(values)]
+    if len(failed):
+        label, runs = failed[["row", "runs"]].iloc[0]
+        return about | {"note": verdict(None, [f"{label} failed"]), "runs": runs, "seeds": 0}
+    values = values.set_index(["row", "against"])
+    difference = values.loc[(row.label, base.label)]
+    relative = claim.unit == "%" and claim.metric != "PCK"
+    factor = 100 / values.loc[(base.label, ""), "value"] if relative else 1.0
+    value, low, high = (factor * difference[["value", "low", "high"]]).astype(float)
+    reasons = [fault for fault in (report.SEEDS_DIVERGE, report.AT_LEVEL) if fault in difference["note"]]
+    note = verdict(on_claimed_side(claim.printed, low, high), reasons)
+    about |= {"note": note, "runs": difference["runs"], "seeds": difference["seeds"]}
+    return about | {"value": value, "low": low, "high": high}

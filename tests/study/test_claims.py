@@ -1,0 +1,122 @@
+"""The rule by which a claim is judged, on cases worked by hand."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mixste.study import claims, store, trainer
+from mixste.study.profiles import PROFILES
+from mixste.study.published import published
+from mixste.study.tables import CONSTANT, TABLES, Row, Table
+
+SMOKE = PROFILES["smoke"]
+
+
+@pytest.mark.parametrize(
+    ("claimed", "low", "high", "side"),
+    [
+        (-3.4, -5.0, -1.0, True),
+        (-3.4, 1.0, 5.0, False),
+        (-3.4, -5.0, 1.0, None),
+        (-3.4, -1.0, 5.0, None),
+        (0.2, 1.0, 5.0, True),  # of PCK, and of claims that something is worse
+        (0.2, -5.0, -1.0, False),
+        (-3.4, -5.0, 0.0, None),  # an interval that touches zero contains it
+        (-3.4, 0.0, 5.0, None),
+        (-0.001, -900.0, -800.0, True),  # how much the paper claims does not matter
+        (-3.4, np.nan, np.nan, None),
+    ],
+)
+def test_the_side_of_zero(claimed, low, high, side):
+    assert claims.on_claimed_side(claimed, low, high) is side
+
+
+def test_a_verdict_names_the_first_reason_for_which_it_is_open():
+    assert claims.verdict(True) == "holds"
+    assert claims.verdict(False) == "does not hold"
+    assert claims.verdict(None) == "open"
+    assert claims.verdict(True, ["seeds diverge", "late"]) == "open: seeds diverge"
+    assert claims.verdict(False, ["seeds diverge"]) == "open: seeds diverge"
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_claim_is_of_two_rows_and_of_numbers_that_the_paper_prints(name):
+    """The difference of the two printed averages, or in % of the one compared with, nearly."""
+    every = claims.claims()
+    assert len(every) == 31
+    for claim in every:
+        row, against = claim.rows(PROFILES[name])
+        assert row.key != against.key
+        ours, theirs = (
+            one.printed.query(f"metric == '{claim.metric}' and column == 'Avg.'")["value"].item()
+            for one in (row, against)
+        )
+        relative = claim.unit == "%" and claim.metric != "PCK"
+        difference = 100 * (ours - theirs) / theirs if relative else ours - theirs
+        assert difference == pytest.approx(claim.printed, abs=0.25), claim  # the abstract's 10.9 % are 10.68
+
+
+@dataclass(frozen=True)
+class Fake:
+    """A run of two takes with these errors."""
+
+    id: str
+    seed: int
+    errors: tuple[float, float]
+    start: None = None
+
+    @property
+    def clips(self) -> pd.DataFrame:
+        about = {
+            "subject": "S9",
+            "action": "walk",
+            "camera": "a",
+            "frames": 100,
+            "metric": "MPJPE",
+            "protocol": "exact",
+        }
+        return pd.DataFrame([about | {"take": str(take), "value": value} for take, value in enumerate(self.errors)])
+
+
+def judged(monkeypatch, ours, theirs, claim):
+    """The claim, that the first of two rows is better, of these runs; the constant pose errs by 100 mm."""
+    monkeypatch.setattr(trainer, "make", lambda run, *args: run)
+    monkeypatch.setattr(trainer, "make_all", lambda wanted, **options: "")
+    monkeypatch.setattr(store, "failure", lambda run: "the loss is nan" if run.id.startswith("failed") else "")
+    constant = (Fake("constant", 0, (100.0, 100.0)),)
+    rows = [Row("ours", ours, "Ours"), Row("theirs", theirs, "Theirs"), Row(CONSTANT, constant)]
+    monkeypatch.setitem(TABLES, "toy", Table("toy", "99", "99_toy", "made up", lambda profile: rows))
+    return claims.judge(replace(claim, table="toy", row="ours", against="theirs"), SMOKE)
+
+
+CLAIM = claims.Claim("4.3", "better", -20.0, "mm", "toy", "ours", "theirs", "MPJPE")
+
+
+def test_a_claim_is_judged_by_the_paired_difference_in_its_unit(monkeypatch):
+    ours, theirs = (Fake("a", 0, (30.0, 50.0)),), (Fake("b", 0, (40.0, 60.0)),)
+    result = judged(monkeypatch, ours, theirs, CLAIM)
+    assert (result["value"], result["low"], result["high"]) == pytest.approx((-10.0, -10.0, -10.0))
+    assert (result["note"], result["runs"], result["seeds"]) == ("holds", "a", 1)
+    assert (result["against"], result["metric"], result["unit"], result["printed"]) == ("Theirs", "MPJPE", "mm", -20.0)
+    relative = judged(monkeypatch, ours, theirs, replace(CLAIM, unit="%"))
+    assert relative["value"] == pytest.approx(-20.0), "of 50 mm"
+    assert judged(monkeypatch, theirs, ours, CLAIM)["note"] == "does not hold"
+    mixed = judged(monkeypatch, (Fake("a", 0, (30.0, 70.0)),), theirs, CLAIM)
+    assert mixed["note"] == "open"
+
+
+def test_nothing_is_said_of_a_claim_where_a_training_went_wrong(monkeypatch):
+    sound, other = Fake("a", 0, (30.0, 50.0)), Fake("b", 0, (40.0, 60.0))
+    diverged = (other, Fake("c", 1, (90.0, 90.0)))
+    assert judged(monkeypatch, (sound,), diverged, CLAIM)["note"] == "open: seeds diverge"
+    flat = (Fake("c", 0, (96.0, 99.0)),)
+    assert judged(monkeypatch, (sound,), flat, CLAIM)["note"] == "open: at the level of a constant pose"
+    failed = judged(monkeypatch, (sound,), (Fake("failed", 0, (0.0, 0.0)),), CLAIM)
+    assert (failed["note"], failed["runs"], failed["seeds"]) == ("open: Theirs failed", "failed", 0)
+    assert "value" not in failed
+
+
+def test_claims_are_of_tables_of_the_paper():
+    assert {claim.table for claim in claims.claims()} <= {f"table{number}" for number in published()["table"]}
