@@ -150,6 +150,11 @@ def evaluate(
     ev.counted(np.arange(1), protocol)  # which says at once what is wrong with it
     model = network(checkpoint)
     dataset = load(source, root, keypoints)
+    if model.layout not in (None, dataset.skeleton.name):
+        raise ValueError(
+            f"{checkpoint}: expected a network of {dataset.skeleton.name}'s joints, which {source} has, found one of "
+            f"{model.layout}'s"
+        )
     with tqdm(desc="testing", unit="frame", unit_scale=True, disable=None) as bar:
         table = ev.evaluate(model, dataset.test, protocol, skeleton=dataset.skeleton, progress=bar.update)
     wide = ev.by_action(table).pivot(index="action", columns="metric", values="value").loc[table["action"].unique()]

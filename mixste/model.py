@@ -244,12 +244,15 @@ def transformer_sizes(shapes: Shapes, blocks: str, dim: str) -> dict[str, object
 
 
 @torch.no_grad()
-def attention_maps(model: MixSTE, keypoints: Float[Tensor, "batch frames joints 2"]) -> dict[str, list[Tensor]]:
+def attention_maps(model: Network, keypoints: Float[Tensor, "batch frames joints 2"]) -> dict[str, list[Tensor]]:
     """Attention of every block for one batch: {"spatial": [...], "temporal": [...]}, one tensor a loop.
 
     Spatial: (batch, frames, heads, joints, joints). Temporal: (batch, joints, heads, frames, frames), or
-    (batch, heads, frames, frames) without joint separation. Rows are outputs and sum to one.
+    (batch, heads, frames, frames) without joint separation. Rows are outputs and sum to one. Raises ValueError for
+    another network.
     """
+    if not isinstance(model, MixSTE):
+        raise ValueError(f"attention is MixSTE's: expected such a network, found {type(model).__name__}")
     maps = {"spatial": [], "temporal": []}
     hooks = [
         block.attn.register_forward_pre_hook(lambda attn, args, kind=kind: maps[kind].append(attn.weights(*args)))

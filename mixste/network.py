@@ -69,10 +69,12 @@ class Network(nn.Module):
         skeleton = SKELETONS.get(self.layout)
         if skeleton is None or len(skeleton.joints) != self.joints:
             names = layouts_of(self.joints)
-            ways = "".join(f", or --network-layout {name}" for name in names) + " on the command line" * bool(names)
             raise ValueError(
-                f"expected a network whose joint layout is known, found {self.joints} joints in the order of "
-                f"{self.layout or ' or '.join(names) or 'no layout here'}: give skeleton= in Python{ways}"
+                f"expected a network whose joint layout is known, found {self.joints} joints "
+                f"({self.layout or ' or '.join(names) or 'as in no layout here'}): give skeleton= or set the network's "
+                'layout = "NAME" in Python'
+                + "".join(f", {'or' if k else 'give'} --network-layout {name}" for k, name in enumerate(names))
+                + " on the command line" * bool(names)
             )
         return skeleton
 

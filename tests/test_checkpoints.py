@@ -5,6 +5,7 @@ import random
 import struct
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,14 @@ from mixste.camera import normalize_screen
 from mixste.checkpoints import CheckpointError, export_authors, load_checkpoint, save_checkpoint, transfer
 from mixste.data.sources import synthetic
 from mixste.data.virtual import film
+from mixste.evaluate import evaluate
 from mixste.io import weights as weights_module
 from mixste.io.weights import bundled, write_sums
 from mixste.metrics import mpjpe
 from mixste.predict import predict
 from mixste.skeleton import human36m, humaneva15, mpi_inf_3dhp
+from mixste.study.run import Data
+from mixste.train import AUTHORS, train
 
 sys.path.append(str(Path(__file__).parent / "data"))
 from licensed import mutations
@@ -427,7 +431,7 @@ def test_round_trip(model, tmp_path):
     again = load_checkpoint(tmp_path / "a.safetensors")
     assert type(again) is type(model)
     assert not again.training
-    assert again.options == model.options
+    assert (again.options, again.layout) == (model.options, model.layout)
     for key, value in again.state_dict().items():
         assert value.dtype == (torch.int64 if key.endswith("num_batches_tracked") else torch.float32)
         torch.testing.assert_close(value, model.state_dict()[key].to(value.dtype), atol=0, rtol=0)
@@ -498,6 +502,7 @@ def test_transfer_of_table_4():
         model.joint_position.copy_(torch.arange(17.0)[:, None].expand(17, 8))
         model.frame_position.copy_(torch.arange(243.0)[:, None].expand(243, 8))
     moved = transfer(model, 43, human36m, humaneva15)
+    assert moved.layout == "humaneva15"
     assert moved.options == model.options | {"frames": 43, "joints": 15}
     assert moved.joint_position[:, 0].tolist() == [0, 8, 11, 12, 13, 14, 15, 16, 4, 5, 6, 1, 2, 3, 10]
     assert moved.frame_position[:, 0].tolist() == list(range(100, 143))  # the middle one, 121, stays in the middle
@@ -614,3 +619,62 @@ def test_shipped_weights_lift_people_they_were_not_trained_on(name):
         lifted = predict(network, normalize_screen(clip.keypoints, *clip.resolution), flip=False)
         # Metres. Its bodies, cameras and skeleton are those of the recordings; these are others.
         assert mpjpe(lifted - lifted[:, :1], clip.poses - clip.poses[:, :1]) < 0.15
+
+
+# --- the joint layout ------------------------------------------------------------------------------------------
+
+# Of mpi_inf_3dhp: arms 2–4 and 5–7, legs 8–10 and 11–13.
+SIDES_3DHP = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 14, 15, 16]
+
+
+def test_a_network_trained_on_3dhp_is_mirrored_with_its_own_pairs(tmp_path):
+    """Also once it has been saved and loaded, and although it has Human3.6M's number of joints."""
+    dataset = Data("synthetic", skeleton="mpi_inf_3dhp", subjects=("S1", "S9"), actions=("Walking",)).load()
+    model = MixSTE(5, 17, 8, 1)
+    train(model, dataset.train[:1], dataset.skeleton, replace(AUTHORS, batch_frames=50, learning_rate=0.01), 500, 0)
+    save_checkpoint(model, tmp_path / "a.safetensors")
+    loaded = load_checkpoint(tmp_path / "a.safetensors")
+    keypoints = np.random.default_rng(0).uniform(-1, 1, (5, 17, 2)).astype(np.float32)
+    with torch.no_grad():
+        plain = loaded(torch.from_numpy(keypoints[None]))[0].numpy()
+        reflected = loaded(torch.from_numpy(keypoints[None][:, :, SIDES_3DHP] * np.float32([-1, 1])))[0].numpy()
+    expected = (plain + reflected[:, SIDES_3DHP] * np.float32([-1, 1, 1])) / 2
+    for network in (model, loaded):
+        np.testing.assert_allclose(predict(network, keypoints), expected, atol=1e-5)
+    assert np.abs(predict(loaded, keypoints, skeleton=human36m) - expected).max() > 1e-3
+    errors = evaluate(loaded, dataset.test[:1])  # of its own joints: relative to joint 14, and with PCK
+    assert set(errors["metric"]) >= {"PCK", "AUC"}
+
+
+@pytest.mark.parametrize("kind", ["authors", "without metadata"])
+def test_two_layouts_have_17_joints_and_a_file_that_does_not_tell_is_asked_about(kind, tmp_path):
+    if kind == "authors":
+        path = write(tmp_path / "a.bin", mixste_file())
+    else:
+        model, path = MixSTE(FRAMES, dim=8, depth=1), tmp_path / "a.safetensors"
+        save_file(model.state_dict(), path, {"model": "mixste", "options": json.dumps(model.options)})
+    model, keypoints = load_checkpoint(path), np.zeros((FRAMES, 17, 2))
+    question = r"17 joints \(human36m or mpi_inf_3dhp\): give skeleton= or .*--network-layout human36m, or --network-la"
+    with pytest.raises(ValueError, match=question):
+        predict(model, keypoints)
+    with pytest.raises(ValueError, match=question):
+        evaluate(model, [])
+    predict(model, keypoints, flip=False)
+    given = predict(model, keypoints, skeleton=mpi_inf_3dhp)
+    model.layout = "mpi_inf_3dhp"
+    np.testing.assert_array_equal(predict(model, keypoints), given)
+
+
+def test_one_layout_has_15_joints():
+    model = load(mixste_file(joints=15))
+    assert model.skeleton is humaneva15
+
+
+def test_a_layout_of_other_joints_is_none():
+    model = MixSTE(3, 5, 8, 1)
+    with pytest.raises(ValueError, match=r"5 joints \(as in no layout here\): give skeleton="):
+        predict(model, np.zeros((3, 5, 2)))
+    model = MixSTE(3, 17, 8, 1)
+    model.layout = "humaneva15"
+    with pytest.raises(ValueError, match=r"17 joints \(humaneva15\)"):
+        predict(model, np.zeros((3, 17, 2)))

@@ -149,6 +149,15 @@ def test_a_batch_says_at_the_end_which_clips_failed(tmp_path):
     assert done.stderr.strip().splitlines()[-1] == "mixste: 2 of 3 clips failed: a.json, c.csv"
 
 
+def test_a_checkpoint_of_another_layout_is_not_evaluated(tmp_path):
+    model = MixSTE(9, 17, 8, 1, 2)
+    model.layout = "mpi_inf_3dhp"
+    save_checkpoint(model, tmp_path / "weights.safetensors")
+    done = mixste("evaluate", "--checkpoint", str(tmp_path / "weights.safetensors"))
+    assert done.returncode == 1
+    assert "network of human36m's joints, which synthetic has, found one of mpi_inf_3dhp's" in done.stderr
+
+
 def test_a_checkpoint_without_a_layout_is_lifted_when_told_which(tmp_path):
     """The authors' format has no place for it, and 3DHP's 17 joints are in another order than Human3.6M's."""
     torch.manual_seed(0)

@@ -59,6 +59,7 @@ class Accelerated(nn.Module):
     """
 
     training = property(lambda self: self.model.training, lambda self, mode: None)  # `train` sets the model's
+    layout = property(lambda self: self.model.layout, lambda self, name: setattr(self.model, "layout", name))
 
     def __init__(self, model: nn.Module, float8: bool = False, bfloat16: bool = False):
         super().__init__()
@@ -72,6 +73,13 @@ class Accelerated(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("model"), name)
+
+    def state_dict(self, *args, **options):
+        """The model's, so that a checkpoint of this is one of the model."""
+        return self.model.state_dict(*args, **options)
+
+    def load_state_dict(self, *args, **options):
+        return self.model.load_state_dict(*args, **options)
 
     def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Float[Tensor, "batch lifted joints 3"]:
         model = self.model
