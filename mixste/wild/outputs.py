@@ -57,7 +57,8 @@ class Lifted:
             fps, (width, height) = float(arrays["fps"]), arrays["resolution"].tolist()
             if not 0 < fps < np.inf or not 0 < width < np.inf or not 0 < height < np.inf:
                 raise DataError(
-                    f"expected a lifted clip with a positive frame rate and image size, found {fps:g} and {width} × {height}"
+                    f"expected a lifted clip with a positive frame rate and image size, found {fps:g} and "
+                    f"{width} × {height}"
                 )
             return cls(
                 name=path.stem,

@@ -78,7 +78,7 @@ def test_frames_of_a_varying_rate_stand_where_their_times_are(tmp_path, monkeypa
     for tick in ticks[1:]:
         np.testing.assert_allclose(found.people[tick][0, 0, 0], 20.5 + 10 * tick, atol=0.7)
     [note] = found.notes
-    assert "put where their times are at 60 frames a second" in note
+    assert "placed by their times at 60 frames/s" in note
 
 
 @pytest.mark.parametrize(

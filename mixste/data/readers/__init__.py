@@ -1,4 +1,7 @@
-"""The files of other people's 2D detectors, one module a kind of file; `formats.read` chooses among them."""
+"""Readers of motion capture and of 2D detections, one module per kind of file.
+
+`formats.read` chooses among those of detections.
+"""
 
 import itertools
 from collections.abc import Iterable
@@ -7,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-# Points that a person has in the layouts known, whole bodies included; tells triples from pairs where a file does not.
+# Points per person in the known layouts, whole bodies included; tells (x, y, score) from (x, y) if a file does not.
 COUNTS = (17, 18, 25, 26, 33, 133, 136)
 
-# What programs call the score of a point, and a list of scores beside the points.
+# Names that programs use for the score of a point, and for a list of scores next to the points.
 SCORE = (
     *("visibility", "score", "confidence", "conf", "likelihood", "inFrameLikelihood", "visible", "vis", "presence"),
     *("probability", "prob"),
@@ -20,11 +23,11 @@ SCORES = ("keypoint_scores", "keypoints_scores", "scores", "confidences", *SCORE
 
 @dataclass
 class Raw:
-    """What a file holds, before anything is concluded from the numbers themselves.
+    """The content of a file, before anything is inferred from the numbers themselves.
 
-    people: for each frame (people, points, 3): x and y in the file's unit, and the score, 1 where the file has none.
-    names: the file's own, of its points. ids: of the people, None for whom the file has none. kind: "openpose", "coco",
-    "mediapipe", "array" or "table". notes: sentences on what was guessed so far.
+    people: for each frame (people, points, 3): x and y in the file's unit, and the score, 1 if the file has none.
+    names: of the points, if the file has them. ids: of the people, None for those without. kind: "openpose", "coco",
+    "mediapipe", "array" or "table". notes: assumptions made so far, a sentence each.
     """
 
     kind: str
@@ -37,13 +40,13 @@ class Raw:
 
 
 def by_frame(people: Float[np.ndarray, "all points 3"], counts: Iterable[int]) -> list[np.ndarray]:
-    """Everyone, of whom there are so many in each frame, frame by frame."""
+    """All people, frame by frame; counts: the number of people in each frame."""
     ends = list(itertools.accumulate(counts))
     return [people[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
-def points_a_row(lengths: set[int], count: int | None) -> int:
-    """How many numbers a point has in rows of so many numbers, 2 or 3; 0 if neither fits. count: points expected."""
+def values_per_point(lengths: set[int], count: int | None) -> int:
+    """Values per point, 2 or 3, in rows of these lengths; 0 if neither fits. count: points per person, if known."""
     counts = COUNTS if count is None else (count,)
     for numbers in (3, 2):
         if all(length % numbers == 0 and length // numbers in counts for length in lengths):

@@ -1,4 +1,4 @@
-"""Arrays in .npz and .npy files: our own, MHFormer's, and VideoPose3D's of Detectron2 and of a user's own videos."""
+"""Arrays in .npz and .npy files: plain ones, MHFormer's, and VideoPose3D's for Detectron2 and custom videos."""
 
 import zipfile
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mixste.data.readers import SCORES, Raw, points_a_row
-from mixste.data.readers.detections import LAYOUTS, known
+from mixste.data.readers import SCORES, Raw, values_per_point
+from mixste.data.readers.detections import LAYOUTS, canonical_names
 from mixste.io import DataError
 from mixste.io.guard import array_names, read_arrays
 from mixste.io.pickles import read_npz
@@ -22,10 +22,10 @@ def read_npy(path: Path, count: int | None) -> Raw:
 
 
 def read_file(path: Path, count: int | None) -> Raw:
-    """What an .npz file holds, by the names of its arrays."""
+    """The clip in an .npz file, which the names of its arrays tell apart."""
     names = array_names(path)
     if "positions_2d" in names:
-        return _own_videos(read_npz(path, "positions_2d"), read_npz(path, "metadata") if "metadata" in names else {})
+        return _custom_videos(read_npz(path, "positions_2d"), read_npz(path, "metadata") if "metadata" in names else {})
     if "boxes" in names and "keypoints" in names:
         return _detectron(read_npz(path, "keypoints"), read_npz(path, "metadata") if "metadata" in names else {})
     about = {name for name in (*POINTS, *SCORES, "joints", "resolution", "fps") if name in names}
@@ -42,29 +42,30 @@ def read_file(path: Path, count: int | None) -> Raw:
 
 
 def _array(path: Path, name: str) -> np.ndarray:
-    """An array of an .npz file; one of Python objects is read as data."""
+    """An array of an .npz file, or of pickled objects, read without running them."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
         objects = b"'|O" in file.read(128)
     return np.array(read_npz(path, name)) if objects else read_arrays(path, [name])[name]
 
 
 def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
-    """`keypoints` or MHFormer's `reconstruction`; scores, `joints` (names), `resolution` and `fps` if they are there.
+    """The clip in `keypoints`, or MHFormer's `reconstruction`, with scores, `joints` (names), `resolution` and `fps`,
+    if any.
 
-    Arrays are (frames, points, 2 or 3), the third being scores, also with an axis of people before or after frames, or
-    one frame, or a row of numbers for each.
+    Arrays are (frames, points, 2 or 3), the third value being the score; also with an axis of people before or after
+    the frames, of a single frame, or with one row of numbers per frame.
     """
     key = next(key for key in POINTS if key in arrays)
     points = _numbers(arrays, key)
     notes: list[str] = []
-    names = known(np.asarray(arrays["joints"]).reshape(-1).tolist()) if "joints" in arrays else None
+    names = canonical_names(np.asarray(arrays["joints"]).reshape(-1).tolist()) if "joints" in arrays else None
     if key == "reconstruction" and names is None and points.shape[-2:-1] == (17,):
         names = human36m.joints
-        notes.append("`reconstruction` is taken as MHFormer writes it, with Human3.6M's joints: --layout tells others")
+        notes.append("`reconstruction` is read as MHFormer writes it, with Human3.6M's joints; --layout sets others")
     count = len(names) if names else count
     if points.ndim == 2:
         one = points.shape[1] in (2, 3) and (points.shape[0] != points.shape[1])
-        width = points.shape[1] if one else points_a_row({points.shape[1]}, count)
+        width = points.shape[1] if one else values_per_point({points.shape[1]}, count)
         points = points[None] if one else points.reshape(len(points), -1, width) if width else points
     if points.ndim == 3:
         points = points[:, None]
@@ -81,7 +82,7 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
     if key:
         scores = _numbers(arrays, key)
         if scores.size != scored[..., 2].size:
-            raise DataError(f"expected a score for every point, {scored.shape[:3]}, found {scores.shape}")
+            raise DataError(f"expected a score for every point, {scored.shape[:3]}, found an array {scores.shape}")
         people_first = scores.shape[:2] == points.shape[1::-1] and points.shape[1] > 1
         shape = (*points.shape[1::-1], points.shape[2]) if people_first else points.shape[:3]
         scored[..., 2] = scores.reshape(shape).swapaxes(0, 1) if people_first else scores.reshape(shape)
@@ -104,7 +105,7 @@ def _numbers(arrays: Mapping[str, Any], name: str) -> np.ndarray:
             float, casting="same_kind" if np.iscomplexobj(arrays[name]) else "unsafe"
         )
     except (TypeError, ValueError):
-        raise DataError(f"expected numbers in {name}, found something else") from None
+        raise DataError(f"expected numbers in {name}, found another type") from None
 
 
 def size_in(value: Any) -> tuple[int, int]:
@@ -122,7 +123,7 @@ def size_in(value: Any) -> tuple[int, int]:
 
 
 def _detectron(keypoints: Any, metadata: Any) -> Raw:
-    """What infer_video_d2 writes: for each frame, people of each class (people, 4, 17): x, y, a logit, a score."""
+    """The output of infer_video_d2: for each frame and class an array (people, 4, 17) of x, y, logit and score."""
     people = []
     for frame, classes in enumerate(keypoints):
         points = np.asarray(classes[1] if classes is not None and len(classes) > 1 else [], dtype=float)
@@ -133,8 +134,8 @@ def _detectron(keypoints: Any, metadata: Any) -> Raw:
     return Raw("array", people, LAYOUTS["coco17"], resolution=_size(metadata))
 
 
-def _own_videos(positions: Any, metadata: Any) -> Raw:
-    """`data_2d_custom_*.npz`: {video: {"custom": [(frames, 17, 2)]}}, with the size of each video in the metadata."""
+def _custom_videos(positions: Any, metadata: Any) -> Raw:
+    """`data_2d_custom_*.npz`: {video: {"custom": [(frames, 17, 2)]}}, with the size of each video in its metadata."""
     clips = [
         (video, f"{video}/{action}", camera)
         for video, actions in positions.items()

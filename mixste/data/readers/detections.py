@@ -1,4 +1,4 @@
-"""What a 2D detector saw in a clip: who is who, which point is which joint, and what it missed."""
+"""The detections in a clip: tracks people, converts a detector's points to joints, and fills gaps."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,11 +11,11 @@ from scipy.optimize import linear_sum_assignment
 from mixste.io import DataError
 from mixste.skeleton import human36m
 
-SEEN = 0.05  # a point with a lower score counts as unseen
+MIN_SCORE = 0.05  # a point with a lower score counts as not detected
 
 
 def _sides(*names: str) -> tuple[str, ...]:
-    """Left and right of each."""
+    """The left and right one of each."""
     return tuple(side + name for name in names for side in "LR")
 
 
@@ -25,7 +25,7 @@ _LEGS = tuple(side + name for side in "RL" for name in ("Hip", "Knee", "Ankle"))
 _FACE = ("REye", "LEye", "REar", "LEar")
 _FEET = tuple(side + name for side in "LR" for name in ("BigToe", "SmallToe", "Heel"))
 
-# Which point of a detector is which; points that human36m has no use for are only counted.
+# The points of each layout in order; names that no joint of human36m is made of only keep the place.
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "human36m": human36m.joints,
     "coco17": _COCO,
@@ -39,14 +39,14 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
         *_sides("Shoulder", "Elbow", "Wrist", "Pinky", "Index", "Thumb", "Hip", "Knee", "Ankle", "Heel", "FootIndex"),
     ),
 }
-# The layout meant by a number of points alone.
+# The layout assumed for a number of points.
 BY_COUNT = {17: "coco17", 18: "body18", 25: "body25", 26: "halpe26", 33: "mediapipe33"}
 
-# Each joint of human36m as weighted points of a detector, by the first row of which every point is seen. A row of one
-# point is that point; the others are made up, since detectors have mostly no hip centre, thorax or head top, and none
-# has the spine: it is put halfway from hip to thorax. Human3.6M's thorax is the base of the neck, a few centimetres
-# above the middle of the shoulders; its "Neck" is at the nose. The head top lies half as far again from the shoulders
-# as the middle of the head, for which ears, eyes or nose stand, whichever is seen.
+# Each joint of human36m as weighted points of a detector, by the first row whose points are all detected. A row of one
+# point is that point; the others are estimates, since most detectors have no hip centre, thorax or head top, and none
+# has the spine, which is put halfway from hip to thorax. Human3.6M's thorax is the base of the neck, a few centimetres
+# above the middle of the shoulders; its "Neck" is at the nose. The head top is 1.5 times as far from the shoulders as
+# the middle of the head, for which ears, eyes or nose stand, whichever is detected.
 
 
 def _beyond(*points: str) -> dict[str, float]:
@@ -68,15 +68,15 @@ MADE_OF: dict[str, tuple[dict[str, float], ...]] = {
 }
 
 
-# Other names of points, as `_spelt` writes them. "Head" is the top of the head wherever detectors use the word.
+# Other names of points, in the spelling of `_normalized`. Detectors' "head" is the top of the head.
 _ALIASES = {
     **dict.fromkeys(("hip", "hips", "pelvis", "root", "hipcenter", "centerhip", "hipcentre"), "MidHip"),
     **dict.fromkeys(("upperneck", "neckbase"), "Neck"),
     **dict.fromkeys(("head", "topofhead", "tophead"), "HeadTop"),
 }
-_KNOWN = {point.lower(): point for names in LAYOUTS.values() if names is not human36m.joints for point in names}
-_KNOWN |= {point.lower(): point for rows in MADE_OF.values() for row in rows for point in row}
-# Human3.6M's joints have names that mean another place elsewhere; they are meant where all seventeen are there.
+_POINTS = {point.lower(): point for names in LAYOUTS.values() if names is not human36m.joints for point in names}
+_POINTS |= {point.lower(): point for rows in MADE_OF.values() for row in rows for point in row}
+# Some of Human3.6M's names mean another place in other layouts; they apply only if all seventeen are present.
 _HUMAN36M = {joint.lower(): joint for joint in human36m.joints} | {
     **dict.fromkeys(("hips", "pelvis", "root", "midhip"), "Hip"),
     **{f"{side.lower()}ankle": f"{side}Foot" for side in "LR"},
@@ -87,29 +87,29 @@ _HUMAN36M = {joint.lower(): joint for joint in human36m.joints} | {
 }
 
 
-def known(names: Iterable) -> tuple[str, ...]:
-    """Names of points as LAYOUTS and `MADE_OF` have them; those that mean nothing here stay as they are.
+def canonical_names(names: Iterable) -> tuple[str, ...]:
+    """Names of points in the spelling of LAYOUTS and `MADE_OF`; unknown names are kept.
 
-    "left_shoulder", "ShoulderLeft", "L Shoulder" and "LShoulder" are one. Raises DataError for a point named twice.
+    "left_shoulder", "ShoulderLeft" and "L Shoulder" become "LShoulder". Raises DataError for a point named twice.
     """
     names = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names)
-    spelt = [_spelt(name) for name in names]
-    joints = [_HUMAN36M.get(name, "") for name in spelt]
+    spellings = [_normalized(name) for name in names]
+    joints = [_HUMAN36M.get(name, "") for name in spellings]
     if sorted(joints) == sorted(human36m.joints):
         return tuple(joints)
-    points = [_KNOWN.get(name, "") for name in spelt]
+    points = [_POINTS.get(name, "") for name in spellings]
     for place, point in enumerate(points):
         if point and point in points[:place]:
             raise DataError(f"expected every point once, found {names[points.index(point)]!r} and {names[place]!r}")
-    for place, name in enumerate(spelt):
+    for place, name in enumerate(spellings):
         alias = _ALIASES.get(name, "")
         # A file may have both a neck and an upper neck.
         points[place] = points[place] or (alias if alias not in points else "") or names[place]
     return tuple(points)
 
 
-def _spelt(name: str) -> str:
-    """A name without case and separators, its side as one letter in front: "lshoulder"."""
+def _normalized(name: str) -> str:
+    """A name in lower case without separators, with the side as its first letter: "lshoulder"."""
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
     for place in (0, -1):
         if len(words) > 1 and words[place] in ("left", "right", "l", "r"):
@@ -126,7 +126,7 @@ def _spelt(name: str) -> str:
 def to_human36m(
     points: Float[np.ndarray, "frames points axes"], names: tuple[str, ...]
 ) -> Float[np.ndarray, "frames 17 axes"]:
-    """A detector's points, NaN where unseen, as the joints of human36m by `MADE_OF`, NaN where no row of it is seen."""
+    """A detector's points, NaN if not detected, as the joints of human36m by `MADE_OF`, NaN if no row applies."""
     if set(names) == set(human36m.joints):
         return points[:, [names.index(joint) for joint in human36m.joints]]
     joints = np.full((len(points), 17, points.shape[2]), np.nan)
@@ -135,20 +135,19 @@ def to_human36m(
         joint = joints[:, human36m.joints.index(name)]
         for row in rows:
             if set(row) <= set(names):
-                made = sum(weight * points[:, names.index(point)] for point, weight in row.items())
-                np.copyto(joint, made, where=np.isnan(joint))
+                estimate = sum(weight * points[:, names.index(point)] for point, weight in row.items())
+                np.copyto(joint, estimate, where=np.isnan(joint))
     joints[:, spine] = (joints[:, hip] + joints[:, thorax]) / 2
     return joints
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Everyone a detector saw in one clip.
+    """Everyone detected in one clip.
 
-    names: of the points, as in LAYOUTS. people: for each frame (people, points, 3), x and y in pixels and the
-    detector's score, 0 where unseen. resolution: width, height in pixels. fps: None where unknown. ids: of those
-    people, where the detector followed them through the clip; None for whom it did not. notes: sentences on what was
-    guessed in reading.
+    names: of the points, as in LAYOUTS. people: for each frame (people, points, 3): x and y in pixels and the score, 0
+    if not detected. resolution: width, height in pixels. fps: None if unknown. ids: of those people, if the detector
+    tracked them; None for a person that it did not track. notes: assumptions made in reading, a sentence each.
     """
 
     name: str
@@ -160,25 +159,24 @@ class Detections:
     notes: tuple[str, ...] = ()
 
 
-# A person out of sight is looked for where they were last seen for as many frames as they had been in view, within
-# these bounds: a false detection is soon forgotten, which also keeps the work linear in the length of the clip.
-REMEMBERED = (15, 60)
-NEAR = 0.5  # of a body's size, within which the next detection is the same person
-STEPS, AHEAD = 5, 10  # detections that tell how someone moves, and frames at most that they are thought to go on so
+# A track without a detection is kept for as many frames as it is long, within these bounds: a false detection is soon
+# dropped, which also keeps the work linear in the length of the clip.
+KEPT_FRAMES = (15, 60)
+NEAR = 0.5  # body sizes: the next detection within this distance is the same person
+STEPS, AHEAD = 5, 10  # detections that give the velocity of a track, and frames at most for which it is extrapolated
 
 
 def follow(detections: Detections, person: int = 0) -> tuple[Float[np.ndarray, "frames points 2"], int]:
-    """One person through the clip, NaN where unseen, and how many there are to choose from.
+    """The points of one person throughout the clip, NaN if not detected, and the number of people in it.
 
-    person: 0 for the most prominent, by the median size times the number of frames in view; 1 for the next. People are
-    told apart by the detector's ids where it gave each one of a frame its own, else by where they were last seen and
-    how they moved.
-    DataError if there are fewer.
+    person: 0 for the most prominent, by the median size times the number of frames in view; 1 for the next, and so on.
+    People are tracked by the detector's ids where they are unique in a frame, otherwise by their last position and
+    velocity. Raises DataError if there are fewer people.
     """
     frames = np.repeat(np.arange(len(detections.people)), [len(people) for people in detections.people])
     points = np.concatenate([np.zeros((0, len(detections.names), 3)), *detections.people])
     ids = [name for names in detections.ids for name in names] if detections.ids else [None] * len(points)
-    points = np.where(points[..., 2:] >= SEEN, points[..., :2], np.nan)  # (all, points, 2)
+    points = np.where(points[..., 2:] >= MIN_SCORE, points[..., :2], np.nan)  # (all, points, 2)
     visible = np.flatnonzero(np.isfinite(points).all(axis=-1).any(axis=-1))
     frames, points, ids = frames[visible], points[visible], [ids[number] for number in visible]
     sizes = _sizes(points).clip(max=np.linalg.norm(detections.resolution))
@@ -186,11 +184,11 @@ def follow(detections: Detections, person: int = 0) -> tuple[Float[np.ndarray, "
     # Equal ones stay in the order of their first appearance.
     ranked = sorted(tracks, key=lambda track: -len(track) * float(np.median(sizes[track])))
     if not 0 <= person < len(ranked):
-        raise DataError(f"{detections.name}: expected a person {person}, found {len(ranked)} people, counted from 0")
+        raise DataError(f"{detections.name}: expected a person {person}, found {len(ranked)} people, numbered from 0")
     track = ranked[person]
-    followed = np.full((len(detections.people), len(detections.names), 2), np.nan)
-    followed[frames[track]] = points[track]
-    return followed, len(ranked)
+    tracked = np.full((len(detections.people), len(detections.names), 2), np.nan)
+    tracked[frames[track]] = points[track]
+    return tracked, len(ranked)
 
 
 def _tracks(
@@ -199,34 +197,36 @@ def _tracks(
     sizes: Float[np.ndarray, "all"],
     ids: Sequence[str | None],
 ) -> list[list[int]]:
-    """Whose detections are whose: the rows of each person, in the order of their first appearance."""
+    """The rows of each person, in the order of their first appearance."""
     tracks: list[list[int]] = []
-    named: dict[str, list[int]] = {}
-    lost: list[list[int]] = []  # those without ids that may still come back
+    by_id: dict[str, list[int]] = {}
+    open_tracks: list[list[int]] = []  # those without ids that may continue
     when = frames.tolist()
     starts, ends = np.flatnonzero(np.diff(frames, prepend=-1)), np.flatnonzero(np.diff(frames, append=-1)) + 1
     spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
     crowds = [[name for name in ids[start:stop] if name is not None] for start, stop in spans if stop - start > 1]
     if sum(len(set(names)) < len(names) for names in crowds) > 0.5 * len(crowds):
-        ids = [None] * len(ids)  # one name for everybody, as of a program that did not follow people
+        ids = [None] * len(ids)  # one id for everybody, as of a program without tracking
     for start, stop in spans:
         names = ids[start:stop]
         nameless = []
         for row, name in enumerate(names, start):
             if name is None or names.count(name) > 1:
                 nameless.append(row)
-            elif name in named:
-                named[name].append(row)
+            elif name in by_id:
+                by_id[name].append(row)
             else:
-                tracks.append(named.setdefault(name, [row]))
+                tracks.append(by_id.setdefault(name, [row]))
         if not nameless:
             continue
-        least, most = REMEMBERED
-        lost = [track for track in lost if when[start] - when[track[-1]] <= min(max(least, len(track)), most)]
-        for row, track in zip(nameless, _continued(lost, frames, points, sizes, nameless), strict=True):
+        least, most = KEPT_FRAMES
+        open_tracks = [
+            track for track in open_tracks if when[start] - when[track[-1]] <= min(max(least, len(track)), most)
+        ]
+        for row, track in zip(nameless, _continued(open_tracks, frames, points, sizes, nameless), strict=True):
             if track is None:
                 tracks.append([row])
-                lost.append(tracks[-1])
+                open_tracks.append(tracks[-1])
             else:
                 track.append(row)
     return sorted(tracks, key=lambda track: track[0])
@@ -239,9 +239,9 @@ def _continued(
     sizes: Float[np.ndarray, "all"],
     rows: list[int],
 ) -> list[list[int] | None]:
-    """The track that each row, all of one frame, continues, the nearest one within NEAR; None where there is none.
+    """The track that each row continues, the nearest within NEAR; None for a new track. All rows are of one frame.
 
-    Those who move are expected where they would be by now, or people who pass each other would be swapped.
+    Tracks are extrapolated by their velocity; otherwise people who pass each other would be swapped.
     """
     last = [track[-1] for track in tracks]
     before = [track[max(-STEPS, -len(track))] for track in tracks]
@@ -253,44 +253,42 @@ def _continued(
     common = np.isfinite(apart)
     mean = _mean(apart)
     cost = np.where(common.any(axis=-1), mean / np.maximum(sizes[last], 1e-9)[:, None], np.inf).clip(max=NEAR)
-    continued: list[list[int] | None] = [None] * len(rows)
+    nearest: list[list[int] | None] = [None] * len(rows)
     for row, column in zip(*linear_sum_assignment(cost), strict=True):
         if cost[row, column] < NEAR:
-            continued[column] = tracks[row]
-    return continued
+            nearest[column] = tracks[row]
+    return nearest
 
 
 def _mean(values: Float[np.ndarray, "*shape points"]) -> Float[np.ndarray, "*shape"]:
-    """Over the points that are there; 0 of none."""
-    there = np.isfinite(values)
-    return np.where(there, values, 0).sum(axis=-1) / np.maximum(there.sum(axis=-1), 1)
+    """The mean over finite points; 0 without any."""
+    finite = np.isfinite(values)
+    return np.where(finite, values, 0).sum(axis=-1) / np.maximum(finite.sum(axis=-1), 1)
 
 
 def _sizes(points: Float[np.ndarray, "all points 2"]) -> Float[np.ndarray, "all"]:
-    """Diagonal of the box around each person's seen points, pixels."""
-    seen = np.isfinite(points)
-    highest, lowest = np.where(seen, points, -np.inf).max(axis=1), np.where(seen, points, np.inf).min(axis=1)
+    """Diagonal of the box around each person's detected points, pixels."""
+    finite = np.isfinite(points)
+    highest, lowest = np.where(finite, points, -np.inf).max(axis=1), np.where(finite, points, np.inf).min(axis=1)
     return np.linalg.norm(highest - lowest, axis=-1)
 
 
 def fill_gaps(
     points: Float[np.ndarray, "frames points 2"], limit: int | None = None
 ) -> Float[np.ndarray, "frames points 2"]:
-    """Points unseen (NaN) for at most `limit` frames, on the straight line between where they were seen.
+    """Fill gaps (NaN) of at most `limit` frames by linear interpolation, all gaps if limit is None.
 
-    At the clip's ends they stay where they were seen first or last. Longer gaps stay; limit None: none does.
+    At the ends of the clip, points stay at their first or last detection.
     """
     filled = points.copy()
     frames = np.arange(len(points))
     for joint in filled.swapaxes(0, 1):  # (frames, 2)
-        seen = np.isfinite(joint[:, 0])
-        if not seen.any():
+        detected = np.isfinite(joint[:, 0])
+        if not detected.any():
             continue
-        # Each frame's gap is counted by how many frames were seen before it.
-        gap = np.cumsum(seen)
-        short = ~seen & (
-            np.bincount(gap[~seen], minlength=gap[-1] + 1)[gap] <= (len(points) if limit is None else limit)
-        )
+        gap = np.cumsum(detected)  # the number of detections before a frame is the index of its gap
+        lengths = np.bincount(gap[~detected], minlength=gap[-1] + 1)
+        short = ~detected & (lengths[gap] <= (len(points) if limit is None else limit))
         for axis in range(2):
-            joint[short, axis] = np.interp(frames[short], frames[seen], joint[seen, axis])
+            joint[short, axis] = np.interp(frames[short], frames[detected], joint[detected, axis])
     return filled

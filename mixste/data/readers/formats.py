@@ -1,7 +1,7 @@
-"""The files of other people's 2D detectors, and what is concluded from all that they hold.
+"""Reads the keypoint files of 2D detectors, and infers the layout of their points, their units and the image size.
 
-OpenPose folders; COCO-style JSON as MMPose, AlphaPose, Detectron2 and annotation files have it; MediaPipe landmarks;
-arrays in .npz and .npy and tables in .csv (`mixste.data.readers`). Nothing in a file is run.
+OpenPose folders; COCO-style JSON of MMPose, AlphaPose, Detectron2 and annotation files; MediaPipe landmarks; arrays in
+.npz and .npy, tables in .csv (`mixste.data.readers`). Nothing in a file is executed.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mixste.data.readers import Raw, arrays, by_frame, structures, tables
-from mixste.data.readers.detections import BY_COUNT, LAYOUTS, MADE_OF, SEEN, Detections, to_human36m
+from mixste.data.readers.detections import BY_COUNT, LAYOUTS, MADE_OF, MIN_SCORE, Detections, to_human36m
 from mixste.io import DataError
 from mixste.io.guard import guarded
 from mixste.skeleton import human36m
 
 MOST_PIXELS = 100_000  # of an image's side
-HUGE = 1e9  # beyond which a coordinate is none
-EVIDENCE = 20_000  # people at most from whom a file is judged
+HUGE = 1e9  # larger coordinates are ignored
+SAMPLE = 20_000  # people at most from whom layout and units are inferred
 
 READERS: dict[str, Callable[[Path, int | None], Raw]] = {
     "json": structures.read_file,
@@ -27,15 +27,15 @@ READERS: dict[str, Callable[[Path, int | None], Raw]] = {
     "csv": tables.read_file,
 }
 FORMATS = ("auto", "openpose", "coco", "mediapipe", "npz", "npy", "csv")
-# What a coordinate may be counted in; see `_in_pixels`.
+# The units of coordinates, see `_in_pixels`.
 UNITS = {
     "pixels": "pixels",
-    "shares": "shares of width and height, 0 to 1",
+    "shares": "fractions of width and height, 0 to 1",
     "centred": "-1 to 1 over width and height",
     "screen": "-1 to 1 over the width",
 }
 USED = {point for rows in MADE_OF.values() for row in rows for point in row} | set(human36m.joints)
-WHOLE_BODY = {133: 17, 136: 26}  # layouts that begin with one of the body alone
+WHOLE_BODY = {133: 17, 136: 26}  # layouts that start with a body layout of so many points
 
 
 def read(
@@ -47,12 +47,12 @@ def read(
 ) -> Detections:
     """The detections in a file, or in a folder with one JSON file a frame.
 
-    format: one of FORMATS, "auto" to tell by the content. layout: one of LAYOUTS; by default the file's own names of
-    its points tell, or their number; names in the file count before the order of a layout. resolution: width and
-    height of the image in pixels, for the many files that do not say. units: of the coordinates, "pixels", "shares" of
-    width and height from 0 to 1, "centred" from −1 to 1 in both, "screen" as `mixste.camera.normalize_screen` has it;
-    "auto" to tell by the numbers. What was guessed stands in the `notes`. Raises DataError, in one sentence, for
-    whatever is missing or wrong.
+    format: one of FORMATS; "auto" infers it from the content. layout: one of LAYOUTS; by default it is given by the
+    names of the points in the file, which take precedence, or inferred from their number. resolution: width and height
+    of the image in pixels, for the many files without it. units: of the coordinates: "pixels", "shares" of width and
+    height from 0 to 1, "centred" from −1 to 1 in both, "screen" as `mixste.camera.normalize_screen` returns them;
+    "auto" infers them from the numbers. Assumptions are in the `notes`. Raises DataError, in one sentence, for missing
+    or malformed data.
     """
     path = Path(path)
     if layout is not None and layout not in LAYOUTS:
@@ -64,26 +64,27 @@ def read(
     kind = "json" if path.is_dir() else path.suffix.lower().removeprefix(".")
     if kind not in READERS or format not in FORMATS:
         raise DataError(
-            f"{path}: expected a folder of .json files, {', '.join(f'.{name}' for name in READERS)}, in one of the "
-            f"formats {', '.join(FORMATS)}, found {repr(kind) if kind not in READERS else repr(format)}"
+            f"{path}: expected a folder of .json files, or a file {', '.join(f'.{name}' for name in READERS)}, in one "
+            f"of the formats {', '.join(FORMATS)}, found {repr(kind) if kind not in READERS else repr(format)}"
         )
     if format != "auto" and (format in READERS or kind != "json") and format != kind:
         raise DataError(
-            f"{path}: expected a file that {format} is written to, found {path.suffix.lower() or 'a folder'}"
+            f"{path}: expected {'a .json file or folder' if format not in READERS else f'a .{format} file'}, as format "
+            f"{format} has, found {path.suffix.lower() or 'a folder'}"
         )
     with guarded(path, f"keypoints as {kind if format == 'auto' else format} has them"):
         count = len(LAYOUTS[layout]) if layout else None
         try:
             raw = structures.read_folder(path, count) if path.is_dir() else READERS[kind](path, count)
-        except (AttributeError, LookupError, TypeError):  # of keys and types, which say nothing to a user
+        except (AttributeError, LookupError, TypeError):  # their messages mean nothing to a user
             raise DataError("expected people and points, found another structure") from None
         if format in ("openpose", "coco", "mediapipe"):
             raw.kind = format
-        return _concluded(path.stem, raw, layout, resolution, units)
+        return _interpreted(path.stem, raw, layout, resolution, units)
 
 
-def _concluded(name: str, raw: Raw, layout: str | None, resolution: tuple[int, int] | None, units: str) -> Detections:
-    """Detections from what a file holds: whose points they are, in pixels, and which are unseen."""
+def _interpreted(name: str, raw: Raw, layout: str | None, resolution: tuple[int, int] | None, units: str) -> Detections:
+    """Detections from the content of a file: named points, in pixels, 0 where not detected."""
     counts = [len(frame) for frame in raw.people]
     if not any(counts):
         raise DataError("expected people, found nobody in any frame")
@@ -91,69 +92,69 @@ def _concluded(name: str, raw: Raw, layout: str | None, resolution: tuple[int, i
     raw.people = []
     places, scores, notes = everyone[..., :2], everyone[..., 2], list(raw.notes)
     if np.mean((scores < 0) & (scores != -1)) > 0.05:
-        raise DataError("expected x, y and score of every point, found negative scores, as of 3D points")
-    if not (scores >= SEEN).any():
+        raise DataError("expected x, y and score of every point, found negative scores, as if points were 3D")
+    if not (scores >= MIN_SCORE).any():
         scores[:] = 1.0
-        notes.append("no point has a score: all are taken as seen")
-    everyone[~((everyone > -HUGE) & (everyone < HUGE)).all(axis=-1)] = 0.0  # NaN and infinity too
+        notes.append("no point has a score: all are taken as detected")
+    everyone[~((everyone > -HUGE) & (everyone < HUGE)).all(axis=-1)] = 0.0  # also NaN and infinity
 
     _check_side_by_side(everyone[: max(counts)], counts)
     names = _names(_some(everyone), raw, layout, notes)
     if names == LAYOUTS["mediapipe33"]:
         raw.kind = "mediapipe"
     useful = [place for place, point in enumerate(names) if point in USED]
-    if len(useful) < everyone.shape[1]:  # nothing is concluded from hands, world landmarks and what else there is
+    if len(useful) < everyone.shape[1]:  # hands, faces and the like are no evidence
         names, everyone = tuple(names[place] for place in useful), everyone[:, useful]
         places, scores = everyone[..., :2], everyone[..., 2]
     size = np.array(_size(raw, resolution, notes))
-    unseen = (places == 0).all(axis=-1) | (places == -1).all(axis=-1)
+    undetected = (places == 0).all(axis=-1) | (places == -1).all(axis=-1)
     if units == "auto":
         units = _units(_some(everyone), names, raw, size, notes)
     _in_pixels(places, units, size)
-    unseen |= ((places > -1e-6) & (places < 1e-6)).all(axis=-1)
-    visible = scores >= SEEN
-    marked = int((unseen & visible).sum())
-    if marked:
-        notes.append(f"{marked} points at (0, 0) or (-1, -1) are taken as unseen")
-    visible &= ~unseen
+    undetected |= ((places > -1e-6) & (places < 1e-6)).all(axis=-1)
+    visible = scores >= MIN_SCORE
+    placeholders = int((undetected & visible).sum())
+    if placeholders:
+        notes.append(f"{placeholders} points at (0, 0) or (-1, -1) are taken as not detected")
+    visible &= ~undetected
     far = ((places < -2 * size) | (places > 3 * size)).any(axis=-1) & visible
-    if far.any() and far.sum() < 0.5 * visible.sum():  # else the size is wrong
-        notes.append(f"{far.sum()} points more than two images outside of the image are taken as unseen")
+    if far.any() and far.sum() < 0.5 * visible.sum():  # more of them mean a wrong size
+        notes.append(f"{far.sum()} points more than two image sizes outside the image are taken as not detected")
         visible &= ~far
-    everyone[~visible & (scores >= SEEN)] = 0.0
+    everyone[~visible & (scores >= MIN_SCORE)] = 0.0
     _check_inside(_some(everyone), units, size, notes)
     width, height = size.tolist()
     return Detections(name, names, by_frame(everyone, counts), (width, height), raw.fps, raw.ids, tuple(notes))
 
 
 def _some(everyone: Float[np.ndarray, "all points 3"]) -> Float[np.ndarray, "people points 3"]:
-    """People spread over the whole clip, as many as guesses are made from."""
-    return everyone[:: -(-len(everyone) // EVIDENCE)]
+    """People spread over the whole clip, at most SAMPLE or so."""
+    return everyone[:: -(-len(everyone) // SAMPLE)]
 
 
-def _size(raw: Raw, given: tuple[int, int] | None, notes: list[str]) -> tuple[int, int]:
-    """Width and height of the image: as given, or as the file says."""
-    resolution = given or raw.resolution
+def _size(raw: Raw, override: tuple[int, int] | None, notes: list[str]) -> tuple[int, int]:
+    """Width and height of the image: the given ones, or the file's."""
+    resolution = override or raw.resolution
     if resolution is None:
-        raise DataError("expected to be told the width and height of the image, which the file does not say")
+        raise DataError("expected the width and height of the image, found none in the file: give --size WIDTHxHEIGHT")
     if len(resolution) != 2 or not all(1 <= side <= MOST_PIXELS for side in resolution):
         raise DataError(f"expected an image 1 to {MOST_PIXELS:,} pixels wide and high, found {resolution}")
     if raw.resolution and tuple(resolution) != tuple(raw.resolution):
         width, height = raw.resolution
-        notes.append(f"the file says that the image is {width}x{height}: taken as {resolution[0]}x{resolution[1]}")
+        notes.append(f"the image size in the file is {width}x{height}: overridden by {resolution[0]}x{resolution[1]}")
     return tuple(resolution)
 
 
 def _check_side_by_side(crowd: Float[np.ndarray, "people points 3"], counts: list[int]) -> None:
-    """DataError if people of one frame lie on one another as the frames of a clip do, and so are those."""
+    """DataError if the people of a frame overlap like the frames of a clip, which they then are."""
     if max(counts) < 10 or len(counts) > 3:
         return
-    points = np.where(crowd[..., 2:] >= SEEN, crowd[..., :2], np.nan)
+    points = np.where(crowd[..., 2:] >= MIN_SCORE, crowd[..., :2], np.nan)
     apart = (points[1:] - points[:-1]) / np.linalg.norm(_extent(points[1:]), axis=-1)[:, None, None].clip(1e-9)
     if _median(apart) < 0.15:
         raise DataError(
-            f"expected people side by side in a frame, found {max(counts)} on one another, as in the frames of a clip: "
-            "list the frames, or give each its number"
+            f"expected the people of one frame, found {max(counts)} in one place, as in the frames of a clip: put each "
+            "frame in a list of its own, or give each its number"
         )
 
 
@@ -163,21 +164,21 @@ def _check_side_by_side(crowd: Float[np.ndarray, "people points 3"], counts: lis
 def _names(
     people: Float[np.ndarray, "people points 3"], raw: Raw, layout: str | None, notes: list[str]
 ) -> tuple[str, ...]:
-    """Of the points, or of the first of them where they are of a whole body: by the file, the layout, or the number."""
+    """Names of the points, or of a whole body's first ones: by the file, the layout, or their number."""
     count, names = people.shape[1], raw.names
     if names and len(names) != count:
-        raise DataError(f"expected {len(names)} points, as many as the file has names for, found {count}")
+        raise DataError(f"expected {len(names)} points, as many as there are names in the file, found {count}")
     missing = _missing(names) if names else []
     if names and not missing:
         if layout and names != LAYOUTS[layout]:
-            notes.append(f"the names of the points in the file are taken, not the order of layout {layout}")
+            notes.append(f"points are identified by their names in the file, not by layout {layout}")
         return names
     if names and layout is None:
         raise DataError(
-            f"expected points that make every joint, found none for {', '.join(missing)} among {', '.join(names[:40])}"
+            f"expected points for every joint, found none for {', '.join(missing)} among {', '.join(names[:40])}"
         )
     if layout is None:
-        return _guessed(people, raw, notes)
+        return _inferred(people, raw, notes)
     if len(LAYOUTS[layout]) not in (count, WHOLE_BODY.get(count)):
         raise DataError(f"expected {len(LAYOUTS[layout])} points of layout {layout}, found {count}")
     for place, (name, point) in enumerate(zip(names or (), LAYOUTS[layout], strict=False)):
@@ -187,19 +188,19 @@ def _names(
 
 
 def _missing(names: tuple[str, ...]) -> list[str]:
-    """The joints of human36m that cannot be made of points with these names."""
+    """The joints of human36m for which there are no points among these names."""
     joints = to_human36m(np.zeros((1, len(names), 1)), names)[0, :, 0]
     return [name for name, joint in zip(human36m.joints, joints, strict=True) if np.isnan(joint)]
 
 
-def _guessed(people: Float[np.ndarray, "people points 3"], raw: Raw, notes: list[str]) -> tuple[str, ...]:
-    """Names of points by their number, and by where they lie where two layouts have that number."""
+def _inferred(people: Float[np.ndarray, "people points 3"], raw: Raw, notes: list[str]) -> tuple[str, ...]:
+    """Names of points inferred from their number, and from their positions if two layouts have that number."""
     count = WHOLE_BODY.get(people.shape[1], people.shape[1])
     layout = BY_COUNT.get(count)
     points = _in_sizes(people)
     unnamed = raw.kind in ("array", "table")
     if count == 17:
-        # COCO's first five points are a face, Human3.6M's a hip and a leg; its spine lies between hip and thorax.
+        # COCO's first five points are a face, Human3.6M's a hip and a leg, whose spine lies between hip and thorax.
         first = _median(_extent(points[:, :5]))
         hip = _median(points[:, 0] - (points[:, 1] + points[:, 4]) / 2)
         spine = _median(points[:, 7] - (points[:, 0] + points[:, 8]) / 2)
@@ -208,43 +209,46 @@ def _guessed(people: Float[np.ndarray, "people points 3"], raw: Raw, notes: list
         elif unnamed and not first < 0.35:
             layout = None
         if layout and (unnamed or layout == "human36m"):
-            notes.append(f"17 points are taken as {layout} by where they lie: --layout says otherwise")
+            notes.append(f"17 points: layout {layout} inferred from their positions; --layout sets another")
     # In BODY_25 points 15 and 16 are eyes, in the experimental BODY_25B ankles.
     elif count == 25 and _median(points[:, [15, 16]] - points[:, :1]) > 0.3:
         layout = "body25b"
-        notes.append("25 points are taken as body25b by where points 15 and 16 lie: --layout says otherwise")
-    # In BODY_18 point 8 is a hip and 9 and 12 are knees; in BODY_25 they are the middle of the hips and the hips.
+        notes.append("25 points: layout body25b inferred from points 15 and 16; --layout sets another")
+    # In BODY_18, point 8 is a hip and 9 and 12 are the knees; in BODY_25, 8 is midway between the hips 9 and 12.
     elif count == 18 and _median(points[:, 8] - (points[:, 9] + points[:, 12]) / 2) < 0.03:
-        notes.append("18 points are taken as the first of body25 by where point 8 lies: --layout says otherwise")
+        notes.append("18 points: the first of body25, inferred from point 8; --layout sets another")
         return LAYOUTS["body25"][:18]
     if layout is None:
-        raise DataError(f"expected to be told the layout of {count} points, one of {', '.join(LAYOUTS)}")
+        raise DataError(
+            f"expected points of a known layout, found {count} without names: give --layout, one of "
+            f"{', '.join(LAYOUTS)}"
+        )
     return LAYOUTS[layout]
 
 
 def _in_sizes(people: Float[np.ndarray, "people points 3"]) -> Float[np.ndarray, "people points 2"]:
-    """Places in units of each person's own size, NaN where unseen."""
-    points = np.where(people[..., 2:] >= SEEN, people[..., :2], np.nan)
+    """Positions in units of each person's size, NaN if not detected."""
+    points = np.where(people[..., 2:] >= MIN_SCORE, people[..., :2], np.nan)
     points[(people[..., :2] == 0).all(axis=-1)] = np.nan
     sizes = np.linalg.norm(_extent(points), axis=-1)
     return points / np.where(sizes > 0, sizes, np.nan)[:, None, None]
 
 
 def _extent(points: Float[np.ndarray, "people points 2"]) -> Float[np.ndarray, "people 2"]:
-    """Width and height of the box around each person's points; NaN of nobody."""
+    """Width and height of the box around each person's points; NaN without points."""
     visible = np.isfinite(points)
     extent = np.where(visible, points, -np.inf).max(axis=1) - np.where(visible, points, np.inf).min(axis=1)
     return np.where(np.isfinite(extent), extent, np.nan)
 
 
 def _median(vectors: Float[np.ndarray, "*many 2"]) -> float:
-    """The median length of those that are there; NaN, which is neither more nor less than anything, of none."""
+    """The median length of the finite vectors; NaN without any, for which every comparison is false."""
     lengths = np.linalg.norm(vectors, axis=-1)
     lengths = lengths[np.isfinite(lengths)]
     return float(np.median(lengths)) if len(lengths) else np.nan
 
 
-# --- what the coordinates are ----------------------------------------------------------------------------------
+# --- units of the coordinates ----------------------------------------------------------------------------------
 
 
 def _units(
@@ -254,21 +258,21 @@ def _units(
     size: Int[np.ndarray, "2"],
     notes: list[str],
 ) -> str:
-    """The unit of the coordinates, by all points but the farthest twentieth; DataError for what is none."""
+    """The unit of the coordinates, inferred from all points but the farthest 5 %; DataError if it is none of UNITS."""
     of_mediapipe = raw.kind == "mediapipe"
     if _around_hip(people, names, 0.05 if of_mediapipe else 0.01):
         raise DataError(
-            "expected coordinates in the image, found people around the origin, as in poses relative to the hip or "
-            "MediaPipe's world landmarks: give the keypoints in the image"
+            "expected image coordinates, found people centred on the origin, as in root-relative poses or MediaPipe's "
+            "world landmarks"
         )
-    points = people[(people[..., 2] >= SEEN) & (people[..., :2] != 0).any(axis=-1)]
+    points = people[(people[..., 2] >= MIN_SCORE) & (people[..., :2] != 0).any(axis=-1)]
     points, scores = points[(points[:, :2] != -1).any(axis=-1), :2], points[:, 2]
     if not len(points) or np.quantile(np.abs(points), 0.95) >= 3:
         return "pixels"
     wide, high = np.quantile(np.abs(points), 0.95, axis=0)
     least = np.quantile(points, 0.05, axis=0).min()
     unit = None
-    # MediaPipe goes on where the image ends, OpenPose never does.
+    # MediaPipe extrapolates beyond the image, OpenPose does not.
     if np.mean(points < 0) < 0.002 if raw.kind == "openpose" else least >= (-0.3 if of_mediapipe else -0.1):
         unit = "shares"
     elif wide <= 1.1 and high <= 1.1 * size[1] / size[0] and raw.kind != "openpose":
@@ -277,22 +281,22 @@ def _units(
         unit = "centred"
     if unit is None or np.median(scores) > 2:
         raise DataError(
-            f"expected pixels, or shares of an image, found coordinates from {points.min():.3g} to {points.max():.3g}, "
-            "as of metres: --units tells what they are"
+            f"expected pixels or fractions of an image, found coordinates from {points.min():.3g} to "
+            f"{points.max():.3g}, as if in metres: give --units if they are not"
         )
     if not (of_mediapipe and unit == "shares"):
         notes.append(
-            f"coordinates from {least:.2g} to {max(wide, high):.2g} are taken as {UNITS[unit]}: --units says otherwise"
+            f"coordinates from {least:.2g} to {max(wide, high):.2g} are read as {UNITS[unit]}; --units sets another"
         )
     return unit
 
 
 def _around_hip(people: Float[np.ndarray, "people points 3"], names: tuple[str, ...], near: float) -> bool:
-    """Whether the hip of nine people in ten is the origin, to within `near` of their size: poses without a place."""
+    """Whether 90 % of the people have their hip at the origin, within `near` of their size: root-relative poses."""
     middle = [name for name in ("Hip", "MidHip") if name in names] or ["LHip", "RHip"]
-    points = np.where(people[..., 2:] >= SEEN, people[..., :2], np.nan)
+    points = np.where(people[..., 2:] >= MIN_SCORE, people[..., :2], np.nan)
     hips = np.linalg.norm(points[:, [names.index(name) for name in middle]].mean(axis=1), axis=-1)
-    # Points on all sides of it, unlike those of a hip at (0, 0) for unseen.
+    # Points on all sides of it, unlike a hip at (0, 0) that stands for not detected.
     amid = ((points > 0).any(axis=1) & (points < 0).any(axis=1)).all(axis=-1)
     visible = np.isfinite(hips)
     relative = amid & (hips <= near * np.linalg.norm(_extent(points), axis=-1))
@@ -314,19 +318,17 @@ def _in_pixels(places: Float[np.ndarray, "people points 2"], units: str, size: I
 def _check_inside(
     people: Float[np.ndarray, "people points 3"], units: str, size: Int[np.ndarray, "2"], notes: list[str]
 ) -> None:
-    """DataError if much of what is seen lies outside of the image: MediaPipe alone goes on where the image ends.
+    """DataError if many of the detected points lie outside the image, beyond which only MediaPipe extrapolates.
 
-    A note if all of it lies in the corner where a smaller image would be.
+    A note if all lie in the upper left quarter, as with a size given too large.
     """
-    places = people[people[..., 2] >= SEEN][:, :2]
+    places = people[people[..., 2] >= MIN_SCORE][:, :2]
     outside = (np.abs(places / size - 0.5) > 0.52).any(axis=-1)
     if len(places) and outside.mean() > (0.7 if units == "shares" else 0.4):
         (left, top), (right, bottom) = places.min(axis=0), places.max(axis=0)
         raise DataError(
-            f"expected people in an image {size[0]} pixels wide and {size[1]} high, found them from ({left:.0f}, "
-            f"{top:.0f}) to ({right:.0f}, {bottom:.0f}), coordinates being read as {UNITS[units]}: is the size right?"
+            f"expected people inside an image of {size[0]} x {size[1]} pixels, found points from ({left:.0f}, "
+            f"{top:.0f}) to ({right:.0f}, {bottom:.0f}), coordinates read as {UNITS[units]}: is the size right?"
         )
     if len(places) and (np.quantile(places, 0.99, axis=0) < size / 2).all():
-        notes.append(
-            f"everyone is in the upper left quarter of the image: is it {size[0]} pixels wide and {size[1]} high?"
-        )
+        notes.append(f"everyone is in the upper left quarter of the image: is its size {size[0]} x {size[1]} pixels?")

@@ -1,4 +1,4 @@
-"""JSON: OpenPose, COCO results and annotations, MMPose, AlphaPose, Detectron2, MediaPipe, and what is nested alike."""
+"""JSON: OpenPose, COCO results and annotations, MMPose, AlphaPose, Detectron2, MediaPipe, and similar structures."""
 
 import json
 import re
@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Float
 
 from mixste.data import readers
-from mixste.data.readers import Raw, by_frame, points_a_row
+from mixste.data.readers import Raw, by_frame, values_per_point
 from mixste.data.readers.arrays import from_arrays, size_in
-from mixste.data.readers.detections import known
+from mixste.data.readers.detections import canonical_names
 from mixste.data.readers.timing import in_order, in_seconds, rate, times_in
 from mixste.io import DataError
 from mixste.io.guard import read_json
 
-# What programs call the same things, in the order in which they are looked for.
+# The keys that programs use for the same things, in the order in which they are tried.
 FRAMES = ("instance_info", "frames")  # of a clip
 PEOPLE = ("people", "bodies", "instances", "persons", "predictions", "instance_info")  # of a frame
 POINTS = (  # of a person
@@ -33,20 +33,20 @@ TIME = ("timestamp", "time", "timestamp_ms", "time_ms", "seconds")
 IDS = ("track_id", "idx", "person_id")
 FPS = ("fps", "frame_rate", "framerate")  # of a clip
 SIZES = (("width", "height"), ("image_width", "image_height"), ("resolution",), ("image_size",))  # of its images
-ABOUT = ("info", "meta", "metadata", "meta_info", "video", "video_info")  # objects in the clip's that may hold them
-OF_ONE_IMAGE = ("keypoint_scores", "bbox", "box")  # mark people in a list rather than frames
+ABOUT = ("info", "meta", "metadata", "meta_info", "video", "video_info")  # objects that may hold rate and size
+OF_ONE_IMAGE = ("keypoint_scores", "bbox", "box")  # keys of people, by which their list is one frame
 
 KINDS = dict.fromkeys(("people", "bodies", *POINTS[:2]), "openpose")
 KINDS |= dict.fromkeys(POINTS[4:], "mediapipe")
 
 
 def read_file(path: Path, count: int | None) -> Raw:
-    """One clip in one file. count: the points of a person, where it is known."""
+    """The clip in a file. count: points per person, if known."""
     return _clip(read_json(path), count)
 
 
 def read_folder(folder: Path, count: int | None) -> Raw:
-    """One clip with one file a frame; other files in the folder are left out, which a note says."""
+    """The clip in a folder with one file per frame. Other files are ignored, which a note reports."""
     paths = json_files(folder)
     contents: dict[Path, Any] = {}
     faults: dict[Path, DataError] = {}
@@ -57,8 +57,8 @@ def read_folder(folder: Path, count: int | None) -> Raw:
             faults[path] = error
     series = [group for group in _series(paths) if any(is_frame(contents.get(path)) for path in group)]
     if len(series) != 1:
-        few = f"those of {len(series)}: {', '.join(group[0].name for group in series[:3])}" if series else "none"
-        raise DataError(f"expected one .json file a frame, of one clip, found {few}")
+        few = f"{len(series)} series: {', '.join(group[0].name for group in series[:3])}" if series else "none"
+        raise DataError(f"expected one .json file per frame, of one clip, found {few}")
     for path in series[0]:
         if path in faults:
             raise faults[path]
@@ -67,17 +67,17 @@ def read_folder(folder: Path, count: int | None) -> Raw:
     raw = _read([(path.name, contents[path]) for path in series[0]], False, True, count)
     for path in series[0]:
         if isinstance(contents[path], dict):
-            _tell(raw, contents[path])
+            _add_metadata(raw, contents[path])
     others = [path.name for path in paths if path not in series[0]]
     if others:
-        raw.notes.append(f"left out what is no frame of the clip: {', '.join(others[:3])}{', ...' * (len(others) > 3)}")
+        raw.notes.append(f"ignored files that are not frames: {', '.join(others[:3])}{', ...' * (len(others) > 3)}")
     return raw
 
 
 def is_clip(folder: Path) -> bool:
-    """Whether a folder holds one clip with one .json file a frame.
+    """Whether a folder holds one clip, with one .json file per frame.
 
-    Its largest series of files with names that differ by numbers alone tells; without one, a single frame does.
+    Decided by its largest series of files whose names differ by numbers alone; without one, by a single frame.
     """
     series = _series(json_files(folder))
     several = bool(series) and len(series[0]) > 1
@@ -85,7 +85,7 @@ def is_clip(folder: Path) -> bool:
     for path in series[0] if several else json_files(folder):
         try:
             frame = is_frame(read_json(path))
-        except DataError:  # a clip that cannot be read, among others perhaps
+        except DataError:  # perhaps a clip that cannot be read among others
             continue
         if frame is False or (frame and several):
             return frame
@@ -94,7 +94,7 @@ def is_clip(folder: Path) -> bool:
 
 
 def is_frame(content: Any) -> bool | None:
-    """Whether JSON holds a single frame, or a clip; None for what might be either, or neither."""
+    """Whether JSON holds a single frame (True) or a clip (False); None if it may be either, or neither."""
     if isinstance(content, dict):
         if "annotations" in content or _frames(content) is not None or _holds_arrays(content):
             return False
@@ -112,13 +112,13 @@ def is_frame(content: Any) -> bool | None:
 
 
 def json_files(folder: Path) -> list[Path]:
-    """The .json files of a folder, in order, without hidden ones."""
+    """The .json files of a folder, sorted, without hidden ones."""
     paths = [path for path in folder.iterdir() if path.suffix.lower() == ".json" and not path.name.startswith(".")]
     return sorted(path for path in paths if path.is_file())
 
 
 def _series(paths: list[Path]) -> list[list[Path]]:
-    """Files whose names differ by numbers alone, together; the largest group first."""
+    """Groups of files whose names differ by numbers alone; the largest first."""
     groups: dict[str, list[Path]] = {}
     for path in paths:
         groups.setdefault(re.sub(r"\d+", "#", path.name), []).append(path)
@@ -129,7 +129,7 @@ def _series(paths: list[Path]) -> list[list[Path]]:
 
 
 def _clip(content: Any, count: int | None) -> Raw:
-    """Frames wherever they are in the content of a file."""
+    """The clip in the content of a file, whatever its structure."""
     frame = is_frame(content)
     if isinstance(content, dict) and not frame:
         if "annotations" in content:
@@ -137,23 +137,23 @@ def _clip(content: Any, count: int | None) -> Raw:
         if _holds_arrays(content):
             return from_arrays(content, count)
         frames = _frames(content)
-        if frames is None:  # AlphaPose's other two formats: frames by the name of the image
+        if frames is None:  # AlphaPose's other two formats: frames by image name
             frames = _frames_by_name(content)
             if not frames:
                 raise DataError(f"expected people or frames, found {', '.join(map(repr, [*content][:5])) or 'nothing'}")
-            return _tell(_read(frames, False, False, count), content)
-        return _tell(_listed(frames, count), content)
+            return _add_metadata(_read(frames, False, False, count), content)
+        return _add_metadata(_listed(frames, count), content)
     if frame:
         raw = _read([(None, content)], False, True, count)
-        return _tell(raw, content) if isinstance(content, dict) else raw
+        return _add_metadata(raw, content) if isinstance(content, dict) else raw
     if not isinstance(content, list):
         raise DataError(f"expected people or frames, found {json.dumps(content)[:40]}")
     return _listed(content, count)
 
 
 def _frames(content: dict) -> list | None:
-    """The frames of an object that lists them, or people with the number of their frame; None of one frame."""
-    if "instance_info" in content and is_frame(content["instance_info"]):  # MMPose's of an image
+    """The list of frames of an object, or of people with their frame numbers; None for a single frame."""
+    if "instance_info" in content and is_frame(content["instance_info"]):  # MMPose's format for one image
         return None
     for key in (*FRAMES, *PEOPLE):
         inside = content.get(key)
@@ -164,17 +164,17 @@ def _frames(content: dict) -> list | None:
     return None
 
 
-def _tell(raw: Raw, content: dict) -> Raw:
-    """With what else the object says of its clip: the names of its points, its rate and size."""
+def _add_metadata(raw: Raw, content: dict) -> Raw:
+    """The clip with the object's metadata: names of the points, frame rate and image size."""
     names = (content.get("meta_info") or {}).get("keypoint_id2name")
     if isinstance(names, dict):
         places = {int(key): name for key, name in names.items() if key.isdecimal()}
         names = [places[place] for place in sorted(places)]
-    raw.names = raw.names or (known(names) if names else None)
+    raw.names = raw.names or (canonical_names(names) if names else None)
     for about in content, *(content[key] for key in ABOUT if isinstance(content.get(key), dict)):
         raw.fps = raw.fps or next((about[key] for key in FPS if isinstance(about.get(key), (int, float))), None)
         keys = next((keys for keys in SIZES if all(about.get(key) for key in keys)), None)
-        if keys and not set(POINTS) & set(about):  # of a person it is a box
+        if keys and not set(POINTS) & set(about):  # a person's is a bounding box
             size = size_in([about[key] for key in keys])
             if raw.resolution and size != raw.resolution:
                 raise DataError(f"expected images of one size, found {sorted({size, raw.resolution})}")
@@ -183,52 +183,54 @@ def _tell(raw: Raw, content: dict) -> Raw:
 
 
 def _frames_by_name(content: dict) -> list[tuple[str, Any]]:
-    """The frames of an object that has each under a name with a number; none where nobody is in them."""
+    """The frames of an object whose keys are names with numbers; empty if nobody is in them."""
     frames = [(name, value) for name, value in content.items() if re.search(r"\d", name)]
     frames = [(name, value) for name, value in frames if isinstance(value, list) or is_frame(value)]
     return frames if any(value for _, value in frames) else []
 
 
 def _listed(frames: list, count: int | None) -> Raw:
-    """The clip of a list of frames, or people, which say the number, name or time of their frame, or nothing of it."""
-    listed = not all(isinstance(one, dict) and _number(one) is not None and set(one) & set(POINTS) for one in frames)
+    """The clip in a list of frames, or of people, with or without the number, name or time of their frame."""
+    lists_empty_frames = not all(
+        isinstance(one, dict) and _number(one) is not None and set(one) & set(POINTS) for one in frames
+    )
     numbers = [_number(one) for one in frames]
     times = [next((one[key] for key in TIME if key in one), None) if isinstance(one, dict) else None for one in frames]
     seconds = None
     if len(set(map(str, times))) > 1 and all(isinstance(time, (int, float, str)) for time in times):
         seconds = times_in(times)
         if seconds is None or not np.isfinite(seconds).all():
-            raise DataError(f"expected a time of every frame, found others, such as {str(times[0])[:40]!r}")
+            raise DataError(f"expected a time for every frame, found others, such as {str(times[0])[:40]!r}")
         seconds, _ = in_seconds(seconds)
     if any(number is not None for number in numbers):
         if any(number is None and list(_people(one)) for number, one in zip(numbers, frames, strict=True)):
-            raise DataError("expected the number of every frame, found people without one")
+            raise DataError("expected a frame number for every person, found people without one")
         numbered = [(number, one) for number, one in zip(numbers, frames, strict=True) if number is not None]
-        raw = _read(numbered, False, listed, count)
+        raw = _read(numbered, False, lists_empty_frames, count)
         raw.fps = raw.fps or (None if seconds is None or None in numbers else rate(numbers, seconds))
         return raw
     names = [None] * len(frames) if seconds is None else seconds.tolist()
-    return _read(list(zip(names, frames, strict=True)), seconds is not None, listed, count)
+    return _read(list(zip(names, frames, strict=True)), seconds is not None, lists_empty_frames, count)
 
 
 def _number(frame: Any) -> Any:
-    """What a frame or a person says of which frame it is."""
+    """The frame number or name in a frame or a person; None without one."""
     return next((frame[key] for key in NUMBER if key in frame), None) if isinstance(frame, dict) else None
 
 
 def _holds_arrays(content: dict) -> bool:
-    """Whether it is our own kind of file: `keypoints` of one person frame by frame, beside their `joints` or rate."""
-    beside = isinstance(content.get("joints"), list) or (set(content) & set(FPS) and _number(content) is None)
-    return isinstance(content.get("keypoints"), list) and bool(beside) and "people" not in content
+    """Whether it has the structure of our own files: `keypoints` of one person, with `joints` or a frame rate."""
+    metadata = isinstance(content.get("joints"), list) or (set(content) & set(FPS) and _number(content) is None)
+    return isinstance(content.get("keypoints"), list) and bool(metadata) and "people" not in content
 
 
 def _annotations(content: dict, count: int | None) -> Raw:
-    """COCO's annotations: of the category that is a person, or the only one with keypoints."""
+    """COCO annotations of the category person, or of the only one with keypoints."""
     categories = [one for one in content.get("categories", []) if one.get("keypoints")]
     categories = [one for one in categories if one.get("name") == "person"] or categories
     if len(categories) > 1:
         names = ", ".join(str(one.get("name")) for one in categories)
-        raise DataError(f"expected keypoints of one category, person, found them of {names}")
+        raise DataError(f"expected keypoints of the category person, found those of {names}")
     images: dict[Any, tuple[Any, list]] = {}
     names = [image.get("file_name", image["id"]) for image in content["images"]]
     for image, name in zip(content["images"], names, strict=True):
@@ -244,39 +246,37 @@ def _annotations(content: dict, count: int | None) -> Raw:
         raise DataError(f"expected images of one size, found {sorted(sizes)}")
     raw = _read(list(images.values()), False, True, count)
     raw.resolution = sizes.pop() if sizes else None
-    raw.names = known(categories[0]["keypoints"]) if categories else None
+    raw.names = canonical_names(categories[0]["keypoints"]) if categories else None
     return raw
 
 
-def _read(frames: list[tuple[Any, Any]], timed: bool, listed: bool, count: int | None) -> Raw:
-    """From frames with their names, or None, to people; see `in_order`."""
+def _read(frames: list[tuple[Any, Any]], timed: bool, lists_empty_frames: bool, count: int | None) -> Raw:
+    """The clip of frames with their names, or None; see `in_order`."""
     kind = next((kind for kind in (_kind(frame) for _, frame in frames) if kind), "mediapipe")
     bodies = []
     for place, (name, frame) in enumerate(frames):
         try:
             bodies.append((name, [_body(*person) for person in _people(frame)]))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
-            said = f": {fault}" if isinstance(fault, DataError) else ""
+            detail = str(fault) if isinstance(fault, DataError) else "another structure"
             where = place if name is None else name
-            raise DataError(
-                f"frame {where}: expected x, y and score of every point, found something else{said}"
-            ) from None
-    if not any(found for _, found in bodies):
+            raise DataError(f"frame {where}: expected x, y and score of every point, found {detail}") from None
+    if not any(people for _, people in bodies):
         objects = [one for _, frame in frames for one in (frame if isinstance(frame, list) else [frame])]
         keys = dict.fromkeys(key for one in objects if isinstance(one, dict) for key in one)
         if keys and not set(keys) & {*PEOPLE, *POINTS}:
             few = ", ".join(map(repr, [*keys][:8]))
             raise DataError(f"expected people or points in the frames, under names such as {POINTS[2]}, found {few}")
-    people, fps, notes = in_order(bodies, listed, timed)
-    arrays, names = _settled([body for frame in people for body in frame], kind, count)
+    people, fps, notes = in_order(bodies, lists_empty_frames, timed)
+    arrays, names = _stacked([body for frame in people for body in frame], kind, count)
     ids = [[body.id for body in frame] for frame in people]
-    stacked = by_frame(arrays, map(len, people))
-    followed = any(name is not None for frame in ids for name in frame)
-    return Raw(kind, stacked, names, ids if followed else None, fps=fps, notes=notes)
+    has_ids = any(name is not None for frame in ids for name in frame)
+    by_number = by_frame(arrays, map(len, people))
+    return Raw(kind, by_number, names, ids if has_ids else None, fps=fps, notes=notes)
 
 
 def _kind(value: Any) -> str | None:
-    """Which program's words the keys are, if any."""
+    """The program whose keys these are; None if unknown."""
     if isinstance(value, list):
         return next((kind for kind in map(_kind, value) if kind), None)
     if not isinstance(value, dict):
@@ -287,7 +287,7 @@ def _kind(value: Any) -> str | None:
 
 
 def _people(value: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """Points, scores and id of everyone in a frame; those without points are left out."""
+    """Points, scores and id of everyone in a frame with points."""
     if isinstance(value, dict):
         key = next((key for key in (*PEOPLE, *POINTS) if key in value), None)
         points = value.get(key)
@@ -314,7 +314,7 @@ def _people(value: Any) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def _is_body(value: list) -> bool:
-    """Whether a list is the points of one person, rather than of several people."""
+    """Whether a list holds the points of one person rather than of several."""
     first = next((point for point in value if point is not None), None)
     if isinstance(first, list):
         return 2 <= len(first) <= 5 and all(isinstance(number, (int, float, type(None))) for number in first)
@@ -323,7 +323,7 @@ def _is_body(value: list) -> bool:
 
 @dataclass(frozen=True)
 class _Body:
-    """One person: (points, values) or a row of numbers, their scores and names, where those stand apart."""
+    """One person: (points, values) or a row of numbers, and their scores and names if these are separate."""
 
     points: np.ndarray
     scores: np.ndarray | None
@@ -333,7 +333,7 @@ class _Body:
 
 def _body(points: Any, scores: Any, name: Any) -> _Body:
     names = None
-    if isinstance(points, dict) and isinstance(points.get("x"), list):  # Ultralytics: values of all points together
+    if isinstance(points, dict) and isinstance(points.get("x"), list):  # Ultralytics: lists over all points
         if scores is None:
             scores = next((points[key] for key in (*SCORES, *SCORE) if isinstance(points.get(key), list)), None)
         points = [list(point) for point in zip(points["x"], points["y"], strict=True)]
@@ -341,8 +341,8 @@ def _body(points: Any, scores: Any, name: Any) -> _Body:
         points = [{"name": key, **(_as_point(value))} for key, value in points.items()]
     if any(isinstance(point, dict) for point in points):
         points = [point or {} for point in points]
-        named = [next((point[key] for key in NAMES if key in point), None) for point in points]
-        names = tuple(map(str, named)) if all(name is not None for name in named) else None
+        point_names = [next((point[key] for key in NAMES if key in point), None) for point in points]
+        names = tuple(map(str, point_names)) if all(name is not None for name in point_names) else None
         if names and len(set(names)) < len(names):
             raise DataError(f"the point {next(name for name in names if names.count(name) > 1)} twice")
         points = [_values(point) for point in points]
@@ -365,21 +365,21 @@ def _as_point(value: Any) -> dict:
 
 
 def _values(point: dict) -> tuple:
-    """x, y and score of a point; NaN for what it lacks, but 1 for a score."""
+    """x, y and score of a point; None for a missing coordinate, 1 for a missing score."""
     place = point.get("position", point)
     score = next((point[key] for key in SCORE if key in point), 1.0)
     return place.get("x"), place.get("y"), score
 
 
-def _settled(
+def _stacked(
     bodies: list[_Body], kind: str, count: int | None
 ) -> tuple[Float[np.ndarray, "all points 3"], tuple[str, ...] | None]:
-    """Everyone's points with their scores, and their names if the points have them, by all people together."""
-    spelt = list(dict.fromkeys(name for body in bodies for name in body.names or ()))
-    if spelt and not all(body.names for body in bodies):
-        raise DataError("expected names of the points of everyone or of nobody, found some with and some without")
+    """All people's points with scores in one array, and the names of the points, if any."""
+    all_names = list(dict.fromkeys(name for body in bodies for name in body.names or ()))
+    if all_names and not all(body.names for body in bodies):
+        raise DataError("expected names for the points of all people or of none, found some with and some without")
     rows = {len(body.points) for body in bodies if body.points.ndim == 1 and body.scores is None}
-    numbers = points_a_row(rows, count)
+    numbers = values_per_point(rows, count)
     if rows and not numbers:
         raise DataError(f"expected x, y and score of every point in a row, found {min(rows)} numbers")
     arrays = []
@@ -393,13 +393,13 @@ def _settled(
         if body.scores is not None and len(body.scores) != len(points):
             raise DataError(f"expected a score for each of {len(points)} points, found {len(body.scores)}")
         if body.names:
-            rows = np.full((len(spelt), points.shape[1]), np.nan)
-            rows[[spelt.index(name) for name in body.names]] = points
+            rows = np.full((len(all_names), points.shape[1]), np.nan)
+            rows[[all_names.index(name) for name in body.names]] = points
             points = rows
         arrays.append(points)
     shapes = sorted({len(points) for points in arrays})
     if len(shapes) > 1:
-        raise DataError(f"expected people with one number of points, found {' and '.join(map(str, shapes))}")
+        raise DataError(f"expected the same number of points for all people, found {' and '.join(map(str, shapes))}")
     scored = all(points.shape[1] == 3 for points in arrays)
     if scored and kind == "mediapipe" and any(np.nanmin(points[:, 2], initial=0) < 0 for points in arrays):
         arrays = [points[:, :2] for points in arrays]  # depths
@@ -410,4 +410,4 @@ def _settled(
             person[:, 2] = body.scores
         elif points.shape[1] > 2:
             person[:, 2] = points[:, 2 if points.shape[1] == 3 else 3]
-    return people, known(spelt) if spelt else None
+    return people, canonical_names(all_names) if all_names else None

@@ -1,4 +1,4 @@
-"""Tables in .csv: one row a frame, or a person in a frame; columns by name or number, or as DeepLabCut has them."""
+"""CSV tables: one row per frame, or per person and frame; columns by name or number, or as DeepLabCut writes them."""
 
 import csv
 import itertools
@@ -11,29 +11,29 @@ import pandas as pd
 from jaxtyping import Float
 
 from mixste.data.readers import SCORE, Raw, by_frame
-from mixste.data.readers.detections import known
+from mixste.data.readers.detections import canonical_names
 from mixste.data.readers.timing import in_order, in_seconds, on_grid, rate, times_in
 from mixste.io import DataError
 from mixste.io.guard import check_table
 
 _SCORES = "|".join(SCORE)
-# Columns of a point: a name with x, y or the score after it or before it.
+# Columns of a point: its name with x, y or the score after or before it.
 PATTERNS = (
     rf"(?P<name>.+?)(?:[_. :/-]*(?P<xy>x|y)|[_. :/-]*(?P<score>{_SCORES})|[_. :/-](?P<letter>c|v|p|s))",
     rf"(?P<xy>x|y)[_. :/-]*(?P<name>\d+)|(?:(?P<score>{_SCORES})|(?P<letter>c|v|p|s))[_. :/-]*(?P<number>\d+)",
     rf"(?:(?P<xy>x|y)|(?P<score>{_SCORES})|(?P<letter>c|v|p|s))[_. :/-](?P<name>.+)",
 )
-# Columns that tell the frame, the time and the person of a row.
+# Columns with the frame, the time and the person of a row.
 COLUMNS = (
     r"(frame|image)[_ ]?(id|number|no|num|index|idx|name)?|file[_ ]?name",
     r"(time|timestamp|times|seconds|sec|t)[_ ]?[(\[]?(s|ms|us|ns)?[)\]]?",
     r"(person|track|individual)[_ ]?(id)?|id|idx",
 )
-SAMPLE = 100  # lines that tell how a table is written
+SAMPLE = 100  # lines from which the dialect of a table is inferred
 
 
 def read_file(path: Path, count: int | None) -> Raw:
-    """The clip in a table. count is not needed: a table names its columns."""
+    """The clip in a table. count is not used: the columns of a table have names."""
     check_table(path)
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         head = list(itertools.islice(file, SAMPLE))
@@ -65,7 +65,7 @@ def read_file(path: Path, count: int | None) -> Raw:
                 encoding_errors="replace",
             )
         except (pd.errors.ParserError, pd.errors.ParserWarning):
-            raise DataError(f"expected rows of {len(headings)} cells as in the first, found longer ones") from None
+            raise DataError(f"expected rows of {len(headings)} cells, as in the header, found longer ones") from None
     people = list(dict.fromkeys(person for person, _, _ in columns.values()))
     names = list(dict.fromkeys(name for _, name, _ in columns.values()))
     names, numbered = _in_order_of_number(names)
@@ -82,12 +82,12 @@ def read_file(path: Path, count: int | None) -> Raw:
     fps, notes = None, []
     if frame is not None:
         if table[frame].isna().any():
-            raise DataError(f"expected the number of every frame, found none in row {_row(table[frame].isna())}")
+            raise DataError(f"expected a frame number in every row, found none in row {_row(table[frame].isna())}")
         numbers = table[frame].tolist()
     if time is not None and len(table) > 1:
         seconds, unit = in_seconds(_times(table[time], headings[time]))
         if unit != "seconds":
-            notes.append(f"column {headings[time]} is taken as {unit}")
+            notes.append(f"column {headings[time]} is read as {unit}")
         if frame is None:
             numbers, fps, uneven = on_grid(seconds)
             notes += [uneven] if uneven else []
@@ -95,27 +95,27 @@ def read_file(path: Path, count: int | None) -> Raw:
             fps = rate(numbers, seconds)
     count = len(people)
     entries = ((name, list(range(row * count, (row + 1) * count))) for row, name in enumerate(numbers))
-    frames, by_name, more = in_order(entries, listed=False)
+    frames, by_name, more = in_order(entries, lists_empty_frames=False)
     ids = people * len(table) if who is None or count > 1 else table[who].astype(str).tolist()
     ids = [[ids[row] for row in rows] for rows in frames]
-    followed = count > 1 or who is not None or max(map(len, frames), default=0) < 2
+    has_ids = count > 1 or who is not None or max(map(len, frames), default=0) < 2
     if who is not None and count == 1 and table[who].nunique() == len(table) > len(frames):
-        followed = False  # numbers of rows
+        has_ids = False  # row numbers
     flat = points.reshape(-1, len(names), 3)[[row for rows in frames for row in rows]]
     return Raw(
         "table",
         by_frame(flat, map(len, frames)),
-        None if numbered else known(names),
-        ids if followed else None,
+        None if numbered else canonical_names(names),
+        ids if has_ids else None,
         fps=by_name or fps,
         notes=notes + more,
     )
 
 
 def _by_heading(cells: list[str]) -> tuple[list[str], dict[int, tuple[str, str, int]], int]:
-    """Headings, and of each column of a point its person, point and value (0, 1, 2: x, y, score); lines to skip.
+    """Headings; for each column of a point its person, point and value (0, 1, 2: x, y, score); lines to skip.
 
-    Of the ways to write headings, the one by which most points have x and y.
+    Uses the pattern of headings by which most points have x and y.
     """
     best: dict[int, tuple[str, str, int]] = {}
     for pattern in PATTERNS:
@@ -134,7 +134,7 @@ def _by_heading(cells: list[str]) -> tuple[list[str], dict[int, tuple[str, str, 
 
 
 def _deeplabcut(rows: list[list[str]]) -> tuple[list[str], dict[int, tuple[str, str, int]], int] | None:
-    """The same from DeepLabCut's three or four lines of headings: scorer, perhaps individuals, bodyparts, coords."""
+    """The same from DeepLabCut's three or four header lines: scorer, optionally individuals, bodyparts, coords."""
     lines = {row[0].lower(): row for row in rows[:4] if row}
     if not {"bodyparts", "coords"} <= set(lines):
         return None
@@ -153,7 +153,7 @@ def _deeplabcut(rows: list[list[str]]) -> tuple[list[str], dict[int, tuple[str, 
 
 
 def _in_order_of_number(names: list[str]) -> tuple[list[str], bool]:
-    """Points by number where all names are numbers, or differ by a number alone, and whether they are."""
+    """Points sorted by number, and whether their names differ by a number alone."""
     rows = [re.fullmatch(r"(\D*)(\d{1,6})(\D*)", name) for name in names]
     if not all(rows) or len({(row[1], row[3]) for row in rows}) > 1:
         return names, False
@@ -177,7 +177,7 @@ def _numbers(column: pd.Series, heading: str) -> Float[np.ndarray, "rows"]:
 
 
 def _times(column: pd.Series, heading: str) -> Float[np.ndarray, "rows"]:
-    """Seconds, or any other unit, as numbers or as `times_in` reads texts."""
+    """Times in any unit, from numbers or from texts that `times_in` reads."""
     times = times_in(column)
     times = _numbers(column, heading) if times is None else times
     if not np.isfinite(times).all():
@@ -186,5 +186,5 @@ def _times(column: pd.Series, heading: str) -> Float[np.ndarray, "rows"]:
 
 
 def _row(wrong) -> int:
-    """The first row that is, counted from 1."""
+    """The number of the first row that is True, counted from 1."""
     return int(np.argmax(np.asarray(wrong))) + 1

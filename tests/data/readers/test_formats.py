@@ -256,8 +256,16 @@ def test_csv_of_mediapipe_by_number(tmp_path):
         ("a.txt", "", r"a.txt: expected a folder .* found 'txt'"),
         ("a.json", "[]", r"a.json: expected people, found nobody in any frame"),
         ("a.json", '{"people": [{"hands": 1}]}', "expected people, found nobody in any frame"),
-        ("a.json", json.dumps([{"image_id": 1, "keypoints": [1] * 51}]), "told the width and height of the image"),
-        ("a.json", json.dumps([{"image_id": 1, "keypoints": [1] * 21}]), "layout of 7 points, one of human36m, coco17"),
+        (
+            "a.json",
+            json.dumps([{"image_id": 1, "keypoints": [1] * 51}]),
+            "expected the width and height of the image, found none",
+        ),
+        (
+            "a.json",
+            json.dumps([{"image_id": 1, "keypoints": [1] * 21}]),
+            "found 7 without names: give --layout, one of human36m, coco17",
+        ),
         (
             "a.json",
             json.dumps([{"image_id": 1, "keypoints": [1] * 49}]),
@@ -281,7 +289,7 @@ def test_csv_of_mediapipe_by_number(tmp_path):
         (
             "a.csv",
             "frame,nose_x,nose_y\ninf,1,2\n",
-            "expected the number of every frame, found other names, NaN or infinity",
+            "expected a number for every frame, found text, NaN or infinity",
         ),
     ],
 )
@@ -304,7 +312,7 @@ def test_endings_in_capitals_and_formats_of_other_files(tmp_path):
     with open(tmp_path / "A.NPZ", "wb") as file:
         np.savez(file, keypoints=np.ones((3, 17, 2)), joints=human36m.joints, resolution=(1000, 1000))
     assert len(read(tmp_path / "A.NPZ").people) == 3
-    with pytest.raises(DataError, match=r"expected a file that coco is written to, found \.npz"):
+    with pytest.raises(DataError, match=r"expected a \.json file or folder, as format coco has, found \.npz"):
         read(tmp_path / "A.NPZ", "coco")
     np.savez(tmp_path / "b.npz", points=np.ones(3))
     with pytest.raises(DataError, match="expected an array keypoints, found points"):
@@ -313,7 +321,7 @@ def test_endings_in_capitals_and_formats_of_other_files(tmp_path):
 
 def test_ambiguous_arrays_want_a_layout(tmp_path):
     np.savez(tmp_path / "a.npz", keypoints=np.ones((3, 17, 2)))
-    with pytest.raises(DataError, match="told the layout of 17 points"):
+    with pytest.raises(DataError, match="found 17 without names: give --layout"):
         read(tmp_path / "a.npz", resolution=(1000, 1000))
     with pytest.raises(DataError, match="expected 25 points of layout body25, found 17"):
         read(tmp_path / "a.npz", layout="body25", resolution=(1000, 1000))
@@ -336,5 +344,5 @@ def test_arrays_that_hold_code_are_refused(tmp_path):
 def test_missing_files_and_empty_folders_are_told(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         read(tmp_path / "nowhere.json")
-    with pytest.raises(DataError, match=r"expected one \.json file a frame, of one clip, found none"):
+    with pytest.raises(DataError, match=r"expected one \.json file per frame, of one clip, found none"):
         read(tmp_path)

@@ -15,7 +15,7 @@ from test_formats import COCO, PERSON, words
 
 from mixste.data import DataError
 from mixste.data.readers import structures
-from mixste.data.readers.detections import LAYOUTS, follow, known, to_human36m
+from mixste.data.readers.detections import LAYOUTS, canonical_names, follow, to_human36m
 from mixste.data.readers.formats import READERS, read
 from mixste.data.readers.structures import is_clip
 from mixste.data.readers.timing import in_order, in_seconds, numbers_in, on_grid
@@ -113,7 +113,7 @@ def test_human36m_by_names_in_any_order_and_spelling(tmp_path):
     ],
 )
 def test_names_of_points(name, point):
-    assert known([name, "Tail"]) == (point, "Tail")
+    assert canonical_names([name, "Tail"]) == (point, "Tail")
 
 
 def test_names_that_leave_joints_open_or_come_twice_are_refused(tmp_path):
@@ -134,7 +134,7 @@ def test_names_that_leave_joints_open_or_come_twice_are_refused(tmp_path):
 def test_names_win_over_the_order_of_a_layout(tmp_path):
     names = sorted(COCO)
     path = save(tmp_path / "a.csv", table(WALK[:, [ONE[name] for name in names]], names))
-    assert "names of the points in the file are taken" in same(path, notes=1, layout="coco17")
+    assert "identified by their names in the file" in same(path, notes=1, layout="coco17")
 
 
 def test_numbered_columns_in_the_order_of_their_numbers(tmp_path):
@@ -150,9 +150,9 @@ def test_numbered_columns_in_the_order_of_their_numbers(tmp_path):
 
 def test_seventeen_points_by_where_they_lie(tmp_path):
     np.savez(tmp_path / "coco.npz", keypoints=WALK)
-    assert "taken as coco17" in same(tmp_path / "coco.npz", notes=1)
+    assert "layout coco17 inferred" in same(tmp_path / "coco.npz", notes=1)
     np.savez(tmp_path / "own.npz", keypoints=JOINTS)
-    assert "taken as human36m" in same(tmp_path / "own.npz", notes=1)
+    assert "layout human36m inferred" in same(tmp_path / "own.npz", notes=1)
     same(save(tmp_path / "own.json", results(np.concatenate([JOINTS, np.ones((FRAMES, 17, 1))], axis=2))), notes=1)
 
 
@@ -194,7 +194,7 @@ def test_frames_before_the_first_person_are_there(tmp_path):
     found = read(save(tmp_path / "a.json", results()[3:]), resolution=SIZE)
     assert np.isnan(joints(found)[:3]).all()
     np.testing.assert_allclose(joints(found)[3:], JOINTS[3:])
-    assert found.notes == ("the file begins with frame 3: frames 0 to 2 are taken as frames without people",)
+    assert found.notes == ("the file starts at frame 3: frames 0 to 2 are taken as frames without people",)
     same(save(tmp_path / "b.json", mmpose(COCO, WALK)))  # which lists every frame, from 1
 
 
@@ -224,7 +224,7 @@ def test_a_folder_of_frames_is_one_clip_whatever_else_lies_in_it(tmp_path):
     found = read(clip, resolution=SIZE)
     assert [len(people) for people in found.people] == [0, 0, 0, *[1] * (FRAMES - 3)]
     np.testing.assert_allclose(joints(found)[3:], JOINTS[3:])
-    assert found.notes == ("left out what is no frame of the clip: a.json, b.json, z.json",)
+    assert found.notes == ("ignored files that are not frames: a.json, b.json, z.json",)
     save(clip / "00004_cam2_keypoints.json", "{")
     with pytest.raises(DataError, match=r"00004_cam2_keypoints\.json: expected JSON"):
         read(clip, resolution=SIZE)
@@ -238,7 +238,7 @@ def test_folders_of_clips_and_of_two_clips(tmp_path):
     save(tmp_path / "clips" / "still.json", openpose()[0])
     assert not is_clip(tmp_path / "clips")
     with pytest.raises(
-        DataError, match=r"one \.json file a frame, of one clip, found those of 2: a_0\.json, b_0\.json"
+        DataError, match=r"one \.json file per frame, of one clip, found 2 series: a_0\.json, b_0\.json"
     ):
         read(tmp_path / "two")
     assert not is_clip(tmp_path)
@@ -260,7 +260,7 @@ def test_the_number_that_varies(names, numbers):
 
 @pytest.mark.parametrize("names", [["1_cam1", "1_cam2", "2_cam1", "2_cam2"], ["a", "b"], ["9" * 30, "8" * 30]])
 def test_names_of_no_one_clip(names):
-    with pytest.raises(DataError, match=r"expected (frames with a number each|the frames of one clip)"):
+    with pytest.raises(DataError, match=r"expected (frame names with a number each|the frames of one clip)"):
         numbers_in(names)
 
 
@@ -313,14 +313,17 @@ def test_images_of_mmpose_one_by_one(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"keypoints": WALK.tolist()}, "people side by side in a frame, found 12 on one another"),
-        (results(image_id=1), "people side by side in a frame, found 12 on one another"),
-        ({"person_1": {"keypoints": WALK.tolist()}, "person_2": {"keypoints": WALK.tolist()}}, "side by side"),
-        ([{"name": "nose", "x": k, "y": k} for k in range(9)], "something else: the point nose twice"),
+        ({"keypoints": WALK.tolist()}, "the people of one frame, found 12 in one place"),
+        (results(image_id=1), "the people of one frame, found 12 in one place"),
+        ({"person_1": {"keypoints": WALK.tolist()}, "person_2": {"keypoints": WALK.tolist()}}, "in one place"),
+        ([{"name": "nose", "x": k, "y": k} for k in range(9)], "found the point nose twice"),
         ([{"keypoints": list(map(str, one))} for one in WALK.reshape(FRAMES, 51)], "the text or number '500.0'"),
         ([{"preds": [one]} for one in WALK.tolist()], "under names such as keypoints, found 'preds'"),
-        ([{"time": t, "keypoints": one} for t, one in zip("ab", WALK.tolist(), strict=False)], "a time of every frame"),
-        ({"keypoints": WALK.tolist(), "fps": 9, "conf": [[[1]], []]}, "expected numbers in conf, found something else"),
+        (
+            [{"time": t, "keypoints": one} for t, one in zip("ab", WALK.tolist(), strict=False)],
+            "a time for every frame",
+        ),
+        ({"keypoints": WALK.tolist(), "fps": 9, "conf": [[[1]], []]}, "expected numbers in conf, found another type"),
         ({"width": 640, "height": "x", "people": [{"keypoints": WALK[0].tolist()}]}, "expected width and height"),
     ],
 )
@@ -464,10 +467,10 @@ def test_coordinates_that_are_in_no_image_are_refused(tmp_path):
     world = [(one - (one[23] + one[24]) / 2) / 400 for one in world]
     world = [[{"x": x, "y": y, "z": 0.1, "visibility": 0.9} for x, y in one.tolist()] for one in world]
     for path in save(tmp_path / "own.csv", own), save(tmp_path / "world.json", world):
-        with pytest.raises(DataError, match="found people around the origin, as in poses relative to the hip"):
+        with pytest.raises(DataError, match="found people centred on the origin, as in root-relative poses"):
             read(path, resolution=SIZE)
     np.savez(tmp_path / "camera.npz", keypoints=np.concatenate([metres + 1, metres[..., :1] + 4], axis=2))
-    with pytest.raises(DataError, match=r"as of metres: --units tells"):
+    with pytest.raises(DataError, match=r"as if in metres: give --units"):
         read(tmp_path / "camera.npz", layout="human36m", resolution=SIZE)
     np.savez(tmp_path / "depth.npz", keypoints=np.concatenate([JOINTS, metres[..., :1] - 1], axis=2))
     with pytest.raises(DataError, match="found negative scores, as of 3D points"):
@@ -481,7 +484,7 @@ def test_coordinates_that_are_in_no_image_are_refused(tmp_path):
 def test_people_in_the_corner_of_a_larger_image_are_told(tmp_path):
     path = save(tmp_path / "a.json", results())
     [note] = read(path, resolution=(3840, 2160)).notes
-    assert note == "everyone is in the upper left quarter of the image: is it 3840 pixels wide and 2160 high?"
+    assert note == "everyone is in the upper left quarter of the image: is its size 3840 x 2160 pixels?"
 
 
 @pytest.mark.parametrize("nowhere", [0, -1, np.nan])
@@ -491,7 +494,7 @@ def test_unseen_points_without_scores(tmp_path, nowhere):
     np.savez(tmp_path / "a.npz", keypoints=walk, joints=COCO)
     found = read(tmp_path / "a.npz", resolution=SIZE)
     assert np.argwhere(np.isnan(joints(found)[..., 0])).tolist() == [[4, 13], [5, 13]]
-    told = () if np.isnan(nowhere) else ("2 points at (0, 0) or (-1, -1) are taken as unseen",)
+    told = () if np.isnan(nowhere) else ("2 points at (0, 0) or (-1, -1) are taken as not detected",)
     assert found.notes == told
 
 
@@ -568,8 +571,8 @@ def test_json_with_times(tmp_path):
     ("text", "message"),
     [
         ("", "expected a table, found an empty file"),
-        ("frame," + table().split("\n")[0] + "\n,1,2\n", "expected the number of every frame, found none in row 1"),
-        (table() + "1," * 60, "expected rows of 51 cells as in the first, found longer ones"),
+        ("frame," + table().split("\n")[0] + "\n,1,2\n", "expected a frame number in every row, found none in row 1"),
+        (table() + "1," * 60, "expected rows of 51 cells, as in the header, found longer ones"),
         (table().split("\n")[0], "expected people, found nobody in any frame"),
         (table(first="time,", column=["soon"] * FRAMES), "a number in column time, found \"'soon'\" in row 1"),
     ],
@@ -593,7 +596,7 @@ def test_even_times_are_the_grid_and_uneven_ones_leave_places_empty():
     assert on_grid([0.0, 0.5, 1.0, 2.0, 2.5])[0] == [0, 1, 2, 4, 5]  # one frame was dropped
     with pytest.raises(DataError, match="times of two frames or more, found 1"):
         on_grid([3.0])
-    with pytest.raises(DataError, match="times of one clip, found some 1e-09 s and some 100 s apart"):
+    with pytest.raises(DataError, match="times of one clip, found steps of 1e-09 s and of 100 s"):
         on_grid([0, 1e-9, 100, 200])
 
 
@@ -607,15 +610,15 @@ def test_units_of_times(step, unit):
 
 
 def test_clips_begin_where_their_numbers_say():
-    def order(numbers, listed):
-        people, _, notes = in_order([(number, [number]) for number in numbers], listed)
+    def order(numbers, lists_empty_frames):
+        people, _, notes = in_order([(number, [number]) for number in numbers], lists_empty_frames)
         return [one[0] if one else None for one in people], notes
 
-    assert order([3, 4, 6], listed=False)[0] == [None, None, None, 3, 4, None, 6]
-    assert order([3, 4, 6], listed=True) == ([3, 4, None, 6], ["frame 0 here is number 3 in the file"])
-    assert order([90, 91], listed=False)[0] == [90, 91]  # a piece of a longer video
-    assert order([1, 2], listed=False) == ([1, 2], [])
-    assert in_order([], listed=True)[0] == []
+    assert order([3, 4, 6], lists_empty_frames=False)[0] == [None, None, None, 3, 4, None, 6]
+    assert order([3, 4, 6], lists_empty_frames=True) == ([3, 4, None, 6], ["frame 0 here is number 3 in the file"])
+    assert order([90, 91], lists_empty_frames=False)[0] == [90, 91]  # a piece of a longer video
+    assert order([1, 2], lists_empty_frames=False) == ([1, 2], [])
+    assert in_order([], lists_empty_frames=True)[0] == []
 
 
 # --- the page --------------------------------------------------------------------------------------------------
