@@ -27,7 +27,7 @@ test: .venv/.installed .venv/.batch
 # then a store made so, before the usual tests. Its digits differ from those that are stored, as any other processor's do.
 OLDER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE \
 	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR"
-DIGITS := $(foreach name,test_model test_losses test_metrics test_predict test_evaluate test_train networks/test_baselines accel/test_accelerate \
+DIGITS := $(foreach name,test_model test_losses test_metrics test_predict test_evaluate test_train networks/test_baselines accel/test_accelerate accel/test_cpu \
 	wild/test_export wild/test_lift study/test_notebooks,tests/$(name).py) \
 	tests/study/test_results.py
 OTHER := MIXSTE_RUNS=$(CURDIR)/.cache/older-processor

@@ -112,7 +112,8 @@ class Accelerated(nn.Module):
             return functional_call(cpu.Forward(self.model), self._low_blocks, (keypoints,))
         if keypoints.is_cuda and not (covers(self.model) or self.bfloat16):
             return self.model(keypoints)
-        return self._plain(keypoints).float()
+        poses = self._plain(keypoints)
+        return poses.float() if poses.dtype == torch.bfloat16 else poses
 
     def _plain(self, keypoints: Tensor) -> Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=keypoints.is_cuda, cache_enabled=False):

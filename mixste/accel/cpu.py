@@ -30,7 +30,8 @@ def forward(model: MixSTE, keypoints: Float[Tensor, "batch frames joints 2"]) ->
         x = norm(block_forward(block, x, temporal).to(norm.weight.dtype))
         x = x.view(*keypoints.shape[:2], -1, model.embed.out_features)
     x = x if model.separate_joints else x.flatten(2)
-    return model.head(model.head_norm(x)).view(*keypoints.shape[:3], 3)
+    with torch.autocast("cuda", enabled=False):  # the last step keeps the weights' precision, as the model's does
+        return model.head(model.head_norm(x.to(model.head.weight.dtype))).view(*keypoints.shape[:3], 3)
 
 
 class Forward(nn.Module):

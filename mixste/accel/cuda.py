@@ -39,7 +39,7 @@ def covers(model: MixSTE) -> bool:
 def low_precision(model: MixSTE) -> dict[nn.Parameter, Tensor]:
     """A copy in bfloat16 of what the matrix products of the blocks take."""
     linears = (m for blocks in (model.spatial_blocks, model.temporal_blocks) for m in blocks.modules())
-    return {p: p.detach().to(LOW) for m in linears if isinstance(m, nn.Linear) for p in m.parameters()}
+    return {p: p.detach().to(LOW, copy=True) for m in linears if isinstance(m, nn.Linear) for p in m.parameters()}
 
 
 def forward(model: MixSTE, keypoints: Float[Tensor, "batch frames joints 2"], low: dict) -> Tensor:

@@ -1,0 +1,234 @@
+"""Twins of `mixste.accel.kernels` and `mixste.accel.cublaslt` in plain PyTorch, on any device and in any precision.
+
+Each function is its definition; gradients are autograd's. On a GPU the kernels are compared with them in double
+precision, and on the CPU they stand in for the kernels, so that what calls those is tested without a GPU.
+"""
+
+import itertools
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+from mixste import MixSTE
+from mixste.accel.cpu import ordered_blocks
+
+APPROXIMATE = "tanh"  # of GELU, as the kernels compute it
+
+
+class Layout:
+    def __init__(self, batch, frames, joints, device):
+        self.batch, self.frames, self.joints = batch, frames, joints
+        self.rows = batch * frames * joints
+
+
+# --- kernels -----------------------------------------------------------------------------------------------------
+
+
+def embed(layout, keypoints, weight, bias, position, dtype):
+    keypoints = keypoints.as_subclass(torch.Tensor).to(weight.dtype)
+    return (F.linear(keypoints, weight, bias) + position).flatten(0, 2).to(dtype)
+
+
+def head(layout, normed, weight, bias):
+    return F.linear(normed.to(weight.dtype), weight, bias)
+
+
+def head_backward(layout, d_out, weight, dtype):
+    return (d_out @ weight).to(dtype)
+
+
+def _norm(x, norm):
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _branch(x, bias, keep):
+    return x if bias is None else x + (bias if keep is None else keep[:, None] * bias)
+
+
+def _placed(layout, x, position):
+    return (
+        x
+        if position is None
+        else (x.unflatten(0, (-1, layout.frames, layout.joints)) + position[:, None]).flatten(0, 2)
+    )
+
+
+def norm(layout, x, outer, bias=None, keep=None, inner=None, position=None, ahead=None, dtype=None, folded=False):
+    wide = x.to(torch.promote_types(x.dtype, outer.weight.dtype))
+    stream = _branch(wide, bias, keep)
+    stream = stream if inner is None else _placed(layout, _norm(stream, inner), position)
+    deviation = (stream.var(1, correction=0) + outer.eps).sqrt()
+    normed = 1 / deviation if folded else _norm(stream, outer).to(dtype or x.dtype)
+    if ahead is not None:
+        stream = _branch(stream, *ahead)
+    return None if inner is None and ahead is None else stream.to(x.dtype), normed
+
+
+def norm_backward(layout, x, d_normed, d_stream, outer, bias=None, keep=None, inner=None, position=None):
+    wide = torch.promote_types(x.dtype, outer.weight.dtype)
+    bias = torch.zeros(x.shape[1], dtype=wide, device=x.device) if bias is None else bias.detach()
+    with torch.enable_grad():
+        x_, bias = x.detach().to(wide).requires_grad_(), bias.clone().requires_grad_()
+        stream = _branch(x_, bias, keep)
+        inputs = [x_, bias, *outer.parameters(), *(() if inner is None else inner.parameters())]
+        if inner is not None:
+            stream = _norm(stream, inner)
+            if position is not None:
+                position = position.detach().clone().requires_grad_()
+                stream, inputs = _placed(layout, stream, position), [*inputs, position]
+        outputs = (_norm(stream, outer), stream)
+    d_x, *sums = torch.autograd.grad(outputs, inputs, (d_normed.to(wide), d_stream.to(wide)))
+    d_placed = sums.pop() if position is not None else None
+    return d_x.to(x.dtype), d_placed, torch.stack(sums)
+
+
+def drop(active, before, keep):
+    active[keep == 0], before[keep == 0] = 0, -100
+
+
+def _attention(layout, qkv, bias, heads, scale, temporal, keep, inverse):
+    qkv = (qkv if inverse is None else qkv * inverse[:, None]) + bias
+    # (batch, sequences, heads, tokens, three, dim / heads)
+    qkv = qkv.view(layout.batch, layout.frames, layout.joints, 3, heads, -1)
+    qkv = qkv.permute(0, 2, 4, 1, 3, 5) if temporal else qkv.permute(0, 1, 4, 2, 3, 5)
+    q, k, v = qkv.unbind(-2)
+    out = (q @ k.transpose(-1, -2) * scale).softmax(-1) @ v
+    out = out.permute(0, 3, 1, 2, 4) if temporal else out.permute(0, 1, 3, 2, 4)
+    out = out.reshape(layout.rows, -1)
+    return out if keep is None else keep[:, None] * out
+
+
+def attention(layout, qkv, bias, heads, scale, temporal, keep=None, inverse=None):
+    wide = qkv.to(torch.promote_types(qkv.dtype, bias.dtype))
+    return _attention(layout, wide, bias, heads, scale, temporal, keep, inverse).to(qkv.dtype), None
+
+
+def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log_sum, d_out):
+    with torch.enable_grad():
+        wide = qkv.detach().to(torch.promote_types(qkv.dtype, bias.dtype)).requires_grad_()
+        bias = bias.detach().clone().requires_grad_()
+        out = _attention(layout, wide, bias, heads, scale, temporal, keep, None)
+    d_qkv, d_bias = torch.autograd.grad(out, (wide, bias), d_out.to(out.dtype))
+    return d_qkv.to(qkv.dtype), d_bias
+
+
+# --- cublaslt ----------------------------------------------------------------------------------------------------
+
+FOLDS = False  # whether the products with GELU take an inverse, as those of `hopper_gelu` do
+
+
+def library():
+    return True
+
+
+def on_hopper(a, b):
+    return FOLDS
+
+
+def product(a, b):
+    return a @ b
+
+
+def add(x, a, b, factor=1.0, bias=None, in_place=False):
+    total = x + factor * (a @ b)
+    total = total if bias is None else total + bias
+    return x.copy_(total) if in_place else total
+
+
+def gelu(a, b, bias, before=None, inverse=None):
+    x = a @ b
+    x = (x if inverse is None else x * inverse[:, None].to(x.dtype)) + bias
+    if before is not None:
+        before.copy_(x)
+    return F.gelu(x, approximate=APPROXIMATE)
+
+
+def gelu_backward(d, b, before, factor=1.0):
+    with torch.enable_grad():
+        x = before.detach().clone().requires_grad_()
+        active = F.gelu(x, approximate=APPROXIMATE)
+    [out] = torch.autograd.grad(active, x, factor * (d @ b))
+    return out, out.sum(0, dtype=torch.promote_types(out.dtype, torch.float32))
+
+
+# --- what tests share --------------------------------------------------------------------------------------------
+
+VARIANTS = {
+    "the paper's": {},
+    "spatial blocks first": {"alternating": False},
+    "joints together": {"separate_joints": False},
+    "joints together, spatial first": {"alternating": False, "separate_joints": False},
+    "scale by width": {"attention_scale": "model"},
+    "embedding norm": {"embedding_norm": True},
+    "embedding norm, scale by width": {"embedding_norm": True, "attention_scale": "model"},
+    "stochastic depth": {"drop_path": 0.5},
+    "stochastic depth, embedding norm": {"drop_path": 0.5, "embedding_norm": True},
+    "stochastic depth, joints together": {"drop_path": 0.5, "separate_joints": False},
+}
+SEPARATE = {name: options for name, options in VARIANTS.items() if options.get("separate_joints", True)}
+
+
+class OnGPU(torch.Tensor):
+    """A tensor on the CPU that says it were on a GPU."""
+
+    is_cuda = True
+
+
+def record(compute, *inputs):
+    """`graphs.record` where there is no GPU: replaying computes once more and overwrites the result."""
+    inputs = [x.clone() for x in inputs]
+    for _ in range(2):
+        compute(*inputs)
+    result = compute(*inputs)
+    return SimpleNamespace(replay=lambda: result.copy_(compute(*inputs))), inputs, result
+
+
+def network(matrices: float = 0.2, **options) -> MixSTE:
+    """Random norms, biases and positions: zero position embeddings and unit norms would hide mistakes.
+
+    matrices: how much is added to those, of normal deviates; large ones sharpen attention, and with it rounding.
+    """
+    torch.manual_seed(0)
+    model = MixSTE(**{"frames": 6, "joints": 5, "dim": 16, "depth": 2, "heads": 4} | options)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            size = 0.2 if parameter.ndim == 1 or "position" in name else matrices
+            parameter.add_(torch.randn_like(parameter), alpha=size)
+    return model
+
+
+def error(ours, exact) -> float:
+    """The norm of the difference in units of that of what is exact."""
+    return float((ours.double() - exact.double()).norm() / exact.double().norm())
+
+
+def squared_error(pred, target):
+    return (pred - target).square().mean()
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad.detach().cpu().double() for name, parameter in model.named_parameters()}
+
+
+def branches(model, batch: int):
+    """Which branches stochastic depth keeps, of a batch: as `cuda.draw` gives it, and a `Block.dropped` of the same."""
+    by_token, in_order = [], []
+    for block, _, temporal, _ in ordered_blocks(model):
+        if not block.drop_path:
+            by_token.append((None, None))
+            in_order += [None, None]
+            continue
+        joints = model.joints if model.separate_joints else 1
+        size = (2, batch, 1, joints) if temporal else (2, batch, model.frames, 1)
+        chance = torch.full(size, 1 - block.drop_path, device=model.embed.weight.device)
+        keep = torch.bernoulli(chance) / chance
+        by_token.append(tuple(keep.expand(2, batch, model.frames, model.joints).flatten(1).unbind()))
+        in_order += keep.unbind()
+    each = itertools.cycle(in_order)
+
+    def dropped(block, x):
+        keep = next(each)
+        return x if keep is None else x * keep.to(x.dtype).view(*x.shape[:-2], 1, 1)
+
+    return (lambda model, layout: by_token), dropped
