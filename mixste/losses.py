@@ -4,9 +4,11 @@ Poses are metres. Each loss is a scalar in single precision at least, whatever t
 gradient is finite where prediction and target agree. A window of one frame has no motion: its temporal terms are 0.
 """
 
+import functools
 import importlib.util
+import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,14 +18,35 @@ from torch import Tensor
 Poses = Float[Tensor, "*batch frames joints 3"]
 Weights = Float[Tensor, "joints"] | Sequence[float]  # W, one weight a joint: `Skeleton.weights(recipe)`
 Scalar = Float[Tensor, ""]
+Term = Callable[[Poses, Poses, Weights, bool], Scalar]  # (pred, target, weights, squared), the last two the recipe's
+
+LOSSES: dict[str, Term] = {}  # the terms of Eq. 9 by name
 
 
+def loss_term(name: str) -> Callable[[Callable[..., Scalar]], Callable[..., Scalar]]:
+    """Enter a function of some of pred, target, weights and squared into `LOSSES`, by the names of its parameters."""
+
+    def enter(function):
+        taken = [name in inspect.signature(function).parameters for name in ("pred", "target", "weights", "squared")]
+
+        @functools.wraps(function)
+        def term(pred, target, weights, squared):
+            return function(*itertools.compress((pred, target, weights, squared), taken))
+
+        LOSSES[name] = term
+        return function
+
+    return enter
+
+
+@loss_term("mpjpe")
 def mpjpe_loss(pred: Poses, target: Poses) -> Scalar:
     """Mean per-joint position error: the distance of each joint from its target, averaged."""
     pred, target = _pair(pred, target)
     return _mean(_norm(pred - target))
 
 
+@loss_term("wmpjpe")
 def weighted_mpjpe(pred: Poses, target: Poses, weights: Weights, squared: bool = False) -> Scalar:
     """WMPJPE: the distance of each joint from its target times the joint's weight, averaged.
 
@@ -35,6 +58,7 @@ def weighted_mpjpe(pred: Poses, target: Poses, weights: Weights, squared: bool =
     return _mean(_like(weights, pred) * distance)
 
 
+@loss_term("tc")
 def temporal_consistency(pred: Poses, weights: Weights) -> Scalar:
     """TCLoss of Hossain and Little (ECCV 2018) as the authors' code has it: W · (pred[t + 1] − pred[t])², averaged
     over coordinates too. It knows no target: it asks for small steps.
@@ -43,12 +67,14 @@ def temporal_consistency(pred: Poses, weights: Weights) -> Scalar:
     return _mean(_like(weights, pred)[:, None] * _velocity(pred).square())
 
 
+@loss_term("mpjve")
 def velocity_loss(pred: Poses, target: Poses) -> Scalar:
     """MPJVE as a loss: the length of the difference between predicted and true velocity, averaged."""
     pred, target = _pair(pred, target)
     return _mean(_norm(_velocity(pred - target)))
 
 
+@loss_term("motion")
 def motion_loss(pred: Poses, target: Poses, intervals: Sequence[int] = (8, 12, 16, 24)) -> Scalar:
     """Motion loss of Wang et al. (ECCV 2020): L1 distance of pairwise motion encodings pose[t] × pose[t + τ].
 
@@ -80,25 +106,17 @@ TABLE_6 = {
 def total_loss(
     pred: Poses, target: Poses, terms: Mapping[str, float], weights: Weights, squared: bool = False
 ) -> Scalar:
-    """Eq. 9: the sum of `terms`, a coefficient by name: "mpjpe", "wmpjpe", "tc", "mpjve", "motion", or a user's
-    "module:function", see `own_term`.
+    """Eq. 9: the sum of `terms`, a coefficient by name: of `LOSSES`, or a user's "module:function", see `own_term`.
 
     weights and squared are the recipe's, for the terms that use them. Raises ValueError for any other name, or none.
     """
-    losses = {
-        "mpjpe": lambda: mpjpe_loss(pred, target),
-        "wmpjpe": lambda: weighted_mpjpe(pred, target, weights, squared),
-        "tc": lambda: temporal_consistency(pred, weights),
-        "mpjve": lambda: velocity_loss(pred, target),
-        "motion": lambda: motion_loss(pred, target),
-    }
-    for name in filter(is_own, terms):
-        losses[name] = lambda name=name: own_term(name)(*_pair(pred, target))
-    if not terms or not terms.keys() <= losses.keys():
+    unknown = [name for name in terms if name not in LOSSES and not is_own(name)]
+    if unknown or not terms:
         raise ValueError(
-            f"loss terms must be some of {', '.join(losses)}, or module:function, found {', '.join(terms) or 'none'}"
+            f"loss terms must be some of {', '.join(LOSSES)}, or module:function, found {', '.join(terms) or 'none'}"
         )
-    return sum(coefficient * losses[name]() for name, coefficient in terms.items())
+    functions = {name: own_term(name) if is_own(name) else LOSSES[name] for name in terms}
+    return sum(coefficient * functions[name](pred, target, weights, squared) for name, coefficient in terms.items())
 
 
 def is_own(name: str) -> bool:
@@ -106,9 +124,9 @@ def is_own(name: str) -> bool:
     return ":" in name
 
 
-@cache
-def own_term(name: str) -> Callable[[Poses, Poses], Scalar]:
-    """The function that "module:function" names: (pred, target), poses in metres, -> scalar.
+@functools.cache
+def own_term(name: str) -> Term:
+    """The function that "module:function" names: (pred, target), poses in metres and of single precision, -> scalar.
 
     Raises ValueError if there is no such function, or, when called, if it returns anything but one number.
     """
@@ -120,11 +138,11 @@ def own_term(name: str) -> Callable[[Poses, Poses], Scalar]:
     if not callable(function):
         raise ValueError(f"loss term {name}: expected a function of this name in {path}, found none")
 
-    def term(pred: Poses, target: Poses) -> Scalar:
-        value = function(pred, target)
+    def term(pred, target, weights, squared):
+        value = function(*_pair(pred, target))
         if not isinstance(value, Tensor) or value.ndim:
-            found = tuple(value.shape) if isinstance(value, Tensor) else value
-            raise ValueError(f"loss term {name}: expected a tensor of one number, found {found}")
+            shape = tuple(value.shape) if isinstance(value, Tensor) else value
+            raise ValueError(f"loss term {name}: expected a tensor of one number, found {shape}")
         return value
 
     return term
@@ -138,7 +156,7 @@ def own_code(name: str) -> tuple[str, str]:
     return _own_code(name.split(":")[0])
 
 
-@cache
+@functools.cache
 def _own_code(module: str) -> tuple[str, str]:
     spec = importlib.util.find_spec(module) if module.isidentifier() else None
     if spec is None or not spec.has_location:

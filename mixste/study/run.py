@@ -15,8 +15,10 @@ from mixste.data.splits import by_takes, in_layout, validating
 from mixste.io.install import PACKAGE
 from mixste.network import Network, network_class
 from mixste.skeleton import SKELETONS, Skeleton, human36m
-from mixste.study.identity import CODE, SYNTHETIC_CODE, _code, code_fingerprint
+from mixste.study import identity
 from mixste.train import AUTHORS, Recipe, seed_of
+
+SYNTHETIC = ("mixste.data.sources.synthetic:load", "mixste.study.run:chosen")
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ class Data:
     @property
     def fingerprint(self) -> str:
         """Of all that this reads; the synthetic source is what its code makes, and need not be made to be known."""
-        if self.source != "synthetic":
-            return self.load().fingerprint
-        cameras = [path.read_text() for path in sorted((PACKAGE / "data").glob("*_cameras.json"))]
-        return hashlib.sha256(f"{self} {code_fingerprint(SYNTHETIC_CODE)} {cameras}".encode()).hexdigest()[:16]
+        if self.source == "synthetic":
+            calibrations = [path.read_text() for path in sorted((PACKAGE / "data").glob("*_cameras.json"))]
+            content = [identity.settings(self), identity.fingerprint(*SYNTHETIC), calibrations]
+        else:
+            content = [self.load().fingerprint]
+        return hashlib.sha256(repr([*content, self.layout]).encode()).hexdigest()[:16]
 
     @property
     def layout(self) -> Skeleton:
@@ -60,7 +64,11 @@ class Data:
 @functools.lru_cache(maxsize=4)
 def _load(wanted: Data) -> PoseDataset:
     options = {"rig": wanted.rig} if wanted.rig else {}
-    dataset = data.load(wanted.source, keypoints=wanted.keypoints, **options)
+    return chosen(data.load(wanted.source, keypoints=wanted.keypoints, **options), wanted)
+
+
+def chosen(dataset: PoseDataset, wanted: Data) -> PoseDataset:
+    """The part of a source's data that `Data` asks for."""
     if wanted.skeleton:
         dataset = in_layout(dataset, SKELETONS[wanted.skeleton])
     dataset = dataset.select(wanted.subjects or None, wanted.actions or None)
@@ -78,11 +86,10 @@ def _load(wanted: Data) -> PoseDataset:
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its evaluation, complete: whatever changes the outcome is in here, in the data, or in `CODE`.
+    """One training and its evaluation, complete: whatever changes the outcome is in here, in the data, or in `code`.
 
-    model: a name in `NETWORKS`, or module:Class for a network of your own; one of `references` is fitted in closed
-    form, by no recipe, and poses are 0 then. options: of the network, besides frames and what the recipe sets; also as
-    a dict. poses: length of training, in
+    model: of `NETWORKS`, or "module:Class"; a reference is fitted in closed form, by no recipe, and poses are 0 then.
+    options: of the network, besides frames and what the recipe sets; also as a dict. poses: length of training, in
     poses supervised. start: the run whose last weights this one begins with (fine-tuning). test_curve: evaluate on the
     test clips along the way and keep the best weights beside the last, which is how the authors chose theirs (notebook
     13, row 25).
@@ -139,11 +146,39 @@ class Run:
 
 @functools.lru_cache(maxsize=4096)
 def _id(run: Run) -> str:
-    parts = [spec(run), run.data.fingerprint, code_fingerprint(CODE)]
-    parts += [run.start.id, code_fingerprint(("checkpoints",))] if run.start else [""]  # which fits one to the other
-    parts += [_code(losses.own_code(name)[1]) for name, _ in run.recipe.loss if losses.is_own(name)]
-    parts += [code_fingerprint(("networks/references",))] if run.network_class.closed_form else []
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    settings = identity.settings(replace(run, start=None))
+    start = run.start.id if run.start else None
+    content = json.dumps([settings, run.data.fingerprint, code(run), start], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def code(run: Run) -> str:
+    """The fingerprint of what its training goes through: its network, the terms of its loss, the training itself."""
+    entries = [_defined(run.network_class), "mixste.study.run:Run.build"]
+    if run.network_class.closed_form:
+        return identity.fingerprint(*entries, f"{entries[0]}.fit")
+    entries.append("mixste.train:train")
+    for name, _ in run.recipe.loss:
+        if losses.is_own(name):
+            losses.own_code(name)  # from now on this process trains with what it names the run by
+            entries.append(name)
+        elif name in losses.LOSSES:  # if not, the training says so
+            entries.append(_defined(losses.LOSSES[name]))
+    if run.start:
+        entries.append("mixste.checkpoints:transfer")
+    if run.test_curve:
+        entries.append("mixste.study.trainer:curve_mpjpe")
+    return identity.fingerprint(*entries)
+
+
+def code_of_errors(run: Run) -> str:
+    """The fingerprint of what computes the errors of its trained network."""
+    scoring = (f"mixste.evaluate:{name}" for name in ("lift_clips", "score", "joint_errors"))
+    return identity.fingerprint(_defined(run.network_class), *scoring)
+
+
+def _defined(what) -> str:
+    return f"{what.__module__}:{what.__qualname__}"
 
 
 def spec(run: Run) -> str:

@@ -31,7 +31,7 @@ import mixste
 from mixste import checkpoints
 from mixste.io.files import replacing
 from mixste.io.install import CHECKOUT, HOME
-from mixste.study.run import Run
+from mixste.study.run import Run, code_of_errors
 
 # The repository's folder, whose results/ and figures/ are the study as it was published; without it the current one.
 ROOT = HOME
@@ -164,6 +164,17 @@ def is_whole(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def outdated(run: Run, path: Path | None = None) -> bool:
+    """Whether the errors of a whole run, in the store or in the folder `path`, were computed by other code."""
+    path = path or store() / run.id
+    if (path / "failed.json").exists() or not is_whole(path):
+        return False
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # damaged: whoever reads it finds that
+        about = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+        return about.get("code_of_errors") != code_of_errors(run)
+    return False
 
 
 def failure(run: Run) -> str:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,14 +20,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from mixste import checkpoints, evaluate
+from mixste import checkpoints, evaluate, metrics
 from mixste.accel import accelerate
 from mixste.data.clips import PoseDataset
 from mixste.io.files import replacing
 from mixste.networks.references import ConstantPose, at_constant_level
 from mixste.study import states
 from mixste.study.progress import EVERY, Progress
-from mixste.study.run import Data, Run, describe, read_spec, spec
+from mixste.study.run import Data, Run, code_of_errors, describe, read_spec, spec
 from mixste.study.states import StateError
 from mixste.study.store import (
     FAILED,
@@ -39,6 +40,7 @@ from mixste.study.store import (
     failure,
     is_whole,
     locked,
+    outdated,
     remove,
     seal,
     so_far,
@@ -64,7 +66,9 @@ def lacking(wanted: Iterable[Run]) -> list[Run]:
 def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line: None) -> Finished:
     """The finished run: found in the store, or trained now, or finished by another process while this one waits.
 
-    Raises FailedRun if the training fails, or failed before: it is tried again only after `forget_failed`.
+    Errors that other code computed are computed again, from the weights. Raises FailedRun if the training fails, or
+    failed before: it is tried again only after `forget_failed`. RunError if errors are to be computed again and the
+    weights are not here.
     """
     path = store() / run.id
     if not is_whole(path) and not failure(run):
@@ -84,7 +88,14 @@ def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line:
         raise FailedRun(
             f"run {describe(run)} failed: {why}; `mixste train --retry-failed`, in its profile, tries it again"
         )
-    return Finished(path)
+    finished = Finished(path)
+    if outdated(run):
+        for name in {file.name for file in path.iterdir()} & WEIGHTS:
+            finished.file(name)  # RunError if it is damaged
+        with locked(path, report):
+            if outdated(run):
+                _renew_errors(run, path, title or run.id, report)
+    return finished
 
 
 def make_as_planned(path: Path, retry_failed: bool = False) -> Finished:
@@ -102,9 +113,12 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") ->
 
     A training that fails does not keep the others from being made. Returns one sentence that names those that failed,
     now or before; empty if none did. Raises RunError, once the others are made, for a run whose process was ended from
-    outside.
+    outside, and for one whose errors cannot be computed again, see `make`.
     """
     missing, killed = lacking(wanted), []
+    renewed = [run for run in wanted if outdated(run)]
+    without = [run for run in renewed if not _has_weights(run)]
+    missing += [run for run in renewed if run not in without]
     jobs = min(len(missing), jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1))
     with Progress(len(missing), title) as progress:
         ended = _in_workers(missing, jobs, progress) if jobs > 1 else _in_turn(missing, title, progress)
@@ -116,6 +130,8 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") ->
             f"the process that trained run {', '.join(map(describe, killed))} was ended from outside, perhaps for lack "
             "of memory; the same command goes on from there, and --jobs 1 needs the least memory"
         )
+    if without:
+        make(without[0])  # says what it lacks
     failed = {run: why for run in wanted if (why := failure(run))}
     named = "; ".join(f"{describe(run)}: {why}" for run, why in failed.items())
     return named and (
@@ -201,11 +217,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
         left.unlink()
     with replacing(part / "spec.json") as file:
         file.write_text(spec(run))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        # Sums depend on how many threads share them. One gives the same digits on any number of cores; several runs
-        # at a time make use of those.
-        torch.set_num_threads(1)
+    device = _device()
     began = time.monotonic()
     dataset = run.data.load()
     model = initial(run).to(device)
@@ -217,8 +229,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
 
     def at_point(model, row):
         if run.test_curve:
-            table = evaluate.score(_lift(network, dataset), dataset.test, "authors", dataset.skeleton)
-            row["test_mpjpe"] = evaluate.average(table)["MPJPE"]
+            row["test_mpjpe"] = curve_mpjpe(network, dataset)
             if row["test_mpjpe"] < min(curve.values(), default=np.inf):
                 checkpoints.save_checkpoint(model, _best(part, row["step"]))
             curve[row["step"]] = row["test_mpjpe"]
@@ -237,37 +248,92 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
                 title=title,
             )
         trained = time.monotonic()
-        with tqdm(desc=f"{title}: testing", unit="frame", unit_scale=True, disable=None, leave=False) as bar:
-            lifted = _lift(network, dataset, bar.update)
+        errors = _write_errors(part, run, network, dataset, title)
     except FloatingPointError as error:
         _record_failure(part, history, str(error).removeprefix(f"{title}: "), time.monotonic() - began)
         _rename(part, path)
         return
-    tables = [
-        evaluate.score(lifted, dataset.test, protocol, dataset.skeleton).assign(protocol=protocol)
-        for protocol in ("authors", "exact")
-    ]
-    joint = evaluate.joint_errors(lifted, dataset.test, dataset.skeleton)
 
     with replacing(part / "history.csv") as file:
         pd.DataFrame(history).to_csv(file, index=False)
-    with replacing(part / "clips.csv") as file:
-        pd.concat(tables).round({"value": 4}).to_csv(file, index=False)
-    with replacing(part / "errors.npz") as file:
-        np.savez_compressed(file, joint=joint.astype(np.float16))  # to 1/16 mm at 100 mm
     checkpoints.save_checkpoint(model, part / "weights.safetensors")
     if curve:
         with replacing(part / "best.safetensors") as file:
             shutil.copyfile(_best(part, min(curve, key=curve.get)), file)
     about = environment() | {"training_seconds": trained - began, "testing_seconds": time.monotonic() - trained}
     about["resumed_at"] = begun["step"] / history[-1]["step"]  # the share of the training that these seconds are not of
-    if not model.closed_form:
+    with replacing(part / "environment.json") as file:
+        file.write_text(json.dumps(about | errors, indent=1))
+    seal(part)
+    _rename(part, path)
+
+
+def _write_errors(part: Path, run: Run, network: torch.nn.Module, dataset: PoseDataset, title: str) -> dict:
+    """Evaluate a trained network into the folder of its run. Returns what environment.json tells of it.
+
+    FloatingPointError if a pose that it predicts is not finite.
+    """
+    with tqdm(desc=f"{title}: testing", unit="frame", unit_scale=True, disable=None, leave=False) as bar:
+        lifted = _lift(network, dataset, bar.update)
+    tables = [
+        evaluate.score(lifted, dataset.test, protocol, dataset.skeleton).assign(protocol=protocol)
+        for protocol in ("authors", "exact")
+    ]
+    joint = evaluate.joint_errors(lifted, dataset.test, dataset.skeleton)
+    with replacing(part / "clips.csv") as file:
+        pd.concat(tables).round({"value": 4}).to_csv(file, index=False)
+    with replacing(part / "errors.npz") as file:
+        np.savez_compressed(file, joint=joint.astype(np.float16))  # to 1/16 mm at 100 mm
+    about = {"code_of_errors": code_of_errors(run)}
+    if not run.network_class.closed_form:
         level = {"mpjpe": evaluate.average(tables[1])["MPJPE"], "constant_pose_mpjpe": constant_pose_mpjpe(run.data)}
         about |= level | {"at_constant_level": at_constant_level(*level.values())}
+    return about
+
+
+def _renew_errors(run: Run, path: Path, title: str, report: Callable[[str], None]) -> None:
+    """Compute a whole run's errors again, from its weights, with the code that is here now.
+
+    The run is replaced once its new files are whole, so that none is lost with the process. RunError if its weights are
+    not here.
+    """
+    if not _has_weights(run):
+        raise RunError(
+            f"run {run.id} is here without its weights.safetensors, and its errors were computed by other code: unpack "
+            f"a bundle that holds it, or remove {path} to train again"
+        )
+    report(f"run {run.id}: its errors were computed by other code, and are computed again")
+    device, dataset, part = _device(), run.data.load(), path.with_suffix(".part")
+    began = time.monotonic()
+    remove(part)
+    part.mkdir()
+    for name in {file.name for file in path.iterdir()} & (FILES | WEIGHTS):
+        shutil.copyfile(path / name, part / name)
+    model = checkpoints.load_checkpoint(part / "weights.safetensors").to(device)
+    try:
+        errors = _write_errors(part, run, accelerate(model) if device.type == "cuda" else model, dataset, title)
+    except FloatingPointError as error:
+        raise RunError(f"the errors of run {run.id} cannot be computed: {error}") from None
+    about = json.loads((part / "environment.json").read_text(encoding="utf-8"))
+    about |= {"testing_seconds": time.monotonic() - began} | errors
     with replacing(part / "environment.json") as file:
         file.write_text(json.dumps(about, indent=1))
     seal(part)
+    remove(path)  # should the process end here, the next call finds the whole one
     _rename(part, path)
+
+
+def _has_weights(run: Run) -> bool:
+    return (store() / run.id / "weights.safetensors").exists()
+
+
+def _device() -> torch.device:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        # Sums depend on how many threads share them. One gives the same digits on any number of cores; several runs
+        # at a time make use of those.
+        torch.set_num_threads(1)
+    return device
 
 
 def initial(run: Run) -> torch.nn.Module:
@@ -284,6 +350,18 @@ def constant_pose_mpjpe(data: Data) -> float:
     model = ConstantPose(joints=len(dataset.skeleton.joints))
     model.fit(dataset.train, dataset.skeleton)
     return evaluate.average(evaluate.score(_lift(model, dataset), dataset.test, "exact", dataset.skeleton))["MPJPE"]
+
+
+def curve_mpjpe(network: torch.nn.Module, dataset: PoseDataset) -> float:
+    """MPJPE on the test clips by the authors' protocol, millimetres, on average over actions."""
+    by_action = defaultdict(list)
+    for clip, (indices, poses) in zip(dataset.test, _lift(network, dataset), strict=True):
+        target = (clip.poses - clip.poses[:, [dataset.skeleton.root]])[indices]
+        valid = np.ones(len(indices), bool) if clip.valid is None else clip.valid[indices]
+        if valid.any():
+            error = metrics.mpjpe(1000 * poses[valid], 1000 * target[valid])
+            by_action[clip.action].append((error, valid.sum()))
+    return float(np.mean([np.average(*zip(*clips, strict=True)) for clips in by_action.values()]))
 
 
 def _lift(model: torch.nn.Module, dataset: PoseDataset, progress=lambda frames: None) -> evaluate.Predictions:
