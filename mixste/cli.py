@@ -329,17 +329,17 @@ def pack_runs(
     weights: Annotated[bool, typer.Option(help="With the trained networks, most of a run's size.")] = True,
 ) -> None:
     """Write finished runs as files of at most 16 MiB, to carry to another machine."""
-    from mixste.study import bundle as parcels
+    from mixste.study import bundle
 
-    print(parcels.pack(to, run or [], unfinished, weights))
+    print(bundle.pack(to, run or [], unfinished, weights))
 
 
 @runs_app.command("unpack")
 def unpack_runs(source: Annotated[Path, typer.Argument(help="Folder that `mixste runs pack` wrote.")]) -> None:
     """Bring packed runs into the store, if all of them has arrived as it was packed."""
-    from mixste.study import bundle as parcels
+    from mixste.study import bundle
 
-    print(parcels.unpack(source))
+    print(bundle.unpack(source))
 
 
 def plain(error: UnicodeEncodeError) -> tuple[str, int]:

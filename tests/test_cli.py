@@ -72,8 +72,8 @@ def test_evaluate_prints_every_action(tmp_path):
         (("lift", "clip.json", "--size", "-9x9"), "size must be like 1920x1080, found '-9x9'"),
         (("bench", "foo"), "on this machine, parts are"),
         (("train", "--run", "nowhere.json"), "nowhere.json"),
-        (("runs", "unpack", "nowhere"), "found no parcel.json in nowhere"),
-        (("runs", "pack", "parcel", "--run", "0123456789ab"), "found none with the id 0123456789ab"),
+        (("runs", "unpack", "nowhere"), "found no bundle.json in nowhere"),
+        (("runs", "pack", "bundle", "--run", "0123456789ab"), "found none with the id 0123456789ab"),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments, sentence):

@@ -1,9 +1,10 @@
 """Carrying runs between machines: what was packed arrives whole, or is refused.
 
-A parcel is a folder: parcel.json, and piece-0001, piece-0002, … of at most 16 MiB, which one after another are the
-bytes of the files that parcel.json lists with their sizes and hashes.
+A bundle is a folder: bundle.json, and piece-0001, piece-0002, … of at most 16 MiB, which one after another are the
+bytes of the files that bundle.json lists with their sizes and hashes.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from mixste.io.files import replacing
+from mixste.network import NETWORKS
 from mixste.skeleton import SKELETONS
 from mixste.study import store, trainer
 from mixste.study.run import Run, read_spec
@@ -26,7 +28,7 @@ from mixste.study.states import StateError
 from mixste.study.store import RunError
 
 PIECE = 16 * 2**20
-INDEX = "parcel.json"
+INDEX = "bundle.json"
 UNFINISHED = re.compile(r"spec\.json|state\.pt|best-\d+\.safetensors")
 
 
@@ -105,10 +107,10 @@ class _Pieces:
 
 
 def unpack(source: Path) -> str:
-    """Bring a parcel's runs into the store. Returns what arrived, in one sentence.
+    """Bring a bundle's runs into the store. Returns what arrived, in one sentence.
 
     Everything is checked before anything enters the store. What is there already stays as it is, except for a training
-    that is further along in the parcel, and for a run whose weights had stayed behind. Raises RunError if a piece or a
+    that is further along in the bundle, and for a run whose weights had stayed behind. Raises RunError if a piece or a
     file is missing, cut short, changed, too many, or not a plain file, or if a training's state is not whole.
     """
     index = _index(Path(source))
@@ -139,7 +141,7 @@ def unpack(source: Path) -> str:
 
 
 def _index(source: Path) -> dict:
-    """What the parcel says it holds, once every name is one that `pack` gives and every piece is there in its size."""
+    """What the bundle says it holds, once every name is one that `pack` gives and every piece is there in its size."""
     try:
         index = json.loads((source / INDEX).read_text(encoding="utf-8"))
         files = {entry["name"]: int(entry["size"]) for entry in index["files"]}
@@ -202,6 +204,8 @@ def _check_state(folder: Path, source: Path) -> None:
 def _networks(run: Run) -> list[torch.nn.Module]:
     """What a run may train, without weights: a network for each number of joints, as its data may not be here."""
     try:
+        if run.model not in NETWORKS:  # no file has a module imported
+            raise ValueError(f"{run.model}, which is not one of {', '.join(NETWORKS)}")
         if dict(run.options).get("depth", 1) > 100:
             raise ValueError("more than 100 blocks")
         with torch.device("meta"):
@@ -236,9 +240,23 @@ def _enter(arrived: Path) -> bool:
 
 
 def _better(arrived: Path, place: Path) -> bool:
-    """Whether a whole run holds more than the one in its place: a training that did not fail, or more weights."""
+    """Whether a whole run holds more than the one in its place: a training that did not fail, more weights, or errors
+    by the code that is here, which without weights cannot be computed again.
+    """
     failed, failed_here = ((folder / "failed.json").exists() for folder in (arrived, place))
-    return failed < failed_here or (failed == failed_here and not _weights(arrived) <= _weights(place))
+    if failed != failed_here or failed:
+        return failed < failed_here
+    if _weights(arrived) != _weights(place):
+        return not _weights(arrived) <= _weights(place)
+    outdated, outdated_here = (_outdated(folder) for folder in (arrived, place))
+    return outdated < outdated_here
+
+
+def _outdated(folder: Path) -> bool:
+    with contextlib.suppress(ValueError):
+        run = read_spec(folder / "spec.json")
+        return run.model in NETWORKS and store.outdated(run, folder)
+    return False
 
 
 def _weights(folder: Path) -> set[str]:

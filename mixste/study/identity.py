@@ -209,7 +209,10 @@ class _Module:
             self.imports.setdefault(name, []).append(target)
         names = _bound(statement)
         if not names and not imports:  # TABLE["a"] = 1 and TABLE.update(...) go on with a definition
-            names = {chain[0] for chain in _chains(statement)} & self.definitions.keys() or {""}
+            first = next(_chains(statement), ("",))[0]
+            names = {first if first in self.definitions else ""}
+        elif names and not _is_scope(statement) and hasattr(statement, "body"):  # a loop, whatever it changes
+            names.add("")
         for name in names:
             self.definitions.setdefault(name, []).append(statement)
 

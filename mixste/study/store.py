@@ -31,7 +31,8 @@ import mixste
 from mixste import checkpoints
 from mixste.io.files import replacing
 from mixste.io.install import CHECKOUT, HOME
-from mixste.study.run import Run, code_of_errors
+from mixste.network import NETWORKS
+from mixste.study.run import Run, code_of_errors, run_of
 
 # The repository's folder, whose results/ and figures/ are the study as it was published; without it the current one.
 ROOT = HOME
@@ -118,7 +119,7 @@ class Finished:
         name = f"{which}.safetensors"
         if name not in (_manifest(self.path) or {"files": {name}})["files"]:
             raise RunError(
-                f"run {self.id} is here without its {name}: unpack a parcel that holds it, or remove {self.path} to "
+                f"run {self.id} is here without its {name}: unpack a bundle that holds it, or remove {self.path} to "
                 "train again"
             )
         return checkpoints.load_checkpoint(self.file(name))
@@ -199,13 +200,14 @@ def collect(finished: list[Finished]) -> pd.DataFrame:
 def listing() -> pd.DataFrame:
     """Every run in the store, finished or not, one a row: id, state, settings, MPJPE by the authors' protocol, cost.
 
-    Whatever has the name of a run and is none, or cannot be read, is a row too, "damaged".
+    "outdated" is a run whose errors other code computed: the next call computes them again. Whatever has the name of a
+    run and is none, or cannot be read, is a row too, "damaged".
     """
     rows = [_listed(path) for path in sorted(store().glob("*")) if NAME.fullmatch(path.name)]
     if not rows:
         return pd.DataFrame(columns=["run", "state"])
     table = pd.DataFrame(rows)
-    finished = [Finished(store() / name) for name in table["run"][table["state"] == "finished"]]
+    finished = [Finished(store() / name) for name in table["run"][table["state"].isin(("finished", "outdated"))]]
     try:
         errors = _errors(finished)
     except Exception:  # of a table that is not what a run holds: which one, takes longer to find
@@ -222,6 +224,7 @@ def listing() -> pd.DataFrame:
 
 def _listed(path: Path) -> dict[str, object]:
     """The row of one run, but for its error."""
+    spec = None
     row = {"run": path.stem, "state": "unfinished" if path.suffix and path.is_dir() else "damaged"}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         spec = json.loads((path / "spec.json").read_text(encoding="utf-8"))
@@ -235,6 +238,9 @@ def _listed(path: Path) -> dict[str, object]:
             else:
                 run.file("clips.csv")
                 row |= {"seconds": float(run.environment["training_seconds"]), "state": "finished"}
+                described = run_of(spec)
+                if described.model in NETWORKS and outdated(described, path):  # else its code would have to be imported
+                    row["state"] = "outdated"
     with contextlib.suppress(OSError):
         row["MiB"] = sum(file.lstat().st_size for file in path.iterdir()) / 2**20
     return row

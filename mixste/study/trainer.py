@@ -354,14 +354,14 @@ def constant_pose_mpjpe(data: Data) -> float:
 
 def curve_mpjpe(network: torch.nn.Module, dataset: PoseDataset) -> float:
     """MPJPE on the test clips by the authors' protocol, millimetres, on average over actions."""
-    by_action = defaultdict(list)
+    sums = defaultdict(lambda: np.zeros(2))  # of an action: errors, frames
     for clip, (indices, poses) in zip(dataset.test, _lift(network, dataset), strict=True):
         target = (clip.poses - clip.poses[:, [dataset.skeleton.root]])[indices]
         valid = np.ones(len(indices), bool) if clip.valid is None else clip.valid[indices]
-        if valid.any():
-            error = metrics.mpjpe(1000 * poses[valid], 1000 * target[valid])
-            by_action[clip.action].append((error, valid.sum()))
-    return float(np.mean([np.average(*zip(*clips, strict=True)) for clips in by_action.values()]))
+        if frames := int(valid.sum()):
+            error = metrics.mpjpe(poses[valid] * 1000, target[valid] * 1000)
+            sums[clip.action] += [error * frames, frames]
+    return float(np.mean([total / frames for total, frames in sums.values()]))
 
 
 def _lift(model: torch.nn.Module, dataset: PoseDataset, progress=lambda frames: None) -> evaluate.Predictions:

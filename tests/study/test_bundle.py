@@ -1,4 +1,4 @@
-"""Parcels: what arrives is what was packed, or is refused before anything enters the store."""
+"""Bundles: what arrives is what was packed, or is refused before anything enters the store."""
 
 import hashlib
 import json
@@ -7,14 +7,13 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from test_runs import RUN
+from test_trainer import RUN
 from typer.testing import CliRunner
 
 import mixste.train
 from mixste.cli import app
 from mixste.io.install import PACKAGE
-from mixste.study import bundle as parcels
-from mixste.study import store, trainer
+from mixste.study import bundle, store, trainer
 from mixste.study.bundle import pack, unpack
 from mixste.study.store import RunError
 from mixste.study.trainer import make
@@ -28,20 +27,20 @@ def packed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIXSTE_RUNS", str(folder / "store"))
-        patch.setattr(parcels, "PIECE", 1000)
+        patch.setattr(bundle, "PIECE", 1000)
         for run in (RUN, BEST):
             make(run)
-        pack(folder / "parcel")
+        pack(folder / "bundle")
     return folder
 
 
 @pytest.fixture
-def parcel(packed, tmp_path, monkeypatch):
+def received(packed, tmp_path, monkeypatch):
     """A copy of it to damage, and another store to unpack it into."""
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
-    monkeypatch.setattr(parcels, "PIECE", 1000)
-    shutil.copytree(packed / "parcel", tmp_path / "parcel")
-    return tmp_path / "parcel"
+    monkeypatch.setattr(bundle, "PIECE", 1000)
+    shutil.copytree(packed / "bundle", tmp_path / "bundle")
+    return tmp_path / "bundle"
 
 
 def contents(store) -> dict[str, bytes]:
@@ -49,8 +48,8 @@ def contents(store) -> dict[str, bytes]:
 
 
 def test_the_pieces_are_the_files_one_after_another(packed):
-    index = json.loads((packed / "parcel" / "parcel.json").read_text())
-    pieces = sorted((packed / "parcel").glob("piece-*"))
+    index = json.loads((packed / "bundle" / "bundle.json").read_text())
+    pieces = sorted((packed / "bundle").glob("piece-*"))
     assert [path.stat().st_size for path in pieces[:-1]] == [1000] * (len(pieces) - 1)
     stream = b"".join(path.read_bytes() for path in pieces)
     for entry in index["files"]:
@@ -60,43 +59,43 @@ def test_the_pieces_are_the_files_one_after_another(packed):
     assert stream == b""
 
 
-def test_weights_may_stay_behind_and_follow(packed, parcel, monkeypatch):
+def test_weights_may_stay_behind_and_follow(packed, received, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setenv("MIXSTE_RUNS", str(packed / "store"))
-        pack(parcel.parent / "light", weights=False)
-    unpack(parcel.parent / "light")
+        pack(received.parent / "light", weights=False)
+    unpack(received.parent / "light")
     light = make(BEST)
     assert {path.name for path in light.path.iterdir()} == {"manifest.json"} | store.FILES
     assert light.clips.equals(store.Finished(packed / "store" / BEST.id).clips)
     for which in ("weights", "best"):
-        with pytest.raises(RunError, match=f"{BEST.id} is here without its {which}.safetensors: unpack a parcel"):
+        with pytest.raises(RunError, match=f"{BEST.id} is here without its {which}.safetensors: unpack a bundle"):
             light.model(which)
-    assert unpack(parcel).startswith("2 runs arrived")
-    assert unpack(parcel.parent / "light").startswith("0 runs arrived")  # and takes no weights away
+    assert unpack(received).startswith("2 runs arrived")
+    assert unpack(received.parent / "light").startswith("0 runs arrived")  # and takes no weights away
     assert contents(store.store()) == contents(packed / "store")
     make(BEST).model("best")
 
 
-def test_a_failed_run_travels_and_gives_way_to_a_finished_one(packed, parcel, monkeypatch):
+def test_a_failed_run_travels_and_gives_way_to_a_finished_one(packed, received, monkeypatch):
     def diverging(*_, **__):
         raise FloatingPointError("the loss is nan at step 2 of 7")
 
     monkeypatch.setattr(trainer, "train", diverging)
     with pytest.raises(store.FailedRun):
         make(RUN)
-    pack(parcel.parent / "failed")
+    pack(received.parent / "failed")
     store.remove(store.store() / RUN.id)
-    assert unpack(parcel.parent / "failed").startswith("1 runs arrived")
+    assert unpack(received.parent / "failed").startswith("1 runs arrived")
     assert store.failure(RUN) == "the loss is nan at step 2 of 7"
-    assert unpack(parcel).startswith("2 runs arrived")
-    assert unpack(parcel.parent / "failed").startswith("0 runs arrived")
+    assert unpack(received).startswith("2 runs arrived")
+    assert unpack(received.parent / "failed").startswith("0 runs arrived")
     assert not store.failure(RUN)
 
 
-def test_runs_arrive_whole_once(packed, parcel, monkeypatch):
-    assert unpack(parcel).startswith("2 runs arrived")
+def test_runs_arrive_whole_once(packed, received, monkeypatch):
+    assert unpack(received).startswith("2 runs arrived")
     assert contents(store.store()) == contents(packed / "store")
-    again = unpack(parcel)
+    again = unpack(received)
     assert again.startswith("0 runs arrived")
     assert again.endswith("2 stay as they are there")
     monkeypatch.setattr(trainer, "_make", None)  # a making would fail
@@ -121,22 +120,22 @@ def test_the_commands_as_the_page_shows_them(packed, tmp_path, monkeypatch):
     assert contents(tmp_path / "store") == contents(packed / "store")
 
 
-def test_a_damaged_run_is_not_packed_and_is_replaced_by_one_that_arrives(parcel, tmp_path):
-    unpack(parcel)
+def test_a_damaged_run_is_not_packed_and_is_replaced_by_one_that_arrives(received, tmp_path):
+    unpack(received)
     weights = store.store() / RUN.id / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(RunError, match=f"run {RUN.id} is damaged and cannot be packed"):
         pack(tmp_path / "again")
     assert not (tmp_path / "again").exists()
     assert pack(tmp_path / "other", [BEST.id]).startswith("1 runs in")
-    assert unpack(parcel).startswith("1 runs arrived")
+    assert unpack(received).startswith("1 runs arrived")
     assert make(RUN).model() is not None
 
 
-def rewrite(parcel, change) -> None:
-    index = json.loads((parcel / "parcel.json").read_text())
+def rewrite(received, change) -> None:
+    index = json.loads((received / "bundle.json").read_text())
     change(index)
-    (parcel / "parcel.json").write_text(json.dumps(index))
+    (received / "bundle.json").write_text(json.dumps(index))
 
 
 def flip(path) -> None:
@@ -152,7 +151,7 @@ def link(path) -> None:
 
 
 def named(name):
-    return lambda parcel: rewrite(parcel, lambda index: index["files"][0].update(name=name))
+    return lambda received: rewrite(received, lambda index: index["files"][0].update(name=name))
 
 
 @pytest.mark.parametrize(
@@ -163,8 +162,8 @@ def named(name):
         (lambda p: flip(p / "piece-0002"), "piece-0002 is not what was packed"),
         (lambda p: link(p / "piece-0002"), "piece-0002 is not a plain file"),
         (lambda p: (p / "piece-9999").write_bytes(b""), "holds piece-9999, which was not packed"),
-        (lambda p: (p / "parcel.json").unlink(), "found no parcel.json"),
-        (lambda p: (p / "parcel.json").write_text("{"), "parcel.json is damaged"),
+        (lambda p: (p / "bundle.json").unlink(), "found no bundle.json"),
+        (lambda p: (p / "bundle.json").write_text("{"), "bundle.json is damaged"),
         (lambda p: rewrite(p, lambda index: index["files"].pop()), "is refused|do not add up"),
         (lambda p: rewrite(p, lambda index: index["files"][0].update(sha256="0" * 64)), "is not what was packed"),
         (lambda p: rewrite(p, lambda index: index["pieces"].reverse()), "as piece 1"),
@@ -175,10 +174,10 @@ def named(name):
         (named("0123456789ab/clips.csv"), "comes without"),
     ],
 )
-def test_whatever_is_wrong_is_one_sentence_and_nothing_enters(parcel, damage, sentence):
-    damage(parcel)
+def test_whatever_is_wrong_is_one_sentence_and_nothing_enters(received, damage, sentence):
+    damage(received)
     with pytest.raises(RunError, match=sentence) as raised:
-        unpack(parcel)
+        unpack(received)
     assert "\n" not in str(raised.value)
     assert not list(store.store().glob("*")) if store.store().exists() else True
 
@@ -204,11 +203,11 @@ def test_a_training_goes_on_elsewhere(tmp_path, monkeypatch):
             make(long)
     with pytest.raises(RunError, match="expected runs to pack"):
         pack(tmp_path / "none")
-    assert pack(tmp_path / "parcel", unfinished=True).startswith("1 runs")
+    assert pack(tmp_path / "bundle", unfinished=True).startswith("1 runs")
 
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "three"))
-    assert unpack(tmp_path / "parcel").startswith("1 runs arrived")
-    assert unpack(tmp_path / "parcel").startswith("0 runs arrived")
+    assert unpack(tmp_path / "bundle").startswith("1 runs arrived")
+    assert unpack(tmp_path / "bundle").startswith("0 runs arrived")
     begun = store.store() / f"{long.id}.part"
     for name, damage in {
         "state.pt": lambda path: path.write_bytes(path.read_bytes()[:-700]),
@@ -218,10 +217,10 @@ def test_a_training_goes_on_elsewhere(tmp_path, monkeypatch):
         shutil.copytree(begun, tmp_path / name / begun.name)
         damage(tmp_path / name / begun.name / name)
         monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / name))
-        pack(tmp_path / name / "parcel", unfinished=True)
+        pack(tmp_path / name / "bundle", unfinished=True)
         monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "three"))
         with pytest.raises(RunError, match=rf"is refused: expected the state of a training in {begun.name}, found"):
-            unpack(tmp_path / name / "parcel")
+            unpack(tmp_path / name / "bundle")
     done = make(long)
     assert done.environment["resumed_at"] == 7 / 20
     assert done.file("weights.safetensors").read_bytes() == whole

@@ -8,7 +8,7 @@ import torch
 
 from mixste import losses
 from mixste.skeleton import human36m
-from mixste.study import report, store, trainer
+from mixste.study import identity, report, store, trainer
 from mixste.study import run as run_module
 from mixste.study.profiles import PROFILES
 from mixste.study.run import Data, Run
@@ -35,6 +35,8 @@ def forget():
     losses._own_code.cache_clear()
     losses.own_term.cache_clear()
     run_module._id.cache_clear()
+    identity.fingerprint.cache_clear()
+    identity._code.cache_clear()
 
 
 def with_loss(*terms):
@@ -125,7 +127,7 @@ def test_the_code_of_a_term_is_part_of_the_name_of_its_runs_alone(here):
     assert ids[1][1] != ids[2][1]
     (here / "my_terms.py").write_text("changed while a process runs")
     assert with_loss(("my_terms:f", 1.0)).id
-    assert losses.own_term("my_terms:f")(*torch.ones(2, 1, 3, 17, 3)) == 3 * 17 * 3
+    assert losses.own_term("my_terms:f")(*torch.ones(2, 1, 3, 17, 3), None, False) == 3 * 17 * 3
 
 
 @pytest.mark.parametrize(

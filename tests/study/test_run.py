@@ -1,0 +1,48 @@
+"""What a run reads: the clips that `Data` chooses."""
+
+from dataclasses import replace
+
+import numpy as np
+from test_trainer import DATA
+
+import mixste.train
+from mixste.data.splits import by_takes, validating
+from mixste.skeleton import SKELETONS
+from mixste.study import run as run_module
+
+
+def test_other_layouts_take_their_joints_by_name():
+    dataset = DATA.load()
+    stand_in = replace(DATA, skeleton="humaneva15").load()
+    assert stand_in.skeleton is SKELETONS["humaneva15"]
+    for name in ("LKnee", "RWrist", "LShoulder"):
+        here, there = (one.skeleton.joints.index(name) for one in (dataset, stand_in))
+        np.testing.assert_array_equal(stand_in.test[0].poses[:, there], dataset.test[0].poses[:, here])
+        np.testing.assert_array_equal(stand_in.test[0].keypoints[:, there], dataset.test[0].keypoints[:, here])
+
+
+def test_by_takes_splits_the_same_people():
+    dataset = by_takes(DATA.load())
+    assert {clip.subject for clip in dataset.train} == {clip.subject for clip in dataset.test}
+    takes = {(clip.subject, clip.action): clip.take for clip in dataset.test}
+    assert all(clip.take != takes[clip.subject, clip.action] for clip in dataset.train)
+
+
+def test_validating_never_touches_the_test_people():
+    wanted = replace(DATA, subjects=("S1", "S5", "S8", "S9"))
+    dataset = wanted.load()
+    last = validating(dataset)  # the source sets nobody apart
+    assert ({clip.subject for clip in last.train}, {clip.subject for clip in last.test}) == ({"S1", "S5"}, {"S8"})
+    loaded = replace(wanted, split="validation").load()
+    assert ({clip.subject for clip in loaded.train}, {clip.subject for clip in loaded.test}) == ({"S1", "S5"}, {"S8"})
+    apart = validating(replace(dataset, validation=dataset.train[:2], train=dataset.train[2:]))
+    assert (apart.train, apart.test) == (dataset.train[2:], dataset.train[:2])
+
+
+def test_everyone_trains_but_the_test_people(monkeypatch):
+    own = replace(DATA, subjects=("S1", "S5", "S8", "S9")).load()
+    apart = replace(own, train=own.train[1:], validation=own.train[:1])
+    monkeypatch.setattr(mixste.data, "load", lambda *args, **options: apart)
+    every = run_module._load.__wrapped__(replace(DATA, subjects=(), split="everyone", test_cameras=0))
+    assert {clip.name for clip in every.train} == {clip.name for clip in own.train}
+    assert ([clip.name for clip in every.test], every.validation) == ([clip.name for clip in apart.test], [])
