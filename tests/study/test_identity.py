@@ -186,7 +186,7 @@ def test_a_new_network_renames_no_run(package, renamed):
 @pytest.mark.parametrize(
     ("where", "what", "expected"),
     [
-        ("train.py", "Step.backward", TRAINED),
+        ("train.py", "Step.one_piece", TRAINED),
         ("train.py", "Step.__call__", TRAINED),
         ("train.py", "seed_of", set(RUNS)),
         ("train.py", "learning_rate", TRAINED),
@@ -239,7 +239,7 @@ def test_errors_have_an_identity_of_their_own(package, renamed, where, what):
 
 def test_what_is_only_trained_with_is_not_part_of_the_errors(package, renamed):
     change(package / "losses.py", "total_loss")
-    change(package / "train.py", "Step.backward")
+    change(package / "train.py", "Step.one_piece")
     assert renamed() == TRAINED
 
 
