@@ -213,6 +213,7 @@ def read_network(path: Path) -> Network:
     weights, metadata = read_safetensors(path)
     if metadata.get("model") not in NETWORKS or "options" not in metadata:
         raise CheckpointError(
-            f"expected the model's name, one of {', '.join(NETWORKS)}, and options beside its weights, found {metadata}"
+            f"expected the name of a network, one of {', '.join(NETWORKS)} (import the module of a network of your own "
+            f"first), and its options beside the weights, found {metadata}"
         )
     return NETWORKS[metadata["model"]].from_weights(json.loads(metadata["options"]), weights, metadata.get("layout"))
