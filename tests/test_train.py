@@ -8,11 +8,13 @@ import torch
 
 from mixste import MixSTE, evaluate
 from mixste import train as training
-from mixste.baselines import PoseFormer
+from mixste.accel import accelerate
+from mixste.accel.graphs import Recorder
+from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.camera import normalize_screen
 from mixste.data import Clip, DataError, load
 from mixste.skeleton import human36m
-from mixste.train import AUTHORS, PAPER, Batches, Recipe, learning_rate, train
+from mixste.train import AUTHORS, PAPER, Batches, Recipe, Step, even_pieces, learning_rate, train
 
 
 def clip(frames: int, seed: int = 0, still: bool = False) -> Clip:
@@ -175,6 +177,80 @@ def test_the_gradient_is_scaled_by_the_loss():
     torch.testing.assert_close(gradients[True], gradients[False] * row["loss"])
 
 
+def squared_error(pred, target):
+    return (pred - target).square().mean()
+
+
+def batch_and_gradients(model, windows=4):
+    """A batch, and what plain PyTorch finds for it: the loss, and its gradients times the loss."""
+    torch.manual_seed(2)
+    keypoints, target = torch.randn(windows, 9, 17, 2).double(), torch.randn(windows, 9, 17, 3).double()
+    loss = squared_error(model(keypoints), target)
+    loss.backward(loss.detach())
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    return keypoints, target, [loss.detach(), *gradients]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4])
+def test_pieces_of_a_batch_give_the_gradients_of_the_whole(pieces):
+    model = small().double().eval()
+    keypoints, target, expected = batch_and_gradients(model)
+    step = Step(model, squared_error, scaled_gradient=True, pieces=pieces)
+    for _ in range(2):
+        ours = [step(keypoints, target), *(p.grad for p in model.parameters())]
+        for one, other in zip(ours, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_that_a_graph_overwrites_are_averaged_too(monkeypatch):
+    """As on a GPU: replaying writes to the gradients' memory, wherever `.grad` points by then."""
+
+    def replayed(self, compute, keypoints, target):
+        last = [p.grad for p in compute.__self__.parameters]
+        loss = compute(keypoints, target)
+        gradients = [p.grad for p in compute.__self__.parameters]
+        if not hasattr(self, "memory"):
+            self.memory = [loss, *gradients]
+            return loss
+        for place, value in zip(self.memory, [loss, *gradients], strict=True):
+            place.copy_(value)
+        for parameter, gradient in zip(compute.__self__.parameters, last, strict=True):
+            parameter.grad = gradient
+        return self.memory[0]
+
+    monkeypatch.setattr(Recorder, "__call__", replayed)
+    model = small().double().eval()
+    keypoints, target, expected = batch_and_gradients(model)
+    step = Step(model, squared_error, scaled_gradient=True, pieces=2)
+    for _ in range(3):
+        ours = [step(keypoints, target), *(p.grad for p in model.parameters())]
+        for one, other in zip(ours, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("most", "pieces"), [(1, 12), (9, 12), (26, 6), (27, 4), (107, 2), (108, 1)])
+def test_pieces_are_even_and_as_few_as_fit(monkeypatch, most, pieces):
+    """Of twelve windows, each with nine poses: 1, 2, 3, 4, 6 or 12 pieces."""
+    monkeypatch.setattr(training, "MOST_FRAMES", most)
+    assert even_pieces(small(), 12, 9) == pieces
+
+
+def test_a_network_whose_windows_are_tied_to_each_other_gets_them_all_at_once(monkeypatch):
+    monkeypatch.setattr(training, "MOST_FRAMES", 1)
+    assert even_pieces(VideoPose3D(9, channels=8), 12, 1) == 1
+    assert even_pieces(PoseFormer(9, 17, 8, 1, 2), 12, 1) == 12
+
+
+def test_a_training_in_pieces_is_that_of_whole_batches(monkeypatch):
+    torch.manual_seed(1)
+    _, curve = run(None, MixSTE(9, 17, 8, 1, 2), poses=180)
+    monkeypatch.setattr(training, "MOST_FRAMES", 9)
+    torch.manual_seed(1)
+    _, again = run(None, MixSTE(9, 17, 8, 1, 2), poses=180)
+    assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in curve], rel=1e-4)
+
+
 def test_a_loss_that_is_not_finite_stops_the_training():
     with pytest.raises(FloatingPointError, match="step"):
         train(small(), [clip(50)], human36m, replace(AUTHORS, batch_frames=18, learning_rate=1e30), 900, 0)
@@ -228,3 +304,43 @@ def test_a_minute_of_training_beats_linear_regression_on_people_never_seen(open_
     train(model, dataset.train, human36m, recipe, 80_000, seed=0)
     ours = evaluate.average(evaluate.evaluate(model, test, "exact"))["MPJPE"]
     assert ours < 0.8 * linear < 0.8 * 0.8 * mean
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def step_on_gpu(pieces):
+    """Gradients of the last of three batches, by a step that was recorded with the first."""
+    torch.manual_seed(0)
+    model = MixSTE(frames=27, joints=17, dim=128, depth=2).cuda().train()
+    step = Step(accelerate(model), squared_error, scaled_gradient=True, pieces=pieces)
+    for _ in range(3):
+        loss = step(torch.randn(4, 27, 17, 2).cuda(), torch.randn(4, 27, 17, 3).cuda())
+    return torch.cat([loss.view(1), *(p.grad.flatten() for p in model.parameters())])
+
+
+@needs_cuda
+@pytest.mark.gpu
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_on_a_gpu_a_replayed_step_gives_the_gradients_of_one_that_is_not_recorded(monkeypatch, pieces):
+    replayed = step_on_gpu(pieces)
+    monkeypatch.setattr(Recorder, "__call__", lambda self, compute, *inputs: compute(*inputs))
+    expected = step_on_gpu(1)
+    assert (replayed - expected).norm() / expected.norm() < (0.005 if pieces == 1 else 0.02)
+
+
+@needs_cuda
+@pytest.mark.gpu
+@pytest.mark.parametrize(("network", "width"), [(MixSTE, 128), (PoseFormer, 16), (VideoPose3D, 64)])
+def test_on_a_gpu_a_training_is_that_of_the_cpu_in_its_first_steps(network, width):
+    curves = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(1)
+        model = network(9, 17, width).to(device)
+        for module in model.modules():
+            for name in ("dropout", "drop_path"):  # which the devices would draw differently
+                if hasattr(module, name):
+                    setattr(module, name, 0.0)
+        curves.append(run(None, model, poses=180)[1])
+    cpu, gpu = ([row["loss"] for row in curve] for curve in curves)
+    assert gpu == pytest.approx(cpu, rel=0.02)

@@ -1,9 +1,17 @@
-"""The plain network and its plain training, against which speed and digits are measured."""
+"""The plain network and its plain training, with which speed and digits are compared: they compute what ours do.
 
+They share no code with ours but the batches, the loss and the optimizer.
+"""
+
+from dataclasses import replace
+
+import pytest
 import torch
 
 from mixste import MixSTE
-from mixste.study.plain import reference
+from mixste.data import load
+from mixste.study.plain import reference, train_plainly
+from mixste.train import AUTHORS, train
 
 
 def lively(model):
@@ -35,3 +43,35 @@ def test_the_references_stochastic_depth_keeps_the_mean():
     assert set(kept.unique().tolist()) == {0.0, float(torch.tensor(1.0) / 0.75)}
     assert (kept == kept[:, :1, :1]).all(), "a sequence is dropped whole or not at all"
     assert abs(kept.mean() - 1) < 0.02
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    dataset = load("synthetic", keypoints="gt")
+    return replace(dataset, train=dataset.train[:2])
+
+
+def trained(loop, dataset, recipe, poses):
+    """The weights that a training loop leaves, those it began with being the same."""
+    torch.manual_seed(0)
+    model = MixSTE(frames=9, dim=16, depth=2, heads=2)
+    loop(model, dataset, recipe, poses, 3)
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("schedule", ["epochs", "cosine"])
+def test_plain_training_is_the_training_of_the_package(dataset, schedule, scaled):
+    """The same batches, rates, losses and steps; rounding differs."""
+    recipe = replace(
+        AUTHORS, batch_frames=36, learning_rate=1e-3, schedule=schedule, scaled_gradient=scaled, drop_path=0.0
+    )
+    loops = {
+        "package": lambda model, data, *rest: train(model, data.train, data.skeleton, *rest),
+        "plain loop": train_plainly,
+        "plain loop and network": lambda model, *rest: train_plainly(model, *rest, twin=reference(model)),
+        "untrained": lambda *_: None,
+    }
+    expected, *plain, untrained = (trained(loop, dataset, recipe, 300) for loop in loops.values())
+    moved = (expected - untrained).norm()
+    assert all((weights - expected).norm() / moved < 0.01 for weights in plain)
