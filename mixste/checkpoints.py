@@ -1,7 +1,7 @@
-"""Weights on disk: ours as safetensors, and the .bin files that the authors of the three networks published.
+"""Checkpoints: our safetensors files, and the .bin files that the authors of three networks published.
 
-No file can run code: safetensors hold nothing but numbers, and the pickles inside .bin files are read as data
-(`mixste.io.archives`). Every key counts: one that is missing, surplus or of another shape is an error that names it.
+No file can run code: safetensors files contain only numbers, and the pickles in .bin files are read as data
+(`mixste.io.archives`). A key that is missing, surplus or of another shape is an error that names it.
 """
 
 import json
@@ -23,14 +23,15 @@ SAME_JOINT = {"Hip": "Pelvis", "LFoot": "LAnkle", "RFoot": "RAnkle"}  # Human3.6
 
 
 def save_checkpoint(model: Network, path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the weights as safetensors, with the network's name, options and joint layout, so that the file is enough.
+    """Write the weights as safetensors, with the network's name, options and joint layout in the metadata.
 
-    dtype: torch.float16 halves the file; whatever it is, weights are loaded as float32.
+    dtype: of the weights in the file; torch.float16 halves its size. They are loaded as float32.
     """
     metadata = {"model": model.name, "options": json.dumps(model.options)}
     metadata |= {"layout": model.layout} if model.layout else {}
     weights = {
-        key: value.to(dtype if value.is_floating_point() else value.dtype) for key, value in model.state_dict().items()
+        key: value.to(dtype if value.is_floating_point() else value.dtype, copy=True)  # weights may share memory
+        for key, value in model.state_dict().items()
     }
     write_safetensors(path, weights, metadata)
 
@@ -38,10 +39,10 @@ def save_checkpoint(model: Network, path, dtype: torch.dtype = torch.float32) ->
 def load_checkpoint(path) -> Network:
     """The network of a checkpoint, in eval mode, on the CPU.
 
-    path: our .safetensors, or a .bin as the authors of MixSTE, VideoPose3D or PoseFormer publish it, whose sizes are
-    read off the shapes. Only our files tell the joint layout; where two layouts have as many joints, `layout` of
-    another file's network is None, see `Network.skeleton`. Raises CheckpointError, in one sentence, for anything that
-    is not a checkpoint, whole, of a network in `NETWORKS`.
+    path: our .safetensors, or a .bin published by the authors of MixSTE, VideoPose3D or PoseFormer; its sizes are
+    inferred from the shapes. The joint layout is in our files only. For another file with 17 joints, of which there are
+    two layouts, it must be given: see `Network.skeleton`. Raises CheckpointError, in one sentence, for a file that is
+    no checkpoint of a network in `NETWORKS`, or not whole.
     """
     path = Path(path)
     with guarded(path, "a checkpoint", CheckpointError):
@@ -54,11 +55,11 @@ def load_checkpoint(path) -> Network:
 
 
 def export_authors(model: Network, path) -> None:
-    """Write the weights as the authors' scripts read them, so that theirs can evaluate ours.
+    """Write the weights in the format that the authors' scripts read.
 
-    Keys are prefixed `module.`, since they load into a DataParallel network. Optimiser and random state are None: their
-    scripts then start new ones. Their format has no place for the joint layout. Raises CheckpointError for a variant
-    that the authors' network has no switch for, and for a network without authors.
+    Keys have the prefix `module.`, since the scripts load them into a DataParallel network. Optimiser and random state
+    are None: the scripts then start new ones. The joint layout is lost. Raises CheckpointError for a variant that the
+    authors' code does not have, and for a network whose authors published no format.
     """
     if model.authors_key is None:
         raise CheckpointError(f"{path}: expected a network whose authors published a format, found {model.name}")
@@ -113,16 +114,16 @@ def _load_authors(path: Path) -> Network:
         if shapes.count(network.authors_key):
             return network.from_weights(network.authors_sizes(shapes), weights, state=network.authors_state)
     names = [network.__name__ for network in published]
-    found = ", ".join(list(weights)[:5]) or "none"
-    raise CheckpointError(f"expected the weights of {', '.join(names[:-1])} or {names[-1]}, found {found}")
+    keys = ", ".join(list(weights)[:5]) or "none"
+    raise CheckpointError(f"expected the weights of {', '.join(names[:-1])} or {names[-1]}, found {keys}")
 
 
 def _read_authors(path: Path) -> dict[str, Tensor]:
-    """The weights of a .bin file, the prefix `module.` of a DataParallel network taken off."""
+    """The weights of a .bin file, without the prefix `module.` of a DataParallel network."""
     content = read_archive(path)
     if not isinstance(content, dict) or not isinstance(content.get("model_pos"), dict):
-        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise CheckpointError(f"expected a dictionary with the weights under model_pos, found {found or 'none'}")
+        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise CheckpointError(f"expected a dictionary with the weights under model_pos, found {keys or 'none'}")
     weights = {}
     for key, value in content["model_pos"].items():
         key = str(key).removeprefix("module.")
@@ -132,5 +133,5 @@ def _read_authors(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"expected {key} to be a dense tensor, found a {type(value).__name__}")
         weights[key] = value
     if sum(weight.nbytes for weight in weights.values()) > path.stat().st_size:
-        raise CheckpointError("expected all weights to be stored, found some that repeat a few numbers")
+        raise CheckpointError("expected weights that are all stored, found tensors that repeat a few numbers")
     return weights

@@ -1,4 +1,4 @@
-"""What the study must know of a network, written on its class: a new network is one file, see `Network`."""
+"""The base class of all networks: what training, prediction, checkpoints and the study need to know of one."""
 
 import importlib
 import json
@@ -21,21 +21,23 @@ MOST_TENSORS = 2_000  # of a checkpoint; the paper's network has 208
 
 
 class Network(nn.Module):
-    """Lifts windows of 2D keypoints to 3D poses; a subclass with a `name` is found by it in `NETWORKS`.
+    """Lifts windows of 2D keypoints to 3D poses. A subclass with a `name` is registered under it in `NETWORKS`.
 
     forward: (batch, frames, joints, 2) screen-normalised -> (batch, lifted, joints, 3) metres, camera axes,
-    root-relative. The constructor passes all its options on to this one; a checkpoint keeps them to build the network
-    again.
+    root-relative. A subclass passes all options of its constructor to this one: a checkpoint stores them, to build the
+    network again. Its constants are buffers.
 
-    mode: which frames a window lifts, in training and at test time. "seq2seq": all that it reads. "seq2frame": the
-    central one, in a window around every frame of a clip. "convolution": trained like seq2frame; at test time it reads
-    a whole clip at once, and lifts every frame whose receptive field of `frames` frames is there.
-    closed_form: True for a reference that is not trained: `fit(clips, skeleton) -> MPJPE in metres` solves for it.
-    recipe_options: those settings of `mixste.train.Recipe` that are options of the constructor.
-    authors_key: the first part of keys that only its authors' checkpoints have; None where there are none.
-    authors_options: options that its authors' code fixes and no weight tells.
-    layout: on an instance, the joint layout (`mixste.skeleton.SKELETONS`) that it was trained on. A new network has the
-    usual one for its number of joints, until it is trained; None where a file does not tell it.
+    mode: the frames that a window lifts. "seq2seq": all that it reads. "seq2frame": the central one, of a window around
+    every frame of a clip. "convolution": as seq2frame in training; at test time one window is the whole clip, padded,
+    of which forward lifts every frame whose receptive field of `frames` frames lies within.
+    closed_form: True for a reference that is solved for by `fit(clips, skeleton) -> MPJPE in metres`, not trained.
+    recipe_options: the settings of `mixste.train.Recipe` that are options of the constructor.
+    authors_key: the first part of a key by which the authors' checkpoints are recognised; None if there are none.
+    authors_options: options that the authors' code fixes and that cannot be inferred from the weights.
+
+    options, frames, joints: of the constructor. layout: the name in `mixste.skeleton.SKELETONS` of the joint layout
+    that it was trained on; of a new network, the usual one with its number of joints; None if it is not in the file
+    that the network was read from, and more than one is possible.
     """
 
     name: ClassVar[str]
@@ -65,7 +67,7 @@ class Network(nn.Module):
 
     @property
     def skeleton(self) -> Skeleton:
-        """The joint layout that it was trained on. ValueError, which says how to give it, where that is not known."""
+        """The joint layout that it was trained on. Raises ValueError, which says how to give it, if it is unknown."""
         skeleton = SKELETONS.get(self.layout)
         if skeleton is None or len(skeleton.joints) != self.joints:
             names = layouts_of(self.joints)
@@ -80,20 +82,21 @@ class Network(nn.Module):
 
     @classmethod
     def poses_per_window(cls, frames: int) -> int:
-        """Poses that a training window of `frames` frames supervises."""
+        """How many poses a training window of `frames` frames supervises."""
         return frames if cls.mode == "seq2seq" else 1
 
     def training_starts(self, length: int, interval: int | None = None) -> Int[np.ndarray, "windows"]:
-        """First frames of the training windows in a clip of `length` frames; negative ones lie in the edge padding.
+        """First frames of the training windows in a clip of `length` frames; negative ones are in the edge padding.
 
-        interval: frames from one to the next, T if None; a window around every frame where only the centre is lifted.
+        interval: the distance between them, T if None. It has no effect unless the mode is seq2seq: the others have a
+        window around every frame.
         """
         if self.mode == "seq2seq":
             return training_starts(length, self.frames, interval)
         return sliding_starts(length, self.frames)
 
     def windows(self, length: int) -> tuple[Int[np.ndarray, "windows read"], Int[np.ndarray, "windows lifted"]]:
-        """How it goes through a clip of `length` frames: the frames it reads and those it lifts, by window."""
+        """The windows that cover a clip of `length` frames at test time: the frames each reads, and those it lifts."""
         if self.mode == "convolution":
             half = (self.frames - 1) // 2
             read = np.clip(np.arange(-half, length + half), 0, length - 1)
@@ -105,12 +108,12 @@ class Network(nn.Module):
 
     @classmethod
     def sizes(cls, profile) -> dict[str, int]:
-        """Its constructor's options at the scale of a profile of the study, which has dims, depths, heads and so on."""
+        """The options of the constructor that set its size in a `mixste.study.profiles.Profile`."""
         return {}
 
     @classmethod
     def authors_sizes(cls, shapes: "Shapes") -> dict[str, object]:
-        """The constructor's options, read off an authors' checkpoint. CheckpointError if a shape is missing."""
+        """The options of the constructor, from an authors' checkpoint. Raises CheckpointError if a key is missing."""
         raise NotImplementedError
 
     def authors_state(self) -> dict[str, Tensor]:
@@ -119,11 +122,10 @@ class Network(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str) -> Self:
-        """A network that comes with the package, in eval mode, on the CPU: `MixSTE.from_pretrained("open-small")`.
+        """A network with bundled weights, in eval mode, on the CPU: `MixSTE.from_pretrained("open-small")`.
 
-        The card beside the weights, mixste/weights/NAME.md, says what they were trained on and how far they can be
-        trusted. Raises CheckpointError, which lists the names there are, for any other, for a file that has changed
-        since, and for a network of another class.
+        The model card, mixste/weights/NAME.md, says what they were trained on and what their errors are. Raises
+        CheckpointError for an unknown name, a file that was changed, and a network of another class.
         """
         path = bundled_file(name)
         network = read_network(path)
@@ -139,15 +141,15 @@ class Network(nn.Module):
         layout: str | None = None,
         state: Callable[["Network"], dict[str, Tensor]] = nn.Module.state_dict,
     ) -> Self:
-        """The network with these weights, all of them and no other, in eval mode, on the CPU.
+        """The network with these weights, in eval mode, on the CPU.
 
-        state: of a network, its state dict in the names and shapes of `weights`. layout: None where the file does not
-        tell; it is then the only one with that many joints, if there is one. CheckpointError names the keys that do not
-        fit.
+        layout: of the joints; if None, it is the only one with that number of joints, or else stays unknown. state: a
+        function from a network to its state dict with the names and shapes of `weights`. Raises CheckpointError, which
+        names the keys, unless these are all the weights of the network and no others.
         """
-        if options.get("depth", 0) > len(weights) / 10 or len(weights) > MOST_TENSORS:  # a block has more than 10
+        if options.get("depth", 0) > len(weights) or len(weights) > MOST_TENSORS:
             raise CheckpointError(f"expected weights of {options.get('depth')} blocks, found {len(weights)} tensors")
-        with torch.device("meta"):  # no memory, until the shapes are known to fit
+        with torch.device("meta"):  # takes no memory until the shapes have been checked
             network = cls(**options)
         expected = state(network)
         problems = [f"{key} missing" for key in expected if key not in weights]
@@ -167,16 +169,20 @@ class Network(nn.Module):
             for (key, value), theirs in zip(network.state_dict().items(), expected, strict=True)
         }
         network.load_state_dict(ours, assign=True)
+        if any(buffer.is_meta for buffer in network.buffers()):  # not part of the state dict: the constructor sets them
+            with torch.random.fork_rng(devices=[]):
+                network = cls(**options)
+            network.load_state_dict(ours, assign=True)
         names = layouts_of(network.joints)
         network.layout = layout or (names[0] if len(names) == 1 else None)
         return network.eval()
 
 
 class Shapes(dict[str, tuple[int, ...]]):
-    """The shapes in an authors' checkpoint, by key, for `Network.authors_sizes`."""
+    """The shapes in an authors' checkpoint by key, see `Network.authors_sizes`."""
 
     def size(self, key: str, axis: int) -> int:
-        """The length of one axis. CheckpointError if there is none."""
+        """The length of an axis. Raises CheckpointError if there is no such key or axis."""
         if key not in self:
             raise CheckpointError(f"expected weights with {key}, found none")
         if len(self[key]) <= axis:
@@ -184,15 +190,15 @@ class Shapes(dict[str, tuple[int, ...]]):
         return self[key][axis]
 
     def count(self, part: str) -> int:
-        """How many modules a list has: of the keys that begin with `part.`, the different second parts."""
+        """The number of modules in a list: of distinct second parts of the keys that begin with `part.`."""
         return len({key.split(".")[1] for key in self if key.startswith(f"{part}.")})
 
 
 def network_class(name: str) -> type[Network]:
-    """The class of a name in `NETWORKS`, or of "module:Class" in a module of your own, which is imported.
+    """The class with this name in `NETWORKS`, or of "module:Class": the module, your own, is then imported.
 
-    Raises ValueError if there is none. A name that was read from a file must be looked up in `NETWORKS`, so that no
-    file can have a module imported.
+    Raises ValueError if there is none. Names from files that others may have written are looked up in `NETWORKS` alone,
+    so that no file causes an import.
     """
     if name in NETWORKS:
         return NETWORKS[name]
@@ -200,16 +206,21 @@ def network_class(name: str) -> type[Network]:
     if not colon:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, or module:Class, found {name!r}")
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
+        network = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
         raise ValueError(f"network {name}: expected a module {module} on Python's import path: {error}") from None
-    if not (isinstance(found, type) and issubclass(found, Network) and "name" in vars(found)):
-        raise ValueError(f"network {name}: expected a subclass of mixste.network.Network with a name, found {found!r}")
-    return found
+    if not (isinstance(network, type) and issubclass(network, Network) and "name" in vars(network)):
+        raise ValueError(
+            f"network {name}: expected a subclass of mixste.network.Network with a name, found {network!r}"
+        )
+    return network
 
 
 def read_network(path: Path) -> Network:
-    """The network of one of our safetensors files, in eval mode, on the CPU; CheckpointError for an unknown one."""
+    """The network in one of our safetensors files, in eval mode, on the CPU.
+
+    Raises CheckpointError if the file is of no network in `NETWORKS`, or not whole.
+    """
     weights, metadata = read_safetensors(path)
     if metadata.get("model") not in NETWORKS or "options" not in metadata:
         raise CheckpointError(

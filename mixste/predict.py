@@ -26,8 +26,8 @@ def predict_clips(
     keypoints: the frames of all clips in a row, screen-normalised, on the model's device; clips: (start, length) of
     each. Returns for each clip the lifted frames' indices, counted from its start, in the order of its windows (with
     repetitions where windows overlap or are padded), and their poses in metres. flip averages with the un-mirrored
-    lifting of the mirrored keypoints (notebook 13, row 21), for which it needs the skeleton. progress is told the
-    number of frames as they are read.
+    lifting of the mirrored keypoints (notebook 13, row 21), for which it needs the skeleton. progress is called
+    with the number of frames as they are read.
     """
     readings = [model.windows(length) for _, length in clips]
     starts = [start for start, _ in clips]
@@ -43,10 +43,10 @@ def predict_clips(
             windows = torch.from_numpy(np.concatenate([read for _, read in group])).to(keypoints.device)
             lifted = []
             for batch in windows.split(max(1, BATCH_FRAMES // width)):
-                seen = keypoints[batch]  # (batch, frames, joints, 2)
-                out = model(seen)
+                inputs = keypoints[batch]  # (batch, frames, joints, 2)
+                out = model(inputs)
                 if flip:
-                    out = (out + mirrored(model(mirrored(seen, skeleton)), skeleton)) / 2
+                    out = (out + mirrored(model(mirrored(inputs, skeleton)), skeleton)) / 2
                 lifted.append(out.float())
                 progress(batch.numel())
             parts = torch.cat(lifted).split([len(read) for _, read in group])
@@ -75,9 +75,9 @@ def predict(
     (frames, joints, 3) in metres, camera axes, root-relative, of the same kind. A clip that is not a multiple of T is
     read in consecutive windows, the last moved back to end with it; a shorter one is padded with its last frame.
     flip averages with the mirror image, for which skeleton tells left from right (default: the layout that the network
-    was trained on, `model.skeleton`). progress is told the number of frames as they are read. Raises ValueError for
-    another shape, an empty clip, or NaN, also where it is what comes out, and where flip needs a layout that the
-    network's file does not tell.
+    was trained on, `model.skeleton`). progress is called with the number of frames as they are read. Raises ValueError
+    for another shape, an empty clip, NaN in keypoints or poses, and where flip needs a layout that is not in the
+    network's file.
     """
     device = next(model.parameters()).device
     if not isinstance(keypoints, Tensor):

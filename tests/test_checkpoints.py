@@ -350,9 +350,9 @@ def test_what_stands_for_a_random_state_makes_nothing(tmp_path):
 def rewrite(path, pickled: bytes) -> Path:
     """The same archive with another pickle in it."""
     with zipfile.ZipFile(path) as archive:
-        held = {name: archive.read(name) for name in archive.namelist()}
+        content = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
-        for name, data in held.items():
+        for name, data in content.items():
             archive.writestr(name, pickled if name.endswith("data.pkl") else data)
     return path
 
@@ -466,11 +466,11 @@ def test_export(kind, tmp_path):
     theirs = FILES[kind]()
     model = load(theirs)
     export_authors(model, tmp_path / "out.bin")
-    held = torch.load(tmp_path / "out.bin", weights_only=True)
-    assert held.keys() == {"epoch", "lr", "random_state", "optimizer", "model_pos"}
-    assert held["model_pos"].keys() == {f"module.{key}" for key in theirs}
+    content = torch.load(tmp_path / "out.bin", weights_only=True)
+    assert content.keys() == {"epoch", "lr", "random_state", "optimizer", "model_pos"}
+    assert content["model_pos"].keys() == {f"module.{key}" for key in theirs}
     for key, value in theirs.items():
-        torch.testing.assert_close(held["model_pos"][f"module.{key}"], value, atol=0, rtol=0)
+        torch.testing.assert_close(content["model_pos"][f"module.{key}"], value, atol=0, rtol=0)
     again = load_checkpoint(tmp_path / "out.bin")
     assert again.options.keys() == model.options.keys()
     assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
@@ -552,27 +552,27 @@ def test_a_peer_that_fits_already_is_copied():
         assert value.data_ptr() != model.state_dict()[key].data_ptr()
 
 
-# --- the weights in the box ------------------------------------------------------------------------------------
+# --- bundled weights -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def box(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path, monkeypatch) -> Path:
     """A package with weights of ours in it instead of its own."""
     monkeypatch.setattr(weights_module, "files", lambda package: tmp_path)
     return tmp_path / "weights"
 
 
-def test_weights_in_the_box_are_stored_in_half_and_read_in_full(box):
+def test_bundled_weights_are_stored_in_half_and_read_in_full(folder):
     model = MixSTE(frames=FRAMES, dim=DIM, depth=DEPTH)
-    save_checkpoint(model, box / "tiny.safetensors", torch.float16)
-    save_checkpoint(model, box / "full.safetensors")
-    write_sums(box)
+    save_checkpoint(model, folder / "tiny.safetensors", torch.float16)
+    save_checkpoint(model, folder / "full.safetensors")
+    write_sums(folder)
     loaded = MixSTE.from_pretrained("tiny")
     assert not loaded.training
     for key, value in loaded.state_dict().items():
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, model.state_dict()[key], rtol=2**-11, atol=1e-7)
-    sizes = [(box / name).stat().st_size for name in ("tiny.safetensors", "full.safetensors")]
+    sizes = [(folder / name).stat().st_size for name in ("tiny.safetensors", "full.safetensors")]
     assert sizes[0] < 0.6 * sizes[1]
 
 
@@ -583,31 +583,31 @@ def test_a_count_of_batches_outlasts_storing_in_half(tmp_path):
     assert load_checkpoint(tmp_path / "half.safetensors").expand_bn.num_batches_tracked == 100_001
 
 
-def test_one_bit_of_the_weights_in_the_box_is_noticed(box):
-    save_checkpoint(MixSTE(frames=FRAMES, dim=DIM, depth=1), box / "tiny.safetensors")
+def test_one_bit_of_the_bundled_weights_is_noticed(folder):
+    save_checkpoint(MixSTE(frames=FRAMES, dim=DIM, depth=1), folder / "tiny.safetensors")
     with pytest.raises(CheckpointError, match=r"SHA-256 None of SHA256SUMS"):
         MixSTE.from_pretrained("tiny")
-    write_sums(box)
+    write_sums(folder)
     MixSTE.from_pretrained("tiny")
-    content = bytearray((box / "tiny.safetensors").read_bytes())
+    content = bytearray((folder / "tiny.safetensors").read_bytes())
     content[-3] ^= 1  # a number, which the format does not protect
-    (box / "tiny.safetensors").write_bytes(content)
-    load_checkpoint(box / "tiny.safetensors")
+    (folder / "tiny.safetensors").write_bytes(content)
+    load_checkpoint(folder / "tiny.safetensors")
     with pytest.raises(CheckpointError, match=r"tiny\.safetensors: expected the file of this release, .*again$"):
         MixSTE.from_pretrained("tiny")
 
 
-def test_an_unknown_name_lists_those_there_are(box):
+def test_an_unknown_name_lists_those_there_are(folder):
     with pytest.raises(CheckpointError, match="bundled weights, none here, found 'open-small'"):
         MixSTE.from_pretrained("open-small")
     for name in ("b", "a"):
-        save_checkpoint(MixSTE(frames=FRAMES, dim=DIM, depth=1), box / f"{name}.safetensors")
+        save_checkpoint(MixSTE(frames=FRAMES, dim=DIM, depth=1), folder / f"{name}.safetensors")
     with pytest.raises(CheckpointError, match=r"bundled weights, a, b, found '\.\./a'"):
         MixSTE.from_pretrained("../a")
 
 
 @pytest.mark.parametrize("name", bundled())
-def test_shipped_weights_lift_people_they_were_not_trained_on(name):
+def test_bundled_weights_lift_unseen_people(name):
     """Every file in the package is small, has its card, and lifts bodies and motions of quite another source."""
     path = bundled()[name]
     assert path.stat().st_size < 8e6

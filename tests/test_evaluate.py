@@ -62,8 +62,8 @@ def protocol_by_hand(model, clip) -> tuple[np.ndarray, np.ndarray]:
     order = COUNTED[len(clip)]
     for start in range(0, len(order), T):
         window = keypoints[order[start : start + T]]
-        seen = torch.tensor(np.stack([window, window[:, MIRROR] * [-1, 1]]), dtype=torch.float32)
-        plain, turned = (model(part[None])[0].double().numpy() for part in seen)
+        inputs = torch.tensor(np.stack([window, window[:, MIRROR] * [-1, 1]]), dtype=torch.float32)
+        plain, turned = (model(part[None])[0].double().numpy() for part in inputs)
         pred.append((plain + turned[:, MIRROR] * [-1, 1, 1]) / 2)
     for frame in order:
         true.append(clip.poses[frame] - clip.poses[frame, 0])  # the root of the target is 0, the predicted one counts

@@ -37,9 +37,9 @@ def reference_attention(attention: Attention, x, scale):
     heads = []
     width = x.shape[-1] // attention.heads
     for head in range(attention.heads):
-        own = slice(head * width, (head + 1) * width)
-        weights = torch.softmax(q[:, own] @ k[:, own].T * scale, dim=-1)
-        heads.append(weights @ v[:, own])
+        part = slice(head * width, (head + 1) * width)
+        weights = torch.softmax(q[:, part] @ k[:, part].T * scale, dim=-1)
+        heads.append(weights @ v[:, part])
     return attention.proj(torch.cat(heads, dim=-1))
 
 

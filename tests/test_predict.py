@@ -54,10 +54,10 @@ def window_by_window(model, keypoints, windows, mirror=None) -> np.ndarray:
     """(windows, frames, joints, 3), each window for itself; with `mirror`, averaged with its reflection's."""
     poses = []
     for window in windows:
-        seen = keypoints[window]
-        pose = model(torch.from_numpy(seen[None]))[0].numpy()
+        inputs = keypoints[window]
+        pose = model(torch.from_numpy(inputs[None]))[0].numpy()
         if mirror is not None:
-            other = model(torch.from_numpy(seen[:, mirror][None] * np.float32([-1, 1])))[0].numpy()
+            other = model(torch.from_numpy(inputs[:, mirror][None] * np.float32([-1, 1])))[0].numpy()
             pose = (pose + other[:, mirror] * np.float32([-1, 1, 1])) / 2
         poses.append(pose)
     return np.stack(poses)
@@ -87,16 +87,16 @@ def test_many_clips_at_once(model, monkeypatch):
     """Batches that mix and split clips change nothing."""
     clips = [clip(length, seed=length) for length in (5, 1, 15, 4, 3, 8)]
     starts = np.cumsum([0, *map(len, clips[:-1])])
-    seen = []
+    results = []
     for frames in (1, 8, 10_000):
         monkeypatch.setattr(predict_module, "BATCH_FRAMES", frames)
         read = []
         spans = [(int(start), len(c)) for start, c in zip(starts, clips, strict=True)]
-        seen.append(
+        results.append(
             predict_clips(model, torch.from_numpy(np.concatenate(clips)), spans, human36m, progress=read.append)
         )
         assert sum(read) == 4 * sum(len(WINDOWS[len(c)]) for c in clips)
-    for each in zip(clips, *seen, strict=True):
+    for each in zip(clips, *results, strict=True):
         alone = window_by_window(model, each[0], WINDOWS[len(each[0])], MIRROR["human36m"]).reshape(-1, 17, 3)
         for _, poses in each[1:]:
             np.testing.assert_allclose(poses, alone, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The weights in the box: `MixSTE.from_pretrained("open-small")`, and the errors on their card.
+"""The bundled weights: `MixSTE.from_pretrained("open-small")`, and the errors on their card.
 
 `python tools/open_small.py` trains them on open-subjects and measures them, each where it is missing in
 `runs/open-small/`, then puts them and their card's table into the package. It wants a GPU for some minutes, and goes on
@@ -89,7 +89,7 @@ def table(found: pd.DataFrame) -> str:
 
 def main() -> None:
     """Train, measure, ship; what is there already is kept."""
-    needs_checkout("making the weights in the box")
+    needs_checkout("making the bundled weights")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = store.store() / "open-small"
     folder.mkdir(parents=True, exist_ok=True)

@@ -42,14 +42,14 @@ class Reference(Network):
         """Fit to the frames of these clips and to their mirror images; returns the MPJPE on them, in metres."""
         self.layout = skeleton.name
         frames = ClipFrames.of(clips, skeleton)
-        keypoints, poses = (torch.cat([own, mirrored(own, skeleton)]) for own in (frames.keypoints, frames.poses))
+        keypoints, poses = (torch.cat([x, mirrored(x, skeleton)]) for x in (frames.keypoints, frames.poses))
         weight = self.solve(keypoints, poses)
         self.weight.copy_(weight)
-        far = 0.0
-        for seen, target in _parts(keypoints, poses):
-            lifted = (self.inputs(seen) @ weight.float()).unflatten(-1, (self.joints, 3))
-            far += float((lifted - target).norm(dim=-1).sum())
-        return far / (len(poses) * self.joints)
+        distances = 0.0
+        for part, target in _parts(keypoints, poses):
+            lifted = (self.inputs(part) @ weight.float()).unflatten(-1, (self.joints, 3))
+            distances += float((lifted - target).norm(dim=-1).sum())
+        return distances / (len(poses) * self.joints)
 
     def inputs(self, keypoints: Float[Tensor, "*batch joints 2"]) -> Float[Tensor, "*batch inputs"]:
         raise NotImplementedError
@@ -83,8 +83,8 @@ class FrameRegression(Reference):
 
     def solve(self, keypoints, poses):
         products = torch.zeros(len(self.weight), len(self.weight) + 3 * self.joints, dtype=torch.float64)
-        for seen, target in _parts(keypoints, poses):
-            inputs = self.inputs(seen.double())
+        for part, target in _parts(keypoints, poses):
+            inputs = self.inputs(part.double())
             products += inputs.T @ torch.cat([inputs, target.flatten(1).double()], dim=-1)
         return torch.linalg.lstsq(products[:, : len(products)], products[:, len(products) :], driver="gelsd").solution
 

@@ -18,7 +18,7 @@ class VideoPose3D(Network):
 
     A convolution over 3 frames, then residual blocks, each over 3 times as many frames as all before it:
     log₃(frames) convolutions. frames = 1 is their single-frame model, three layers of width 1 in place of 3.
-    forward lifts every frame whose whole receptive field is there:
+    forward lifts every frame whose whole receptive field is among the n that it reads:
     (batch, n, joints, 2) -> (batch, n − frames + 1, joints, 3). Raises ValueError if n < frames.
     """
 

@@ -83,11 +83,11 @@ def test_videopose3d_definition(frames, widths):
     clip = keypoints(2, frames + 3, 4)
     state = {name: x.numpy() for name, x in model.state_dict().items()}
     expected = [[videopose3d_by_hand(state, x[i : i + frames].numpy(), widths) for i in range(4)] for x in clip]
-    found = model(clip)
-    assert found.shape == (2, 4, 4, 3)
-    np.testing.assert_allclose(found.detach(), expected, rtol=1e-9, atol=1e-9)
+    poses = model(clip)
+    assert poses.shape == (2, 4, 4, 3)
+    np.testing.assert_allclose(poses.detach(), expected, rtol=1e-9, atol=1e-9)
     # One receptive field alone is computed another way.
-    np.testing.assert_allclose(model(clip[:, :frames]).detach(), found[:, :1].detach(), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(model(clip[:, :frames]).detach(), poses[:, :1].detach(), rtol=1e-9, atol=1e-9)
 
 
 def test_videopose3d_sees_its_receptive_field_and_no_more():
@@ -95,8 +95,8 @@ def test_videopose3d_sees_its_receptive_field_and_no_more():
     model(keypoints(64, 9, 2))  # batch statistics
     clip = keypoints(1, 12, 2).requires_grad_()
     model.eval()(clip)[0, 1].sum().backward()
-    seen = clip.grad.abs().sum(dim=(0, 2, 3)) > 0
-    assert seen.tolist() == [1 <= frame <= 9 for frame in range(12)]
+    used = clip.grad.abs().sum(dim=(0, 2, 3)) > 0
+    assert used.tolist() == [1 <= frame <= 9 for frame in range(12)]
 
 
 @pytest.mark.parametrize("frames", [-3, 0, 2, 43, 244])
@@ -202,9 +202,9 @@ def test_poseformer_definition():
     window = keypoints(2, 5, 3)
     state = {name: x.numpy() for name, x in model.state_dict().items()}
     expected = [poseformer_by_hand(state, x.numpy(), depth=2, heads=2) for x in window]
-    found = model(window)
-    assert found.shape == (2, 1, 3, 3)
-    np.testing.assert_allclose(found.detach(), expected, rtol=1e-9, atol=1e-9)
+    poses = model(window)
+    assert poses.shape == (2, 1, 3, 3)
+    np.testing.assert_allclose(poses.detach(), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_poseformer_stochastic_depth_rises_linearly():

@@ -129,6 +129,34 @@ def test_a_checkpoint_imports_nothing(toy, tmp_path):
     assert not marker.exists()
 
 
+def test_constants_and_shared_weights_come_back(tmp_path):
+    """A buffer that no checkpoint holds, one tensor under two keys, and a depth of one tensor each."""
+
+    class Shared(Network):
+        name = "shared"
+
+        def __init__(self, frames=2, joints=5, depth=3):
+            super().__init__(frames=frames, joints=joints, depth=depth)
+            self.layers = nn.ModuleList(nn.Linear(2, 2, bias=False) for _ in range(depth - 1))
+            self.layers.append(self.layers[0])
+            self.register_buffer("ones", torch.ones(3), persistent=False)
+
+        def forward(self, keypoints):
+            for layer in self.layers:
+                keypoints = layer(keypoints)
+            return keypoints[..., :1] * self.ones
+
+    try:
+        model, keypoints = Shared(), torch.randn(1, 2, 5, 2)
+        save_checkpoint(model, tmp_path / "a.safetensors")
+        random = torch.get_rng_state()
+        again = load_checkpoint(tmp_path / "a.safetensors")
+        assert torch.equal(torch.get_rng_state(), random)
+        torch.testing.assert_close(again(keypoints), model(keypoints))
+    finally:
+        NETWORKS.pop("shared")
+
+
 def test_names_are_unique_but_a_cell_of_a_notebook_may_run_again():
     def define(name="toy", mode="seq2seq"):
         return type("Defined", (Network,), {"name": name, "mode": mode, "__module__": "__main__"})
