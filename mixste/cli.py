@@ -261,6 +261,7 @@ def bench(
     from mixste.io.install import needs_checkout
 
     script = needs_checkout("mixste bench") / "tools" / "bench.py"
+    sys.path.insert(0, str(script.parent))  # where what it imports lies
     runpy.run_path(str(script))["main"](*(parts or ()))
 
 

@@ -5,7 +5,6 @@ table of speeds, and on CUDA scaling.csv (how time and memory grow) and accuracy
 """
 
 import copy
-import platform
 import statistics
 import sys
 import time
@@ -15,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from measuring import hardware, peak_gib, rows, seconds
+from torch import Tensor
 
 from mixste.accel import accelerate
 from mixste.data import load
@@ -23,73 +23,12 @@ from mixste.evaluate import evaluate
 from mixste.model import MixSTE
 from mixste.networks.poseformer import PoseFormer
 from mixste.networks.videopose3d import VideoPose3D
-from mixste.study.plain import reference, train_plainly
+from mixste.skeleton import human36m
+from mixste.study.plain import plain_copy, train_plainly
 from mixste.train import AUTHORS, Step, even_pieces, loss_of, optimizer_of, replace, train
 
 FRAMES, JOINTS = 243, 17
 OUT = Path("results/bench")
-
-
-def seconds(variants: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, float]:
-    """Median seconds of each variant, taken in turns, so that whatever else slows the machine slows all alike."""
-    times = {name: [] for name in variants}
-    for run in variants.values():
-        for _ in range(3 if device.type == "cuda" else 1):
-            run()
-    for _ in range(repeats):
-        for name, run in variants.items():
-            _wait(device)
-            began = time.perf_counter()
-            run()
-            _wait(device)
-            times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def peak_gib(run: Callable[[], object], device: torch.device) -> float:
-    """Memory that a run needs at most, with the weights and whatever else is alive."""
-    if device.type != "cuda":
-        return np.nan
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    for _ in range(2):
-        run()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() / 2**30
-
-
-def hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} cores"
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
-
-
-def rows(device, what: str, batch: int, frames: int, times: dict[str, float], peaks: dict[str, float]) -> list[dict]:
-    """One row a variant; ratio is the speed over the first one's."""
-    first = next(iter(times.values()))
-    return [
-        {
-            "hardware": hardware(device),
-            "what": what,
-            "variant": name,
-            "batch": batch,
-            "frames_per_second": round(frames / taken, 1),
-            "ratio": round(first / taken, 3),
-            "peak_gib": round(peaks.get(name, np.nan), 2),
-            "torch": torch.__version__,
-        }
-        for name, taken in times.items()
-    ]
 
 
 def batch_of(batch: int, frames: int, device) -> tuple[Tensor, Tensor]:
@@ -98,21 +37,23 @@ def batch_of(batch: int, frames: int, device) -> tuple[Tensor, Tensor]:
     return keypoints.to(device), torch.randn(batch, frames, JOINTS, 3, generator=generator).mul(0.3).to(device)
 
 
-def training_step(model: nn.Module, batch: int, device, form: str = "fast") -> Callable[[], object]:
-    """One optimisation step of the authors' recipe on random data: "reference" as they wrote it, or "fast"."""
-    from mixste.skeleton import of_joints
+def training_step(model: MixSTE, batch: int, device, form: str = "fast") -> Callable[[], Tensor]:
+    """One optimisation step of the authors' recipe on random data, which returns the loss.
 
-    keypoints, target = batch_of(batch, model.frames if isinstance(model, MixSTE) else FRAMES, device)
-    loss = loss_of(AUTHORS, of_joints(JOINTS), device)
+    form: "reference", as they wrote it, or "fast".
+    """
+    keypoints, target = batch_of(batch, model.frames, device)
+    loss = loss_of(AUTHORS, human36m, device)
     if form == "reference":
-        twin = reference(model).train()
-        optimizer = torch.optim.AdamW(twin.parameters(), lr=4e-5, weight_decay=0.1, foreach=False)
+        plain = plain_copy(model).train()
+        optimizer = torch.optim.AdamW(plain.parameters(), lr=4e-5, weight_decay=0.1, foreach=False)
 
         def step():
             optimizer.zero_grad()
-            value = loss(twin(keypoints), target)
+            value = loss(plain(keypoints), target)
             value.backward(value.detach())
             optimizer.step()
+            return value.detach()
 
         return step
     optimizer = optimizer_of(model, AUTHORS)
@@ -120,8 +61,9 @@ def training_step(model: nn.Module, batch: int, device, form: str = "fast") -> C
     gradients = Step(accelerate(model.train()), loss, AUTHORS.scaled_gradient, pieces)
 
     def step():
-        gradients(keypoints, target)
+        value = gradients(keypoints, target)
         optimizer.step()
+        return value
 
     return step
 
@@ -155,10 +97,10 @@ def cuda_table(device: torch.device) -> pd.DataFrame:
     for batch in (32, 1):
         model.eval()
         keypoints, _ = batch_of(batch, FRAMES, device)
-        twin = reference(model)
+        plain = plain_copy(model)
         variants = {
-            "reference, float32": without_gradients(twin, keypoints),
-            "reference, bfloat16 autocast": without_gradients(twin, keypoints, autocast=True),
+            "reference, float32": without_gradients(plain, keypoints),
+            "reference, bfloat16 autocast": without_gradients(plain, keypoints, autocast=True),
             "model.py, bfloat16 autocast": without_gradients(model, keypoints, autocast=True),
             "fast, bfloat16": without_gradients(accelerate(model), keypoints),
             "fast, float8 queries, keys, values": without_gradients(accelerate(model, float8=True), keypoints),
@@ -192,10 +134,10 @@ def epoch_seconds(model: MixSTE, short: int = 40, long: int = 240) -> float:
     recipe = replace(AUTHORS, batch_frames=4 * FRAMES)
 
     def run(steps: int) -> float:
-        began = time.perf_counter()
+        start = time.perf_counter()
         train(model, dataset.train, dataset.skeleton, recipe, steps * 4 * FRAMES, seed=0)
         torch.cuda.synchronize()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     run(2)
     return statistics.median((run(long) - run(short)) / (long - short) for _ in range(3))
@@ -289,7 +231,7 @@ def cpu_table() -> pd.DataFrame:
         model.eval()
         keypoints, _ = batch_of(1, FRAMES, device)
         variants = {
-            "reference, float32": without_gradients(reference(model), keypoints),
+            "reference, float32": without_gradients(plain_copy(model), keypoints),
             "model.py, float32": without_gradients(model, keypoints),
             "fast, float32": without_gradients(accelerate(model), keypoints),
         }

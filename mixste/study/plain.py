@@ -1,6 +1,6 @@
 """The network and its training as the authors' code has them: plain, eager, in single precision, nothing fused.
 
-What the package computes is compared with this, in speed and in digits.
+It is the reference to which speed and digits of the package are compared.
 """
 
 import math
@@ -15,10 +15,11 @@ from mixste.model import BLOCK_EPS, MixSTE
 from mixste.train import Batches, Recipe, learning_rate, loss_of, optimizer_of
 
 
-class Reference(nn.Module):
-    """The same network as MixSTE with nothing fused: einsum attention, a new layout for each block.
+class PlainMixSTE(nn.Module):
+    """MixSTE as the paper describes it: each attention product an einsum, tokens laid out anew for each block.
 
-    Takes MixSTE's weights by the same names, so that `reference(model)` computes what the model does.
+    Parameters have the names that they have in `mixste.model.MixSTE`. forward: (batch, frames, joints, 2) ->
+    (batch, frames, joints, 3), as there.
     """
 
     def __init__(self, frames: int, joints: int, dim: int, depth: int, heads: int, mlp_ratio: float, drop_path: float):
@@ -26,7 +27,7 @@ class Reference(nn.Module):
 
         def blocks():
             rates = [drop_path * loop / max(1, depth - 1) for loop in range(depth)]
-            return nn.ModuleList(ReferenceBlock(dim, heads, mlp_ratio, rate) for rate in rates)
+            return nn.ModuleList(PlainBlock(dim, heads, mlp_ratio, rate) for rate in rates)
 
         self.embed = nn.Linear(2, dim)
         self.joint_position = nn.Parameter(torch.zeros(joints, dim))
@@ -49,25 +50,30 @@ class Reference(nn.Module):
         return self.head(self.head_norm(x)).reshape(batch, frames, joints, 3)
 
 
-class ReferenceBlock(nn.Module):
+class PlainBlock(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)), over the tokens of each sequence (Eqs. 7, 8)."""
+
     def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float):
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(dim, eps=BLOCK_EPS), ReferenceAttention(dim, heads)
-        self.norm2, self.mlp = nn.LayerNorm(dim, eps=BLOCK_EPS), ReferenceMLP(dim, int(dim * mlp_ratio))
+        self.norm1, self.attn = nn.LayerNorm(dim, eps=BLOCK_EPS), PlainAttention(dim, heads)
+        self.norm2, self.mlp = nn.LayerNorm(dim, eps=BLOCK_EPS), PlainMLP(dim, int(dim * mlp_ratio))
         self.drop_path = drop_path
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
         x = x + self.dropped(self.attn(self.norm1(x)))
         return x + self.dropped(self.mlp(self.norm2(x)))
 
-    def dropped(self, x: Tensor) -> Tensor:
+    def dropped(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        """Stochastic depth: the branch of a whole sequence is left out with chance `drop_path`."""
         if self.drop_path == 0.0 or not self.training:
             return x
         keep = 1.0 - self.drop_path
         return x.div(keep) * (keep + torch.rand(len(x), 1, 1, dtype=x.dtype, device=x.device)).floor()
 
 
-class ReferenceAttention(nn.Module):
+class PlainAttention(nn.Module):
+    """Multi-head self-attention (Eqs. 3–5)."""
+
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads, self.scale = heads, (dim // heads) ** -0.5
@@ -79,32 +85,38 @@ class ReferenceAttention(nn.Module):
         return self.proj(torch.einsum("bhqk,bhkd->bqhd", weights, v).reshape(x.shape))
 
 
-class ReferenceMLP(nn.Module):
+class PlainMLP(nn.Module):
+    """Two linear layers with GELU between them."""
+
     def __init__(self, dim: int, hidden: int):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-def reference(model: MixSTE) -> Reference:
-    """The reference with a copy of the model's weights, on its device."""
-    names = ("frames", "joints", "dim", "depth", "heads", "mlp_ratio", "drop_path")
-    twin = Reference(**{name: model.options[name] for name in names}).to(next(model.parameters()))
-    twin.load_state_dict(model.state_dict())
-    return twin.train(model.training)
+def plain_copy(model: MixSTE) -> PlainMixSTE:
+    """The plain network with a copy of the model's weights, on its device. ValueError for a variant of MixSTE."""
+    options = dict(model.options)
+    sizes = ("frames", "joints", "dim", "depth", "heads", "mlp_ratio", "drop_path")
+    plain = PlainMixSTE(**{name: options.pop(name) for name in sizes}).to(next(model.parameters()))
+    usual = {name: MixSTE(1, 1, 1, 1, 1).options[name] for name in options}
+    if options != usual:
+        raise ValueError(f"expected a network of the authors' kind, {usual}, found {options}")
+    plain.load_state_dict(model.state_dict())
+    return plain.train(model.training)
 
 
 def train_plainly(
-    model: MixSTE, dataset: PoseDataset, recipe: Recipe, poses: int, seed: int, twin: Reference | None = None
+    model: MixSTE, dataset: PoseDataset, recipe: Recipe, poses: int, seed: int, plain: PlainMixSTE | None = None
 ) -> None:
     """Train in place as `mixste.train.train` does, with the same batches and rates, but written out plainly: in float32
     throughout, nothing accelerated or recorded, only the optimizer fused.
 
-    twin: the reference of the model, to be trained instead of it; the model then takes its weights.
+    plain: the model's `plain_copy`, to be trained instead of it; the model then takes its weights.
     """
-    network = twin or model
+    network = plain or model
     device = next(network.parameters()).device
     batches = Batches(model, dataset.train, dataset.skeleton, recipe, seed, device)
     optimizer, loss_function = optimizer_of(network, recipe), loss_of(recipe, dataset.skeleton, device)
@@ -119,5 +131,5 @@ def train_plainly(
         optimizer.zero_grad()
         loss.backward(loss.detach() if recipe.scaled_gradient else None)
         optimizer.step()
-    if twin:
-        model.load_state_dict(twin.state_dict())
+    if plain:
+        model.load_state_dict(plain.state_dict())
