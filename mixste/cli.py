@@ -305,7 +305,7 @@ def reproduce(
     if dry_run:
         print(batch.plan(profile, chosen))
     elif where:
-        batch.reproduce(batch.plan(profile, chosen), where, jobs)
+        batch.run_jobs(batch.plan(profile, chosen), where, jobs)
     else:
         notebooks.reproduce(profile, chosen, jobs)
 
@@ -326,7 +326,7 @@ def list_runs() -> None:
 def pack_runs(
     to: Annotated[Path, typer.Argument(help="Folder to write; it must not be there yet.")],
     run: Annotated[list[str] | None, typer.Option(help="Only this run, by id; may be given again.")] = None,
-    unfinished: Annotated[bool, typer.Option(help="Also trainings to be gone on with.")] = False,
+    unfinished: Annotated[bool, typer.Option(help="Also interrupted trainings, to be resumed elsewhere.")] = False,
     weights: Annotated[bool, typer.Option(help="With the trained networks, most of a run's size.")] = True,
 ) -> None:
     """Write finished runs as files of at most 16 MiB, to carry to another machine."""

@@ -1,8 +1,8 @@
 """The study as a batch of jobs that Snakemake runs, on this machine or through SLURM (workflow/Snakefile).
 
-What is done is known from the store alone, and asked anew at each call: a job is a run that is not whole, or a notebook
-that is not up to date. Snakemake orders the jobs, starts them and goes on when one fails; each job is a command of
-`mixste` that finishes what it finds half-made, and does nothing where another process has been faster.
+What is left to do is read from the store alone, anew at each call: a job is a run that is not whole, or a notebook that
+is not up to date. Snakemake orders the jobs, starts them and continues when one fails. Each job is a command of
+`mixste`, which finishes what is half-made and does nothing where another process has been faster.
 """
 
 import importlib.util
@@ -38,11 +38,11 @@ SLOW_NOTEBOOKS = {"00": 18, "01": 20, "11": 10, "13": 17, "15": 23, "17": 31, "1
 class Batch:
     """What a call would do.
 
-    chosen: the notebooks that can be made. lacking: those that cannot, for want of data, and why. runs: all that the
-    notebooks need, by id. labels: the first row each stands behind. missing: ids of the runs to train, each after the
+    chosen: the notebooks that can be made. lacking: those whose data are missing, and which. runs: all that the
+    notebooks need, by id. labels: the first table row of each run. missing: ids of the runs to train, each after the
     one it starts from. busy: those of them that another process is training at this moment, such as a batch on another
     machine. stale: the notebooks to execute. seconds: the estimated cost of each missing run and, by its stem, of each
-    stale notebook; basis: what they rest on.
+    stale notebook. basis: what the estimate rests on.
     """
 
     profile: Profile
@@ -62,8 +62,8 @@ class Batch:
         for run, label in self.labels.items():
             state = "in the store"
             if run in self.missing:
-                begun = (store.store() / f"{run}.part" / "state.pt").exists()
-                verb = "another process trains it" if run in self.busy else "go on" if begun else "train"
+                interrupted = (store.store() / f"{run}.part" / "state.pt").exists()
+                verb = "another process trains it" if run in self.busy else "resume" if interrupted else "train"
                 state = f"{verb}, {span(self.seconds[run])}"
             lines.append(f"  {run}  {label}: {state}")
         for path in self.chosen:
@@ -87,10 +87,10 @@ def plan(profile: str, chosen: list[Path]) -> Batch:
     lacking = notebooks.lacking_data(scale, chosen)
     chosen = [path for path in chosen if path not in lacking]
     tables = notebooks.tables_read(chosen)
-    wanted = {run.id: run for run in distinct(scale, tables)}
-    missing = [run.id for run in trainer.lacking(wanted.values())]  # what failed is not tried again unasked
-    finished = [name for name, run in wanted.items() if name not in missing and not store.failure(run)]
-    estimated = costs.estimate(scale, wanted, finished)
+    runs = {run.id: run for run in distinct(scale, tables)}
+    missing = [run.id for run in trainer.lacking(runs.values())]  # what failed is not tried again unasked
+    finished = [name for name, run in runs.items() if name not in missing and not store.failure(run)]
+    estimated = costs.estimate(scale, runs, finished)
     stale = [path for path in chosen if not notebooks.fresh(path, profile)]
     seconds = {name: estimated.seconds[name] for name in missing}
     seconds |= {path.stem: SLOW_NOTEBOOKS.get(path.name[:2], NOTEBOOK_SECONDS) for path in stale}
@@ -98,7 +98,7 @@ def plan(profile: str, chosen: list[Path]) -> Batch:
         profile=scale,
         chosen=chosen,
         lacking=lacking,
-        runs=wanted,
+        runs=runs,
         labels=_labels(scale, tables),
         missing=missing,
         busy=[name for name in missing if store.busy(store.store() / name)],
@@ -129,12 +129,12 @@ def place(name: str) -> Path:
     return places[name]
 
 
-def reproduce(batch: Batch, on: Path, jobs: int | None = None) -> None:
-    """Do what a batch holds through Snakemake.
+def run_jobs(batch: Batch, on: Path, jobs: int | None = None) -> None:
+    """Run a batch through Snakemake, to its end.
 
     on: its profile, by `place`. jobs: at most so many at a time (default: one a CPU core, or one a GPU; on SLURM what
-    the profile says). Raises RuntimeError, naming the logs, if a job failed, or a notebook lacks its data; the others
-    have been done nevertheless.
+    the profile says). Raises RuntimeError, naming the logs, if a job failed or the data of a notebook are missing; the
+    others are done nevertheless.
     """
     if batch.lacking and not batch.chosen:
         raise DataError(notebooks.not_made(batch.lacking))

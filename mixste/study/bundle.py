@@ -35,8 +35,8 @@ UNFINISHED = re.compile(r"spec\.json|state\.pt|best-\d+\.safetensors")
 def pack(to: Path, wanted: list[str] = (), unfinished: bool = False, weights: bool = True) -> str:
     """Write runs to the new folder `to`: those with these ids, or all. Returns what was packed, in one sentence.
 
-    unfinished: also trainings that were interrupted, to be gone on with elsewhere. weights: without them a run is two
-    megabytes of curves and errors, enough for every table. Raises RunError if a run is not there or is damaged.
+    unfinished: also interrupted trainings, to be resumed elsewhere. weights: without them a run is two megabytes of
+    curves and errors, enough for every table. Raises RunError if a run is not there or is damaged.
     """
     if to.exists():
         raise RunError(f"expected a folder that is not there yet, found {to}")
@@ -109,9 +109,10 @@ class _Pieces:
 def unpack(source: Path) -> str:
     """Bring a bundle's runs into the store. Returns what arrived, in one sentence.
 
-    Everything is checked before anything enters the store. What is there already stays as it is, except for a training
-    that is further along in the bundle, and for a run whose weights had stayed behind. Raises RunError if a piece or a
-    file is missing, cut short, changed, too many, or not a plain file, or if a training's state is not whole.
+    Everything is checked before anything enters the store. Runs that are in the store already stay as they are, unless
+    the bundle has more of one: a later state of its training, weights, or errors by the code that is here. Raises
+    RunError if a piece or a file is missing, cut short, changed, unexpected, or not a plain file, or if the state of a
+    training is incomplete.
     """
     index = _index(Path(source))
     store.store().mkdir(parents=True, exist_ok=True)
@@ -141,7 +142,7 @@ def unpack(source: Path) -> str:
 
 
 def _index(source: Path) -> dict:
-    """What the bundle says it holds, once every name is one that `pack` gives and every piece is there in its size."""
+    """The list in bundle.json, once every name in it is one that `pack` gives and every piece has the size it says."""
     try:
         index = json.loads((source / INDEX).read_text(encoding="utf-8"))
         files = {entry["name"]: int(entry["size"]) for entry in index["files"]}
@@ -151,15 +152,15 @@ def _index(source: Path) -> dict:
         raise RunError(f"expected a folder that `mixste runs pack` wrote, found no {INDEX} in {source}") from None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise RunError(f"{source / INDEX} is damaged") from None
-    held = defaultdict(set)
+    names_of = defaultdict(set)
     for name in files:
         folder, _, file = str(name).partition("/")
         finished = store.FILES | store.WEIGHTS | store.FAILED
         allowed = UNFINISHED.fullmatch(file) if folder.endswith(".part") else file in finished
         if not (store.NAME.fullmatch(folder) and allowed):
             raise RunError(f"{source / INDEX} is refused: it names {name!r}, which is no file of a run")
-        held[folder].add(file)
-    for folder, names in held.items():
+        names_of[folder].add(file)
+    for folder, names in names_of.items():
         whole = store.FAILED if "failed.json" in names else store.FILES
         if lacking := ({"spec.json", "state.pt"} if folder.endswith(".part") else whole) - names:
             raise RunError(f"{source} is refused: run {folder} comes without {', '.join(sorted(lacking))}")
@@ -189,7 +190,7 @@ def _pieces(source: Path, entries: list[dict]) -> Iterator[io.BytesIO]:
 
 
 def _check_state(folder: Path, source: Path) -> None:
-    """RunError unless the interrupted training in a folder can be gone on with."""
+    """RunError unless the interrupted training in a folder can be resumed."""
     try:
         run = read_spec(folder / "spec.json")
         trainer.whole_state(folder, run, _networks(run))
@@ -202,7 +203,7 @@ def _check_state(folder: Path, source: Path) -> None:
 
 
 def _networks(run: Run) -> list[torch.nn.Module]:
-    """What a run may train, without weights: a network for each number of joints, as its data may not be here."""
+    """The networks that a run may train, without weights, one for each number of joints: its data may not be here."""
     try:
         if run.model not in NETWORKS:  # no file has a module imported
             raise ValueError(f"{run.model}, which is not one of {', '.join(NETWORKS)}")
@@ -217,7 +218,7 @@ def _networks(run: Run) -> list[torch.nn.Module]:
 
 
 def _enter(arrived: Path) -> bool:
-    """Give a run its place in the store; False if what is there stays."""
+    """Give a run its place in the store; False if the one in the store stays."""
     place = store.store() / arrived.stem
     part = place.with_suffix(".part")
     try:

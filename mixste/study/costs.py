@@ -1,8 +1,8 @@
 """What trainings cost: seconds of a core or a GPU, estimated from trainings that were made.
 
-results/*/runs.csv tells of hundreds. Their seconds are fitted by what a training does: it begins once, its steps call
-so many operations, and its poses cost so many multiply-accumulates. Small networks spend their time on calls, large
-ones on products, and a short training on a GPU on its beginning.
+results/*/runs.csv lists hundreds. Their seconds are fitted to what a training does: it starts once, its steps call a
+number of operations, and its poses cost a number of multiply-accumulates. Small networks spend their time on calls,
+large ones on matrix products, and a short training on a GPU on its start.
 """
 
 import functools
@@ -27,12 +27,13 @@ from mixste.train import AUTHORS
 
 RESULTS = PACKAGE.parent / "results"
 GPU = re.compile("NVIDIA|AMD Instinct|Radeon")  # in a device's name
-JOINTS = 17  # of the ledgers' networks: those of HumanEva, two fewer, cost little less
+PEER_FRAMES = {"videopose3d": 243, "poseformer": 81}  # T of the peers in results/bench/h100.csv
+JOINTS = 17  # of the networks in runs.csv: those of HumanEva, two fewer, cost little less
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One training that was made: its run, of which the data do not matter here, and its seconds. id: of the run."""
+    """What one training took, in seconds. run: its settings; the data do not matter here. id: of the run."""
 
     id: str
     run: Run
@@ -43,14 +44,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """seconds: of training and testing, by run. basis: what they rest on, in words."""
+    """seconds: of training and testing, by run. basis: the trainings that they are estimated from, in words."""
 
     seconds: dict[str, float]
     basis: str
 
 
 def ledgers(gpu: bool, names: Iterable[str] = tuple(PROFILES)) -> list[Cost]:
-    """The trainings that these profiles' runs.csv tell of, on a GPU or on a CPU core."""
+    """The trainings in these profiles' runs.csv, on a GPU or on a CPU core."""
     costs = []
     for name in names:
         path, profile = RESULTS / name / "runs.csv", PROFILES[name]
@@ -59,7 +60,7 @@ def ledgers(gpu: bool, names: Iterable[str] = tuple(PROFILES)) -> list[Cost]:
             if bool(GPU.search(line.device)) != gpu:
                 continue
             share = profile.pose_share.get(line.model, 1)
-            batch = max(1, round(profile.recipe().batch_frames * share))  # but for one row
+            batch = max(1, round(profile.recipe().batch_frames * share))  # which holds for all rows but one
             recipe = replace(AUTHORS, batch_frames=batch)
             run = Run(Data("synthetic"), line.frames, line.poses, 0, line.model, _options(line.options), recipe)
             costs.append(Cost(line.run, run, line.device, line.training_seconds, line.testing_seconds))
@@ -72,67 +73,66 @@ def _options(text: str) -> tuple[tuple[str, int | bool], ...]:
     return tuple((name, value == "True" if value in ("True", "False") else int(value)) for name, value in pairs)
 
 
-def measured(wanted: dict[str, Run], finished: Iterable[str], gpu: bool) -> list[Cost]:
-    """The costs of these finished runs of the store, of the same kind of device, and all of whose training is known."""
+def measured(runs: dict[str, Run], finished: Iterable[str], gpu: bool) -> list[Cost]:
+    """The costs of those finished runs of the store that were trained on such a device, for the most part at once."""
     costs = []
     for name in finished:
         about = Finished(store.store() / name).environment
         share = 1 - about.get("resumed_at", 0.0)
         if share > 0.5 and bool(GPU.search(about["device"])) == gpu:
             seconds = about["training_seconds"] / share, about["testing_seconds"]
-            costs.append(Cost(name, wanted[name], about["device"], *seconds))
+            costs.append(Cost(name, runs[name], about["device"], *seconds))
     return costs
 
 
 def estimate(
-    profile: Profile, wanted: dict[str, Run], finished: Iterable[str], known: list[Cost] | None = None
+    profile: Profile, runs: dict[str, Run], finished: Iterable[str], recorded: list[Cost] | None = None
 ) -> Estimate:
     """What runs cost on the kind of device that the profile is for.
 
-    A run whose line stands in a ledger costs what is told there, any other by the fit. Finished runs in the store say
-    how much faster or slower than the ledgers' this machine is. known: in the place of the ledgers.
+    A run that is listed in a runs.csv costs what that says, any other what the fit says. Finished runs in the store
+    tell how much faster or slower this machine is. recorded: trainings to estimate from, instead of those in runs.csv.
     """
-    known = ledgers(profile.gpu) if known is None else known
-    if not known:
-        return Estimate(dict.fromkeys(wanted, 0.0), "no training that is known")
-    training, testing = fit(known, profile.gpu)
-    told = {cost.id: cost.training + cost.testing for cost in known}
+    recorded = ledgers(profile.gpu) if recorded is None else recorded
+    if not recorded:
+        return Estimate(dict.fromkeys(runs, 0.0), "no recorded training")
+    training, testing = fit(recorded, profile.gpu)
+    listed = {cost.id: cost.training + cost.testing for cost in recorded}
 
-    def seconds(name: str, run: Run) -> float:
-        tested = _testing(run) @ testing
-        return told.get(name) or _training(run) @ training + tested * (1 + run.points * run.test_curve)
+    def cost_of(name: str, run: Run) -> float:
+        evaluation = _testing(run) @ testing
+        return listed.get(name) or _training(run) @ training + evaluation * (1 + run.points * run.test_curve)
 
-    fitted = {name: float(seconds(name, run)) for name, run in wanted.items()}
-    here = measured(wanted, finished, profile.gpu)
-    basis = known
-    if here:
-        pace = sum(cost.training + cost.testing for cost in here) / sum(fitted[cost.id] for cost in here)
-        fitted, basis = {name: pace * value for name, value in fitted.items()}, here
+    seconds = {name: float(cost_of(name, run)) for name, run in runs.items()}
+    basis, where = recorded, "in results/*/runs.csv"
+    if local := measured(runs, finished, profile.gpu):
+        pace = sum(cost.training + cost.testing for cost in local) / sum(seconds[cost.id] for cost in local)
+        seconds = {name: pace * value for name, value in seconds.items()}
+        basis, where = local, "in the store"
     devices = ", ".join(sorted({cost.device for cost in basis}))
-    where = "in the store" if here else "in results/*/runs.csv"
-    return Estimate(fitted, f"{len(basis)} trainings {where}, on {devices}")
+    return Estimate(seconds, f"{len(basis)} trainings {where}, on {devices}")
 
 
-def fit(known: list[Cost], gpu: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The prices of what `_training` and `_testing` count, none below zero.
+def fit(recorded: list[Cost], gpu: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds for each unit of what `_training` and `_testing` count, none negative.
 
-    Lines of the same size count as their mean, weighted as counts are: seconds scatter more, the more they are. On a
-    GPU the speeds of full batches in results/bench stand for the long trainings that no ledger has.
+    Trainings of the same size count as their mean, weighted like counts: the variance of seconds grows with them. On a
+    GPU the speeds of full batches in results/bench stand for long trainings, of which no runs.csv lists any.
     """
     groups = defaultdict(list)
-    for cost in known:
+    for cost in recorded:
         run = cost.run
         groups[run.model, run.options, run.frames, run.poses, run.recipe.batch_frames].append(cost)
     counts = [_training(group[0].run) for group in groups.values()]
     means = [np.mean([cost.training for cost in group]) for group in groups.values()]
     weights = [len(group) for group in groups.values()]
     for run, seconds in _bench() if gpu else ():
-        counts.append(_training(run) * (np.arange(1 + 2 * len(NETWORKS)) > 0))  # without a beginning
+        counts.append(_training(run) * (np.arange(1 + 2 * len(NETWORKS)) > 0))  # without the start
         means.append(seconds)
         weights.append(1)
     tests = [_testing(group[0].run) for group in groups.values()]
-    tested = [np.mean([cost.testing for cost in group]) for group in groups.values()]
-    return _prices(counts, means, weights), _prices(tests, tested, weights[: len(tests)])
+    test_means = [np.mean([cost.testing for cost in group]) for group in groups.values()]
+    return _prices(counts, means, weights), _prices(tests, test_means, weights[: len(tests)])
 
 
 def _prices(counts: list[np.ndarray], seconds: list[float], weights: list[int]) -> np.ndarray:
@@ -144,19 +144,19 @@ def _prices(counts: list[np.ndarray], seconds: list[float], weights: list[int]) 
 
 
 def _training(run: Run) -> np.ndarray:
-    """(1 + 2 × models): one beginning; steps × tensors of weights, and multiply-accumulates, in its model's places."""
+    """(1 + 2 × networks): one start; steps × tensors of weights, and multiply-accumulates, in the network's places."""
     macs, tensors = size(run.model, run.frames, run.options)
     place = _place(run)
     return np.concatenate([[1.0], run.steps * tensors * place, run.poses * macs * place])
 
 
 def _place(run: Run) -> np.ndarray:
-    """(models): 1 in its model's place."""
+    """(networks): 1 in the network's place, 0 elsewhere."""
     return np.array([run.network_class.name == name for name in NETWORKS])
 
 
 def _testing(run: Run) -> np.ndarray:
-    """(1 + models): one beginning, and multiply-accumulates a pose; how many frames are tested, no ledger tells."""
+    """(1 + networks): one start, and multiply-accumulates a pose. No runs.csv has the number of test frames."""
     macs, _ = size(run.model, run.frames, run.options)
     return np.concatenate([[1.0], macs * _place(run)])
 
@@ -164,26 +164,24 @@ def _testing(run: Run) -> np.ndarray:
 def _bench() -> list[tuple[Run, float]]:
     """Trainings of the published networks at the speeds of results/bench/h100.csv, with their seconds.
 
-    Of the peers only lifting was measured; a training step is taken for three times that.
+    Only of MixSTE the training was measured. Of the peers inference was; a training step takes about three times that.
     """
-    table = pd.read_csv(RESULTS / "bench" / "h100.csv")
+    table = pd.read_csv(RESULTS / "bench" / "h100.csv").set_index(["what", "variant"])["frames_per_second"]
     paper = PROFILES["paper"]
-    rows = [
-        (paper.full(), "training loop", "data, schedule, logging", 1),
-        (paper.peer("videopose3d", 243), "inference, VideoPose3D", "recorded, bfloat16 autocast", 3),
-        (paper.peer("poseformer", 81), "inference, PoseFormer", "recorded, bfloat16 autocast", 3),
+    rows = [(paper.full(), ("training loop", "data, schedule, logging"), 1)]
+    for name, frames in PEER_FRAMES.items():
+        what = f"inference, {NETWORKS[name].__name__}"
+        rows.append((paper.peer(name, frames), (what, "recorded, bfloat16 autocast"), 3))
+    return [
+        (replace(run, poses=10**7), forwards * 10**7 / speed)
+        for [run, *_], row, forwards in rows
+        for speed in table[[row]]
     ]
-    trainings = []
-    for [run, *_], what, variant, lifts in rows:
-        speed = table[(table["what"] == what) & (table["variant"] == variant)]["frames_per_second"]
-        trainings += [(replace(run, poses=10**7), lifts * 10**7 / frames) for frames in speed]
-    return trainings
 
 
 @functools.lru_cache(maxsize=1024)
 def size(model: str, frames: int, options: tuple, joints: int = JOINTS) -> tuple[float, int]:
-    """Multiply-accumulates of lifting for each pose supervised, one a window where only its centre is; and how many
-    tensors hold a network's weights."""
+    """Multiply-accumulates of the forward pass for each supervised pose, and the number of tensors of weights."""
     with torch.device("meta"):
         network = Run(Data("synthetic"), frames, 1, 0, model, options).network(joints).eval()
         window = torch.empty(1, frames, joints, 2)

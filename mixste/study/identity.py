@@ -105,9 +105,8 @@ class Code:
     """The source of the package in `folder`, and of the modules that users bring: read once, and never imported."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
         self.modules: dict[str, _Module | None] = {}
-        self.own: dict[str, Path] = {}  # the folders of users' modules, by the first part of their names
+        self.folders = {"mixste": folder}  # of the package and of users' modules, by the first part of their names
 
     def fingerprint(self, *entries: str) -> str:
         return hashlib.sha256(repr(self.reached(*entries)).encode()).hexdigest()[:16]
@@ -167,7 +166,7 @@ class Code:
     def _enter(self, module: str) -> None:
         """Follow a user's module, and its neighbours, from now on."""
         first = module.split(".")[0]
-        if first != "mixste" and first not in self.own:
+        if first not in self.folders:
             try:
                 spec = importlib.util.find_spec(first)
             except ValueError:  # the notebook or script that runs
@@ -175,15 +174,16 @@ class Code:
             if spec is None or not spec.has_location:
                 raise ValueError(f"{module}: expected {first}.py on Python's import path, found no such file")
             path = Path(spec.origin)
-            self.own[first] = path.parent.parent if path.name == "__init__.py" else path.parent
-            self.modules = {name: known for name, known in self.modules.items() if known}
+            self.folders[first] = path.parent.parent if path.name == "__init__.py" else path.parent
+            self.modules = {name: module for name, module in self.modules.items() if module}
 
     def _path(self, name: str) -> Path | None:
         first, *_ = parts = name.split(".")
-        if first == "mixste" or first in self.own:
-            folders = [self.folder if first == "mixste" else self.own[first]]
+        if first in self.folders:
+            folders = [self.folders[first]]
         else:  # beside a user's module, unless those are all the packages that are installed
-            folders = [one for one in self.own.values() if one.name not in ("site-packages", "dist-packages")]
+            beside = [folder for name, folder in self.folders.items() if name != "mixste"]
+            folders = [folder for folder in beside if folder.name not in ("site-packages", "dist-packages")]
         paths = (folder.joinpath(*parts[:-1], parts[-1] + end) for folder in folders for end in (".py", "/__init__.py"))
         return next((path for path in paths if path.is_file()), None)
 

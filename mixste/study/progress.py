@@ -1,7 +1,7 @@
-"""How far trainings are, told in the way that fits the place.
+"""Progress of trainings, shown in the way that fits the place.
 
-On a terminal a bar; in a notebook that somebody looks at a line that renews itself; elsewhere a line every half minute.
-A notebook that is executed by a program (papermill, nbval) gets nothing, for it would stay in its stored output.
+On a terminal a bar; in a notebook that a person has open a line that is updated; elsewhere a line every half minute. A
+notebook that a program executes (papermill, nbval) shows nothing, for it would stay in the stored output.
 """
 
 import sys
@@ -13,14 +13,14 @@ EVERY = 30.0  # seconds between lines
 
 
 class Progress:
-    """`total` trainings: `advance` when one has ended, `tell` what the one at work says, or that time has passed."""
+    """Of `total` trainings: `advance` when one has ended, `tell` what the running one reports."""
 
     def __init__(self, total: int, title: str):
         self.total, self.title, self.done = total, title, 0
-        self.began = self.told = time.monotonic()
+        self.began = self.last = time.monotonic()
         self.bar = tqdm(total=total, desc=title, unit="run", disable=None if total else True)
         kernel = _kernel()
-        self.line = _line_in_notebook() if total and _watched(kernel) else None
+        self.line = _line_in_notebook() if total and _is_interactive(kernel) else None
         self.lines = bool(total) and self.bar.disable and not kernel
 
     def __enter__(self) -> "Progress":
@@ -38,8 +38,8 @@ class Progress:
         text = "; ".join(filter(None, (str(self), detail)))
         if self.line:
             self.line.update({"text/plain": text}, raw=True)
-        elif self.lines and (self.done == self.total or time.monotonic() - self.told >= EVERY):
-            self.told = time.monotonic()
+        elif self.lines and (self.done == self.total or time.monotonic() - self.last >= EVERY):
+            self.last = time.monotonic()
             print(text, file=sys.stderr, flush=True)
 
     def __str__(self) -> str:
@@ -58,19 +58,18 @@ def span(seconds: float) -> str:
 
 
 def _kernel():
-    """Jupyter's kernel that this process is; None outside of one."""
+    """The Jupyter kernel that this process is; None in any other."""
     ipython = sys.modules.get("IPython")
     return getattr(ipython and ipython.get_ipython(), "kernel", None)
 
 
-def _watched(kernel) -> bool:
-    """Whether somebody looks at the notebook: Jupyter's front ends let the kernel ask the user for input, and what
-    executes notebooks by program does not."""
+def _is_interactive(kernel) -> bool:
+    """Whether a person has the notebook open: Jupyter's front ends let the kernel ask for input, programs do not."""
     return getattr(kernel, "_allow_stdin", False)
 
 
 def _line_in_notebook():
-    """A line in the output of the running cell, to be renewed."""
+    """A line in the output of the running cell that can be updated."""
     from IPython.display import display
 
     return display({"text/plain": ""}, raw=True, display_id=True)

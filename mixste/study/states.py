@@ -1,7 +1,7 @@
-"""The state of a training that was interrupted: read as data, and of use only if all of it is what that training kept.
+"""The state of an interrupted training: read as data, and used only if all of it is what that training saved.
 
-A state may have been cut short, belong to another network, or come from somebody else's machine. It is compared with
-the network, its optimizer, the steps and the learning curve before any of it is used.
+A state may be cut short, belong to another network, or come from another machine. It is compared with the network, its
+optimizer, the steps and the learning curve before any of it is used.
 """
 
 import io
@@ -23,13 +23,13 @@ PICKLED = 4 * 2**20  # bytes: a hundred times what the largest network needs, an
 
 
 class StateError(ValueError):
-    """A state that is not whole, or of another training; the message completes "expected …, found"."""
+    """A state that is incomplete, or of another training; the message completes "expected …, found"."""
 
 
 def read(path: Path, run: "Run", networks: list[nn.Module]) -> dict:
-    """The state in a file, as `mixste.train.train` keeps it, on the CPU.
+    """The state in a file, as `mixste.train.train` saves it, on the CPU.
 
-    networks: the one that is trained, or all that it may be. Raises StateError unless everything fits one of them and
+    networks: the one that is trained, or all that it could be. Raises StateError unless everything fits one of them and
     the run; OSError if the file cannot be read.
     """
     if path.is_dir():
@@ -54,9 +54,9 @@ def read(path: Path, run: "Run", networks: list[nn.Module]) -> dict:
 
 
 def _check(state: dict, run: "Run", networks: list[nn.Module]) -> None:
-    wanted = {"step", "history", "total", "counted", "model", "optimizer", "rng"}
-    if lacking := wanted - state.keys():
-        raise StateError(f"one without {', '.join(sorted(lacking))}")
+    names = {"step", "history", "total", "counted", "model", "optimizer", "rng"}
+    if missing := names - state.keys():
+        raise StateError(f"one without {', '.join(sorted(missing))}")
     network = next((network for network in networks if same(state["model"], network.state_dict())), None)
     if network is None:
         raise StateError("the weights of another network")
@@ -69,11 +69,11 @@ def _check(state: dict, run: "Run", networks: list[nn.Module]) -> None:
         raise StateError("random numbers of other devices")
 
 
-def same(here: dict[str, Tensor], there: dict[str, Tensor]) -> bool:
+def same(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
     """Whether two sets of tensors have the same names, shapes and types."""
-    return here.keys() == there.keys() and all(
-        isinstance(here[name], Tensor) and (here[name].shape, here[name].dtype) == (tensor.shape, tensor.dtype)
-        for name, tensor in there.items()
+    return tensors.keys() == expected.keys() and all(
+        isinstance(tensors[name], Tensor) and (tensors[name].shape, tensors[name].dtype) == (one.shape, one.dtype)
+        for name, one in expected.items()
     )
 
 
@@ -98,21 +98,19 @@ def _check_steps(state: dict, run: "Run") -> None:
 
 def _check_optimizer(state: dict, run: "Run", network: nn.Module) -> None:
     """Moments of every parameter, after as many steps, and the settings of the recipe."""
-    fresh, kept = optimizer_of(network, run.recipe).state_dict(), state["optimizer"]
-    [here], [there] = kept["param_groups"], fresh["param_groups"]
-    others = {"lr"}  # set anew at every step
-    if here["params"] != there["params"] or any(
-        here[key] != there[key] for key in (here.keys() & there.keys()) - others
-    ):
+    optimizer, expected = state["optimizer"], optimizer_of(network, run.recipe).state_dict()
+    [group], [expected_group] = optimizer["param_groups"], expected["param_groups"]
+    compared = (group.keys() & expected_group.keys()) - {"lr"}  # which is set anew at every step
+    if group["params"] != expected_group["params"] or any(group[key] != expected_group[key] for key in compared):
         raise StateError("an optimizer with other settings")
     parameters = dict(enumerate(network.parameters()))
-    if kept["state"].keys() != parameters.keys():
+    if optimizer["state"].keys() != parameters.keys():
         raise StateError("an optimizer of other parameters")
     for number, parameter in parameters.items():
-        moments = kept["state"][number]
+        moments = optimizer["state"][number]
         like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
         step = torch.empty((), device="meta")
         if not same(moments, {"step": step, "exp_avg": like, "exp_avg_sq": like}) or moments["step"] != state["step"]:
-            raise StateError("an optimizer that is not whole")
+            raise StateError("an optimizer that is incomplete")
         if not all(moment.isfinite().all() for moment in moments.values()) or (moments["exp_avg_sq"] < 0).any():
-            raise StateError("an optimizer with values that cannot be")
+            raise StateError("an optimizer with impossible values")

@@ -1,5 +1,6 @@
 """The batch: jobs that are killed, raise or meet another batch, on one machine and through a real SLURM."""
 
+import contextlib
 import multiprocessing
 import os
 import re
@@ -64,15 +65,15 @@ def notebook(path, *sources):
 
 def of(*wanted: Run) -> Batch:
     """What is missing of these runs and of the checkout's notebooks."""
-    there = {run.id: run for run in wanted}
-    missing = [name for name in there if not store.is_whole(store.store() / name)]
+    runs = {run.id: run for run in wanted}
+    missing = [name for name in runs if not store.is_whole(store.store() / name)]
     chosen = notebooks.notebooks()
     return Batch(
         profile=PROFILES["smoke"],
         chosen=chosen,
         lacking={},
-        runs=there,
-        labels={name: name for name in there},
+        runs=runs,
+        labels={name: name for name in runs},
         missing=missing,
         busy=[],
         stale=[path for path in chosen if not notebooks.fresh(path, "smoke")],
@@ -81,27 +82,36 @@ def of(*wanted: Run) -> Batch:
     )
 
 
-def when(condition, seconds=60):
-    """Wait for a condition; what it gives."""
+def when(condition, seconds=120):
+    """Wait until a condition holds; returns its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         time.sleep(0.05)
     raise AssertionError("waited in vain")
 
 
 def processes(checkout, text="") -> list[int]:
     """Of what was started for this checkout, the processes whose command line holds a text."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             ours = f"MIXSTE_RUNS={checkout}/" in (path / "environ").read_text(errors="replace")
             if ours and text in (path / "cmdline").read_text(errors="replace"):
-                found.append(int(path.name))
+                pids.append(int(path.name))
         except OSError:  # it has ended, or is another user's
             continue
-    return found
+    return pids
+
+
+def kill(checkout, text="") -> list[int]:
+    """Kill these processes; their ids."""
+    pids = processes(checkout, text)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, signal.SIGKILL)
+    return pids
 
 
 def written(run: Run) -> int:
@@ -145,10 +155,10 @@ def test_the_commands_of_the_page_exist():
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("mixste ")]
     assert len(commands) > 8
     for arguments in commands:
-        found = get_command(app)
-        while arguments and arguments[0] in getattr(found, "commands", {}):
-            found = found.commands[arguments.pop(0)]
-        found.make_context("mixste", arguments)
+        command = get_command(app)
+        while arguments and arguments[0] in getattr(command, "commands", {}):
+            command = command.commands[arguments.pop(0)]
+        command.make_context("mixste", arguments)
     for place in re.findall(r"--on (\w+)", page):
         assert (batch.WORKFLOW / "profiles" / place / "config.yaml").exists()
 
@@ -159,15 +169,14 @@ def test_a_killed_job_and_a_notebook_that_raises_do_not_stop_the_rest(checkout, 
     """The second call finishes the two, from where they were, and touches nothing else."""
     notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "1 / 0")
 
-    def kill():
+    def kill_when_training():
         when((store.store() / f"{LONG.id}.part").exists)
-        for pid in processes(checkout, f"--run\0{LONG.id}.json"):
-            os.kill(pid, signal.SIGKILL)
+        kill(checkout, f"--run\0{LONG.id}.json")
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill_when_training)
     killer.start()
     with pytest.raises(RuntimeError, match=rf"2 of 4 jobs are left: {LONG.id}, 00_one \(logs in"):
-        batch.reproduce(of(RUN, TUNED, LONG), batch.place("laptop"), jobs=2)
+        batch.run_jobs(of(RUN, TUNED, LONG), batch.place("laptop"), jobs=2)
     killer.join()
     said = capfd.readouterr().out
     assert "ZeroDivisionError" in said
@@ -176,7 +185,7 @@ def test_a_killed_job_and_a_notebook_that_raises_do_not_stop_the_rest(checkout, 
     before = written(RUN), written(TUNED)
 
     notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "1 / 1")
-    batch.reproduce(of(RUN, TUNED, LONG), batch.place("laptop"), jobs=2)
+    batch.run_jobs(of(RUN, TUNED, LONG), batch.place("laptop"), jobs=2)
     assert store.is_whole(store.store() / LONG.id)
     assert (written(RUN), written(TUNED)) == before
     assert of(RUN, TUNED, LONG).missing == of(RUN, TUNED, LONG).stale == []
@@ -189,11 +198,11 @@ def test_a_batch_ends_with_the_process_that_started_it(checkout):
     notebook(checkout / "notebooks" / "00_one.ipynb", 'profile = "smoke"', "import time; time.sleep(600)")
     endless, path = replace(RUN, poses=10**8), store.store() / replace(RUN, poses=10**8).id
     arguments = of(endless), batch.place("laptop"), 2
-    parent = multiprocessing.get_context("spawn").Process(target=batch.reproduce, args=arguments)
+    parent = multiprocessing.get_context("spawn").Process(target=batch.run_jobs, args=arguments)
     parent.start()
     when(lambda: path.with_suffix(".part").exists() and processes(checkout, "ipykernel"))
     assert store.busy(path)
-    assert len(processes(checkout, "job.py")) == 2
+    when(lambda: len(processes(checkout, "job.py")) == 2)
     os.kill(parent.pid, signal.SIGKILL)
     parent.join()
     when(lambda: not any(processes(checkout, name) for name in ("snakemake", "job.py", "ipykernel")))
@@ -208,18 +217,17 @@ def test_two_batches_at_once_go_on_after_one_that_vanished(checkout, monkeypatch
 
     def vanishes():
         with pytest.raises(RuntimeError, match="2 of 2 jobs are left"):
-            batch.reproduce(of(LONG, RUN), batch.place("node"), 1)
+            batch.run_jobs(of(LONG, replace(LONG, seed=2)), batch.place("node"), 1)
 
     first = threading.Thread(target=vanishes)
     first.start()
     when(lambda: list(store.store().glob("*.part")))
-    for pid in processes(checkout):
-        os.kill(pid, signal.SIGKILL)
+    when(lambda: not kill(checkout))  # also what they started meanwhile
     first.join()
     assert not list(store.store().glob("*/manifest.json"))
 
     both = [
-        threading.Thread(target=batch.reproduce, args=(of(LONG, RUN, TUNED), batch.place("node"), 2)) for _ in range(2)
+        threading.Thread(target=batch.run_jobs, args=(of(LONG, RUN, TUNED), batch.place("node"), 2)) for _ in range(2)
     ]
     for thread in both:
         thread.start()
@@ -247,13 +255,13 @@ def test_gpus_are_handed_out_one_a_command_and_come_back_from_the_dead(tmp_path)
     hold = f"mkdir {tmp_path}/$CUDA_VISIBLE_DEVICES && sleep 1 && rmdir {tmp_path}/$CUDA_VISIBLE_DEVICES"
     assert [process.wait(30) for process in [start(hold) for _ in range(4)]] == [0] * 4
     stuck = [start("echo $CUDA_VISIBLE_DEVICES; exec sleep 60") for _ in range(2)]
-    held = [process.stdout.readline().strip() for process in stuck]
-    assert sorted(held) == ["GPU-a", "GPU-b"]
+    taken = [process.stdout.readline().strip() for process in stuck]
+    assert sorted(taken) == ["GPU-a", "GPU-b"]
     waits = start("echo $CUDA_VISIBLE_DEVICES")
     time.sleep(0.5)
     assert waits.poll() is None
     stuck[1].kill()
-    assert waits.communicate(timeout=30)[0].strip() == held[1]
+    assert waits.communicate(timeout=30)[0].strip() == taken[1]
     stuck[0].kill()
     only = start("echo $CUDA_VISIBLE_DEVICES", CUDA_VISIBLE_DEVICES="1")
     assert only.communicate(timeout=30)[0].strip() == "GPU-b"
@@ -332,11 +340,9 @@ def test_on_slurm_a_job_whose_node_fails_is_started_again(checkout, slurm, monke
 
     def fail():
         when(lambda: (store.store() / f"{LONG.id}.part").exists())
-        for pid in processes(checkout, f"--run\0{LONG.id}.json"):
-            os.kill(pid, signal.SIGKILL)
-            failed.append(pid)
+        failed.extend(kill(checkout, f"--run\0{LONG.id}.json"))
 
     threading.Thread(target=fail, daemon=True).start()
-    batch.reproduce(of(LONG), batch.place("slurm"), jobs=2)
+    batch.run_jobs(of(LONG), batch.place("slurm"), jobs=2)
     assert failed
     assert of(LONG).missing == of(LONG).stale == []

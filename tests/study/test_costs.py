@@ -26,14 +26,14 @@ def test_the_published_sizes():
 def test_the_sum_is_within_a_factor_of_two_of_what_was_recorded(name, with_its_own):
     """By the other profile's lines on such a device, of other data and partly other sizes; and by the fit of both."""
     gpu = PROFILES[name].gpu
-    own, known = costs.ledgers(gpu, [name]), costs.ledgers(gpu, [*PEERS[name], *([name] if with_its_own else [])])
-    wanted = {cost.id: cost.run for cost in own}
-    known = [replace(cost, id="") for cost in known]  # so that no line is looked up
-    seconds = costs.estimate(PROFILES[name], wanted, [], known).seconds
-    recorded = sum(cost.training + cost.testing for cost in own)
-    assert recorded / 2 < sum(seconds.values()) < recorded * 2
-    near = sum(0.5 < seconds[cost.id] / (cost.training + cost.testing) < 2 for cost in own)
-    assert near > 0.7 * len(own)
+    listed, recorded = costs.ledgers(gpu, [name]), costs.ledgers(gpu, [*PEERS[name], *([name] if with_its_own else [])])
+    wanted = {cost.id: cost.run for cost in listed}
+    recorded = [replace(cost, id="") for cost in recorded]  # so that no line is looked up
+    seconds = costs.estimate(PROFILES[name], wanted, [], recorded).seconds
+    total = sum(cost.training + cost.testing for cost in listed)
+    assert total / 2 < sum(seconds.values()) < total * 2
+    near = sum(0.5 < seconds[cost.id] / (cost.training + cost.testing) < 2 for cost in listed)
+    assert near > 0.7 * len(listed)
 
 
 def test_long_trainings_on_a_gpu_cost_what_the_bench_measured():
@@ -61,7 +61,7 @@ def test_what_is_finished_here_sets_the_pace(tmp_path, monkeypatch):
 
 
 def test_a_line_of_the_ledger_is_what_the_same_run_costs():
-    known = costs.ledgers(False)
-    line: Cost = known[0]
-    estimated = costs.estimate(PROFILES["smoke"], {line.id: line.run}, [], known).seconds[line.id]
+    recorded = costs.ledgers(False)
+    line: Cost = recorded[0]
+    estimated = costs.estimate(PROFILES["smoke"], {line.id: line.run}, [], recorded).seconds[line.id]
     assert estimated == pytest.approx(line.training + line.testing)

@@ -40,7 +40,7 @@ def work(store: Path) -> None:
         make(run)
 
 
-def storm(folder: Path, kills: int, found) -> None:
+def storm(folder: Path, kills: int, counts) -> None:
     """In a process of its own, so that children forked from it share its data and begin at once."""
     fork = multiprocessing.get_context("fork")
     work(folder / "first")
@@ -60,7 +60,7 @@ def storm(folder: Path, kills: int, found) -> None:
         else:
             batches += 1
     work(folder / f"storm-{batches}")
-    found.put((killed, batches + 1))
+    counts.put((killed, batches + 1))
 
 
 def results(store: Path) -> dict[str, bytes]:
@@ -77,10 +77,10 @@ def results(store: Path) -> dict[str, bytes]:
 def test_fifty_kills_at_random_moments_change_no_byte(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     spawn = multiprocessing.get_context("spawn")
-    found = spawn.Queue()
-    process = spawn.Process(target=storm, args=(tmp_path, 50, found))
+    counts = spawn.Queue()
+    process = spawn.Process(target=storm, args=(tmp_path, 50, counts))
     process.start()
-    killed, batches = found.get(timeout=240)
+    killed, batches = counts.get(timeout=240)
     process.join()
     assert killed == 50
     calm = results(tmp_path / "calm")

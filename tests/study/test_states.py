@@ -71,7 +71,7 @@ DAMAGES = {
     "a weight less": (edited("model", "head.bias"), "the weights of another network"),
     "NaN": (edited("model", "head.bias", value=torch.full((3,), torch.nan)), "weights that are not finite"),
     "moments less": (edited("optimizer", "state", 0), "an optimizer of other parameters"),
-    "a moment less": (edited("optimizer", "state", 0, "exp_avg"), "an optimizer that is not whole"),
+    "a moment less": (edited("optimizer", "state", 0, "exp_avg"), "an optimizer that is incomplete"),
     "other decay": (
         edited("optimizer", "param_groups", 0, "weight_decay", value=9.0),
         "an optimizer with other settings",

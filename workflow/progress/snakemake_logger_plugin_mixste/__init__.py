@@ -1,8 +1,8 @@
-"""What a batch shows on the terminal: a line for each job that ends, and how many are done, running and failed.
+"""The progress of a batch on the terminal: a line for each job that ends, with how many are done, running and failed.
 
-A logger plug-in of Snakemake: it is handed every event, and writes in the place of Snakemake's own messages, which go
-to .snakemake/log of the batch's folder. It also ends Snakemake when the `mixste reproduce` that started it has ended,
-killed perhaps; the jobs then end too (workflow/job.py).
+A logger plug-in of Snakemake, which passes it every event; Snakemake's own messages go to .snakemake/log in the batch's
+folder instead. It also ends Snakemake when the `mixste reproduce` that started it has ended, by a kill for instance;
+the jobs then end too (workflow/job.py).
 """
 
 import json
@@ -53,7 +53,7 @@ class LogHandler(LogHandlerBase):
             self.ended(self.names[record.job_id], "done")
         elif event == LogEvent.JOB_ERROR and record.jobid in self.names:
             self.ended(self.names[record.jobid], "failed", record.rule_msg or "")
-        elif record.levelno >= logging.ERROR and getattr(record, "exception", "") != "RuleException":  # told already
+        elif record.levelno >= logging.ERROR and getattr(record, "exception", "") != "RuleException":  # shown already
             print(record.getMessage(), file=sys.stderr, flush=True)
 
     def ended(self, name: str, state: str, message: str = "") -> None:
@@ -67,14 +67,14 @@ class LogHandler(LogHandlerBase):
         print(line, flush=True)
         if state == "failed":
             log = self.folder / "logs" / f"{name}.log"
-            said = log.read_text(errors="replace").strip() if log.exists() else message.strip()
-            lines = said.splitlines() or ["it was ended before it said anything"]
+            text = log.read_text(errors="replace").strip() if log.exists() else message.strip()
+            lines = text.splitlines() or ["it was ended before it wrote anything"]
             # A kernel may still complain of being shut down after the command has said what is wrong.
             lines = [line for line in lines if line.startswith("mixste: ")] or lines
             print(f"    {lines[-1]} ({log})", flush=True)
 
     def left(self) -> str:
-        """Time left, if the rest goes as fast as what is done went, by the estimates."""
+        """Time left, if the remaining jobs run as much faster or slower than estimated as the finished ones."""
         done = sum(job["seconds"] for name, job in self.jobs.items() if self.state.get(name) == "done")
         rest = sum(job["seconds"] for name, job in self.jobs.items() if self.state.get(name) in (None, "running"))
         if not done or not rest:
