@@ -91,10 +91,11 @@ class Accelerated(nn.Module):
             self._addresses = addresses
         if torch.is_grad_enabled() or model.training:
             return self._differentiable(keypoints)
-        self._prepare(keypoints.is_cuda)
-        if keypoints.is_cuda and (covers(model) or self.bfloat16):
-            return self._recorder(self._infer, keypoints).clone()
-        return self._infer(keypoints)
+        with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode could not be changed later
+            self._prepare(keypoints.is_cuda)
+            if keypoints.is_cuda and (covers(model) or self.bfloat16):
+                return self._recorder(self._infer, keypoints).clone()
+            return self._infer(keypoints)
 
     def _differentiable(self, keypoints: Tensor) -> Tensor:
         if keypoints.is_cuda and covers(self.model) and cuda.covers(self.model):
@@ -119,7 +120,6 @@ class Accelerated(nn.Module):
         with torch.autocast("cuda", torch.bfloat16, enabled=keypoints.is_cuda, cache_enabled=False):
             return cpu.forward(self.model, keypoints) if covers(self.model) else self.model(keypoints)
 
-    @torch.no_grad()
     def _prepare(self, on_cuda: bool) -> None:
         """Bring what inference reads instead of the parameters up to date."""
         values = [optimizer_steps, *(0 if p.is_inference() else p._version for p in self._weights)]

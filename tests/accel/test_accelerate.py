@@ -199,6 +199,17 @@ def test_graphs_read_the_latest_weights(as_on_a_gpu, change):
     assert as_on_a_gpu[3:] == ["prepare", *(["record 2", "record 3"] if moved else [])]
 
 
+def test_inference_mode_and_no_grad_may_alternate(as_on_a_gpu):
+    model = network().double().eval()
+    for options, keypoints in (({}, batch(2)), ({"bfloat16": True}, batch(2).as_subclass(torch.Tensor).float())):
+        fast = accelerate(model.to(keypoints.dtype), **options)
+        for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+            with mode():
+                given = keypoints.clone()
+                assert error(fast(given), model(given)) < 0.03
+            by_optimizer(model)
+
+
 def test_poses_are_not_overwritten_by_the_next_batch(as_on_a_gpu):
     fast = accelerate(network().double().eval())
     first = poses_of(fast, batch(2))
