@@ -15,6 +15,7 @@ from mixste.accel import accelerate
 from mixste.io.files import replacing
 from mixste.io.install import install
 from mixste.predict import predict
+from mixste.skeleton import Skeleton
 
 
 def export_onnx(model: nn.Module, path) -> float:
@@ -93,15 +94,19 @@ def onnx_difference(model: nn.Module, path, batches: Iterable[int] = (1, 3), see
 
 
 def stream(
-    model: nn.Module, keypoints: Iterable[Float[np.ndarray, "joints 2"]], delay: int | None = None, flip: bool = True
+    model: nn.Module,
+    keypoints: Iterable[Float[np.ndarray, "joints 2"]],
+    delay: int | None = None,
+    flip: bool = True,
+    skeleton: Skeleton | None = None,
 ) -> Iterator[Float[np.ndarray, "joints 3"]]:
     """Lift live input: one pose for each frame of keypoints, `delay` frames after it came.
 
     keypoints: screen-normalised, one array a frame, for as long as they come. The pose of a frame is read from the
     window of `model.frames` that ends `delay` frames after it (before the first frame stands the first frame): with
     delay 0 it comes at once and knows only the past, with the default, half a window, it is central. The last `delay`
-    poses come when the input ends, from its last window. Poses are root-relative, metres.
-    Raises ValueError for a delay beyond the window.
+    poses come when the input ends, from its last window. Poses are root-relative, metres. flip, skeleton: as `predict`
+    takes them. Raises ValueError for a delay beyond the window.
     """
     frames = model.frames
     delay = frames // 2 if delay is None else delay
@@ -109,11 +114,11 @@ def stream(
         raise ValueError(f"expected a delay within the window, 0–{frames - 1} frames, found {delay}")
     network = accelerate(model)
     window: deque[np.ndarray] = deque(maxlen=frames)
-    came = 0
+    count = 0
     for frame in keypoints:
         window.extend([np.asarray(frame)] * (1 if window else frames))
-        came += 1
-        if came > delay:
-            yield predict(network, np.stack(window), flip)[frames - 1 - delay]
+        count += 1
+        if count > delay:
+            yield predict(network, np.stack(window), flip, skeleton)[frames - 1 - delay]
     if window:
-        yield from predict(network, np.stack(window), flip)[frames - min(delay, came) :]
+        yield from predict(network, np.stack(window), flip, skeleton)[frames - min(delay, count) :]

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from mixste.accel import accelerate
 from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.model import MixSTE
 from mixste.predict import predict
+from mixste.skeleton import human36m, mpi_inf_3dhp
 from mixste.wild import export
 from mixste.wild.export import export_onnx, stream
 
@@ -117,6 +119,27 @@ def test_peers_stream_too():
     whole = predict(model, KEYPOINTS)
     poses = list(islice(stream(model, KEYPOINTS), 12))  # its central frame, the default delay, is all it lifts
     np.testing.assert_allclose(poses[1:], whole[1:12], atol=1e-5)
+
+
+def test_a_stream_accelerates_its_network_once(monkeypatch):
+    """Not for each frame: weights would be prepared, and on a GPU work recorded, again and again."""
+    accelerated, lifted_by = [], []
+    monkeypatch.setattr(export, "accelerate", lambda model: accelerated.append(accelerate(model)) or accelerated[-1])
+    monkeypatch.setattr(export, "predict", lambda network, *rest: lifted_by.append(network) or predict(network, *rest))
+    assert len(list(stream(MixSTE(frames=5, dim=8, depth=1, heads=2), KEYPOINTS))) == 13
+    assert len(accelerated) == 1
+    assert all(network is accelerated[0] for network in lifted_by)
+
+
+def test_a_stream_takes_the_joint_layout_that_the_network_does_not_tell():
+    model = shaken(MixSTE(frames=5, dim=8, depth=1, heads=2)).eval()
+    expected = list(stream(model, KEYPOINTS))
+    model.layout = None
+    with pytest.raises(ValueError, match="give skeleton="):
+        next(stream(model, KEYPOINTS))
+    np.testing.assert_array_equal(list(stream(model, KEYPOINTS, skeleton=human36m)), expected)
+    other = np.stack(list(stream(model, KEYPOINTS, skeleton=mpi_inf_3dhp)))
+    assert np.abs(other - expected).max() > 1e-3
 
 
 @pytest.mark.parametrize("delay", [-1, 5])
