@@ -53,11 +53,11 @@ class Network(nn.Module):
             raise ValueError(f"{cls.__name__}.mode must be one of {', '.join(MODES)}, found {cls.mode!r}")
         if "name" in vars(cls):
             other = NETWORKS.setdefault(cls.name, cls)
-            if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            if other.__module__ not in (cls.__module__, "__main__") or other.__qualname__ != cls.__qualname__:
                 raise ValueError(
                     f"network {cls.name!r} is {other.__module__}.{other.__qualname__}: choose another name"
                 )
-            NETWORKS[cls.name] = cls  # a cell of a notebook that is run again defines its class again
+            NETWORKS[cls.name] = cls  # a class in a notebook may be defined again, or moved to a file
 
     def __init__(self, *, frames: int, joints: int, **options):
         super().__init__()

@@ -157,13 +157,16 @@ def test_constants_and_shared_weights_come_back(tmp_path):
         NETWORKS.pop("shared")
 
 
-def test_names_are_unique_but_a_cell_of_a_notebook_may_run_again():
-    def define(name="toy", mode="seq2seq"):
-        return type("Defined", (Network,), {"name": name, "mode": mode, "__module__": "__main__"})
+def test_names_are_unique_but_a_class_in_a_notebook_may_be_defined_again():
+    def define(name="toy", mode="seq2seq", module="__main__"):
+        return type("Defined", (Network,), {"name": name, "mode": mode, "__module__": module})
 
     try:
         define()
         assert define() is NETWORKS["toy"]
+        assert define(module="toys") is NETWORKS["toy"]
+        with pytest.raises(ValueError, match=r"network 'toy' is toys\.Defined: choose another name"):
+            define(module="others")
         with pytest.raises(ValueError, match=r"network 'mixste' is mixste\.model\.MixSTE: choose another name"):
             define("mixste")
         with pytest.raises(ValueError, match="mode must be one of seq2seq, seq2frame, convolution, found 'seq2one'"):

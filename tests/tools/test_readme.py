@@ -75,7 +75,7 @@ def here(tmp_path, monkeypatch):
 @EVERY_PAGE
 def test_python_runs_as_it_stands(page, here):
     """Block after block, as a reader would paste them; one that begins with the name of a file is also kept there."""
-    scope = {}
+    scope = {"__name__": "__main__"}
     for example in blocks(page, "python"):
         if file := re.match(r"# (\w+\.py)\n", example):
             (here / file[1]).write_text(example)
@@ -84,7 +84,7 @@ def test_python_runs_as_it_stands(page, here):
         assert scope["poses"].shape == (100, 17, 3)
     if page == "docs/your-own-row.md":
         table = report.read("smoke", "my_rows", here / "runs")
-        others = ["Adam", "wider", "+ acceleration"]
+        others = ["Adam", "wider", "+ acceleration", "frame by frame"]
         assert table.loc[table["against"] == "+ joint separation", "row"].drop_duplicates().tolist() == others
         assert table["low"].notna().all()
 
