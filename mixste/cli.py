@@ -278,8 +278,8 @@ def reproduce(
     jobs: Annotated[int | None, typer.Option(help="Jobs at a time.", min=1)] = None,
     on: Annotated[str, typer.Option(help="laptop, node or slurm: through Snakemake, by that profile of it.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it costs.")] = False,
-    so_far: Annotated[
-        bool, typer.Option("--so-far", help="Train nothing: tables, claims and limits of what is trained already.")
+    of_records: Annotated[
+        bool, typer.Option("--records", help="Train nothing: draw what the store and the published records give.")
     ] = False,
 ) -> None:
     """Train what is missing, then execute the notebooks: every table and figure of the study.
@@ -291,23 +291,15 @@ def reproduce(
     # Tables are numbered 5, notebooks 05; both are taken either way.
     numbers = [name.zfill(2) for name in listed(notebook)]
     chosen = notebooks.choose([name.lstrip("0") or name for name in listed(tables)], numbers)
-    if so_far:
-        if on or dry_run:
-            raise ValueError("--so-far goes without --on and --dry-run")
-        others = [number for number in numbers if not notebooks.grows(*notebooks.choose(numbers=[number]))]
-        if others:
-            raise ValueError(
-                f"--so-far makes Tables 1 to 7 and notebooks 13, 14 and 17, found notebook {', '.join(others)}"
-            )
-        chosen = [path for path in chosen if notebooks.grows(path)]
-        os.environ["MIXSTE_SO_FAR"] = "1"  # for the notebooks' kernels too
+    if of_records and (on or dry_run):
+        raise ValueError("--records goes without --on and --dry-run")
     where = batch.place(on) if on else None
     if dry_run:
         print(batch.plan(profile, chosen))
     elif where:
         batch.run_jobs(batch.plan(profile, chosen), where, jobs)
     else:
-        notebooks.reproduce(profile, chosen, jobs)
+        notebooks.reproduce(profile, chosen, jobs, train=not of_records)
 
 
 @runs_app.command("list")

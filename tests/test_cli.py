@@ -61,12 +61,7 @@ def test_evaluate_prints_every_action(tmp_path):
         (("reproduce", "--tables", "5,8"), "18 (more_people), found 8"),
         (("reproduce", "--tables", "8", "--tables", "5"), "18 (more_people), found 8"),
         (("reproduce", "--tables", "2", "--on", "moon"), "--on must be one of laptop, node, slurm, found 'moon'"),
-        (("reproduce", "--so-far", "--dry-run"), "--so-far goes without --on and --dry-run"),
-        (
-            ("reproduce", "--so-far", "--notebook", "15"),
-            "--so-far makes Tables 1 to 7 and notebooks 13, 14 and 17, found",
-        ),
-        (("reproduce", "--so-far", "--notebook", "14", "--notebook", "00"), "and 17, found notebook 00"),
+        (("reproduce", "--records", "--dry-run"), "--records goes without --on and --dry-run"),
         (("evaluate", "--protocol", "foo"), 'protocol must be "authors" or "exact", found \'foo\''),
         (("lift", "clip.json", "--size", "1920"), "size must be like 1920x1080, found '1920'"),
         (("lift", "clip.json", "--size", "-9x9"), "size must be like 1920x1080, found '-9x9'"),

@@ -29,7 +29,7 @@ def publish(profile: str) -> list[Path]:
     Notebooks of the default profile replace those in notebooks/, others go to results/<profile>/notebooks/. Those
     that are not up to date are left out. Returns the files written. RuntimeError if there are none.
     """
-    done = [path for path in notebooks.notebooks() if notebooks.fresh(path, profile)]
+    done = [path for path in notebooks.notebooks() if notebooks.fresh(path, profile, train=False)]
     if not done:
         raise RuntimeError(f"no notebook of profile {profile} is up to date in {store.output()}: nothing to publish")
     written = []

@@ -68,19 +68,24 @@ def verdict(holds: bool | None, reasons: Iterable[str] = ()) -> str:
 def judge(claim: Claim, profile: Profile) -> dict[str, object]:
     """Columns of a tidy table: ours in the claim's unit with its interval, the verdict as note, runs and seeds.
 
-    There is no value where all trainings of a row failed.
+    There is no value where all trainings of a row failed, or none is there, or the two rows have no seed in common.
     """
     table = replace(TABLES[claim.table], metrics=(claim.metric,), averages_only=True)
     row, base = claim.rows(profile)
     rows = [replace(base, against=""), replace(row, against=base.key), table.row(profile, CONSTANT)]
-    values = report.measure(table, profile, rows)
+    values = report.measure(table, profile, rows, partial=True)
     about = {"against": base.label, "metric": claim.metric, "unit": claim.unit, "printed": claim.printed}
-    about |= {"protocol": values["protocol"].iloc[0]}
-    failed = values[report.all_failed(values)]
-    if len(failed):
-        label, runs = failed[["row", "runs"]].iloc[0]
-        return about | {"note": verdict(None, [f"{label} failed"]), "runs": runs, "seeds": 0}
+    about |= {"protocol": values["protocol"].iloc[0], "seeds": 0}
+    absent = values[report.without_value(values) & (values["row"] != CONSTANT)]
     values = values.set_index(["row", "against"])
+    if len(absent):
+        label, runs, why = absent[["row", "runs", "note"]].iloc[0]
+        return about | {"note": verdict(None, [f"{label} {report.why_without(why)}"]), "runs": runs}
+    if (row.label, base.label) not in values.index:
+        return about | {
+            "note": verdict(None, [f"each seed {report.NOT_TRAINED}, or failed, in one row"]),
+            "runs": values.loc[(row.label, ""), "runs"],
+        }
     difference = values.loc[(row.label, base.label)]
     relative = claim.unit == "%" and claim.metric != "PCK"
     factor = 100 / values.loc[(base.label, ""), "value"] if relative else 1.0

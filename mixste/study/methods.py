@@ -8,9 +8,9 @@ from mixste.study import records, trainer
 from mixste.study.intervals import summary
 from mixste.study.profiles import Profile
 from mixste.study.records import Record
-from mixste.study.report import AT_LEVEL
+from mixste.study.report import AT_LEVEL, trains
 from mixste.study.run import Run
-from mixste.study.store import RunError
+from mixste.study.store import NotHere
 from mixste.study.tables import Table
 
 # The methods of Figures 3, 4 and 6, each with the T it was published with: rows of Table 1, by key.
@@ -32,17 +32,17 @@ def sound(table: Table, profile: Profile) -> dict[str, list[Record]]:
 
 
 def compared(table: Table, profile: Profile, train: bool | None = None) -> dict[str, list[Record]]:
-    """`sound`, once the runs that the store lacks are trained. RunError if a method has no record.
+    """`sound`, once the runs that the store lacks are trained. NotHere if a method has no record.
 
-    train: whether to; by default in profiles that need no GPU.
+    train: whether to, see `mixste.study.report.ready`.
     """
-    if train or (train is None and not profile.gpu):
+    if trains(profile, train):
         trainer.make_all([run for seeds in runs(table, profile).values() for run in seeds], title="methods compared")
     kept = sound(table, profile)
     if missing := [name for name in kept if not kept[name]]:
-        raise RunError(
-            f"no training of {', '.join(missing)} of profile {profile.name} is in the store or among the records in "
-            f"results/{profile.name}/, or all of them failed: `mixste reproduce` trains them"
+        raise NotHere(
+            f"no training of {', '.join(missing)} of profile {profile.name} is in the store or among the published "
+            "records, or all of them failed: `mixste reproduce` trains them"
         )
     return kept
 

@@ -16,31 +16,31 @@ from pathlib import Path
 from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.io.install import PACKAGE, needs_checkout
-from mixste.study import store, trainer
+from mixste.study import records, store, trainer
 from mixste.study.pages import page
 from mixste.study.profiles import PROFILES, Profile, profile_of
 from mixste.study.run import Data
-from mixste.study.store import so_far
+from mixste.study.store import NotHere
 from mixste.study.tables import TABLES, distinct, named
 
 NOTEBOOKS = store.ROOT / "notebooks"
 DEFAULT = "smoke"  # the profile that the notebooks themselves name
 
 
-def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None:
+def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, train: bool = True) -> None:
     """Train the runs that these notebooks read, then execute those that are out of date: one process, one machine.
 
-    With MIXSTE_SO_FAR=1 nothing is trained, see `mixste.study.report.trained`, and all of them are executed.
+    train: whether to; otherwise tables and figures are drawn of the records that there are, without any data.
     Executed copies go to notebooks/<profile>/ of the output folder. A training or a notebook that fails, or whose data
     are not there, does not keep the others from being made; RuntimeError then names it at the end.
     """
     scale = profile_of(profile)
-    lacking = lacking_data(scale, chosen)
+    lacking = lacking_data(scale, chosen) if train else {}
     chosen = [path for path in chosen if path not in lacking]
     if lacking and not chosen:
         raise DataError(not_made(lacking))
     failed = [not_made(lacking)] if lacking else []
-    if not so_far():
+    if train:
         failed += [trainer.make_all(distinct(scale, tables_read(chosen)), jobs, title=f"training, profile {profile}")]
     for number, path in enumerate(chosen, 1):
         began = time.monotonic()
@@ -49,16 +49,16 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None) -> None
             damage = damaged(path, profile)
             if damage:
                 print(f"{label}: no longer as written, and made again: {', '.join(damage)}", flush=True)
-            elif not so_far() and fresh(path, profile):
+            elif fresh(path, profile, train):
                 print(f"{label}: up to date", flush=True)
                 continue
             wanted = distinct(scale, tables_read([path]))
-            if so_far() and wanted and trainer.lacking(wanted) == wanted:
-                print(f"{label}: nothing is trained yet", flush=True)
+            if not train and wanted and not records.find(wanted, profile):
+                print(f"{label}: there is no record of any of its runs", flush=True)
                 continue
             print(f"{label} …", end="", flush=True)
             try:
-                execute(path, profile)
+                execute(path, profile, train)
                 print(f" {time.monotonic() - began:.0f} s", flush=True)
             except RuntimeError as error:
                 print(" failed", flush=True)
@@ -83,11 +83,6 @@ def choose(tables: Sequence[str] = (), numbers: Sequence[str] = ()) -> list[Path
         raise ValueError(f"notebook must be among {', '.join(of_number)}, found {', '.join(unknown)}")
     chosen = {NOTEBOOKS / f"{table.notebook}.ipynb" for table in named(tables)}
     return sorted(chosen | {of_number[number] for number in numbers}) or notebooks()
-
-
-def grows(path: Path) -> bool:
-    """Whether this notebook can be made of some of its runs, with MIXSTE_SO_FAR=1; the others need all of them."""
-    return "_table" in path.name or path.name[:2] in ("13", "14", "17")
 
 
 def tables_read(chosen: Iterable[Path]) -> tuple[str, ...]:
@@ -164,8 +159,11 @@ def where(profile: str) -> str:
     )
 
 
-def execute(path: Path, profile: str) -> None:
-    """Run one notebook from top to bottom, with `profile` as its parameter."""
+def execute(path: Path, profile: str, train: bool = True) -> None:
+    """Run one notebook from top to bottom. RuntimeError if it fails, or needs what is not here.
+
+    profile: its parameter. train: whether it may train what the store lacks, its parameter `train_missing`.
+    """
     import papermill
     from traitlets.config import Config
 
@@ -180,7 +178,8 @@ def execute(path: Path, profile: str) -> None:
         try:
             papermill.execute_notebook(
                 *(path, executed),
-                parameters={} if profile == DEFAULT else {"profile": profile},
+                parameters=({} if profile == DEFAULT else {"profile": profile})
+                | ({} if train else {"train_missing": False}),
                 cwd=NOTEBOOKS,
                 kernel_name="python3",
                 progress_bar=False,
@@ -188,21 +187,24 @@ def execute(path: Path, profile: str) -> None:
                 config=transport,
             )
         except papermill.PapermillExecutionError as error:
+            if error.ename in (NotHere.__name__, DataError.__name__):
+                raise RuntimeError(f"{path.stem} cannot be made: {error.evalue}") from None
             raise RuntimeError(f"{path.name} failed with {error.ename}: {error.evalue} (see {out})") from None
         finally:
             if executed.exists():
                 with replacing(out) as temporary:
                     shutil.copyfile(executed, temporary)
-    stamp = {"inputs": _inputs(path, profile), "files": {name: _hash(name) for name in _files(path, profile)}}
+    files = {name: _hash(name) for name in _files(path, profile)}
+    stamp = {"inputs": _inputs(path, profile, of_records=True), "files": files}
     with replacing(_stamp(out)) as temporary:
         temporary.write_text(json.dumps(stamp, indent=1))
 
 
-def fresh(path: Path, profile: str) -> bool:
-    """Whether the executed copy, its tables and figures are there as they were written, from the same notebook, package
-    and runs as are there now."""
+def fresh(path: Path, profile: str, train: bool = True) -> bool:
+    """Whether the executed copy, its tables and figures are there as they were written, from the same notebook and
+    package, and from the runs that training would give or, without it, from the records that there are."""
     stamp = _stamped(path, profile)
-    return stamp["inputs"] == _inputs(path, profile) and not damaged(path, profile)
+    return stamp["inputs"] == _inputs(path, profile, of_records=not train) and not damaged(path, profile)
 
 
 def damaged(path: Path, profile: str) -> list[str]:
@@ -246,12 +248,20 @@ def _hash(name: str) -> str:
         return ""
 
 
-def _inputs(path: Path, profile: str) -> str:
-    """Hash of what bears on a notebook: its source, the package, and its runs."""
+def _inputs(path: Path, profile: str, of_records: bool) -> str:
+    """Hash of what bears on a notebook: its source, the package, and its runs: the plan's, or those with a record."""
     scale = profile_of(profile)
-    wanted = [run.id for run in distinct(scale, tables_read([path]))]  # data that changed make other runs
-    read = [data.fingerprint for data in looks_at(path, scale)]
-    digest = hashlib.sha256(f"{scale.name} {scale.title} {read} {wanted}".encode())
+    wanted = distinct(scale, tables_read([path]))
+    if of_records:
+        kept = records.find(wanted, profile)
+        ids = [kept[run].id if run in kept else "" for run in wanted]
+    else:
+        ids = [run.id for run in wanted]  # data that changed make other runs
+    read = []
+    for data in looks_at(path, scale):
+        with contextlib.suppress(DataError):
+            read.append(data.fingerprint)
+    digest = hashlib.sha256(f"{scale.name} {scale.title} {read} {ids}".encode())
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     digest.update(json.dumps([cell["source"] for cell in cells]).encode())
     for module in sorted(PACKAGE.rglob("*.py")):

@@ -1,6 +1,5 @@
 """The pages of results: results/README.md, and runs.csv, which says where each run was made."""
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -8,8 +7,9 @@ import pandas as pd
 
 from mixste import evaluate
 from mixste.io.files import replacing
-from mixste.study import store
+from mixste.study import records, store
 from mixste.study.profiles import PROFILES
+from mixste.study.records import Record
 from mixste.study.report import read, tables_of, with_intervals
 from mixste.study.tables import of_notebook
 
@@ -44,6 +44,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
             continue
         made = ledger(name, root, tables)
         lines += ["", f"## Profile `{name}`: {profile.title}", "", f"Of {len(made)} runs: [runs.csv]({name}/runs.csv)."]
+        lines += [_redrawn(name, list(made["run"]))] if root == store.ROOT else []
         if rate := profile.mixste_learning_rate:
             lines += [f"MixSTE's learning rate is {rate:g} up to d_m = 512 and T = 81, lower for wider tokens and"]
             lines += [f"longer windows, which collapse at it; its peers' is {profile.recipe().learning_rate:g}."]
@@ -60,9 +61,6 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                     markdown(with_intervals(table, notes=False).reset_index()),
                     *[f"\n*{row}*: {note}." for row, note in noted(table)],
                 ]
-                rows = planned.rows(profile) if planned else []
-                left = [row.label for row in rows if row.label not in set(table["row"])]
-                lines += [f"\nNot trained yet: {'; '.join(left)}."] if left else []
     text = "\n".join(lines) + "\n"
     with replacing(root / "results" / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -72,12 +70,12 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
 def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
     """The runs that a profile's tables name, each with what it is and where it was made, kept as runs.csv beside them.
 
-    Of a run that is no longer in the store, the line stays as it was.
+    Of a run without a record, the line stays as it was.
     """
     path = root / "results" / profile / "runs.csv"
     try:
         old = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("run").T.to_dict()
-    except (OSError, ValueError, KeyError):  # not there, or damaged: written anew from the store
+    except (OSError, ValueError, KeyError):  # not there, or damaged: written anew from the records
         old = {}
     named: dict[str, list[str]] = {}
     for file, content in tables.items():
@@ -85,20 +83,38 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
             named.setdefault(run, []).append(file.stem[:2])
     lines = []
     for run, numbers in sorted(named.items(), key=lambda item: (item[1], item[0])):
-        line, folder = old.get(run, {}), store.store() / run
-        if store.is_whole(folder):
-            spec, made = json.loads((folder / "spec.json").read_text()), store.Finished(folder).environment
-            line = {name: spec[name] for name in ("model", "frames", "poses", "seed")}
-            options = spec["options"] or [("frames", spec["frames"])]  # of a reference, which has none of its own
-            line |= {"options": " ".join(f"{name}={value}" for name, value in options)}
-            line |= {"keypoints": spec["data"]["keypoints"], "learning_rate": f"{spec['recipe']['learning_rate']:.3g}"}
-            line |= {name: round(made[name], 1) if name.endswith("seconds") else made[name] for name in MADE}
+        record = records.of_id(run, profile)
+        line = old.get(run, {}) if record is None else _line(record)
         lines.append({"run": run} | line | {"notebooks": " ".join(numbers)})
     columns = ["run", "notebooks", "model", "frames", "options", "keypoints", "poses", "learning_rate", "seed", *MADE]
     table = pd.DataFrame(lines, columns=columns)
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False)
     return table
+
+
+def _redrawn(profile: str, runs: list[str]) -> str:
+    """Whether the published tables of a profile can be drawn again without training."""
+    lacking = sum(not (records.folder(profile) / f"{run}.json").exists() for run in runs)
+    kept = f"Their [records]({profile}/records) redraw tables and figures without training: "
+    kept += f"`mixste reproduce --profile {profile} --records`."
+    lost = (
+        f"The records of {lacking} of them were not kept: their tables stay as they are until these are trained again."
+    )
+    return lost if lacking else kept
+
+
+def _line(record: Record) -> dict[str, object]:
+    """What runs.csv tells of a run, but for the notebooks that name it."""
+    run, made = record.spec, record.environment
+    options = run.options or [("frames", run.frames)]  # of a reference, which has none of its own
+    return {
+        **{name: getattr(run, name) for name in ("model", "frames", "poses", "seed")},
+        "options": " ".join(f"{name}={value}" for name, value in options),
+        "keypoints": run.data.keypoints,
+        "learning_rate": f"{run.recipe.learning_rate:.3g}",
+        **{name: round(made[name], 1) if name.endswith("seconds") else made[name] for name in MADE if name in made},
+    }
 
 
 def noted(table: pd.DataFrame) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from mixste.io.files import replacing
 from mixste.skeleton import Skeleton
 from mixste.study.profiles import Profile
-from mixste.study.report import AT_LEVEL, all_failed, columns_of, short
+from mixste.study.report import AT_LEVEL, columns_of, short, why_without, without_value
 from mixste.study.store import output, shown
 from mixste.study.tables import CONSTANT, REGRESSION
 
@@ -68,16 +68,16 @@ def show(figure: Figure) -> None:
 
 
 def names(table: pd.DataFrame) -> dict[str, str]:
-    """The rows of a tidy table as figures name them: a second line for those that failed, or learned next to nothing.
+    """The rows of a tidy table as figures name them: a second line for those without a value, or at a constant's level.
 
     The two references are left out: they would stretch the axes of networks that are well below them.
     """
     own = table[(table["against"] == "") & ~table["row"].isin((CONSTANT, REGRESSION))]
-    lost, notes = own["row"][all_failed(own)].unique(), own.groupby("row", sort=False)["note"].first()
+    lost, notes = own["row"][without_value(own)].unique(), own.groupby("row", sort=False)["note"].first()
 
     def said(row: str, note: str) -> str:
         flag = re.search(rf"(\d+ of \d+ seeds )?{AT_LEVEL}", note)
-        return f"{row}\nfailed" if row in lost else f"{row}\n{flag[0]}" if flag else row
+        return f"{row}\n{why_without(note)}" if row in lost else f"{row}\n{flag[0]}" if flag else row
 
     return {row: said(row, note) for row, note in notes.items()}
 

@@ -5,7 +5,6 @@ import os
 from dataclasses import dataclass, field, replace
 
 from mixste.network import network_class
-from mixste.study import store
 from mixste.study.run import Data, Run
 from mixste.train import AUTHORS, Recipe
 
@@ -272,14 +271,11 @@ def profile_of(name: str) -> Profile:
     """The profile of this name; ValueError lists those there are.
 
     The environment variable MIXSTE_POSES cuts its trainings short, to try out whether data and machine hold; the title
-    says so. MIXSTE_SO_FAR=1 trains nothing: tables hold the rows that are trained, see
-    `mixste.study.report.trained`.
+    says so.
     """
     if name not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, found {name!r}")
     profile, poses = PROFILES[name], os.environ.get("MIXSTE_POSES", "")
-    if store.so_far():
-        profile = replace(profile, title=f"{profile.title}; so far: rows that are not trained yet are left out")
     if not poses:
         return profile
     if not poses.isdecimal() or int(poses) < 1:

@@ -43,16 +43,19 @@ class Record:
     @classmethod
     def of(cls, finished: Finished) -> "Record":
         """The record of a run in the store. RunError if one of its files is damaged."""
-        run = read_spec(finished.file("spec.json"))
+        run, environment = read_spec(finished.file("spec.json")), finished.environment
+        layout = environment.pop("layout", None)
         content = {
             "format": FORMAT,
             "id": finished.id,
             "spec": json.loads(spec(run)),
-            "environment": {name: _short(value) for name, value in finished.environment.items()},
+            "environment": {name: _short(value) for name, value in environment.items()},
             "failed": finished.failed,
             "curve": {name: [_short(x) for x in values.tolist()] for name, values in finished.history.items()},
         }
-        return cls(content if finished.failed else content | _errors(finished, run.data.layout))
+        if finished.failed:
+            return cls(content)
+        return cls(content | {"layout": layout or run.data.layout.name} | _errors(finished))
 
     @property
     def id(self) -> str:
@@ -154,7 +157,7 @@ def by_take(clips: pd.DataFrame) -> pd.DataFrame:
     return sums[[*TAKE, "frames", "protocol", "metric", "value", "unit"]]
 
 
-def _errors(finished: Finished, layout: Skeleton) -> dict:
+def _errors(finished: Finished) -> dict:
     """The part of a record's content that a failed run has not."""
     clips = finished.clips
     table = by_take(clips)
@@ -176,7 +179,6 @@ def _errors(finished: Finished, layout: Skeleton) -> dict:
     counts = np.zeros((len(order), LIMIT + 1), dtype=int)
     np.add.at(counts, (take, bins), 1)
     return {
-        "layout": layout.name,
         "takes": [list(names) for names in order],
         "errors": entries,
         "joints": [[_rounded(value, 2) for value in one] for one in joints.tolist()],
@@ -257,6 +259,15 @@ def find(wanted: Iterable[Run], profile: str) -> dict[Run, Record]:
     stored, published = _settings_in_store(), _published(folder(profile))
     records = {run: _of_store(run, stored) or published.get(run) for run in wanted}
     return {run: record for run, record in records.items() if record is not None}
+
+
+def of_id(name: str, profile: str) -> Record | None:
+    """The record of the run of this id, in the store or published; None if there is none, or it is damaged."""
+    path, published = store.store() / name, folder(profile) / f"{name}.json"
+    if store.is_whole(path):
+        with contextlib.suppress(store.RunError):
+            return _of(path, (path / "manifest.json").stat().st_mtime_ns)
+    return _read(published, published.stat().st_mtime_ns) if published.exists() else None
 
 
 def publish(wanted: Iterable[Run], profile: str) -> list[Path]:

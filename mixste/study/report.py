@@ -1,5 +1,6 @@
-"""From runs to tidy tables: values with intervals, beside what the paper prints."""
+"""From records of runs to tidy tables: values with intervals, beside what the paper prints."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,16 @@ import pandas as pd
 from mixste import evaluate
 from mixste.io.files import replacing
 from mixste.networks.references import at_constant_level
-from mixste.study import store, trainer
-from mixste.study.intervals import bootstrap_interval
+from mixste.study import records, store, trainer
+from mixste.study.intervals import summary
 from mixste.study.profiles import Profile, profile_of
+from mixste.study.records import Record
 from mixste.study.tables import CONSTANT, REGRESSION, Row, Table, of_notebook, runs_of
 
 # One value a row. `against` names the row that `value` is the difference to (row − against), and is empty for the value
 # itself. low, high: 95 % bootstrap interval over takes (the views of one take averaged first) and seeds. seed_spread:
 # standard deviation over seeds. printed: the paper's number, wherever it has one, comparable or not. A row all of whose
-# runs failed has one line a metric, with 0 seeds and no value; `runs` then names those that failed.
+# runs failed or are missing has one line a metric, with 0 seeds and no value; `runs` then names those that failed.
 COLUMNS = {
     "table": str,
     "row": str,
@@ -40,21 +42,10 @@ COLUMNS = {
     "note": str,
 }
 DIVERGED, SEEDS_DIVERGE = 1.5, "seeds diverge"  # the error of one is more than so many times that of another
+FAILED, NOT_TRAINED = "failed", "not trained here"  # in the notes of rows that lack some or all of their runs
 AT_LEVEL = "at the level of a constant pose"  # by `mixste.networks.references.at_constant_level`
 pd.options.display.max_colwidth = None  # a note is shown whole
 UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
-
-
-def trained(rows: list[Row]) -> list[Row]:
-    """The rows with the runs that are in the store, without those that have none; each says how many it lacks."""
-    found = []
-    for row in rows:
-        missing = trainer.lacking(row.runs)
-        done = tuple(run for run in row.runs if run not in missing)
-        few = f"{len(done)} of {len(row.runs)} seeds so far" if missing else ""
-        if done:
-            found.append(replace(row, runs=done, note=_notes(row.note, few)))
-    return _compared(found)
 
 
 def _compared(rows: list[Row]) -> list[Row]:
@@ -63,95 +54,67 @@ def _compared(rows: list[Row]) -> list[Row]:
     return [row if row.against in keys else replace(row, against="") for row in rows]
 
 
-def sound(row: Row) -> Row:
-    """The row without the runs whose training failed; its note tells them, and how many seeds are left."""
-    failed = {run: why for run in row.runs if (why := store.failure(run))}
-    if not failed:
-        return row
-    left = tuple(run for run in row.runs if run not in failed)
-    reasons = ", ".join(f"run {run.id} failed: {why}" for run, why in failed.items())
-    return replace(row, runs=left, note=_notes(row.note, f"{len(left)} of {len(row.runs)} seeds, {reasons}"))
-
-
 def _notes(*notes: str) -> str:
     return "; ".join(filter(None, notes))
 
 
-def with_earlier(table: pd.DataFrame, name: str, profile: Profile, labels: list[str], wanted: set[str]) -> pd.DataFrame:
-    """A table of what is trained so far, completed by the rows of which results/ already tells more seeds.
-
-    They stay as they were written, as long as all of their runs are `wanted`: the runs need not be in this store any
-    more, where GPU days of them were made elsewhere. So does the difference to such a row. labels: of all rows, in
-    order. Without MIXSTE_SO_FAR, the table as it is.
-    """
-    if not store.so_far():
-        return table
-    files = (read(profile.name, path.stem) for path in tables_of(profile.name))
-    earlier = next((file for file in files if file["table"].iloc[0] == name), None)
-    if earlier is None:
-        return table
-    here, there = (pd.MultiIndex.from_frame(one[["row", "against"]]) for one in (table, earlier))
-    seeds = table["seeds"].groupby(here).max()
-    more = earlier["seeds"].to_numpy() > seeds.reindex(there, fill_value=0).to_numpy()
-    same = earlier["runs"].map(lambda ids: wanted.issuperset(ids.split()))
-    kept = more & same & earlier["row"].isin(labels)
-    table = pd.concat([table[~here.isin(there[kept])], earlier[kept]])
-    return table.sort_values("row", key=lambda rows: rows.map(labels.index), kind="stable", ignore_index=True)
-
-
-def by_clip(row: Row, protocol: str) -> pd.DataFrame:
-    """Errors of a row's runs, one row a seed, clip and metric."""
-    tables = [trainer.make(run, row.label).clips.assign(seed=run.seed) for run in row.runs]
-    table = pd.concat(tables)
-    return table[table["protocol"] == protocol]
-
-
 def measure(
-    table: Table, profile: Profile, rows: list[Row] | None = None, made: dict[str, pd.DataFrame] | None = None
+    table: Table,
+    profile: Profile,
+    rows: list[Row] | None = None,
+    made: dict[str, pd.DataFrame] | None = None,
+    partial: bool = False,
 ) -> pd.DataFrame:
     """The tidy table of its rows, in its metrics, by column and on average ("Avg.", the mean of the columns).
 
-    rows: others than the table's own, such as some of them or a user's. made: by key, the errors of rows that are not
-    of their runs, as `by_clip` gives them. Runs that are not in the store are trained, but for MIXSTE_SO_FAR: see
-    `trained` and `with_earlier`; RunError if there is no row at all then. Those that failed are left out, see `sound`.
+    It is made of records (`mixste.study.records.find`); nothing is trained. rows: others than the table's own, such as
+    some of them or a user's. made: by key, the errors by clip (`mixste.evaluate.evaluate`, with a column seed) of
+    rows that are not of their runs. partial: whether runs without a record may be missing, which the notes
+    of their rows then say; otherwise they are a RunError. Trainings that failed are left out, as notes say too.
     Where the constant pose is among the rows, notes tell which networks are at its level. Differences are between the
     seeds that both have, and count takes by the row's own frames; a row whose `against` is not among the rows gets
     none. ValueError if two rows have the same key or label.
     """
-    planned = table.rows(profile) if rows is None else rows
+    rows = _compared(table.rows(profile) if rows is None else rows)
     protocol, made = table.protocol or profile.protocol, made or {}
     for name in ("key", "label"):
-        names = [getattr(row, name) for row in planned]
+        names = [getattr(row, name) for row in rows]
         if twice := {one for one in names if names.count(one) > 1}:
             raise ValueError(f"each row must have a {name} of its own, found several with {', '.join(sorted(twice))}")
-    rows = trained(planned) if store.so_far() else _compared(planned)
-    ids = {row.key: " ".join(run.id for run in row.runs) for row in rows}
-    if not store.so_far():
-        trainer.make_all([run for row in rows for run in row.runs], jobs=1, title=f"table {table.number}")
-    rows = [sound(row) for row in rows]
-    clips = {row.key: made[row.key] if row.key in made else by_clip(row, protocol) for row in rows if row.runs}
+    found = records.find([run for row in rows for run in row.runs], profile.name)
+    lacking = [row.label for row in rows if not set(row.runs) <= found.keys()]
+    if lacking and not partial:
+        raise store.RunError(
+            f"not all runs of {', '.join(lacking)} are in {store.store()} or among the records of profile "
+            f"{profile.name}: `report.ready(rows, profile, train=True)` trains them, partial=True goes without"
+        )
+    kept = {row.key: [found[run] for run in row.runs if run in found] for row in rows}
+    sound = {key: [record for record in own if not record.failed] for key, own in kept.items()}
+    rows = [replace(row, note=_notes(row.note, _absent(row, kept[row.key]))) for row in rows]
+    errors = {key: _errors(own, protocol) for key, own in sound.items() if own} | made
     takes = {
         (key, metric): _takes(own, metric, table.column(own, profile))
-        for key, own in clips.items()
+        for key, own in errors.items()
         for metric in dict.fromkeys((*table.metrics, "MPJPE"))
     }
-    ends = {key: _ends(takes[key, "MPJPE"]) for key in clips}
-    faults = {key: _notes(_diverged(own), _at_level(key, ends)) for key, own in clips.items()}
+    ends = {key: _ends(takes[key, "MPJPE"]) for key in errors}
+    faults = {key: _notes(_diverged(own), _at_level(key, ends)) for key, own in errors.items()}
     labels, out = {row.key: row.label for row in rows}, []
     for row in rows:
-        if not row.runs:
-            out += _failed(row, table.metrics, ids[row.key])
+        ids = " ".join(record.id for record in sound[row.key] or kept[row.key])
+        if row.key not in errors:
+            out += _without_value(row, table.metrics, ids)
             continue
         row = replace(row, note=_notes(row.note, faults[row.key]))
         for metric in table.metrics:
             own = takes[row.key, metric]
-            out += _values(own, row, metric, table.averages_only)
-            if row.against in clips:
+            out += _values(own, row, metric, table.averages_only, ids)
+            if row.against in errors:
                 other = takes[row.against, metric].reindex(own.index)
                 label = labels[row.against]
                 note = _notes(row.note, faults[row.against] and f"{label}: {faults[row.against]}")
                 both = replace(row, against=label, note=note)
-                out += _differences(own, other, both, metric, table.averages_only)
+                out += _differences(own, other, both, metric, table.averages_only, ids)
     about = {
         "table": table.number,
         "protocol": protocol,
@@ -159,12 +122,33 @@ def measure(
         "source": profile.data.source,
         "comparable": profile.comparable,
     }
-    values = pd.DataFrame(out, columns=list(COLUMNS)).assign(**about).astype(COLUMNS)
-    wanted = {run.id for row in planned for run in row.runs} if store.so_far() else set()
-    values = with_earlier(values, table.number, profile, [row.label for row in planned], wanted)
-    if values.empty:
-        raise store.RunError(f"none of {', '.join(row.label for row in planned)} is trained yet, in {store.store()}")
-    return values
+    return pd.DataFrame(out, columns=list(COLUMNS)).assign(**about).astype(COLUMNS)
+
+
+def sound(row: Row) -> Row:
+    """The row without the runs whose training failed, for what needs its networks. NotHere if another is missing."""
+    runs = []
+    for run in row.runs:
+        with contextlib.suppress(store.FailedRun):
+            store.finished(run)
+            runs.append(run)
+    return replace(row, runs=tuple(runs))
+
+
+def _absent(row: Row, kept: list[Record]) -> str:
+    """What must be said of a row some of whose runs have no record, or failed."""
+    failed = [f"run {record.id} failed: {record.failed}" for record in kept if record.failed]
+    missing = len(row.runs) - len(kept)
+    return _notes(
+        f"{NOT_TRAINED}: {missing} of {len(row.runs)} seeds" if missing else "",
+        f"{len(kept) - len(failed)} of {len(row.runs)} seeds, {', '.join(failed)}" if failed else "",
+    )
+
+
+def _errors(sound: list[Record], protocol: str) -> pd.DataFrame:
+    """Errors of a row's runs, one line a seed, take and metric."""
+    table = pd.concat([record.takes.assign(seed=record.spec.seed) for record in sound])
+    return table[table["protocol"] == protocol]
 
 
 def _diverged(clips: pd.DataFrame) -> str:
@@ -193,12 +177,11 @@ def _at_level(key: str, ends: dict[str, pd.Series]) -> str:
     return f"{some}{AT_LEVEL} ({constant:.1f} mm)" if flat else ""
 
 
-def _failed(row: Row, metrics_shown: tuple[str, ...], named: str) -> list[dict]:
-    """The lines of a row none of whose trainings came to its end."""
-    about = {"value": np.nan, "low": np.nan, "high": np.nan, "seeds": 0, "seed_spread": np.nan, "runs": named}
+def _without_value(row: Row, metrics: tuple[str, ...], ids: str) -> list[dict]:
+    """The lines of a row of which no training came to its end, or none has a record."""
+    none = {"value": np.nan, "low": np.nan, "high": np.nan, "seeds": 0, "seed_spread": np.nan}
     return [
-        _about(row, "Avg.", metric, evaluate.UNITS[metric], "") | about | {"printed": _printed(row, metric, "Avg.")}
-        for metric in metrics_shown
+        _about(row, "Avg.", metric, "", ids) | none | {"printed": _printed(row, metric, "Avg.")} for metric in metrics
     ]
 
 
@@ -219,68 +202,30 @@ def _columns(takes: pd.DataFrame, averages_only: bool):
     yield "Avg.", takes, takes["frames"] / takes.groupby(level="column")["frames"].transform("sum")
 
 
-def _values(takes: pd.DataFrame, row: Row, metric: str, averages_only: bool) -> list[dict]:
-    out = []
-    unit = evaluate.UNITS[metric]
-    for name, group, weights in _columns(takes, averages_only):
-        values = group.drop(columns="frames")
-        out.append(
-            {
-                **_about(row, name, metric, unit, ""),
-                **_interval(values, weights),
-                "seeds": values.shape[1],
-                "seed_spread": _spread(values, weights),
-                "printed": _printed(row, metric, name),
-            }
-        )
-    return out
+def _values(takes: pd.DataFrame, row: Row, metric: str, averages_only: bool, ids: str) -> list[dict]:
+    return [
+        _about(row, name, metric, "", ids)
+        | summary(group.drop(columns="frames"), weights)
+        | {"printed": _printed(row, metric, name)}
+        for name, group, weights in _columns(takes, averages_only)
+    ]
 
 
-def _differences(own, other, row: Row, metric: str, averages_only: bool) -> list[dict]:
-    out = []
-    unit = evaluate.UNITS[metric]
+def _differences(own, other, row: Row, metric: str, averages_only: bool, ids: str) -> list[dict]:
     seeds = own.columns.drop("frames").intersection(other.columns)
     if seeds.empty:
-        return out
-    for name, group, weights in _columns(own, averages_only):
-        a, b = group[seeds], other.loc[group.index, seeds]
-        out.append(
-            {
-                **_about(row, name, metric, unit, row.against),
-                **_interval(a - b, weights),
-                "seeds": a.shape[1],
-                "seed_spread": _spread(a - b, weights),
-                "printed": np.nan,
-            }
-        )
-    return out
+        return []
+    return [
+        _about(row, name, metric, row.against, ids)
+        | summary(group[seeds] - other.loc[group.index, seeds], weights)
+        | {"printed": np.nan}
+        for name, group, weights in _columns(own, averages_only)
+    ]
 
 
-def _about(row: Row, column: str, metric: str, unit: str, against: str) -> dict:
-    ids = " ".join(run.id for run in row.runs)
-    return {
-        "row": row.label,
-        "against": against,
-        "column": column,
-        "metric": metric,
-        "unit": unit,
-        "runs": ids,
-        "note": row.note,
-    }
-
-
-def _interval(values: pd.DataFrame, weights: pd.Series) -> dict[str, float]:
-    """Of (takes, seeds)."""
-    if len(values) < 2:
-        return {"value": float(values.to_numpy().mean()), "low": np.nan, "high": np.nan}
-    value, low, high = bootstrap_interval(values.to_numpy(), weights.to_numpy(), seed=0)
-    return {"value": value, "low": low, "high": high}
-
-
-def _spread(values: pd.DataFrame, weights: pd.Series) -> float:
-    """Standard deviation over seeds of the weighted mean."""
-    means = _means(values, weights)
-    return float(means.std(ddof=1)) if len(means) > 1 else np.nan
+def _about(row: Row, column: str, metric: str, against: str, ids: str) -> dict:
+    about = {"row": row.label, "against": against, "column": column, "metric": metric}
+    return about | {"unit": evaluate.UNITS[metric], "runs": ids, "note": row.note}
 
 
 def _means(values: pd.DataFrame, weights: pd.Series) -> pd.Series:
@@ -309,7 +254,7 @@ def validate(table: pd.DataFrame) -> None:
         raise ValueError(f"columns must be {list(COLUMNS)}, found {list(table.columns)}")
     if table.empty:
         raise ValueError("expected at least one value, found none")
-    valued = table[~all_failed(table)]
+    valued = table[~without_value(table)]
     if not np.isfinite(valued["value"]).all():
         raise ValueError(f"values must be finite, found {valued[~np.isfinite(valued['value'])].iloc[0].to_dict()}")
     unknown = set(table["unit"]) - set(UNITS)
@@ -326,9 +271,15 @@ def validate(table: pd.DataFrame) -> None:
         raise ValueError("an interval must hold its value")
 
 
-def all_failed(table: pd.DataFrame) -> pd.Series:
-    """Which lines are of rows all of whose runs failed: they have no value, and their notes say why."""
-    return table["value"].isna() & (table["seeds"] == 0) & table["note"].str.contains("failed")
+def without_value(table: pd.DataFrame) -> pd.Series:
+    """Which lines are of rows that have no value, since all of their runs failed or are missing, as their notes say."""
+    said = table["note"].str.contains(f"{FAILED}|{NOT_TRAINED}")
+    return table["value"].isna() & (table["seeds"] == 0) & said
+
+
+def why_without(note: str) -> str:
+    """What stands for a value that is not there, in a word or two."""
+    return NOT_TRAINED if NOT_TRAINED in note else FAILED
 
 
 def save(values: pd.DataFrame, name: str) -> None:
@@ -374,7 +325,11 @@ def beside(table: pd.DataFrame, metric: str = "MPJPE", columns: list[str] | None
     out = []
     for row, group in table.groupby("row", sort=False):
         group = group.set_index("column").reindex(columns)
-        values = group["value"].map(_one).mask((group["seeds"] == 0) & group["value"].isna(), "failed")
+        values = (
+            group["value"]
+            .map(_one)
+            .mask((group["seeds"] == 0) & group["value"].isna(), group["note"].map(why_without, na_action="ignore"))
+        )
         out.append(pd.Series(values, name=(row, group["profile"].dropna().iloc[0])))
         if group["printed"].notna().any():
             out.append(pd.Series(group["printed"].map(_one), name=(row, "paper")))
@@ -384,7 +339,7 @@ def beside(table: pd.DataFrame, metric: str = "MPJPE", columns: list[str] | None
 
 
 def columns_of(table: pd.DataFrame) -> list[str]:
-    """Its columns in their order, the average last, which is all that a row has whose runs failed."""
+    """Its columns in their order, the average last, which is all that a row without a value has."""
     return sorted(dict.fromkeys(table["column"]), key=lambda column: column == "Avg.")
 
 
@@ -424,9 +379,9 @@ def with_intervals(table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
 
 
 def interval_text(line, form: str) -> str:
-    """A value and its interval, if it has one; "failed" where there is no value."""
+    """A value and its interval, if it has one; where there is no value, why."""
     if np.isnan(line.value):
-        return "failed"
+        return why_without(line.note)
     return f"{line.value:{form}}" + ("" if np.isnan(line.low) else f" [{line.low:{form}}, {line.high:{form}}]")
 
 
@@ -435,9 +390,16 @@ def tables_of(profile: str, root: Path | None = None) -> list[Path]:
     return sorted(((root or store.ROOT) / "results" / profile).glob("[0-9][0-9]_*.csv"))
 
 
-def ready(rows: Iterable[Row]) -> str:
-    """Train whatever these rows lack, but for MIXSTE_SO_FAR; says in one line how many runs stand behind them."""
+def ready(rows: Iterable[Row], profile: Profile, train: bool | None = None) -> str:
+    """Train the runs of these rows that the store lacks, if asked to; says in one line how many have records.
+
+    train: by default in profiles that need no GPU.
+    """
     wanted = runs_of(rows)
-    if store.so_far():
-        return f"{len(wanted) - len(trainer.lacking(wanted))} of {len(wanted)} runs so far"
-    return trainer.make_all(wanted, title="training") or f"{len(wanted)} runs ready"
+    failed = trainer.make_all(wanted, title="training") if trains(profile, train) else ""
+    return failed or f"{len(records.find(wanted, profile.name))} of {len(wanted)} runs ready"
+
+
+def trains(profile: Profile, train: bool | None) -> bool:
+    """Whether a notebook trains what it lacks: as asked for, or else in profiles that need no GPU."""
+    return not profile.gpu if train is None else train

@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 
 import mixste
 from mixste import checkpoints
+from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.io.install import CHECKOUT, HOME
 from mixste.network import NETWORKS
@@ -53,6 +54,13 @@ class RunError(RuntimeError):
 
 class FailedRun(RunError):
     """A run whose training failed; the message says which, and why."""
+
+
+class NotHere(RunError):
+    """A trained network that is not in the store, asked for by what trains nothing itself."""
+
+    def _render_traceback_(self) -> list[str]:  # which Jupyter shows instead of a traceback
+        return [str(self)]
 
 
 @dataclass(frozen=True)
@@ -142,11 +150,6 @@ def shown(path: Path) -> Path:
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
-def so_far() -> bool:
-    """Whether nothing is to be trained, see `mixste.study.report.trained`."""
-    return os.environ.get("MIXSTE_SO_FAR") == "1"
-
-
 def is_whole(path: Path) -> bool:
     """All files are there as they were written: in their size and, where one has changed since, by its hash.
 
@@ -176,6 +179,21 @@ def outdated(run: Run, path: Path | None = None) -> bool:
         about = json.loads((path / "environment.json").read_text(encoding="utf-8"))
         return about.get("code_of_errors") != code_of_errors(run)
     return False
+
+
+def finished(run: Run) -> Finished:
+    """A run in the store, for what needs its network. NotHere if it is not there, or FailedRun."""
+    what = f"the network of {run.model}, T={run.frames}, trained on {run.data.source}, seed {run.seed}"
+    how = "`mixste reproduce` trains it, in its profile, and `mixste runs unpack` brings it from another machine"
+    try:
+        path, why = store() / run.id, failure(run)
+    except DataError as error:
+        raise NotHere(f"this needs {what}, and data that are not here: {error}") from None
+    if why:
+        raise FailedRun(f"this needs {what}, whose training failed: {why}")
+    if not is_whole(path):
+        raise NotHere(f"this needs {what}, which is not in {shown(store())}: {how}")
+    return Finished(path)
 
 
 def failure(run: Run) -> str:

@@ -43,7 +43,6 @@ from mixste.study.store import (
     outdated,
     remove,
     seal,
-    so_far,
     store,
 )
 from mixste.train import train
@@ -72,8 +71,6 @@ def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line:
     """
     path = store() / run.id
     if not is_whole(path) and not failure(run):
-        if so_far():
-            raise RunError(f"{title or run.id} is not trained yet, and MIXSTE_SO_FAR=1 trains nothing")
         if run.start is not None:
             with contextlib.suppress(FailedRun):  # which `failure` then tells of this one
                 make(run.start, title and f"start of {title}", report)
@@ -261,6 +258,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
         with replacing(part / "best.safetensors") as file:
             shutil.copyfile(_best(part, min(curve, key=curve.get)), file)
     about = environment() | {"training_seconds": trained - began, "testing_seconds": time.monotonic() - trained}
+    about["layout"] = dataset.skeleton.name  # of the joints in errors.npz
     about["resumed_at"] = begun["step"] / history[-1]["step"]  # the share of the training that these seconds are not of
     with replacing(part / "environment.json") as file:
         file.write_text(json.dumps(about | errors, indent=1))

@@ -1,12 +1,13 @@
 """The rule by which a claim is judged, on cases worked by hand."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mixste.study import claims, store, trainer
+from mixste.study import claims, records
 from mixste.study.profiles import PROFILES
 from mixste.study.published import published
 from mixste.study.tables import CONSTANT, TABLES, Row, Table
@@ -76,15 +77,25 @@ class Fake:
             "frames": 100,
             "metric": "MPJPE",
             "protocol": "exact",
+            "unit": "mm",
         }
         return pd.DataFrame([about | {"take": str(take), "value": value} for take, value in enumerate(self.errors)])
 
 
 def judged(monkeypatch, ours, theirs, claim):
     """The claim, that the first of two rows is better, of these runs; the constant pose errs by 100 mm."""
-    monkeypatch.setattr(trainer, "make", lambda run, *args: run)
-    monkeypatch.setattr(trainer, "make_all", lambda wanted, **options: "")
-    monkeypatch.setattr(store, "failure", lambda run: "the loss is nan" if run.id.startswith("failed") else "")
+
+    def find(wanted, profile):
+        """`records.find` of fakes, but for those that are missing."""
+        why = {run: "the loss is nan" if run.id.startswith("failed") else "" for run in wanted}
+        takes = {run: records.by_take(run.clips) for run in wanted}
+        return {
+            run: SimpleNamespace(id=run.id, spec=run, takes=takes[run], failed=why[run])
+            for run in wanted
+            if not run.id.startswith("missing")
+        }
+
+    monkeypatch.setattr(records, "find", find)
     constant = (Fake("constant", 0, (100.0, 100.0)),)
     rows = [Row("ours", ours, "Ours"), Row("theirs", theirs, "Theirs"), Row(CONSTANT, constant)]
     monkeypatch.setitem(TABLES, "toy", Table("toy", "99", "99_toy", "made up", lambda profile: rows))
@@ -116,6 +127,10 @@ def test_nothing_is_said_of_a_claim_where_a_training_went_wrong(monkeypatch):
     failed = judged(monkeypatch, (sound,), (Fake("failed", 0, (0.0, 0.0)),), CLAIM)
     assert (failed["note"], failed["runs"], failed["seeds"]) == ("open: Theirs failed", "failed", 0)
     assert "value" not in failed
+    missing = judged(monkeypatch, (sound,), (Fake("missing", 0, (0.0, 0.0)),), CLAIM)
+    assert (missing["note"], missing["runs"], missing["seeds"]) == ("open: Theirs not trained here", "", 0)
+    none = judged(monkeypatch, (sound, Fake("missing", 1, (0.0, 0.0))), (replace(other, seed=1),), CLAIM)
+    assert (none["note"], none["seeds"]) == ("open: each seed not trained here, or failed, in one row", 0)
 
 
 def test_claims_are_of_tables_of_the_paper():

@@ -8,7 +8,7 @@ import pytest
 
 from mixste.study import methods, records, trainer
 from mixste.study.profiles import PROFILES
-from mixste.study.store import RunError
+from mixste.study.store import NotHere
 from mixste.study.tables import TABLES
 
 FRAMES = pd.Series([10, 30, 60])  # of three takes
@@ -38,7 +38,7 @@ def test_failed_trainings_are_left_out_and_a_method_without_any_other_is_named(m
     profile = PROFILES["open"]
     monkeypatch.setattr(trainer, "make_all", None)  # nothing is trained for a profile that needs a GPU
     monkeypatch.setattr(records, "find", lambda wanted, name: {})
-    with pytest.raises(RunError, match="no training of VideoPose3D, PoseFormer, MixSTE of profile open is in"):
+    with pytest.raises(NotHere, match="no training of VideoPose3D, PoseFormer, MixSTE of profile open is in"):
         methods.compared(TABLES["table1"], profile)
 
     def find(wanted, name):

@@ -2,16 +2,20 @@
 
 import json
 import shutil
+import sys
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mixste.study import pages, plots, report, store, trainer
+from mixste.study import pages, plots, records, report, store
 from mixste.study.profiles import PROFILES, profile_of
 from mixste.study.published import published
+from mixste.study.run import Data, Run, spec
 from mixste.study.tables import CONSTANT, REGRESSION, Row, Table, all_frames
+from mixste.train import AUTHORS
 
 SMOKE = PROFILES["smoke"]
 TABLE = Table("test", "test", "test", "made up", lambda profile: [], metrics=("MPJPE",))
@@ -46,10 +50,23 @@ class Fake:
         return pd.DataFrame(rows).assign(protocol="exact", unit="mm")
 
 
+FAILED: dict[str, str] = {}  # why, by id
+MISSING: set[str] = set()
+
+
+def find(wanted, profile):
+    """`records.find` of fakes: none of what is missing."""
+
+    def record(run):
+        takes = records.by_take(run.clips)
+        return SimpleNamespace(id=run.id, spec=run, takes=takes, failed=FAILED.get(run.id, ""))
+
+    return {run: record(run) for run in wanted if run.id not in MISSING}
+
+
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch):
-    monkeypatch.setattr(trainer, "make", lambda run, *args: run)
-    monkeypatch.setattr(trainer, "make_all", lambda wanted, **options: "")
+    monkeypatch.setattr(records, "find", find)
 
 
 def test_values_intervals_and_differences():
@@ -113,7 +130,7 @@ def test_rows_whose_runs_failed(tmp_path, monkeypatch, capsys):
     """In part: the mean is over the others. All: no value and no difference; the table can be shown and saved."""
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     reasons = {"b": "the loss is nan at step 8 of 100", "c": "the loss is inf at step 1 of 100"}
-    monkeypatch.setattr(store, "failure", lambda run: reasons.get(run.id, ""))
+    monkeypatch.setattr(sys.modules[__name__], "FAILED", reasons)
     part = Row("part", (Fake("a", 0, (10,) * 5), Fake("b", 1, (0,) * 5)), against="lost")
     lost = Row("lost", (Fake("c", 0, (0,) * 5),), note="small", printed=published(5))
     table = report.measure(TABLE, SMOKE, [lost, part, Row("sound", (Fake("d", 0, (12,) * 5),), against="part")])
@@ -140,56 +157,33 @@ def test_rows_whose_runs_failed(tmp_path, monkeypatch, capsys):
         report.validate(table.assign(note=""))
 
 
-def test_so_far_rows_hold_what_is_trained(monkeypatch):
-    """Differences are between the seeds that both have; rows without any run are left out, and none is trained."""
-    done = {"a", "b", "d", "e"}
-    monkeypatch.setenv("MIXSTE_SO_FAR", "1")
-    monkeypatch.setattr(store, "is_whole", lambda path: path.name in done)
-    monkeypatch.setattr(trainer, "is_whole", lambda path: path.name in done)
+def test_rows_without_runs_say_so(monkeypatch):
+    """Where a partial table is asked for. Differences are between the seeds that both have."""
     base = Row("base", (Fake("a", 0, (20, 30, 50, 70, 90)), Fake("b", 1, (30, 40, 60, 80, 100))), note="small")
     none = Row("none", (Fake("c", 0, (0,) * 5),), against="base")
-    one = Row("one", (Fake("missing", 0, (0,) * 5), Fake("d", 1, (31, 41, 61, 81, 101))), against="base", note="small")
+    one = Row("one", (Fake("gone", 0, (0,) * 5), Fake("d", 1, (31, 41, 61, 81, 101))), against="base", note="small")
     last = Row("last", (Fake("e", 0, (1, 1, 1, 1, 1)),), against="none")
-    table = report.measure(AVERAGES, SMOKE, [base, none, one, last])
-    found = table.set_index(["row", "against"])
-    assert found["value"].to_dict() == pytest.approx(
-        {("base", ""): 66.25, ("one", ""): 72.25, ("one", "base"): 1.0, ("last", ""): 1.0}
+    monkeypatch.setattr(sys.modules[__name__], "MISSING", {"c", "gone"})
+    with pytest.raises(store.RunError, match="not all runs of none, one are in"):
+        report.measure(AVERAGES, SMOKE, [base, none, one, last])
+    table = report.measure(AVERAGES, SMOKE, [base, none, one, last], partial=True)
+    report.validate(table)
+    lines = table.set_index(["row", "against"])
+    assert lines["value"].to_dict() == pytest.approx(
+        {("base", ""): 66.25, ("none", ""): np.nan, ("one", ""): 72.25, ("one", "base"): 1.0, ("last", ""): 1.0},
+        nan_ok=True,
     )
-    assert found["runs"].to_dict()["one", "base"] == "d"
-    assert found["note"].droplevel("against").to_dict() == {
-        "base": "small", "one": "small; 1 of 2 seeds so far", "last": ""
-    }  # fmt: skip
-    assert "so far" in profile_of("smoke").title
-    with pytest.raises(store.RunError, match="none of none is trained yet, in "):
-        report.measure(TABLE, SMOKE, [none])
-
-
-def test_so_far_what_an_earlier_table_tells_of_the_same_runs_stays(tmp_path, monkeypatch, capsys):
-    """Of more seeds than the store has; a row of other runs than the plan's, or of fewer, does not."""
-    monkeypatch.setattr(store, "ROOT", tmp_path)
-    monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
-    seeds = Fake("a", 0, (20, 30, 50, 70, 90)), Fake("b", 1, (30, 40, 60, 80, 100))
-    base, other = Row("base", seeds), Row("other", (Fake("e", 0, (5, 5, 5, 5, 5)),))
-    ours = Row("ours", (Fake("c", 0, (1, 1, 1, 1, 1)), replace(seeds[1], id="d")), against="base")
-    report.save(report.measure(AVERAGES, SMOKE, [base, ours, other]), "02_test")
-    monkeypatch.setenv("MIXSTE_SO_FAR", "1")
-    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
-    whole = report.read("smoke", "02_test").set_index(["row", "against"])
-
-    def found(done, rows):
-        monkeypatch.setattr(store, "is_whole", lambda path: path.name in done)
-        monkeypatch.setattr(trainer, "is_whole", lambda path: path.name in done)
-        table = report.measure(AVERAGES, SMOKE, rows)
-        report.validate(table)
-        return table.set_index(["row", "against"])
-
-    for done in set(), {"c"}, {"e", "a"}, {"c", "d"}:  # of the last, ours is measured anew, its difference stays
-        pd.testing.assert_frame_equal(found(done, [base, ours, other]), whole)
-    renamed = replace(other, runs=(replace(other.runs[0], id="f"),))
-    assert "other" not in found({"c"}, [base, ours, renamed]).index
-    more = replace(other, runs=(*other.runs, Fake("g", 1, (7, 7, 7, 7, 7))))
-    assert found({"e", "g"}, [base, more]).loc[("other", ""), "value"] == 6.0
-    assert list(found({"e"}, [other, base]).index) == [("other", ""), ("base", "")]
+    assert lines["runs"].to_dict()["one", "base"] == "d"
+    assert lines["runs"].to_dict()["none", ""] == ""
+    assert lines["note"].droplevel("against").to_dict() == {
+        "base": "small",
+        "none": "not trained here: 1 of 1 seeds",
+        "one": "small; not trained here: 1 of 2 seeds",
+        "last": "",
+    }
+    assert report.with_intervals(table).loc[("none", "MPJPE"), "value"] == "not trained here"
+    assert report.beside(table).loc[("none", "smoke"), "Avg."] == "not trained here"
+    assert plots.names(table)["none"] == "none\nnot trained here"
 
 
 def test_averages_only_and_one_group():
@@ -239,35 +233,31 @@ def test_unknown_profile():
 
 
 def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
-    """Of runs that tables name, in the order of the tables; lines of runs no longer in the store stay."""
+    """Of runs that tables name, in the order of the tables; lines of runs that have no record any more stay."""
     monkeypatch.setattr(store, "ROOT", tmp_path)
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
     ids = ["b" * 12, "a" * 12]
     made = {"device": "a CPU", "torch": "2", "numpy": "2", "python": "3", "mixste": "0", "training_seconds": 1.26}
     for seed, run in enumerate(ids):
-        folder = tmp_path / "store" / run
-        folder.mkdir(parents=True)
-        for name in store.FILES | store.WEIGHTS:
-            (folder / name).write_text("")
-        spec = {"model": "mixste", "frames": 3, "poses": 9, "seed": seed, "data": {"keypoints": "gt"}}
-        spec |= {"options": [["dim", 8], ["depth", 2]], "recipe": {"learning_rate": 0.0025}}
-        (folder / "spec.json").write_text(json.dumps(spec))
-        (folder / "environment.json").write_text(json.dumps(made | {"testing_seconds": 0.5}))
-        store.seal(folder)
+        options = {"dim": 8, "depth": 2}
+        settings = Run(Data("synthetic"), 3, 9, seed, options=options, recipe=replace(AUTHORS, learning_rate=0.0025))
+        content = {"format": records.FORMAT, "id": run, "spec": json.loads(spec(settings)), "failed": "the loss is nan"}
+        content |= {"environment": made | {"testing_seconds": 0.5}, "curve": {}}
+        records.write(records.Record(content), records.folder("smoke"))
     report.save(good().assign(runs=" ".join(ids)), "02_one")
     report.save(good().assign(runs=ids[1]), "03_two")
     report.save(good().assign(runs=""), "04_none")
     tables = {path: report.read("smoke", path.stem) for path in report.tables_of("smoke")}
     for _ in range(2):
-        found = pages.ledger("smoke", tmp_path, tables).set_index("run")
-        assert found["notebooks"].to_dict() == {ids[0]: "02", ids[1]: "02 03"}
-        assert found["seed"].astype(int).to_dict() == {ids[0]: 0, ids[1]: 1}
-        assert set(found["device"]) == {"a CPU"}
-        assert set(found["options"]) == {"dim=8 depth=2"}
-        assert set(found["learning_rate"].astype(float)) == {0.0025}
-        assert found["training_seconds"].astype(float).round(1).tolist() == [1.3, 1.3]
-        shutil.rmtree(tmp_path / "store", ignore_errors=True)
+        lines = pages.ledger("smoke", tmp_path, tables).set_index("run")
+        assert lines["notebooks"].to_dict() == {ids[0]: "02", ids[1]: "02 03"}
+        assert lines["seed"].astype(int).to_dict() == {ids[0]: 0, ids[1]: 1}
+        assert set(lines["device"]) == {"a CPU"}
+        assert set(lines["options"]) == {"depth=2 dim=8"}
+        assert set(lines["learning_rate"].astype(float)) == {0.0025}
+        assert lines["training_seconds"].astype(float).round(1).tolist() == [1.3, 1.3]
+        shutil.rmtree(records.folder("smoke"), ignore_errors=True)
 
 
 @pytest.mark.parametrize("profile", [name for name in PROFILES if (store.ROOT / "results" / name).exists()])

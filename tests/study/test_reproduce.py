@@ -213,10 +213,23 @@ def test_a_full_disk_ends_the_call_below_the_notebooks_line(folder, monkeypatch,
     assert capsys.readouterr().out.endswith("00_one.ipynb … failed\n")
 
 
-def test_so_far_trains_nothing(tmp_path):
-    command = [sys.executable, "-c", "from mixste.cli import main; main()", "reproduce", "--so-far"]
-    where = {"MIXSTE_RUNS": str(tmp_path / "runs")}
+def test_of_records_alone_nothing_is_trained(tmp_path):
+    """Of a profile whose runs left none, and which needs a GPU and data: each notebook says what it lacks."""
+    command = [sys.executable, "-c", "from mixste.cli import main; main()", "reproduce", "--profile", "paper"]
+    command += ["--records", "--tables", "5", "--notebook", "9"]
+    where = {"MIXSTE_RUNS": str(tmp_path / "runs"), "MIXSTE_DATA": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | where)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("nothing is trained yet") == 10
+    assert done.stdout.count("there is no record of any of its runs") == 2
     assert not list(tmp_path.glob("runs/????????????*"))
+
+
+def test_a_notebook_that_needs_a_network_that_is_not_there_says_so_in_a_sentence(folder):
+    code = "from mixste.study import store\nraise store.NotHere('this needs the network of a run')"
+    notebook(folder / "00_one.ipynb", 'profile = "smoke"\ntrain_missing = None', code, "print(1)")
+    with pytest.raises(RuntimeError, match=r"^00_one cannot be made: this needs the network of a run$"):
+        notebooks.reproduce("smoke", notebooks.choose(), train=False)
+    text = (folder / "runs" / "notebooks" / "smoke" / "00_one.ipynb").read_text()
+    assert "train_missing = False" in text
+    assert "Traceback" not in text
+    assert not notebooks.fresh(folder / "00_one.ipynb", "smoke")

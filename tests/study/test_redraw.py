@@ -1,0 +1,78 @@
+"""The study in miniature, drawn again from its records alone: without the store, without the data, without training."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from mixste.io import DataError
+from mixste.study import methods, records, report, store
+from mixste.study.profiles import PROFILES
+from mixste.study.run import Data, Run
+from mixste.study.tables import CONSTANT, TABLES, Row, Table, references
+from mixste.train import AUTHORS
+
+PROFILE = replace(PROFILES["smoke"], gpu=True)  # nothing is trained unasked
+DATA = Data("synthetic", "gt", skeleton="human36m", subjects=("S1", "S9"), actions=("Walking",), test_cameras=1)
+RECIPE = replace(AUTHORS, batch_frames=90)
+
+
+def rows(profile) -> list[Row]:
+    def seeds(dim: int) -> tuple[Run, ...]:
+        options = {"dim": dim, "depth": 1, "heads": 2}
+        return tuple(Run(DATA, 9, 200, seed, options=options, recipe=RECIPE) for seed in (0, 1))
+
+    base = Row("narrow", seeds(8))
+    return [base, Row("wide", seeds(16), against="narrow"), *references(base)]
+
+
+TABLE = Table("mine", "99", "99_mine", "two networks", rows, averages_only=True)
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """A store and a repository of the test's own, both empty."""
+    monkeypatch.setattr(store, "ROOT", tmp_path / "repository")
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # in this process
+    return tmp_path
+
+
+def test_what_was_measured_in_the_store_is_drawn_again_from_records(folders, monkeypatch):
+    wanted = rows(PROFILE)
+    assert report.ready(wanted, PROFILE) == "0 of 6 runs ready"
+    with pytest.raises(store.RunError, match="not all runs of narrow, wide, constant pose, linear regression"):
+        report.measure(TABLE, PROFILE)
+    assert report.ready(wanted, PROFILE, train=True) == "6 of 6 runs ready"
+    before = report.measure(TABLE, PROFILE)
+    assert before["value"].notna().all()
+    every = [run for row in wanted for run in row.runs]
+    assert len(records.publish(every, PROFILE.name)) == 6
+
+    def absent(*arguments, **options):
+        raise DataError("none here")
+
+    monkeypatch.setenv("MIXSTE_RUNS", str(folders / "elsewhere"))
+    monkeypatch.setattr("mixste.data.load", absent)
+    monkeypatch.setattr("mixste.study.run._load", absent)
+    assert report.ready(wanted, PROFILE) == "6 of 6 runs ready"
+    pd.testing.assert_frame_equal(report.measure(TABLE, PROFILE), before)
+    with pytest.raises(store.NotHere, match=r"this needs the network of mixste, T=9, trained on synthetic, seed 0, "):
+        store.finished(wanted[0].runs[0])
+    assert not (folders / "elsewhere").exists()
+
+
+def test_a_row_without_records_says_so(folders):
+    """Asked for by an argument; figures of what is there can still be drawn."""
+    table = report.measure(TABLE, PROFILE, partial=True)
+    report.validate(table)
+    assert table["value"].isna().all()
+    assert (table["seeds"] == 0).all()
+    notes = table.groupby("row")["note"].first()
+    assert notes[["narrow", CONSTANT]].tolist() == [
+        "not trained here: 2 of 2 seeds",
+        "not trained here: 1 of 1 seeds",
+    ]
+    assert set(report.with_intervals(table)["value"]) == {"not trained here"}
+    with pytest.raises(store.NotHere, match="VideoPose3D, PoseFormer, MixSTE of profile smoke"):
+        methods.compared(TABLES["table1"], PROFILE)
