@@ -111,9 +111,9 @@ def layouts() -> str:
 
 def tables() -> dict[Path, str]:
     """The pages with their tables as they should be."""
-    made = {README: {"results": results(), "speed": speed()}, LIFT: {"layouts": layouts()}}
-    pages = {page: page.read_text(encoding="utf-8") for page in made}
-    for page, marks in made.items():
+    contents = {README: {"results": results(), "speed": speed()}, LIFT: {"layouts": layouts()}}
+    pages = {page: page.read_text(encoding="utf-8") for page in contents}
+    for page, marks in contents.items():
         for mark, content in marks.items():
             pages[page] = between(pages[page], mark, content)
     return pages

@@ -117,8 +117,8 @@ def lacking_data(scale: Profile, chosen: list[Path]) -> dict[Path, str]:
         else:  # the ids of its runs, while it is at hand
             with contextlib.suppress(DataError):
                 [run.id for several in planned.values() for run in several if run.data == data]
-    said = {path: dict.fromkeys(wrong[data] for data in several if data in wrong) for path, several in read.items()}
-    return {path: "; ".join(sentences) for path, sentences in said.items() if sentences}
+    reasons = {path: dict.fromkeys(wrong[data] for data in several if data in wrong) for path, several in read.items()}
+    return {path: "; ".join(sentences) for path, sentences in reasons.items() if sentences}
 
 
 def not_made(lacking: dict[Path, str]) -> str:
@@ -237,8 +237,8 @@ def _stamped(path: Path, profile: str) -> dict:
 def _files(path: Path, profile: str) -> list[str]:
     """Of the files below the output folder, those that this notebook writes: its executed copy, tables and figures."""
     out, number = store.output(), path.name[:2]
-    made = (file for kind in ("results", "figures") for file in (out / kind / profile).glob(f"{number}_*"))
-    return [str(file.relative_to(out)) for file in (_copy(path, profile), *sorted(made))]
+    files = (file for kind in ("results", "figures") for file in (out / kind / profile).glob(f"{number}_*"))
+    return [str(file.relative_to(out)) for file in (_copy(path, profile), *sorted(files))]
 
 
 def _hash(name: str) -> str:

@@ -14,7 +14,7 @@ from mixste.study.report import read, tables_of, with_intervals
 from mixste.study.tables import of_notebook
 
 # Of a run's environment, what its line in runs.csv tells.
-MADE = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
+ENVIRONMENT = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
 
 
 def page(root: Path, but: Collection[Path] = ()) -> str:
@@ -42,9 +42,14 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                 print(f"{store.shown(path)} is left out of results/README.md: {error}", flush=True)
         if not tables.keys() - {root / "results" / name / "01_architecture.csv"}:
             continue
-        made = ledger(name, root, tables)
-        lines += ["", f"## Profile `{name}`: {profile.title}", "", f"Of {len(made)} runs: [runs.csv]({name}/runs.csv)."]
-        lines += [_redrawn(name, list(made["run"]))] if root == store.ROOT else []
+        ledger_lines = ledger(name, root, tables)
+        lines += [
+            "",
+            f"## Profile `{name}`: {profile.title}",
+            "",
+            f"Of {len(ledger_lines)} runs: [runs.csv]({name}/runs.csv).",
+        ]
+        lines += [_redrawn(name, list(ledger_lines["run"]))] if root == store.ROOT else []
         if rate := profile.mixste_learning_rate:
             lines += [f"MixSTE's learning rate is {rate:g} up to d_m = 512 and T = 81, lower for wider tokens and"]
             lines += [f"longer windows, which collapse at it; its peers' is {profile.recipe().learning_rate:g}."]
@@ -59,7 +64,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                     f"### [{path.stem}]({name}/{path.name})" + (f": {planned.title}" if planned else ""),
                     "",
                     markdown(with_intervals(table, notes=False).reset_index()),
-                    *[f"\n*{row}*: {note}." for row, note in noted(table)],
+                    *[f"\n*{row}*: {note}." for row, note in notes_of(table)],
                 ]
     text = "\n".join(lines) + "\n"
     with replacing(root / "results" / "README.md") as temporary:
@@ -86,7 +91,18 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
         record = records.of_id(run, profile)
         line = old.get(run, {}) if record is None else _line(record)
         lines.append({"run": run} | line | {"notebooks": " ".join(numbers)})
-    columns = ["run", "notebooks", "model", "frames", "options", "keypoints", "poses", "learning_rate", "seed", *MADE]
+    columns = [
+        "run",
+        "notebooks",
+        "model",
+        "frames",
+        "options",
+        "keypoints",
+        "poses",
+        "learning_rate",
+        "seed",
+        *ENVIRONMENT,
+    ]
     table = pd.DataFrame(lines, columns=columns)
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False)
@@ -106,21 +122,25 @@ def _redrawn(profile: str, runs: list[str]) -> str:
 
 def _line(record: Record) -> dict[str, object]:
     """What runs.csv tells of a run, but for the notebooks that name it."""
-    run, made = record.spec, record.environment
+    run, about = record.spec, record.environment
     options = run.options or [("frames", run.frames)]  # of a reference, which has none of its own
     return {
         **{name: getattr(run, name) for name in ("model", "frames", "poses", "seed")},
         "options": " ".join(f"{name}={value}" for name, value in options),
         "keypoints": run.data.keypoints,
         "learning_rate": f"{run.recipe.learning_rate:.3g}",
-        **{name: round(made[name], 1) if name.endswith("seconds") else made[name] for name in MADE if name in made},
+        **{name: _shown(about[name]) for name in ENVIRONMENT if name in about},
     }
 
 
-def noted(table: pd.DataFrame) -> list[tuple[str, str]]:
+def _shown(value):
+    return round(value, 1) if isinstance(value, float) else value
+
+
+def notes_of(table: pd.DataFrame) -> list[tuple[str, str]]:
     """(row, what must be said of it), each once."""
-    own = table.loc[(table["note"] != "") & (table["against"] == ""), ["row", "note"]]
-    return list(dict.fromkeys(own.itertuples(index=False, name=None)))
+    notes = table.loc[(table["note"] != "") & (table["against"] == ""), ["row", "note"]]
+    return list(dict.fromkeys(notes.itertuples(index=False, name=None)))
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -78,8 +78,9 @@ HUMANEVA = ("Walk", "Jog"), ("S1", "S2", "S3")
 
 def humaneva_names(profile: Profile) -> dict[str, str]:
     """The actions and subjects of Table 4 by what stands for them: a stand-in's first, second and third in order."""
-    own = profile.humaneva.actions or HUMANEVA[0], profile.humaneva.subjects or HUMANEVA[1]
-    return dict(chain.from_iterable(zip(here, paper, strict=True) for here, paper in zip(own, HUMANEVA, strict=True)))
+    (actions, subjects), here = HUMANEVA, profile.humaneva
+    names = zip(here.actions or actions, actions, strict=True), zip(here.subjects or subjects, subjects, strict=True)
+    return dict(chain(*names))
 
 
 def by_action_and_subject(clips: pd.DataFrame, profile: Profile) -> pd.Series:
@@ -272,8 +273,8 @@ def table7(p: Profile) -> list[Row]:
 
 def paper_vs_code(p: Profile) -> list[Row]:
     """One difference between the paper's text and the authors' code at a time, then all of them."""
-    # Where a profile departs from what is measured here.
-    own = {name: getattr(AUTHORS, name) for name in ("scaled_gradient", "drop_path", "random_starts")}
+    # The authors' settings that are measured here, also where a profile changes them.
+    authors = {name: getattr(AUTHORS, name) for name in ("scaled_gradient", "drop_path", "random_starts")}
     half = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 1.0))
     switches = [
         ("squared-norm", "1: squared norm", {"squared": PAPER.squared}),
@@ -291,11 +292,11 @@ def paper_vs_code(p: Profile) -> list[Row]:
         ("embedding-norm", "13: embedding norm", {"embedding_norm": PAPER.embedding_norm}),
         ("not-mirrored", "19: no mirrored windows", {"mirror": False}),
     ]
-    recipes = {(key, label): p.recipe(**own | change) for key, label, change in switches}
+    recipes = {(key, label): p.recipe(**authors | change) for key, label, change in switches}
     recipes["paper", "paper's recipe"] = p.recipe(PAPER, random_starts=PAPER.random_starts)
     trained, note = partial(p.mixste, p.ablation_frames, dim=p.ablation_dim), p.size_note(p.ablation_dim)
-    authors = tuple(replace(run, test_curve=True) for run in trained(recipe=p.recipe(**own)))
-    base = Row("authors", authors, "authors' recipe", note=note)
+    plain = tuple(replace(run, test_curve=True) for run in trained(recipe=p.recipe(**authors)))
+    base = Row("authors", plain, "authors' recipe", note=note)
     rows = [
         Row(key, trained(recipe=recipe), label, against=base.key, note=note) for (key, label), recipe in recipes.items()
     ]
@@ -403,8 +404,8 @@ def named(names: Iterable[str]) -> list[Table]:
     """The tables of these keys or numbers, as "table5" or "5"; ValueError lists those there are."""
     by_name = {name: table for table in TABLES.values() for name in (table.key, table.number)}
     if unknown := [name for name in names if name not in by_name]:
-        there = ", ".join(f"{table.number} ({table.key})" for table in TABLES.values())
-        raise ValueError(f"table must be among {there}, found {', '.join(unknown)}")
+        tables = ", ".join(f"{table.number} ({table.key})" for table in TABLES.values())
+        raise ValueError(f"table must be among {tables}, found {', '.join(unknown)}")
     return list({by_name[name].key: by_name[name] for name in names}.values())
 
 

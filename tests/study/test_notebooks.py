@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from mixste.study import report, store
-from mixste.study.notebooks import NOTEBOOKS, notebooks
+from mixste.study.notebooks import NOTEBOOKS, notebooks, tables_read
+from mixste.study.tables import TABLES
 
 NAMES = [path.stem for path in notebooks()]
 IGNORED = "nbval-ignore-output"
@@ -37,8 +38,9 @@ def text_of(cell: dict) -> str:
     return "".join("".join(part) for part in parts)
 
 
-def test_all_nineteen_are_there():
-    assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(19)]
+def test_their_numbers_have_no_gaps():
+    assert len(NAMES) >= 19
+    assert [name[:2] for name in NAMES] == [f"{number:02}" for number in range(len(NAMES))]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,6 +86,31 @@ def test_lines_shown_are_those_of_the_stored_table(name):
         assert shown
         for line in shown - known:  # a notebook may choose and order the columns of a wide one
             assert any(Counter(line) <= one for one in wide), line
+
+
+def test_every_table_has_its_notebook_which_names_it():
+    for table in TABLES.values():
+        assert table.notebook in NAMES
+        assert table.key in tables_read([NOTEBOOKS / f"{table.notebook}.ipynb"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_that_reads_runs_names_their_table(name):
+    """Or its runs would not be trained before it is executed, and it not be executed again when they change."""
+    source = "".join("".join(cell["source"]) for cell in code(name))
+    reads = re.search(r"\b(report\.measure|report\.ready|trainer\.make|methods\.compared)\(", source)
+    assert bool(reads) == bool(tables_read([NOTEBOOKS / f"{name}.ipynb"]))
+
+
+def test_tables_are_read_off_the_code_of_a_notebook(tmp_path):
+    sources = [
+        ("markdown", 'TABLES["table1"]'),
+        ("code", 'TABLES["table5"]; "limits of table6"'),
+        ("code", "x = ['table2']"),
+    ]
+    notebook = {"cells": [{"cell_type": kind, "source": [source]} for kind, source in sources]}
+    (tmp_path / "one.ipynb").write_text(json.dumps(notebook))
+    assert tables_read([tmp_path / "one.ipynb"]) == ("table2", "table5"), "in the order of the study"
 
 
 def test_every_table_has_its_figure():
