@@ -105,7 +105,10 @@ def gelu_backward(
 
 
 def _product(a, b, out, epilogue=PLAIN, bias=None, aux=None, added=None, factor=1.0) -> Tensor:
-    """out = epilogue(factor · a @ b + added + bias)."""
+    """out = epilogue(factor · a @ b + added + bias).
+
+    a: (rows, in). b: (in, out). out, added, and aux, which GELU's epilogues write or read: (rows, out). bias: (out,).
+    """
     # cuBLASLt counts along columns first, so that to it all our matrices lie transposed: outᵀ = bᵀ aᵀ.
     handle, workspace = _handle(out.device)
     operation, layouts = ctypes.c_void_p(), []
@@ -163,17 +166,17 @@ _fastest: dict[tuple, Program] = {}
 
 def _programs(handle, operation, shapes) -> list[Program]:
     """What cuBLASLt proposes, the likeliest first."""
-    preference, found = ctypes.c_void_p(), ctypes.c_int()
+    preference, count = ctypes.c_void_p(), ctypes.c_int()
     programs = (Program * CANDIDATES)()
     _call("cublasLtMatmulPreferenceCreate", ctypes.byref(preference))
     most = ctypes.c_size_t(WORKSPACE)
     _call("cublasLtMatmulPreferenceSetAttribute", preference, MOST_WORKSPACE, ctypes.byref(most), ctypes.sizeof(most))
     _call(
         "cublasLtMatmulAlgoGetHeuristic", handle, operation, *shapes, shapes[2], preference, CANDIDATES, programs,
-        ctypes.byref(found),
+        ctypes.byref(count),
     )  # fmt: skip
     _call("cublasLtMatmulPreferenceDestroy", preference)
-    whole = [program for program in programs[: found.value] if _splits(program) <= 1]
+    whole = [program for program in programs[: count.value] if _splits(program) <= 1]
     return whole or programs[:1]
 
 

@@ -102,6 +102,15 @@ def narrow(x: Float[Tensor, "rows few"], dtype: torch.dtype) -> Float[Tensor, "r
     return F.pad(x, (0, 8 - x.shape[1])).to(dtype)
 
 
+# What the functions below take and give:
+#   x, stream      the residual stream, (rows, dim) in bfloat16; rows are tokens, as `layout` says
+#   normed, after  a norm of it, which the next branch takes, of the same shape and type
+#   keep           (rows,) float32, what stochastic depth multiplies the branch with, or None for 1, see `draw`
+#   ahead          bias (dim,) and keep of the branch that follows, which the stream brings along
+#   low            the copies of `low_precision`
+#   parameters     only for autograd: the gradients come back in their order
+
+
 class Beginning(torch.autograd.Function):
     """The embedding, its norm if the model has one, and the first block's norm of it."""
 
@@ -211,7 +220,13 @@ class End(torch.autograd.Function):
 
 
 def prepared(model: MixSTE, float8: bool) -> list[dict]:
-    """The weights of each block as `infer` takes them, after the first norm's."""
+    """The weights of each block as `infer` takes them, in the order in which blocks run; matrices as (in, out).
+
+    norm1, norm2: before the branches; inner: after the block. ready: the options with which `kernels.norm` computes
+    norm1. qkv in bfloat16, its bias in float32: over joints with norm1 in them (`folded`), or with float8 as
+    `eight_bits` has them, with scales. proj, fc1, fc2 and their biases in bfloat16; fc1_folded: with norm2 in them.
+    position: of frames, where the block that follows is the first over frames.
+    """
     steps = ordered_blocks(model)
     low = low_precision(model)
     blocks = []
