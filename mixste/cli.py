@@ -197,7 +197,7 @@ def lift(
 
     sides = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", size or "")
     if size is not None and not sides:
-        raise DataError(f"size must be like 1920x1080, found {size!r}")
+        raise DataError(f"expected a size such as 1920x1080, found {size!r}")
     resolution = sides and (int(sides[1]), int(sides[2]))
     outputs = {"outputs": listed(to)} if to else {}
     failed, lifted = [], 0

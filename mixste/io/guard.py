@@ -59,6 +59,8 @@ def reason(fault: Exception) -> str:
             return "an unexpected end of the file"
         case OSError(strerror=str(message)):
             return one_line(message, 200)
+        case json.JSONDecodeError(msg=message, lineno=line, colno=column):
+            return f"a syntax error in line {line}, column {column} ({message})"
         case ValueError() if "integer string conversion" in str(fault):
             return "a number of thousands of digits"
     return one_line(f"{type(fault).__name__}: {fault}", 200)

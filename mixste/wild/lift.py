@@ -128,13 +128,13 @@ def _unlike_training(joints: Float[np.ndarray, "frames 17 2"], resolution: tuple
     upright = float(np.median(upright[np.isfinite(upright)])) if np.isfinite(upright).any() else 1.0
     if upright < -0.5:
         notes.append(
-            "the person is upside down in most frames, unlike in training: does y point up in the file, or is the "
-            "video rotated?"
+            "the person is upside down in most frames, unlike in training: is the layout wrong, does y point up in the "
+            "file, or is the video rotated?"
         )
     elif upright < 0.3:
         notes.append(
-            "the person lies on their side in most frames, unlike in training: does y come before x in the file, or is "
-            "the video rotated?"
+            "the person lies on their side in most frames, unlike in training: is the layout wrong, does y come before "
+            "x in the file, or is the video rotated?"
         )
     cut = ((joints <= 0) | (joints >= np.array(resolution) - 1)).any(axis=(1, 2)).sum()
     if cut:

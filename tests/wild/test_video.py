@@ -151,5 +151,5 @@ def test_nothing_is_left_of_a_film_that_broke_off(tmp_path):
 def test_mediapipe_itself_starts(tmp_path):
     """Its weights are in the wheel: it looks at a film without a person, and finds none."""
     pytest.importorskip("mediapipe")
-    with pytest.raises(DataError, match="found 0 people in 8 frames"):
+    with pytest.raises(DataError, match="found nobody in 8 frames"):
         video.detect(film(tmp_path / "disc.mp4"))

@@ -184,7 +184,9 @@ def follow(detections: Detections, person: int = 0) -> tuple[Float[np.ndarray, "
     # Equal ones stay in the order of their first appearance.
     ranked = sorted(tracks, key=lambda track: -len(track) * float(np.median(sizes[track])))
     if not 0 <= person < len(ranked):
-        raise DataError(f"{detections.name}: expected a person {person}, found {len(ranked)} people, numbered from 0")
+        raise DataError(
+            f"{detections.name}: expected person {person}, found {len(ranked)} in the clip, numbered from 0"
+        )
     track = ranked[person]
     tracked = np.full((len(detections.people), len(detections.names), 2), np.nan)
     tracked[frames[track]] = points[track]

@@ -64,8 +64,8 @@ def read(
     kind = "json" if path.is_dir() else path.suffix.lower().removeprefix(".")
     if kind not in READERS or format not in FORMATS:
         raise DataError(
-            f"{path}: expected a folder of .json files, or a file {', '.join(f'.{name}' for name in READERS)}, in one "
-            f"of the formats {', '.join(FORMATS)}, found {repr(kind) if kind not in READERS else repr(format)}"
+            f"{path}: expected a folder of .json files or a .json, .npz, .npy or .csv file, in one of the formats "
+            f"{', '.join(FORMATS)}, found {repr(kind) if kind not in READERS else repr(format)}"
         )
     if format != "auto" and (format in READERS or kind != "json") and format != kind:
         raise DataError(
@@ -174,6 +174,11 @@ def _names(
             notes.append(f"points are identified by their names in the file, not by layout {layout}")
         return names
     if names and layout is None:
+        if len(missing) > len(human36m.joints) / 2:  # other words, rather than other points
+            raise DataError(
+                f"expected names of points such as Nose, LShoulder and RKnee, found {', '.join(names[:10])}: give "
+                "--layout if the points are in the order of one"
+            )
         raise DataError(
             f"expected points for every joint, found none for {', '.join(missing)} among {', '.join(names[:40])}"
         )

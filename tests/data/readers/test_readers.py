@@ -473,10 +473,10 @@ def test_coordinates_that_are_in_no_image_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"as if in metres: give --units"):
         read(tmp_path / "camera.npz", layout="human36m", resolution=SIZE)
     np.savez(tmp_path / "depth.npz", keypoints=np.concatenate([JOINTS, metres[..., :1] - 1], axis=2))
-    with pytest.raises(DataError, match="found negative scores, as of 3D points"):
+    with pytest.raises(DataError, match="found negative scores, as if points were 3D"):
         read(tmp_path / "depth.npz", layout="human36m", resolution=SIZE)
     with pytest.raises(
-        DataError, match=r"an image 640 pixels wide and 480 high, found them from \(410, 181\) to .* size right"
+        DataError, match=r"an image of 640 x 480 pixels, found points from \(410, 181\) to .* size right"
     ):
         read(save(tmp_path / "plain.json", results()), resolution=(640, 480))
 
