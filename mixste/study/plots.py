@@ -1,4 +1,4 @@
-"""What several figures share: the look, the label of the source, and people drawn in true proportion."""
+"""Shared by several figures: their style, the label of the source, poses, and plots of tidy tables."""
 
 import re
 import textwrap
@@ -21,17 +21,17 @@ from mixste.study.tables import CONSTANT, REGRESSION
 SIDES = {"left": "#c44e52", "right": "#4c72b0", "middle": "#444444"}
 METHODS = {"VideoPose3D": "#8c8c8c", "PoseFormer": "#e08214", "MixSTE": "#0b7a75"}
 
-# Seen from the side, the camera's axes turn into the page's: x right, y up.
+# For each view, the camera axes that point right and up on the page, and their signs.
 VIEWS = {"front": ((0, 1), (1, -1)), "side": ((2, 1), (1, -1)), "top": ((0, 2), (1, 1))}
 
 
 def style() -> None:
-    """The study's look, with light figures that a notebook can carry."""
+    """Set the style of the study: small figures, light enough for a notebook."""
     sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 72, "axes.titlesize": "medium"})
 
 
 def save_figure(figure: Figure, name: str, profile: Profile) -> None:
-    """Write figures/<profile>/<name>.png of the output folder, which names its profile and data, and say where."""
+    """Write figures/<profile>/<name>.png in the output folder, labelled with profile and data, and print its path."""
     about = textwrap.wrap(f"{profile.name}: {profile.title}", int(18 * figure.get_figwidth()))
     if (engine := figure.get_layout_engine()) is not None:
         strip = (0.1 + 0.1 * len(about)) / figure.get_figheight()  # inches below the figure, for the text
@@ -48,14 +48,14 @@ def side_of(joint: int, skeleton: Skeleton) -> str:
 
 
 def draw_pose(axes: Axes, pose: Float[np.ndarray, "joints 3"], skeleton: Skeleton, view: str = "front", **line) -> None:
-    """One pose in camera axes, seen from the camera ("front"), from its right ("side") or from above ("top")."""
+    """Draw a pose in camera axes, seen from the camera ("front"), from its right ("side") or from above ("top")."""
     (across, up), signs = VIEWS[view]
     draw_bones(axes, pose[:, [across, up]] * np.array(signs), skeleton, **line)
     axes.set_aspect("equal")
 
 
 def draw_bones(axes: Axes, points: Float[np.ndarray, "joints 2"], skeleton: Skeleton, **line) -> None:
-    """Bones between points of the plane, left and right in their colours."""
+    """Draw bones between 2D points, left and right in their colours."""
     for parent, child in skeleton.bones:
         color = line.get("color", SIDES[side_of(child, skeleton)])
         axes.plot(*points[[parent, child]].T, **{"linewidth": 2, "solid_capstyle": "round", **line, "color": color})
@@ -68,30 +68,30 @@ def show(figure: Figure) -> None:
 
 
 def names(table: pd.DataFrame) -> dict[str, str]:
-    """The rows of a tidy table as figures name them: a second line for those without a value, or at a constant's level.
+    """The label of each row of a tidy table; a second line says if it has no value or is at a constant pose's level.
 
-    The two references are left out: they would stretch the axes of networks that are well below them.
+    The two references are left out: they would stretch the axes.
     """
-    own = table[(table["against"] == "") & ~table["row"].isin((CONSTANT, REGRESSION))]
-    lost, notes = own["row"][without_value(own)].unique(), own.groupby("row", sort=False)["note"].first()
+    table = table[(table["against"] == "") & ~table["row"].isin((CONSTANT, REGRESSION))]
+    missing, notes = table["row"][without_value(table)].unique(), table.groupby("row", sort=False)["note"].first()
 
-    def said(row: str, note: str) -> str:
+    def label(row: str, note: str) -> str:
         flag = re.search(rf"(\d+ of \d+ seeds )?{AT_LEVEL}", note)
-        return f"{row}\n{why_without(note)}" if row in lost else f"{row}\n{flag[0]}" if flag else row
+        return f"{row}\n{why_without(note)}" if row in missing else f"{row}\n{flag[0]}" if flag else row
 
-    return {row: said(row, note) for row, note in notes.items()}
+    return {row: label(row, note) for row, note in notes.items()}
 
 
 def by_column(table: pd.DataFrame, metric: str) -> Figure:
-    """One metric of a tidy table: columns across, a point with its interval for each row, see `names`."""
+    """Plot a metric of a tidy table over its columns: a point with its interval for each row of `names`."""
     rows, table = names(table), table[(table["metric"] == metric) & (table["against"] == "")]
     columns = columns_of(table)
     figure, axes = plt.subplots(figsize=(11, 4), layout="constrained")
     for place, (row, color) in enumerate(zip(rows, sns.color_palette(n_colors=len(rows)), strict=True)):
-        own = table[table["row"] == row].set_index("column").reindex(columns)
+        values = table[table["row"] == row].set_index("column").reindex(columns)
         x = np.arange(len(columns)) + (place - (len(rows) - 1) / 2) * 0.8 / len(rows)
-        axes.vlines(x, own["low"], own["high"], color=color, alpha=0.5)
-        axes.plot(x, own["value"], "o", color=color, markersize=4, label=rows[row])
+        axes.vlines(x, values["low"], values["high"], color=color, alpha=0.5)
+        axes.plot(x, values["value"], "o", color=color, markersize=4, label=rows[row])
     axes.set_xticks(range(len(columns)), [short(column) for column in columns], rotation=35, ha="right")
     axes.set(ylabel=f"{metric}, {table['unit'].iloc[0]}", xlim=(-0.6, len(columns) - 0.4))
     axes.grid(axis="x", visible=False)
@@ -102,9 +102,9 @@ def by_column(table: pd.DataFrame, metric: str) -> Figure:
 
 
 def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
-    """Averages of a tidy table with their intervals, a panel a metric; what the paper prints as an open diamond.
+    """Plot the averages of a tidy table with their intervals, one panel per metric.
 
-    A dashed line is the constant pose, where a network is at its level.
+    Open diamonds are the paper's values. If a network is at the level of a constant pose, that is a dashed line.
     """
     table = table[(table["column"] == "Avg.") & (table["against"] == "") & table["metric"].isin(metrics)]
     labels = names(table)
@@ -113,16 +113,16 @@ def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
     figure, grid = plt.subplots(1, len(metrics), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for axes, metric in zip(grid.flat, metrics, strict=True):
         every = table[table["metric"] == metric].set_index("row")
-        own = every.reindex(list(labels))
+        rows = every.reindex(list(labels))
         if flat and CONSTANT in every.index:
             axes.axvline(every.loc[CONSTANT, "value"], color="0.3", linestyle="--", linewidth=1, label=CONSTANT)
         y = np.arange(len(labels))
-        axes.hlines(y, own["low"], own["high"], color=SIDES["right"])
-        axes.plot(own["value"], y, "o", color=SIDES["right"])
+        axes.hlines(y, rows["low"], rows["high"], color=SIDES["right"])
+        axes.plot(rows["value"], y, "o", color=SIDES["right"])
         axes.plot(
-            own["printed"], y, "D", color="0.6", markerfacecolor="none", markersize=5, label="printed in the paper"
+            rows["printed"], y, "D", color="0.6", markerfacecolor="none", markersize=5, label="printed in the paper"
         )
-        axes.set_xlabel(f"{metric}, {own['unit'].iloc[0]}")
+        axes.set_xlabel(f"{metric}, {every['unit'].iloc[0]}")
         axes.set_yticks(y, labels.values())
     grid[0, 0].set_ylim(len(labels) - 0.5, -0.5)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", fontsize="small", ncols=2)
@@ -130,16 +130,16 @@ def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
 
 
 def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
-    """Paired differences of a tidy table with their intervals, a line a row; an interval across zero is pale."""
-    own = table[(table["metric"] == metric) & (table["against"] != "") & (table["column"] == "Avg.")]
-    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.42 * len(own)), layout="constrained")
-    _whiskers(axes, own.assign(row=own["row"].map(names(table))))
-    axes.set_xlabel(f"{metric} {label}, {own['unit'].iloc[0]}")
+    """Plot the paired differences of a tidy table with their intervals; one that includes zero is pale."""
+    rows = table[(table["metric"] == metric) & (table["against"] != "") & (table["column"] == "Avg.")]
+    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.42 * len(rows)), layout="constrained")
+    _whiskers(axes, rows.assign(row=rows["row"].map(names(table))))
+    axes.set_xlabel(f"{metric} {label}, {rows['unit'].iloc[0]}")
     return figure
 
 
 def verdicts(table: pd.DataFrame) -> Figure:
-    """Claims of notebook 14: ours with its interval, and the paper's number as a diamond; each in its own unit."""
+    """Plot the claims of notebook 14, each in its own unit: ours with its interval, the paper's as a diamond."""
     figure, axes = plt.subplots(figsize=(10, 0.6 + 0.3 * len(table)), layout="constrained")
     _whiskers(axes, table)
     axes.plot(
@@ -149,11 +149,12 @@ def verdicts(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _whiskers(axes: Axes, own: pd.DataFrame) -> None:
-    crosses = (own["low"] <= 0) & (own["high"] >= 0)
-    for y, (value, low, high, pale) in enumerate(zip(own["value"], own["low"], own["high"], crosses, strict=True)):
+def _whiskers(axes: Axes, rows: pd.DataFrame) -> None:
+    """A point with its interval on a line for each row, pale if the interval includes zero."""
+    crosses = (rows["low"] <= 0) & (rows["high"] >= 0)
+    for y, (value, low, high, pale) in enumerate(zip(rows["value"], rows["low"], rows["high"], crosses, strict=True)):
         axes.plot([low, high], [y, y], color=SIDES["right"], alpha=0.35 if pale else 1)
         axes.plot(value, y, "o", color=SIDES["right"], alpha=0.35 if pale else 1)
     axes.axvline(0, color="0.3", linewidth=1)
-    axes.set_yticks(range(len(own)), own["row"])
+    axes.set_yticks(range(len(rows)), rows["row"])
     axes.invert_yaxis()
