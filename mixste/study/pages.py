@@ -66,6 +66,13 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                     markdown(with_intervals(table, notes=False).reset_index()),
                     *[f"\n*{row}*: {note}." for row, note in notes_of(table)],
                 ]
+                # Rows that the table has got since the file was written.
+                new = [
+                    row.label
+                    for row in (planned.rows(profile) if planned else ())
+                    if row.label not in set(table["row"])
+                ]
+                lines += [f"\nNot trained yet: {'; '.join(new)}."] if new else []
     text = "\n".join(lines) + "\n"
     with replacing(root / "results" / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

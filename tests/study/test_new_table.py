@@ -30,6 +30,7 @@ from mixste.study.profiles import profile_of
 from mixste.study.tables import TABLES
 
 scale, table = profile_of(profile), TABLES["toy"]
+report.ready(table.rows(scale), scale)
 values = report.measure(table, scale)
 report.save(values, table.notebook)""",
 )

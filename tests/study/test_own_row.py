@@ -46,6 +46,7 @@ def with_loss(*terms):
 def test_a_row_of_ones_own_has_value_interval_and_difference(here, capsys):
     base = Row("base", (RUN,), against="a row that is not measured")
     wider = base.variant("wider", options={"dim": 16})
+    report.ready([base, wider], SMOKE)
     table = report.measure(replace(TABLES["table5"], metrics=("MPJPE",)), SMOKE, [base, wider])
     value, other, difference = table.itertuples()
     assert [(line.row, line.against) for line in table.itertuples()] == [("base", ""), ("wider", ""), ("wider", "base")]
