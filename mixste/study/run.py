@@ -18,7 +18,13 @@ from mixste.skeleton import SKELETONS, Skeleton, human36m
 from mixste.study import identity
 from mixste.train import AUTHORS, Recipe, seed_of
 
-SYNTHETIC = ("mixste.data.sources.synthetic:load", "mixste.study.run:chosen")
+# Entry points of the code that makes the synthetic data, trains, and computes errors, for `identity.fingerprint`.
+SYNTHETIC = ("mixste.data.sources.synthetic:load", "mixste.study.run:select")
+TRAINING = ("mixste.study.run:Run.build", "mixste.study.trainer:run_device")
+ERRORS = (
+    *(f"mixste.evaluate:{name}" for name in ("lift_clips", "score", "joint_errors", "average")),
+    *("mixste.networks.references:ConstantPose.fit", "mixste.networks.references:at_constant_level"),
+)
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,10 @@ class Data:
     """What a run reads: the arguments of `mixste.data.load`, and a choice of clips.
 
     skeleton: another layout than the source's, for stand-ins. subjects, actions: only these (empty: all). split:
-    "published" for the source's own; "everyone" trains on its validation people too; "takes" trains and tests on the
-    same people, as HumanEva does, the last take of each action being the test; "validation" tests on the people whom
-    the source sets apart for choosing settings, or else on the last of those it trains on. test_cameras: test on the
-    clips of the first so many cameras (0: all), where every view would cost more than it tells.
+    "published" is the source's own; "everyone" trains on its validation subjects too; "takes" trains and tests on the
+    same subjects, as HumanEva does, with the last take of each action as the test; "validation" tests on the source's
+    validation subjects, or on the last training subject where it has none. test_cameras: test on the clips of the first
+    N cameras (0: all), where every view would cost more than it tells.
     """
 
     source: str
@@ -46,7 +52,7 @@ class Data:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that this reads; the synthetic source is what its code makes, and need not be made to be known."""
+        """Hash of all that this reads; for the synthetic source, of the code that makes it, which need not run."""
         if self.source == "synthetic":
             calibrations = [path.read_text() for path in sorted((PACKAGE / "data").glob("*_cameras.json"))]
             content = [identity.settings(self), identity.fingerprint(*SYNTHETIC), calibrations]
@@ -62,24 +68,24 @@ class Data:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(wanted: Data) -> PoseDataset:
-    options = {"rig": wanted.rig} if wanted.rig else {}
-    return chosen(data.load(wanted.source, keypoints=wanted.keypoints, **options), wanted)
+def _load(choice: Data) -> PoseDataset:
+    options = {"rig": choice.rig} if choice.rig else {}
+    return select(data.load(choice.source, keypoints=choice.keypoints, **options), choice)
 
 
-def chosen(dataset: PoseDataset, wanted: Data) -> PoseDataset:
-    """The part of a source's data that `Data` asks for."""
-    if wanted.skeleton:
-        dataset = in_layout(dataset, SKELETONS[wanted.skeleton])
-    dataset = dataset.select(wanted.subjects or None, wanted.actions or None)
-    if wanted.split == "takes":
+def select(dataset: PoseDataset, choice: Data) -> PoseDataset:
+    """The part of a source's data that a run reads."""
+    if choice.skeleton:
+        dataset = in_layout(dataset, SKELETONS[choice.skeleton])
+    dataset = dataset.select(choice.subjects or None, choice.actions or None)
+    if choice.split == "takes":
         dataset = by_takes(dataset)
-    elif wanted.split == "validation":
+    elif choice.split == "validation":
         dataset = validating(dataset)
-    elif wanted.split == "everyone":
+    elif choice.split == "everyone":
         dataset = replace(dataset, train=dataset.train + dataset.validation, validation=[])
-    if wanted.test_cameras:
-        cameras = sorted({clip.camera for clip in dataset.test})[: wanted.test_cameras]
+    if choice.test_cameras:
+        cameras = sorted({clip.camera for clip in dataset.test})[: choice.test_cameras]
         dataset = replace(dataset, test=[clip for clip in dataset.test if clip.camera in cameras])
     return dataset
 
@@ -154,7 +160,7 @@ def _id(run: Run) -> str:
 
 def code(run: Run) -> str:
     """The fingerprint of what its training goes through: its network, the terms of its loss, the training itself."""
-    entries = [_defined(run.network_class), "mixste.study.run:Run.build"]
+    entries = [_entry(run.network_class), *TRAINING]
     if run.network_class.closed_form:
         return identity.fingerprint(*entries, f"{entries[0]}.fit")
     entries.append("mixste.train:train")
@@ -163,7 +169,7 @@ def code(run: Run) -> str:
             losses.own_code(name)  # from now on this process trains with what it names the run by
             entries.append(name)
         elif name in losses.LOSSES:  # if not, the training says so
-            entries.append(_defined(losses.LOSSES[name]))
+            entries.append(_entry(losses.LOSSES[name]))
     if run.start:
         entries.append("mixste.checkpoints:transfer")
     if run.test_curve:
@@ -173,11 +179,10 @@ def code(run: Run) -> str:
 
 def code_of_errors(run: Run) -> str:
     """The fingerprint of what computes the errors of its trained network."""
-    scoring = (f"mixste.evaluate:{name}" for name in ("lift_clips", "score", "joint_errors"))
-    return identity.fingerprint(_defined(run.network_class), *scoring)
+    return identity.fingerprint(_entry(run.network_class), *ERRORS)
 
 
-def _defined(what) -> str:
+def _entry(what) -> str:
     return f"{what.__module__}:{what.__qualname__}"
 
 

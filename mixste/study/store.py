@@ -1,10 +1,10 @@
-"""The store of runs: each distinct training of the study happens once, and is found again by what it was.
+"""The store of runs: each distinct training of the study happens once, and is found again by its settings.
 
 `runs/<id>/` holds spec.json, history.csv (the learning curve), clips.csv (errors by clip, both protocols), errors.npz
 (every joint in every test frame), weights.safetensors, environment.json and manifest.json with the hash of each. A run
-is made in `runs/<id>.part/`, under a lock, and renamed when whole: what is half-made is never read, and taken up again.
-A training that failed is kept too, so that it is not tried again unasked: failed.json, with the reason, stands in the
-place of errors and weights. Several processes, on one machine or on several that share the folder, may work on one
+is made in `runs/<id>.part/`, under a lock, and renamed when whole: a half-made one is never read, but resumed. A
+training that failed is kept too, so that it is tried again only on request: it has failed.json, with the reason,
+instead of errors and weights. Several processes, on one machine or on several that share the folder, may work on one
 store at a time.
 """
 
@@ -38,13 +38,9 @@ from mixste.study.run import Run, code_of_errors, run_of
 # The repository's folder, whose results/ and figures/ are the study as it was published; without it the current one.
 ROOT = HOME
 
-# What every run holds, and what it may have left behind where it was made: a hundred times the rest in size.
-FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "environment.json"}
-
-FAILED = {"spec.json", "history.csv", "failed.json", "environment.json"}  # what a failed one holds instead
-
-WEIGHTS = {"weights.safetensors", "best.safetensors"}
-
+FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "environment.json"}  # of every run
+FAILED = {"spec.json", "history.csv", "failed.json", "environment.json"}  # of one whose training failed
+WEIGHTS = {"weights.safetensors", "best.safetensors"}  # a hundred times larger; a run may come without
 NAME = re.compile(r"[0-9a-f]{12}(\.part)?")  # of a run's folder in the store
 
 
@@ -122,7 +118,7 @@ class Finished:
     def model(self, which: str = "weights") -> torch.nn.Module:
         """The trained network: "weights" at the end, or "best" on the test clips where the run kept it.
 
-        RunError if the run was brought here without.
+        RunError if the run is here without it.
         """
         name = f"{which}.safetensors"
         if name not in (_manifest(self.path) or {"files": {name}})["files"]:
@@ -146,14 +142,14 @@ def output() -> Path:
 
 
 def shown(path: Path) -> Path:
-    """A path as messages give it: relative to the repository where it lies inside."""
+    """A path for messages: relative to the repository if it is inside."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def is_whole(path: Path) -> bool:
-    """All files are there as they were written: in their size and, where one has changed since, by its hash.
+    """Whether all files are as they were written: by their sizes, and by the hash of a file that was modified since.
 
-    Hashing all of a large store at each call would take minutes; `Finished` hashes whatever it reads.
+    Hashing all of a large store at each call would take minutes; `Finished` hashes every file that it reads.
     """
     manifest = _manifest(path)
     if manifest is None:
@@ -175,7 +171,7 @@ def outdated(run: Run, path: Path | None = None) -> bool:
     path = path or store() / run.id
     if (path / "failed.json").exists() or not is_whole(path):
         return False
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # damaged: whoever reads it finds that
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a damaged file is reported where it is read
         about = json.loads((path / "environment.json").read_text(encoding="utf-8"))
         return about.get("code_of_errors") != code_of_errors(run)
     return False
@@ -298,7 +294,7 @@ def seal(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, report: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-    """One process at a time at what is or will be `path`; the system frees the lock of a process that dies."""
+    """Let one process at a time work on `path`, which need not exist yet; a lock is freed when its process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_suffix(".lock"))
     try:
@@ -313,7 +309,7 @@ def locked(path: Path, report: Callable[[str], None] = lambda line: None) -> Ite
 
 
 def busy(path: Path) -> bool:
-    """Whether a process works at this moment on what is or will be `path`."""
+    """Whether a process holds the lock of `path`."""
     if not path.with_suffix(".lock").exists():
         return False
     try:

@@ -63,7 +63,7 @@ def lacking(wanted: Iterable[Run]) -> list[Run]:
 
 
 def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line: None) -> Finished:
-    """The finished run: found in the store, or trained now, or finished by another process while this one waits.
+    """The finished run: from the store, or trained now, or by another process while this one waits.
 
     Errors that other code computed are computed again, from the weights. Raises FailedRun if the training fails, or
     failed before: it is tried again only after `forget_failed`. RunError if errors are to be computed again and the
@@ -96,7 +96,7 @@ def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line:
 
 
 def make_as_planned(path: Path, retry_failed: bool = False) -> Finished:
-    """`make` for the run that <id>.json of a batch describes. RunError where data or code are not those of its plan."""
+    """`make` for the run in <id>.json of a batch. RunError if data or code differ from those of its plan."""
     run = read_spec(path)
     if run.id != path.stem:
         raise RunError(f"run {path.stem} was planned with other data or code than are here, where it would be {run.id}")
@@ -148,7 +148,7 @@ def _in_turn(wanted: list[Run], title: str, progress: Progress) -> Iterator[tupl
 def _in_workers(wanted: list[Run], jobs: int, progress: Progress) -> Iterator[tuple[Run, bool]]:
     """`make` for each run in one of `jobs` processes; gives each as it ends, and whether its process died before it.
 
-    Each process has a pool of its own, so that it is known which run a dead one was at, and no other is lost with it.
+    Each process has a pool of its own: it is then clear which run a process that died was making, and no other is lost.
     """
     context = multiprocessing.get_context("spawn")
 
@@ -214,14 +214,14 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
         left.unlink()
     with replacing(part / "spec.json") as file:
         file.write_text(spec(run))
-    device = _device()
+    device = run_device()
     began = time.monotonic()
     dataset = run.data.load()
     model = initial(run).to(device)
     # On the CPU errors are the model's own to the last bit; on a GPU, up to rounding (results/bench/accuracy.csv).
     network = accelerate(model) if device.type == "cuda" else model
-    begun = taken_up(part, run, [model])
-    history = list(begun["history"])
+    state = taken_up(part, run, [model])
+    history = list(state["history"])
     curve = {row["step"]: row["test_mpjpe"] for row in history} if run.test_curve else {}
 
     def at_point(model, row):
@@ -235,8 +235,8 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
 
     try:
         if model.closed_form:
-            loss, fitted = model.fit(dataset.train, dataset.skeleton), sum(map(len, dataset.train))
-            history.append({"step": 1, "poses": fitted, "epoch": 0, "learning_rate": 0.0, "loss": loss})
+            loss, poses = model.fit(dataset.train, dataset.skeleton), sum(map(len, dataset.train))
+            history.append({"step": 1, "poses": poses, "epoch": 0, "learning_rate": 0.0, "loss": loss})
         else:
             train(
                 *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, part),
@@ -244,7 +244,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
                 at_point=at_point,
                 title=title,
             )
-        trained = time.monotonic()
+        end = time.monotonic()
         errors = _write_errors(part, run, network, dataset, title)
     except FloatingPointError as error:
         _record_failure(part, history, str(error).removeprefix(f"{title}: "), time.monotonic() - began)
@@ -257,9 +257,11 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
     if curve:
         with replacing(part / "best.safetensors") as file:
             shutil.copyfile(_best(part, min(curve, key=curve.get)), file)
-    about = environment() | {"training_seconds": trained - began, "testing_seconds": time.monotonic() - trained}
+    about = environment() | {"training_seconds": end - began, "testing_seconds": time.monotonic() - end}
     about["layout"] = dataset.skeleton.name  # of the joints in errors.npz
-    about["resumed_at"] = begun["step"] / history[-1]["step"]  # the share of the training that these seconds are not of
+    about["resumed_at"] = (
+        state["step"] / history[-1]["step"]
+    )  # the share of the training that the seconds do not include
     with replacing(part / "environment.json") as file:
         file.write_text(json.dumps(about | errors, indent=1))
     seal(part)
@@ -301,7 +303,7 @@ def _renew_errors(run: Run, path: Path, title: str, report: Callable[[str], None
             f"a bundle that holds it, or remove {path} to train again"
         )
     report(f"run {run.id}: its errors were computed by other code, and are computed again")
-    device, dataset, part = _device(), run.data.load(), path.with_suffix(".part")
+    device, dataset, part = run_device(), run.data.load(), path.with_suffix(".part")
     began = time.monotonic()
     remove(part)
     part.mkdir()
@@ -325,7 +327,8 @@ def _has_weights(run: Run) -> bool:
     return (store() / run.id / "weights.safetensors").exists()
 
 
-def _device() -> torch.device:
+def run_device() -> torch.device:
+    """Where a run is trained: the GPU, or else the CPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         # Sums depend on how many threads share them. One gives the same digits on any number of cores; several runs
@@ -335,7 +338,7 @@ def _device() -> torch.device:
 
 
 def initial(run: Run) -> torch.nn.Module:
-    """The network that a training begins with: untrained, from the seed, or that of `start`, made to fit."""
+    """The network that a training starts with: untrained, from the seed, or that of `start`, adapted to this run."""
     if run.start is None:
         return run.build()
     return checkpoints.transfer(make(run.start).model(), run.frames, run.start.data.layout, run.data.layout).train()
@@ -343,7 +346,7 @@ def initial(run: Run) -> torch.nn.Module:
 
 @functools.lru_cache(maxsize=16)
 def constant_pose_mpjpe(data: Data) -> float:
-    """Millimetres, average over actions, each frame once: what a network must be well below, see `references`."""
+    """Millimetres, average over actions, each frame once. A network must be well below it, see `references`."""
     dataset = data.load()
     model = ConstantPose(joints=len(dataset.skeleton.joints))
     model.fit(dataset.train, dataset.skeleton)
@@ -363,7 +366,7 @@ def curve_mpjpe(network: torch.nn.Module, dataset: PoseDataset) -> float:
 
 
 def _lift(model: torch.nn.Module, dataset: PoseDataset, progress=lambda frames: None) -> evaluate.Predictions:
-    """The test clips, lifted. FloatingPointError if a pose is not finite, of which no error could be told."""
+    """The poses predicted for the test clips. FloatingPointError if one is not finite."""
     lifted = evaluate.lift_clips(model, dataset.test, dataset.skeleton, progress=progress)
     if not all(np.isfinite(poses).all() for _, poses in lifted):
         raise FloatingPointError("the poses that it lifts are not finite")
@@ -371,7 +374,7 @@ def _lift(model: torch.nn.Module, dataset: PoseDataset, progress=lambda frames: 
 
 
 def _record_failure(part: Path, history: list[dict], reason: str, seconds: float) -> None:
-    """What is kept of a training that failed: its settings, its curve up to there, and why."""
+    """Keep of a failed training its settings, its curve so far, and the reason."""
     columns = list(history[0] if history else ("step", "poses", "epoch", "learning_rate", "loss"))
     with replacing(part / "history.csv") as file:
         pd.DataFrame(history, columns=columns).to_csv(file, index=False)
@@ -386,7 +389,7 @@ def _record_failure(part: Path, history: list[dict], reason: str, seconds: float
 
 
 def _rename(part: Path, path: Path) -> None:
-    """Give a whole run its name, without what it took to make it."""
+    """Give a whole run its final name, without the temporary files of its training."""
     for file in part.iterdir():
         if file.name not in {"manifest.json"} | FILES | WEIGHTS | FAILED:
             file.unlink()
@@ -394,14 +397,14 @@ def _rename(part: Path, path: Path) -> None:
 
 
 def _best(part: Path, step: int) -> Path:
-    """The weights kept at a point of the test curve, until it is known whether they stay the best."""
+    """The weights saved at a point of the test curve, until it is clear whether they stay the best."""
     return part / f"best-{step}.safetensors"
 
 
 def taken_up(part: Path, run: Run, networks: list[torch.nn.Module]) -> dict:
-    """What a killed training left: its step and history. A state of no use is removed, and the training begins again.
+    """The state that a killed training saved: its step, its history. A useless one is removed; training starts again.
 
-    networks: the one that is trained, or all that it may be.
+    networks: the one that is trained, or all that it could be.
     """
     path = part / "state.pt"
     try:
@@ -410,21 +413,23 @@ def taken_up(part: Path, run: Run, networks: list[torch.nn.Module]) -> dict:
         return {"step": 0, "history": []}
     except StateError as error:
         print(
-            f"{path}: expected the state of this training, found {error}; it is removed, and the training begins again",
+            f"{path}: expected the state of this training, found {error}; it is removed, and the training starts again",
             flush=True,
         )
         remove(path)
         return {"step": 0, "history": []}
-    if len(state["rng"]) > 1 and not torch.cuda.is_available():  # begun on a GPU: only the CPU's numbers go on here
+    if (
+        len(state["rng"]) > 1 and not torch.cuda.is_available()
+    ):  # of a GPU: only the CPU's random numbers are of use here
         with replacing(path) as file:
             torch.save(state | {"rng": state["rng"][:1]}, file)
     return state
 
 
 def whole_state(part: Path, run: Run, networks: list[torch.nn.Module]) -> dict:
-    """The state that a killed training left, with the best weights that it tells of: StateError unless both are whole.
+    """The state that a killed training saved, once its best weights are there too. StateError unless both are whole.
 
-    FileNotFoundError if it left none.
+    FileNotFoundError if it saved none.
     """
     state = states.read(part / "state.pt", run, networks)
     if run.test_curve and state["history"]:

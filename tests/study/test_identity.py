@@ -214,6 +214,7 @@ def test_a_new_network_renames_no_run(package, renamed):
         ("metrics.py", "mpjpe", {"curve"}),
         ("metrics.py", "p_mpjpe", set()),
         ("study/run.py", "Run.build", set(RUNS)),
+        ("study/trainer.py", "run_device", set(RUNS)),
     ],
 )
 def test_what_renames_the_runs_that_compute_with_it(package, renamed, where, what, expected):
@@ -228,6 +229,7 @@ def test_what_renames_the_runs_that_compute_with_it(package, renamed, where, wha
         ("metrics.py", "_procrustes"),
         ("evaluate.py", "errors_of"),
         ("predict.py", "predict_clips"),
+        ("networks/references.py", "at_constant_level"),
         ("network.py", "Network.windows"),
         ("data/windows.py", "evaluation_windows"),
     ],
