@@ -14,6 +14,8 @@ from mixste.accel import cpu, cuda
 from mixste.accel.graphs import Recorder
 from mixste.model import MixSTE
 
+__all__ = ["Accelerated", "accelerate", "covers"]  # and so pdoc does not import modules that need Triton
+
 optimizer_steps = 0  # of all optimizers: the fused ones change parameters without a new version
 
 

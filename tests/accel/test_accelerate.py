@@ -11,6 +11,7 @@ from twins import VARIANTS, OnGPU, error, network
 
 from mixste.accel import accelerate, covers, cpu, cuda, graphs
 from mixste.baselines import PoseFormer, VideoPose3D
+from mixste.checkpoints import load_checkpoint, save_checkpoint
 from mixste.predict import predict
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -38,6 +39,20 @@ def test_it_has_the_models_parameters_attributes_and_mode():
         assert fast.training is model.training is mode
         model.train(not mode)
         assert fast.training is not mode
+
+
+def test_its_checkpoint_is_the_models(tmp_path):
+    fast = accelerate(network())
+    fast.layout = "mpi_inf_3dhp"
+    assert fast.model.layout == "mpi_inf_3dhp"
+    fast.layout = None  # of 5 joints
+    save_checkpoint(fast, tmp_path / "a.safetensors")
+    again = load_checkpoint(tmp_path / "a.safetensors")
+    assert type(again) is type(fast.model)
+    for key, value in fast.model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], value.float(), rtol=0, atol=0)
+    fast.load_state_dict({key: 0 * value for key, value in again.state_dict().items()})
+    assert not any(parameter.any() for parameter in fast.model.parameters())
 
 
 def test_an_accelerated_network_is_accelerated_once():
