@@ -15,6 +15,7 @@ from mixste.cli import app
 from mixste.io.install import PACKAGE
 from mixste.study import bundle, store, trainer
 from mixste.study.bundle import pack, unpack
+from mixste.study.run import spec
 from mixste.study.store import RunError
 from mixste.study.trainer import make
 
@@ -182,6 +183,43 @@ def test_whatever_is_wrong_is_one_sentence_and_nothing_enters(received, damage, 
     assert not list(store.store().glob("*")) if store.store().exists() else True
 
 
+def test_a_network_of_ones_own_is_not_imported_because_a_file_names_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "one"))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_trap.py").write_text("raise SystemExit('imported')\n")
+    part = tmp_path / "one" / "0123456789ab.part"
+    part.mkdir(parents=True)
+    (part / "spec.json").write_text(spec(replace(RUN, model="my_trap:Network")))
+    (part / "state.pt").write_bytes(b"a state")
+    pack(tmp_path / "bundle", unfinished=True)
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "two"))
+    with pytest.raises(RunError, match=r"is refused: .*spec.json, found one that cannot be built: my_trap:Network"):
+        unpack(tmp_path / "bundle")
+    shutil.copytree(part, tmp_path / "two" / part.stem)
+    assert store.listing()["state"].tolist() == ["damaged"]
+
+
+def test_errors_by_the_code_that_is_here_replace_those_of_other_code(packed, received, monkeypatch):
+    """Where there are no weights to compute them from; with weights, nothing is taken away."""
+    with monkeypatch.context() as patch:
+        patch.setenv("MIXSTE_RUNS", str(packed / "store"))
+        pack(received.parent / "light", [RUN.id], weights=False)
+    unpack(received.parent / "light")
+    for arrived in ("1 runs", "0 runs"):
+        folder = store.store() / RUN.id
+        about = json.loads((folder / "environment.json").read_text())
+        if arrived == "1 runs":
+            (folder / "environment.json").write_text(json.dumps(about | {"code_of_errors": "other"}))
+            store.seal(folder)
+            assert store.listing()["state"].tolist() == ["outdated"]
+        assert unpack(received.parent / "light").startswith(arrived)
+        assert store.listing()["state"].tolist() == ["finished"]
+    unpack(received)
+    (folder / "environment.json").write_text(json.dumps(about | {"code_of_errors": "other"}))
+    store.seal(folder)
+    assert unpack(received.parent / "light").startswith("0 runs")
+
+
 def test_a_training_goes_on_elsewhere(tmp_path, monkeypatch):
     """Cut off after three of its steps, packed, unpacked and finished: the same weights as at one go."""
     long = replace(BEST, poses=1800)
@@ -208,18 +246,18 @@ def test_a_training_goes_on_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "three"))
     assert unpack(tmp_path / "bundle").startswith("1 runs arrived")
     assert unpack(tmp_path / "bundle").startswith("0 runs arrived")
-    begun = store.store() / f"{long.id}.part"
+    part = store.store() / f"{long.id}.part"
     for name, damage in {
         "state.pt": lambda path: path.write_bytes(path.read_bytes()[:-700]),
         "spec.json": lambda path: path.write_text(path.read_text().replace('"depth",\n   1', '"depth",\n   2')),
         "best-4.safetensors": lambda path: path.write_bytes(path.read_bytes()[:-7]),
     }.items():
-        shutil.copytree(begun, tmp_path / name / begun.name)
-        damage(tmp_path / name / begun.name / name)
+        shutil.copytree(part, tmp_path / name / part.name)
+        damage(tmp_path / name / part.name / name)
         monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / name))
         pack(tmp_path / name / "bundle", unfinished=True)
         monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "three"))
-        with pytest.raises(RunError, match=rf"is refused: expected the state of a training in {begun.name}, found"):
+        with pytest.raises(RunError, match=rf"is refused: expected the state of a training in {part.name}, found"):
             unpack(tmp_path / name / "bundle")
     done = make(long)
     assert done.environment["resumed_at"] == 7 / 20
