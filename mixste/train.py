@@ -103,7 +103,7 @@ class Batches:
     """The endless stream of training batches: every window once an epoch, plain and mirrored, in seeded order.
 
     Batches are always full; one may hold the end of an epoch and the start of the next. The order depends on the seed
-    and the epoch alone, so that a training can be taken up at any step.
+    and the epoch alone, so that a training can resume at any step.
     """
 
     def __init__(self, model: nn.Module, clips: list[Clip], skeleton: Skeleton, recipe: Recipe, seed: int, device):
@@ -156,8 +156,8 @@ class Batches:
         if self.recipe.random_starts:
             generator = torch.Generator(first.device).manual_seed(seed_of(self.seed, step, 2))
             spare = high - low + 1 - len(self.offsets)  # frames the clip is longer than a window, or shorter
-            drawn = torch.rand(len(first), generator=generator, device=first.device, dtype=torch.float64)
-            first = low + spare.clamp(max=0) + (drawn * (spare.abs() + 1)).long()
+            share = torch.rand(len(first), generator=generator, device=first.device, dtype=torch.float64)
+            first = low + spare.clamp(max=0) + (share * (spare.abs() + 1)).long()
         index = (first[:, None] + self.offsets).clamp(low[:, None], high[:, None])  # (batch, frames)
         keypoints, poses = self.frames.keypoints[index], self.frames.poses[index]
         if self.augmented:
@@ -273,9 +273,9 @@ def train(
     """Train in place until `poses` poses have been supervised; returns the learning curve.
 
     The curve has `points` rows: step, poses, epoch, learning_rate, and loss, the mean since the row before.
-    at_point(model, row) is called at each and may add to the row. With a folder, the state is kept there every
-    minute and taken up again from there. `model.layout` becomes the skeleton's name. Raises FloatingPointError if the
-    loss is no longer finite.
+    at_point(model, row) is called at each and may add to the row. With a folder, the state is saved there every
+    minute, and the training resumes from it. `model.layout` becomes the skeleton's name. Raises FloatingPointError if
+    the loss is no longer finite.
     """
     device = next(model.parameters()).device
     model.layout = skeleton.name
@@ -290,8 +290,8 @@ def train(
     first, history, total, counted = 0, [], torch.zeros((), device=device), 0
     torch.manual_seed(seed)  # of dropout and stochastic depth
     if state and state.exists():
-        first, history, total, counted = _take_up(state, model, optimizer, device)
-    saved = time.monotonic()
+        first, history, total, counted = _resume(state, model, optimizer, device)
+    last_save = time.monotonic()
     network = accelerate(model.train())
     pieces = even_pieces(network, batches.size, batches.poses_per_window)
     gradients = Step(network, loss_function, recipe.scaled_gradient, pieces)
@@ -319,13 +319,13 @@ def train(
                     model.train()
                 history.append(row)
                 total, counted = torch.zeros((), device=device), 0
-            if state and time.monotonic() - saved > SAVE_SECONDS:
-                _keep(state, model, optimizer, step + 1, history, total, counted)
-                saved = time.monotonic()
+            if state and time.monotonic() - last_save > SAVE_SECONDS:
+                _save_state(state, model, optimizer, step + 1, history, total, counted)
+                last_save = time.monotonic()
     return history
 
 
-def _keep(path: Path, model, optimizer, step: int, history: list[dict], total: Tensor, counted: int) -> None:
+def _save_state(path: Path, model, optimizer, step: int, history: list[dict], total: Tensor, counted: int) -> None:
     rng = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if total.is_cuda else [])]
     with replacing(path) as temporary:
         torch.save(
@@ -342,7 +342,7 @@ def _keep(path: Path, model, optimizer, step: int, history: list[dict], total: T
         )
 
 
-def _take_up(path: Path, model, optimizer, device) -> tuple[int, list[dict], Tensor, int]:
+def _resume(path: Path, model, optimizer, device) -> tuple[int, list[dict], Tensor, int]:
     state = torch.load(path, map_location=device, weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

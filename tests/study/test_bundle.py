@@ -228,7 +228,7 @@ def test_a_training_goes_on_elsewhere(tmp_path, monkeypatch):
     whole = make(long).file("weights.safetensors").read_bytes()
 
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "two"))
-    keep = mixste.train._keep
+    keep = mixste.train._save_state
 
     def keep_then_stop(path, model, optimizer, step, *rest):
         keep(path, model, optimizer, step, *rest)
@@ -236,7 +236,7 @@ def test_a_training_goes_on_elsewhere(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(mixste.train, "_keep", keep_then_stop)
+        patch.setattr(mixste.train, "_save_state", keep_then_stop)
         with pytest.raises(KeyboardInterrupt):
             make(long)
     with pytest.raises(RunError, match="expected runs to pack"):

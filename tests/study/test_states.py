@@ -89,7 +89,7 @@ DAMAGES = {
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
     """A training that was stopped after three of its seven steps."""
-    folder, keep = tmp_path_factory.mktemp("begun"), mixste.train._keep
+    folder, keep = tmp_path_factory.mktemp("begun"), mixste.train._save_state
 
     def keep_then_stop(path, model, optimizer, step, *state):
         keep(path, model, optimizer, step, *state)
@@ -99,7 +99,7 @@ def begun(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIXSTE_RUNS", str(folder))
         patch.setattr(mixste.train, "SAVE_SECONDS", 0.0)
-        patch.setattr(mixste.train, "_keep", keep_then_stop)
+        patch.setattr(mixste.train, "_save_state", keep_then_stop)
         with pytest.raises(KeyboardInterrupt):
             make(RUN)
         assert store.listing()["state"].tolist() == ["unfinished"]
