@@ -16,7 +16,7 @@ from mixste.data.readers.detections import LAYOUTS, MADE_OF
 from mixste.io.files import replacing
 from mixste.io.install import PACKAGE
 from mixste.predict import predict
-from mixste.study import report, store
+from mixste.study import store, tidy
 from mixste.study.profiles import PAPER_POSES, PROFILES
 from mixste.study.tables import CONSTANT, REGRESSION, TABLES, Row, Table
 from mixste.wild.outputs import pictures, save_gif
@@ -35,7 +35,7 @@ def results() -> str:
     """MPJPE in mm of the main rows, one column a profile, the paper's printed numbers last, notes below; Markdown."""
     tables = {key: TABLES[key] for key in SHOWN}
     files = {table.notebook for table in tables.values()}
-    profiles = [name for name in PROFILES if files & {path.stem for path in report.tables_of(name)}]
+    profiles = [name for name in PROFILES if files & {path.stem for path in tidy.files(name)}]
     lines = [["MPJPE, mm, average over actions", *map(_heading, profiles), "printed in the paper: Human3.6M"]]
     lines.append(["---"] * len(lines[0]))
     notes: dict[str, str] = {}  # to their marks
@@ -45,7 +45,7 @@ def results() -> str:
             return "not yet"
         row = column.loc[label]
         mark = notes.setdefault(row["note"], f"<sup>{len(notes) + 1}</sup>") if row["note"] else ""
-        return report.interval_text(row, ".1f") + mark
+        return tidy.interval_text(row, ".1f") + mark
 
     for key, table in tables.items():
         averages = {name: _averages(name, table) for name in profiles}
@@ -77,9 +77,9 @@ def _heading(name: str) -> str:
 
 def _averages(profile: str, table: Table) -> pd.DataFrame:
     """The published averages of a table, by label of the row; none where it is not published."""
-    if table.notebook not in {path.stem for path in report.tables_of(profile)}:
-        return pd.DataFrame(columns=list(report.COLUMNS))
-    values = report.read(profile, table.notebook)
+    if table.notebook not in {path.stem for path in tidy.files(profile)}:
+        return pd.DataFrame(columns=list(tidy.COLUMNS))
+    values = tidy.read(profile, table.notebook)
     values = values[(values["column"] == "Avg.") & (values["metric"] == "MPJPE") & (values["against"] == "")]
     return values.set_index("row")
 

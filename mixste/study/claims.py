@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixste.study import report
+from mixste.study import report, tidy
 from mixste.study.profiles import Profile
 from mixste.study.run import Run
 from mixste.study.tables import CONSTANT, TABLES, Row
@@ -76,14 +76,14 @@ def judge(claim: Claim, profile: Profile) -> dict[str, object]:
     values = report.measure(table, profile, rows, partial=True)
     about = {"against": base.label, "metric": claim.metric, "unit": claim.unit, "printed": claim.printed}
     about |= {"protocol": values["protocol"].iloc[0], "seeds": 0}
-    absent = values[report.without_value(values) & (values["row"] != CONSTANT)]
+    absent = values[tidy.without_value(values) & (values["row"] != CONSTANT)]
     values = values.set_index(["row", "against"])
     if len(absent):
         label, runs, why = absent[["row", "runs", "note"]].iloc[0]
-        return about | {"note": verdict(None, [f"{label} {report.why_without(why)}"]), "runs": runs}
+        return about | {"note": verdict(None, [f"{label} {tidy.why_without(why)}"]), "runs": runs}
     if (row.label, base.label) not in values.index:
         return about | {
-            "note": verdict(None, [f"each seed {report.NOT_TRAINED}, or failed, in one row"]),
+            "note": verdict(None, [f"each seed {tidy.NOT_TRAINED}, or failed, in one row"]),
             "runs": values.loc[(row.label, ""), "runs"],
         }
     difference = values.loc[(row.label, base.label)]

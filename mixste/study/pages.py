@@ -10,8 +10,8 @@ from mixste.io.files import replacing
 from mixste.study import records, store
 from mixste.study.profiles import PROFILES
 from mixste.study.records import Record
-from mixste.study.report import read, tables_of, with_intervals
 from mixste.study.tables import of_notebook
+from mixste.study.tidy import files, read, with_intervals
 
 # Of a run's environment, what its line in runs.csv tells.
 ENVIRONMENT = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
@@ -34,7 +34,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
     ]
     for name, profile in PROFILES.items():
         tables = {}
-        for path in tables_of(name, root):
+        for path in files(name, root):
             try:
                 if path not in but:
                     tables[path] = read(name, path.stem, root)

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from mixste.io.files import replacing
 from mixste.skeleton import Skeleton
 from mixste.study.profiles import Profile
-from mixste.study.report import AT_LEVEL, columns_of, short, why_without, without_value
+from mixste.study.report import AT_LEVEL
 from mixste.study.store import output, shown
 from mixste.study.tables import CONSTANT, REGRESSION
+from mixste.study.tidy import columns_of, short, why_without, without_value
 
 SIDES = {"left": "#c44e52", "right": "#4c72b0", "middle": "#444444"}
 METHODS = {"VideoPose3D": "#8c8c8c", "PoseFormer": "#e08214", "MixSTE": "#0b7a75"}

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from mixste.io.install import PACKAGE
-from mixste.study import report
+from mixste.study import tidy
 
 ENTRY = """
 
@@ -25,14 +25,14 @@ TABLES["toy"] = Table("toy", "19", "19_toy", "a toy", _toy, metrics=("MPJPE",), 
 """
 CELLS = (
     'profile = "smoke"',
-    """from mixste.study import report
+    """from mixste.study import report, tidy
 from mixste.study.profiles import profile_of
 from mixste.study.tables import TABLES
 
 scale, table = profile_of(profile), TABLES["toy"]
 report.ready(table.rows(scale), scale)
 values = report.measure(table, scale)
-report.save(values, table.notebook)""",
+tidy.save(values, table.notebook)""",
 )
 
 
@@ -68,7 +68,7 @@ def test_a_table_is_one_entry_and_one_notebook(checkout):
     assert "2 of 2 runs to train, 1 of 1 notebooks to execute" in plan
     assert "2 runs in " in mixste("train", "--table", "19")
     assert "[1/1] 19_toy.ipynb" in mixste("reproduce", "--tables", "toy")
-    values = report.read("smoke", "19_toy", checkout / "runs")
+    values = tidy.read("smoke", "19_toy", checkout / "runs")
     assert values["row"].tolist() == ["narrow network", "wide", "wide"]
     assert values["against"].tolist() == ["", "", "narrow network"]
     assert set(values["table"]) == {"19"}

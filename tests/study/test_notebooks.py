@@ -11,7 +11,7 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from mixste.study import report, store
+from mixste.study import store, tidy
 from mixste.study.notebooks import NOTEBOOKS, notebooks, tables_read
 from mixste.study.tables import TABLES
 
@@ -62,7 +62,7 @@ def test_one_parameters_cell_and_the_source_named(name):
 
 def tables_shown(name: str) -> list[dict]:
     """Cells that show the notebook's own table."""
-    calls = ("report.beside(", "report.with_intervals(")
+    calls = ("tidy.beside(", "tidy.with_intervals(")
     return [cell for cell in code(name) if any(call in "".join(cell["source"]) for call in calls)]
 
 
@@ -76,9 +76,9 @@ def lines_of(frame: pd.DataFrame):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if tables_shown(name)])
 def test_lines_shown_are_those_of_the_stored_table(name):
-    table = report.read("smoke", name)
-    known = set(lines_of(report.with_intervals(table)))
-    wide = [Counter(line) for metric in table["metric"].unique() for line in lines_of(report.beside(table, metric))]
+    table = tidy.read("smoke", name)
+    known = set(lines_of(tidy.with_intervals(table)))
+    wide = [Counter(line) for metric in table["metric"].unique() for line in lines_of(tidy.beside(table, metric))]
     for cell in tables_shown(name):
         assert IGNORED in tags(cell)
         html = "".join("".join(output["data"]["text/html"]) for output in cell["outputs"] if "data" in output)

@@ -8,7 +8,7 @@ import torch
 
 from mixste import losses
 from mixste.skeleton import human36m
-from mixste.study import identity, report, store, trainer
+from mixste.study import identity, report, store, tidy, trainer
 from mixste.study import run as run_module
 from mixste.study.profiles import PROFILES
 from mixste.study.run import Data, Run
@@ -54,10 +54,10 @@ def test_a_row_of_ones_own_has_value_interval_and_difference(here, capsys):
     assert difference.low < difference.value < difference.high
     assert store.Finished(store.store() / wider.runs[0].id).model().embed.out_features == 16
 
-    report.save(table, "wider")
-    assert report.read("smoke", "wider", store.output())["row"].tolist() == ["base", "wider", "wider"]
+    tidy.save(table, "wider")
+    assert tidy.read("smoke", "wider", store.output())["row"].tolist() == ["base", "wider", "wider"]
     with pytest.raises(ValueError, match="a table of the study, without base, wider: save yours by another name"):
-        report.save(table, "06_table5_components")
+        tidy.save(table, "06_table5_components")
     assert not list(store.output().rglob("06_*"))
 
 
@@ -67,7 +67,7 @@ def test_the_studys_own_rows_keep_their_name(here, capsys):
         for row in TABLES["table5"].rows(SMOKE)
     ]
     values.append(values[0] | {"row": "counted, not trained", "runs": ""})
-    report.save(report.tidy(values, SMOKE, "5"), "06_table5_components")
+    tidy.save(tidy.table(values, SMOKE, "5"), "06_table5_components")
 
 
 def test_the_published_runs_are_those_of_the_plan():

@@ -12,8 +12,9 @@ from PIL import Image
 from mixste.skeleton import SKELETONS, human36m
 from mixste.study import plots, store
 from mixste.study.profiles import PROFILES
-from mixste.study.report import AT_LEVEL, FAILED, NOT_TRAINED
+from mixste.study.report import AT_LEVEL
 from mixste.study.tables import CONSTANT, REGRESSION
+from mixste.study.tidy import FAILED, NOT_TRAINED
 
 COLUMNS = ("Directions", "SittingDown", "Avg.")
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from mixste.io import DataError
-from mixste.study import methods, records, report, store
+from mixste.study import methods, records, report, store, tidy
 from mixste.study.profiles import PROFILES
 from mixste.study.run import Data, Run
 from mixste.study.tables import CONSTANT, TABLES, Row, Table, references
@@ -65,7 +65,7 @@ def test_what_was_measured_in_the_store_is_drawn_again_from_records(folders, mon
 def test_a_row_without_records_says_so(folders):
     """Asked for by an argument; figures of what is there can still be drawn."""
     table = report.measure(TABLE, PROFILE, partial=True)
-    report.validate(table)
+    tidy.validate(table)
     assert table["value"].isna().all()
     assert (table["seeds"] == 0).all()
     notes = table.groupby("row")["note"].first()
@@ -73,6 +73,6 @@ def test_a_row_without_records_says_so(folders):
         "not trained here: 2 of 2 seeds",
         "not trained here: 1 of 1 seeds",
     ]
-    assert set(report.with_intervals(table)["value"]) == {"not trained here"}
+    assert set(tidy.with_intervals(table)["value"]) == {"not trained here"}
     with pytest.raises(store.NotHere, match="VideoPose3D, PoseFormer, MixSTE of profile smoke"):
         methods.compared(TABLES["table1"], PROFILE)

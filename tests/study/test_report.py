@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixste.study import pages, plots, records, report, store
+from mixste.study import pages, plots, records, report, store, tidy
 from mixste.study.profiles import PROFILES, profile_of
 from mixste.study.published import published
 from mixste.study.run import Data, Run, spec
@@ -73,7 +73,7 @@ def test_values_intervals_and_differences():
     ours = Row("ours", (Fake("a", 0, (10, 20, 40, 60, 80)), Fake("b", 1, (14, 24, 44, 64, 84))), against="base")
     base = Row("base", (Fake("c", 0, (20, 30, 50, 70, 90)), Fake("d", 1, (20, 30, 50, 70, 90))))
     table = report.measure(TABLE, SMOKE, [base, ours])
-    report.validate(table)
+    tidy.validate(table)
     own = table[(table["row"] == "ours") & (table["against"] == "")].set_index("column")
     # Views are averaged first: walk is (17 · 200 + 42 · 200) / 400; sit (62 · 50 + 82 · 150) / 200.
     assert own["value"].to_dict() == pytest.approx({"walk": 29.5, "sit": 77.0, "Avg.": 53.25})
@@ -121,7 +121,7 @@ def test_networks_at_the_level_of_the_constant_pose_are_told():
         "some": "some\n1 of 2 seeds at the level of a constant pose",
         "below": "below",
     }
-    shown = report.with_intervals(table)
+    shown = tidy.with_intervals(table)
     assert shown.loc[("flat", "MPJPE"), "note"] == told
     plots.plt.close(plots.averages(table, ["MPJPE"]))
 
@@ -134,8 +134,8 @@ def test_rows_whose_runs_failed(tmp_path, monkeypatch, capsys):
     part = Row("part", (Fake("a", 0, (10,) * 5), Fake("b", 1, (0,) * 5)), against="lost")
     lost = Row("lost", (Fake("c", 0, (0,) * 5),), note="small", printed=published(5))
     table = report.measure(TABLE, SMOKE, [lost, part, Row("sound", (Fake("d", 0, (12,) * 5),), against="part")])
-    report.save(table, "table")
-    own = report.read("smoke", "table", tmp_path).query("column == 'Avg.'").set_index(["row", "against"])
+    tidy.save(table, "table")
+    own = tidy.read("smoke", "table", tmp_path).query("column == 'Avg.'").set_index(["row", "against"])
     assert own["value"].to_dict() == pytest.approx(
         {("part", ""): 10, ("sound", ""): 12, ("sound", "part"): 2} | {("lost", ""): np.nan}, nan_ok=True
     )
@@ -143,9 +143,9 @@ def test_rows_whose_runs_failed(tmp_path, monkeypatch, capsys):
     assert own["note"]["part", ""] == f"1 of 2 seeds, run b failed: {reasons['b']}"
     assert own["note"]["lost", ""] == f"small; 0 of 1 seeds, run c failed: {reasons['c']}"
     assert own["runs"].to_dict() == {("lost", ""): "c", ("part", ""): "a", ("sound", ""): "d", ("sound", "part"): "d"}
-    assert report.with_intervals(table).loc[("lost", "MPJPE"), "value"] == "failed"
-    assert list(report.beside(table).columns) == ["walk", "sit", "Avg."]
-    assert report.beside(table).loc[("lost", "smoke")].tolist() == ["", "", "failed"]
+    assert tidy.with_intervals(table).loc[("lost", "MPJPE"), "value"] == "failed"
+    assert list(tidy.beside(table).columns) == ["walk", "sit", "Avg."]
+    assert tidy.beside(table).loc[("lost", "smoke")].tolist() == ["", "", "failed"]
     assert plots.names(table) == {"lost": "lost\nfailed", "part": "part", "sound": "sound"}
     for figure in (
         plots.averages(table, ["MPJPE"]),
@@ -154,7 +154,7 @@ def test_rows_whose_runs_failed(tmp_path, monkeypatch, capsys):
     ):
         plots.plt.close(figure)
     with pytest.raises(ValueError, match="finite"):
-        report.validate(table.assign(note=""))
+        tidy.validate(table.assign(note=""))
 
 
 def test_rows_without_runs_say_so(monkeypatch):
@@ -167,7 +167,7 @@ def test_rows_without_runs_say_so(monkeypatch):
     with pytest.raises(store.RunError, match="not all runs of none, one are in"):
         report.measure(AVERAGES, SMOKE, [base, none, one, last])
     table = report.measure(AVERAGES, SMOKE, [base, none, one, last], partial=True)
-    report.validate(table)
+    tidy.validate(table)
     lines = table.set_index(["row", "against"])
     assert lines["value"].to_dict() == pytest.approx(
         {("base", ""): 66.25, ("none", ""): np.nan, ("one", ""): 72.25, ("one", "base"): 1.0, ("last", ""): 1.0},
@@ -181,8 +181,8 @@ def test_rows_without_runs_say_so(monkeypatch):
         "one": "small; not trained here: 1 of 2 seeds",
         "last": "",
     }
-    assert report.with_intervals(table).loc[("none", "MPJPE"), "value"] == "not trained here"
-    assert report.beside(table).loc[("none", "smoke"), "Avg."] == "not trained here"
+    assert tidy.with_intervals(table).loc[("none", "MPJPE"), "value"] == "not trained here"
+    assert tidy.beside(table).loc[("none", "smoke"), "Avg."] == "not trained here"
     assert plots.names(table)["none"] == "none\nnot trained here"
 
 
@@ -195,7 +195,7 @@ def test_averages_only_and_one_group():
 
 
 def good() -> pd.DataFrame:
-    return report.tidy([{"row": "a", "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 1.0}], SMOKE, "test")
+    return tidy.table([{"row": "a", "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 1.0}], SMOKE, "test")
 
 
 @pytest.mark.parametrize(
@@ -211,19 +211,19 @@ def good() -> pd.DataFrame:
     ],
 )
 def test_the_schema_refuses(change, message):
-    report.validate(good())
+    tidy.validate(good())
     with pytest.raises(ValueError, match=message):
-        report.validate(change(good()))
+        tidy.validate(change(good()))
 
 
 def test_save_and_read(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(store, "ROOT", tmp_path)
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
-    report.save(good(), "table")
+    tidy.save(good(), "table")
     assert capsys.readouterr().out == "results/smoke/table.csv: 1 values\n"
-    pd.testing.assert_frame_equal(report.read("smoke", "table"), good())
+    pd.testing.assert_frame_equal(tidy.read("smoke", "table"), good())
     with pytest.raises(ValueError, match="finite"):
-        report.save(good().assign(value=np.inf), "other")
+        tidy.save(good().assign(value=np.inf), "other")
     assert [path.name for path in (tmp_path / "results" / "smoke").iterdir()] == ["table.csv"]
 
 
@@ -245,10 +245,10 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
         content = {"format": records.FORMAT, "id": run, "spec": json.loads(spec(settings)), "failed": "the loss is nan"}
         content |= {"environment": made | {"testing_seconds": 0.5}, "curve": {}}
         records.write(records.Record(content), records.folder("smoke"))
-    report.save(good().assign(runs=" ".join(ids)), "02_one")
-    report.save(good().assign(runs=ids[1]), "03_two")
-    report.save(good().assign(runs=""), "04_none")
-    tables = {path: report.read("smoke", path.stem) for path in report.tables_of("smoke")}
+    tidy.save(good().assign(runs=" ".join(ids)), "02_one")
+    tidy.save(good().assign(runs=ids[1]), "03_two")
+    tidy.save(good().assign(runs=""), "04_none")
+    tables = {path: tidy.read("smoke", path.stem) for path in tidy.files("smoke")}
     for _ in range(2):
         lines = pages.ledger("smoke", tmp_path, tables).set_index("run")
         assert lines["notebooks"].to_dict() == {ids[0]: "02", ids[1]: "02 03"}
@@ -263,9 +263,7 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("profile", [name for name in PROFILES if (store.ROOT / "results" / name).exists()])
 def test_every_run_that_a_committed_table_names_has_its_line(profile):
     ledger = pd.read_csv(store.ROOT / "results" / profile / "runs.csv", keep_default_na=False, dtype=str)
-    named = {
-        run for path in report.tables_of(profile) for run in " ".join(report.read(profile, path.stem)["runs"]).split()
-    }
+    named = {run for path in tidy.files(profile) for run in " ".join(tidy.read(profile, path.stem)["runs"]).split()}
     assert set(ledger["run"]) == named
     assert (ledger != "").all(axis=None)
 
@@ -277,8 +275,8 @@ COMMITTED = sorted((store.ROOT / "results").glob("*/[0-9]*.csv"))
     "path", [p for p in COMMITTED if p.parent.name in PROFILES], ids=lambda p: f"{p.parent.name}/{p.stem}"
 )
 def test_every_table_keeps_to_the_schema(path):
-    table = report.read(path.parent.name, path.stem)
-    report.validate(table)
+    table = tidy.read(path.parent.name, path.stem)
+    tidy.validate(table)
     assert table["profile"].unique().tolist() == [path.parent.name]
     assert table["comparable"].unique().tolist() == [path.parent.name == "paper"]
 
@@ -287,6 +285,6 @@ def test_a_value_without_an_interval_stands_alone():
     about = {"column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 80.31}
     lines = [about | {"row": "one training"}, about | {"row": "three", "low": 70.0, "high": 90.04}]
     lines += [about | {"row": "three", "against": "one training", "value": -0.04, "low": -1.0, "high": 2.0}]
-    shown = report.with_intervals(report.tidy(lines, SMOKE, "13"))
+    shown = tidy.with_intervals(tidy.table(lines, SMOKE, "13"))
     assert list(shown["value"]) == ["80.3", "80.3 [70.0, 90.0]"]
     assert list(shown["difference"]) == ["", "-0.0 [-1.0, +2.0]"]

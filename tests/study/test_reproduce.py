@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import licensed
 import nbformat
+import pandas as pd
 import pytest
 
-from mixste.study import notebooks, pages, report
+from mixste.study import notebooks, pages
 from mixste.study.profiles import PROFILES
 
 
@@ -38,7 +39,7 @@ def test_tables_3_and_4_on_the_papers_data_cut_short(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for name, printed in (("04_table3", 66.5), ("05_table4", 16.1)):
-        table = report.pd.read_csv(tmp_path / "runs" / "results" / "paper-cpu" / f"{name}.csv")
+        table = pd.read_csv(tmp_path / "runs" / "results" / "paper-cpu" / f"{name}.csv")
         assert printed in set(table["printed"])
         assert not table["comparable"].any()
     [copy] = (tmp_path / "runs" / "notebooks" / "paper-cpu").glob("05_*.ipynb")
@@ -151,11 +152,11 @@ def test_the_page_leaves_out_what_no_notebook_wrote(folder, monkeypatch, capsys)
     monkeypatch.setattr(notebooks, "page", pages.page)
     for number in ("02", "03"):
         value = {"row": f"row {number}", "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 205.7, "runs": "a"}
-        save = f"report.save(report.tidy([{value}], profile_of('smoke'), '{number}'), '{number}_table')"
+        save = f"tidy.save(tidy.table([{value}], profile_of('smoke'), '{number}'), '{number}_table')"
         notebook(
             folder / f"{number}_table.ipynb",
             'profile = "smoke"',
-            f"from mixste.study import report\nfrom mixste.study.profiles import profile_of\n{save}",
+            f"from mixste.study import tidy\nfrom mixste.study.profiles import profile_of\n{save}",
         )
         notebooks.execute(folder / f"{number}_table.ipynb", "smoke")
     tables = folder / "runs" / "results" / "smoke"

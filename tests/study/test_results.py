@@ -8,20 +8,20 @@ the digits that are written.
 import pandas as pd
 import pytest
 
-from mixste.study import report, store
+from mixste.study import store, tidy
 
 TOLERANCE = 0.15
 KEYS = ["row", "against", "column", "metric", "protocol"]
 TIMED = ("frames/s", "×")
-COMPARED = [path.stem for path in report.tables_of("smoke")]
-ERRORS = [name for name in COMPARED if {"MPJPE"} <= set(report.read("smoke", name)["metric"])]
+COMPARED = [path.stem for path in tidy.files("smoke")]
+ERRORS = [name for name in COMPARED if {"MPJPE"} <= set(tidy.read("smoke", name)["metric"])]
 
 
 def both(name: str) -> pd.DataFrame:
     """The published table and this machine's, value beside value."""
     if not (store.output() / "results" / "smoke" / f"{name}.csv").exists():
         pytest.skip(f"no {name} of this machine's own: `make reproduce` makes it")
-    published, ours = (report.read("smoke", name, root).set_index(KEYS) for root in (None, store.output()))
+    published, ours = (tidy.read("smoke", name, root).set_index(KEYS) for root in (None, store.output()))
     assert list(ours.index) == list(published.index), "the same values in the same order"
     return published.join(ours[["value", "printed"]].add_suffix("_here")).reset_index()
 

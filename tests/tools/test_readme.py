@@ -19,7 +19,7 @@ from mixste.cli import app
 from mixste.data.readers.detections import LAYOUTS
 from mixste.io import weights
 from mixste.io.install import PACKAGE
-from mixste.study import pages, report, store
+from mixste.study import pages, store, tidy
 from mixste.study.profiles import PROFILES
 from mixste.study.tables import CONSTANT, REGRESSION, TABLES
 
@@ -83,7 +83,7 @@ def test_python_runs_as_it_stands(page, here):
     if page == "README.md":
         assert scope["poses"].shape == (100, 17, 3)
     if page == "docs/your-own-row.md":
-        table = report.read("smoke", "my_rows", here / "runs")
+        table = tidy.read("smoke", "my_rows", here / "runs")
         others = ["Adam", "wider", "+ acceleration", "frame by frame"]
         assert table.loc[table["against"] == "+ joint separation", "row"].drop_duplicates().tolist() == others
         assert table["low"].notna().all()
@@ -175,7 +175,7 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
         rows = {row.key: row.label for row in TABLES["table1"].rows(PROFILES[profile])}
         shown = rows if profile == "smoke" else ("mixste-81", "mixste-243-second-detector")
         values = [about | {"row": rows[key], "value": 2.0 + place, "note": note} for place, key in enumerate(shown)]
-        report.save(report.tidy(values, PROFILES[profile], "1"), "02_table1")
+        tidy.save(tidy.table(values, PROFILES[profile], "1"), "02_table1")
     lines = readme.results().splitlines()
     cells = {line.split(" | ")[0][2:]: line.strip("|").split(" | ")[1:] for line in lines[2:] if line.startswith("|")}
     title = "Table 1, detected keypoints: "
@@ -189,7 +189,7 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     limits = {row.key: row.label for row in TABLES["limits"].rows(PROFILES["smoke"])}
     last = limits.pop("all-2x")
     values = [about | {"row": row, "value": 2.0, "note": ""} for row in limits.values()]
-    report.save(report.tidy(values, PROFILES["smoke"], "17"), "17_limits")
+    tidy.save(tidy.table(values, PROFILES["smoke"], "17"), "17_limits")
     page = pages.page(store.output())
     assert page.count("Not trained yet") == 2
     assert f"Not trained yet: {last}." in page

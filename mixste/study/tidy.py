@@ -1,0 +1,189 @@
+"""Tidy tables, one value a row: their schema, their files, and how notebooks show them."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixste.io.files import replacing
+from mixste.study import store
+from mixste.study.profiles import Profile, profile_of
+from mixste.study.tables import of_notebook
+
+# One value a row. `against` names the row that `value` is the difference to (row − against), and is empty for the value
+# itself. low, high: 95 % bootstrap interval over takes (the views of one take averaged first) and seeds. seed_spread:
+# standard deviation over seeds. printed: the paper's number, wherever it has one, comparable or not. A row all of whose
+# runs failed or are missing has one line a metric, with 0 seeds and no value; `runs` then names those that failed.
+COLUMNS = {
+    "table": str,
+    "row": str,
+    "against": str,
+    "column": str,
+    "metric": str,
+    "unit": str,
+    "value": float,
+    "low": float,
+    "high": float,
+    "seeds": int,
+    "seed_spread": float,
+    "protocol": str,
+    "profile": str,
+    "source": str,
+    "comparable": bool,
+    "runs": str,
+    "printed": float,
+    "note": str,
+}
+UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
+FAILED, NOT_TRAINED = "failed", "not trained here"  # in the notes of rows that lack some or all of their runs
+pd.options.display.max_colwidth = None  # a note is shown whole
+
+
+def table(values: list[dict], profile: Profile, number: str) -> pd.DataFrame:
+    """A tidy table from values that no run's clips give (counts, timings): missing columns get their empty value."""
+    empty = {str: "", float: np.nan, int: 0, bool: False}
+    about = {"table": number, "profile": profile.name, "source": profile.data.source, "comparable": profile.comparable}
+    rows = [{name: empty[kind] for name, kind in COLUMNS.items()} | about | value for value in values]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def validate(table: pd.DataFrame) -> None:
+    """Raise ValueError unless the table keeps to the schema of `COLUMNS`."""
+    if list(table.columns) != list(COLUMNS):
+        raise ValueError(f"columns must be {list(COLUMNS)}, found {list(table.columns)}")
+    if table.empty:
+        raise ValueError("expected at least one value, found none")
+    valued = table[~without_value(table)]
+    if not np.isfinite(valued["value"]).all():
+        raise ValueError(f"values must be finite, found {valued[~np.isfinite(valued['value'])].iloc[0].to_dict()}")
+    unknown = set(table["unit"]) - set(UNITS)
+    if unknown:
+        raise ValueError(f"units must be among {UNITS}, found {unknown}")
+    keys = ["row", "against", "column", "metric", "protocol"]
+    if table.duplicated(keys).any():
+        raise ValueError(f"one value a row: found twice {table[table.duplicated(keys)].iloc[0][keys].to_dict()}")
+    for name in ("table", "profile", "source"):
+        if table[name].nunique() != 1 or not table[name].iloc[0]:
+            raise ValueError(f"{name} must be one and the same in a table, found {sorted(set(table[name]))}")
+    between = table.dropna(subset=["low", "high"])
+    if ((between["low"] > between["value"] + 1e-6) | (between["high"] < between["value"] - 1e-6)).any():
+        raise ValueError("an interval must hold its value")
+
+
+def without_value(table: pd.DataFrame) -> pd.Series:
+    """Which lines are of rows that have no value, since all of their runs failed or are missing, as their notes say."""
+    said = table["note"].str.contains(f"{FAILED}|{NOT_TRAINED}")
+    return table["value"].isna() & (table["seeds"] == 0) & said
+
+
+def why_without(note: str) -> str:
+    """What stands for a value that is not there, in a word or two."""
+    return NOT_TRAINED if NOT_TRAINED in note else FAILED
+
+
+def save(values: pd.DataFrame, name: str) -> None:
+    """Check a tidy table, write it to results/<profile>/<name>.csv of the output folder, and say where it went.
+
+    ValueError if a table of the study has this name and the values name rows that are neither its own nor of its runs.
+    """
+    validate(values)
+    profile = values["profile"].iloc[0]
+    if table := of_notebook(name):
+        rows = table.rows(profile_of(profile))
+        others = values[(values["runs"] != "") & ~values["row"].isin([row.label for row in rows])]
+        known = {run.id for row in rows for run in row.runs} if len(others) else set()
+        others = others.loc[[not known.issuperset(ids.split()) for ids in others["runs"]], "row"]
+        if len(others):
+            names = ", ".join(sorted(set(others)))
+            raise ValueError(f"{name} is a table of the study, without {names}: save yours by another name")
+    path = store.output() / "results" / profile / f"{name}.csv"
+    with replacing(path) as temporary:
+        values.to_csv(temporary, index=False, float_format="%.4f")
+    print(f"{store.shown(path)}: {len(values)} values")
+
+
+def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
+    """A table written by `save`: a published one, or one below another root (`store.output()`: of the last run).
+
+    ValueError if the file holds something else.
+    """
+    path = (root or store.ROOT) / "results" / profile / f"{name}.csv"
+    floats = [name for name, kind in COLUMNS.items() if kind is float]
+    try:
+        table = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=dict.fromkeys(floats, ""))
+        validate(table)
+    except ValueError as error:
+        raise ValueError(f"expected a table of the study in {path}: {error}") from None
+    return table
+
+
+def files(profile: str, root: Path | None = None) -> list[Path]:
+    """The tables of a profile that are published, or that lie below another root."""
+    return sorted(((root or store.ROOT) / "results" / profile).glob("[0-9][0-9]_*.csv"))
+
+
+def beside(table: pd.DataFrame, metric: str = "MPJPE", columns: list[str] | None = None) -> pd.DataFrame:
+    """One metric as the paper lays it out: rows down, columns across, each row followed by the paper's printed one."""
+    table = table[(table["metric"] == metric) & (table["against"] == "")]
+    columns = columns or columns_of(table)
+    out = []
+    for row, group in table.groupby("row", sort=False):
+        group = group.set_index("column").reindex(columns)
+        values = (
+            group["value"]
+            .map(_one)
+            .mask((group["seeds"] == 0) & group["value"].isna(), group["note"].map(why_without, na_action="ignore"))
+        )
+        out.append(pd.Series(values, name=(row, group["profile"].dropna().iloc[0])))
+        if group["printed"].notna().any():
+            out.append(pd.Series(group["printed"].map(_one), name=(row, "paper")))
+    frame = pd.DataFrame(out)
+    frame.index = pd.MultiIndex.from_tuples(frame.index, names=[metric, ""])
+    return frame.rename(columns=short)
+
+
+def columns_of(table: pd.DataFrame) -> list[str]:
+    """Its columns in their order, the average last, which is all that a row without a value has."""
+    return sorted(dict.fromkeys(table["column"]), key=lambda column: column == "Avg.")
+
+
+def _one(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.1f}"
+
+
+def short(action: str) -> str:
+    """The paper's column heads: "Directions" → "Dir."."""
+    heads = {"Directions": "Dir.", "Discussion": "Disc.", "Eating": "Eat", "Greeting": "Greet", "Phoning": "Phone"}
+    heads |= {"Posing": "Pose", "Purchases": "Pur.", "Sitting": "Sit", "SittingDown": "SitD.", "Smoking": "Smoke"}
+    heads |= {"Waiting": "Wait", "WalkDog": "WalkD.", "Walking": "Walk", "WalkTogether": "WalkT."}
+    return heads.get(action, action)
+
+
+def with_intervals(table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
+    """Averages with their intervals and what the paper prints, one line a row; differences to the row compared with.
+
+    notes: with what must be said of the rows, if there is anything.
+    """
+    own = table[(table["column"] == "Avg.") & (table["against"] == "")]
+    diff = table[(table["column"] == "Avg.") & (table["against"] != "")].set_index(["row", "metric"])
+    lines = []
+    for value in own.itertuples():
+        line = {
+            "row": value.row,
+            "metric": value.metric,
+            "value": interval_text(value, ".1f"),
+        }
+        if (value.row, value.metric) in diff.index:
+            d = diff.loc[(value.row, value.metric)]
+            line |= {"difference": interval_text(d, "+.1f"), "to": d.against}
+        line |= {"paper": _one(value.printed)}
+        line |= {"note": value.note} if notes and own["note"].any() else {}
+        lines.append(line)
+    return pd.DataFrame(lines).fillna("").set_index(["row", "metric"])
+
+
+def interval_text(line, form: str) -> str:
+    """A value and its interval, if it has one; where there is no value, why."""
+    if np.isnan(line.value):
+        return why_without(line.note)
+    return f"{line.value:{form}}" + ("" if np.isnan(line.low) else f" [{line.low:{form}}, {line.high:{form}}]")
