@@ -20,7 +20,7 @@ from mixste.study import report
 from mixste.study.profiles import PROFILES
 from mixste.study.run import Data, Run
 from mixste.study.tables import Row, Table
-from mixste.study.trainer import make
+from mixste.study.trainer import make, make_all
 from mixste.train import AUTHORS, train
 from mixste.wild.export import export_onnx
 
@@ -70,9 +70,7 @@ def test_it_is_trained(toy):
     assert poses.shape == (5, 17, 3)
 
 
-def test_it_is_a_run_and_a_row_of_a_table(toy, monkeypatch):
-    """By the class that any process can import, so that workers and clusters train it too."""
-    monkeypatch.delenv("MIXSTE_SO_FAR", raising=False)
+def test_it_is_a_run_and_a_row_of_a_table(toy):
     runs = tuple(Run(DATA, 3, 3000, seed, "toys:Toy", {"width": 16}, RECIPE) for seed in (0, 1))
     assert runs[0].poses_per_step == 64  # centres of windows, not windows
     finished = [make(run) for run in runs]
@@ -87,6 +85,16 @@ def test_it_is_a_run_and_a_row_of_a_table(toy, monkeypatch):
     means = [run.clips.query("protocol == 'exact' and metric == 'MPJPE'") for run in finished]
     expected = np.mean([np.average(clips["value"], weights=clips["frames"]) for clips in means])
     assert table.loc["Avg.", "value"] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.slow
+def test_it_is_trained_in_processes_of_their_own(toy):
+    """Which import it by the name of its module."""
+    runs = [Run(DATA, 3, 200, seed, "toys:Toy", {"width": 8}, RECIPE) for seed in (0, 1)]
+    assert make_all(runs, jobs=2) == ""
+    first, second = (make(run).model().state_dict() for run in runs)
+    assert first.keys() == second.keys()
+    assert not any(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_it_is_saved_and_reloaded(toy, tmp_path):
