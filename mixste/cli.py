@@ -76,15 +76,15 @@ def check_data(
     root: Root = None,
     keypoints: Keypoints = "gt",
 ) -> None:
-    """Tell what is there of the licensed data, what is missing, where to get it, and which tables can be made of it."""
+    """Check the licensed data: which files are present or missing, where to get them, and which tables they allow."""
     from mixste.data.check import PUBLISHED, check
     from mixste.study.profiles import PROFILES
     from mixste.study.tables import lacking_data
 
     reports = [check(name, root, keypoints) for name in ([source] if source else PUBLISHED)]
-    print(*reports, "tables of the study that can be made of the files there, by profile paper", sep="\n\n")
+    print(*reports, "tables of profile paper that these files allow", sep="\n\n")
     for table, files in lacking_data(PROFILES["paper"], root).items():
-        print(f"  {table:<14} {'lacks ' + ', '.join(files) if files else 'can be made'}")
+        print(f"  {table:<14} {'missing ' + ', '.join(files) if files else 'complete'}")
     if any(report.problems for report in reports):
         raise SystemExit(1)
 
@@ -93,12 +93,12 @@ def check_data(
 def fetch_data(
     what: Annotated[str, typer.Argument(help='"open": the open motion capture.')], to: Path | None = None
 ) -> None:
-    """Bring the open motion capture's pinned commits with git."""
+    """Fetch the open motion capture at its pinned commits with git."""
     from mixste.data.sources import open_mocap
     from mixste.io import DataError
 
     if what != "open":
-        raise DataError(f'only "open" can be fetched, found {what!r}; the licensed sets come from their owners')
+        raise DataError(f'only "open" can be fetched, found {what!r}; get the licensed data sets from their owners')
     print(open_mocap.fetch(to) if to else open_mocap.fetch())
 
 
@@ -172,18 +172,18 @@ def evaluate(
 @app.command()
 def lift(
     source: Annotated[
-        Path, typer.Argument(help="A video, or keypoints of a detector: a file, a folder of frames, or of clips.")
+        Path, typer.Argument(help="A video or a keypoint file, a folder with one file per frame, or a folder of clips.")
     ],
     checkpoint: Checkpoint = "open-small",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("lifted"),
     format: Annotated[str, typer.Option(help="auto, or the name of a format.")] = "auto",
-    layout: Annotated[str | None, typer.Option(help="Joint layout, where the file does not tell.")] = None,
+    layout: Annotated[str | None, typer.Option(help="Layout of the points, if the file does not name them.")] = None,
     size: Annotated[str | None, typer.Option(help="Width and height of the image, as 1920x1080.")] = None,
     units: Annotated[
-        str, typer.Option(help="Of coordinates: auto, pixels, shares (0 to 1), centred (-1 to 1 in both), screen.")
+        str, typer.Option(help="Of the coordinates: auto, pixels, shares (0 to 1), centred (-1 to 1 in both), screen.")
     ] = "auto",
-    fps: Annotated[float | None, typer.Option(help="Frames a second, over what the file says.")] = None,
-    person: Annotated[int, typer.Option(help="0 for the most prominent one.")] = 0,
+    fps: Annotated[float | None, typer.Option(help="Frame rate; overrides the file's.")] = None,
+    person: Annotated[int, typer.Option(help="Whom to lift: 0 for the most prominent person.")] = 0,
     network_layout: Annotated[
         str | None, typer.Option(help="Joint layout that the network was trained on, if its file does not say.")
     ] = None,
@@ -191,7 +191,7 @@ def lift(
         list[str] | None, typer.Option(help='npz, csv, json, bvh, gif, mp4 or html, as "npz,bvh"; may be given again.')
     ] = None,
 ) -> None:
-    """Lift videos, or the keypoints of your own detector, to 3D poses."""
+    """Lift videos or 2D keypoints to 3D poses."""
     from mixste.io import DataError
     from mixste.wild.lift import lift
 

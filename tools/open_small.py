@@ -1,8 +1,8 @@
 """The bundled weights: `MixSTE.from_pretrained("open-small")`, and the errors on their card.
 
-`python tools/open_small.py` trains them on open-subjects and measures them, each where it is missing in
-`runs/open-small/`, then puts them and their card's table into the package. It wants a GPU for some minutes, and goes on
-where it was stopped.
+`python tools/open_small.py` trains them on open-subjects and evaluates them, skipping what is in `runs/open-small/`
+already, then writes them and the table of their card into the package. It takes some minutes on a GPU and resumes after
+an interruption.
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ from mixste.train import Recipe, train
 
 SIZES = {"frames": 81, "dim": 128, "depth": 8}
 POSES = 40_552_424
-# Whoever uses these weights has another body, another camera and another detector than any clip here.
+# Users have other bodies, cameras and detectors than any clip here.
 RECIPE = Recipe(
     scaled_gradient=False,
     learning_rate=1e-3,
@@ -38,16 +38,16 @@ RECIPE = Recipe(
     new_cameras=True,
 )
 KEYPOINTS = ("gt", *DETECTORS)
-SHIPPED = PACKAGE / "weights" / "open-small.safetensors"
+BUNDLED = PACKAGE / "weights" / "open-small.safetensors"
 
 
 def half_rate(clip: Clip) -> Clip:
-    """Every second frame: people's cameras film at 25 or 30 frames a second."""
+    """Every second frame: common cameras record 25 or 30 frames/s."""
     return replace(clip, fps=clip.fps / 2, keypoints=clip.keypoints[::2], poses=clip.poses[::2])
 
 
 def training_clips() -> list[Clip]:
-    """All but the test people of open-subjects, as each detector sees them, at 50 and 25 frames a second."""
+    """All but the test subjects of open-subjects, with the keypoints of each detector, at 50 and 25 frames/s."""
     clips = []
     for keypoints in KEYPOINTS:
         dataset = load("open-subjects", keypoints=keypoints)
@@ -56,16 +56,16 @@ def training_clips() -> list[Clip]:
 
 
 def errors(model: MixSTE) -> pd.DataFrame:
-    """Errors on test clips by source, detector, frame rate and person, each frame once: tidy rows.
+    """Errors on test clips by source, detector, frame rate and subject, each frame counted once: tidy rows.
 
-    Of open-styles and synthetic, which nothing was trained on, every fourth clip of one camera at 50 frames a second.
+    Of open-styles and synthetic, which were not trained on, every fourth clip of one camera at 50 frames/s.
     """
-    wanted = [("open-subjects", 0, keypoints, slower) for keypoints in KEYPOINTS for slower in (False, True)]
-    wanted += [
+    conditions = [("open-subjects", 0, keypoints, slower) for keypoints in KEYPOINTS for slower in (False, True)]
+    conditions += [
         (source, 1, keypoints, False) for source in ("open-styles", "synthetic") for keypoints in ("gt", "openpose")
     ]
     tables = []
-    for source, cameras, keypoints, slower in wanted:
+    for source, cameras, keypoints, slower in conditions:
         clips = Data(source, keypoints, test_cameras=cameras).load().test[:: 4 if cameras else 1]
         table = evaluate(model, [half_rate(clip) for clip in clips] if slower else clips, "exact")
         table["value"] *= table["frames"]
@@ -76,10 +76,10 @@ def errors(model: MixSTE) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def table(found: pd.DataFrame) -> str:
-    """The card's table: MPJPE and P-MPJPE in mm, on average over frames; Markdown."""
-    found = found.assign(value=found["value"] * found["frames"])
-    sums = found.groupby(["source", "keypoints", "fps", "metric"], sort=False)[["value", "frames"]].sum()
+def table(measured: pd.DataFrame) -> str:
+    """The card's table in Markdown: MPJPE and P-MPJPE in mm, averaged over frames."""
+    measured = measured.assign(value=measured["value"] * measured["frames"])
+    sums = measured.groupby(["source", "keypoints", "fps", "metric"], sort=False)[["value", "frames"]].sum()
     wide = (sums["value"] / sums["frames"]).unstack("metric", sort=False)[["MPJPE", "P-MPJPE"]]
     lines = ["| source | keypoints | frames a second | MPJPE, mm | P-MPJPE, mm |", "| --- | --- | --- | --- | --- |"]
     for (source, keypoints, fps), row in wide.iterrows():
@@ -88,12 +88,12 @@ def table(found: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Train, measure, ship; what is there already is kept."""
+    """Train, evaluate and write into the package, skipping what is done already."""
     needs_checkout("making the bundled weights")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = store.store() / "open-small"
     folder.mkdir(parents=True, exist_ok=True)
-    weights, measured = folder / "weights.safetensors", folder / "errors.csv"
+    weights, errors_file = folder / "weights.safetensors", folder / "errors.csv"
     if not weights.exists():
         torch.manual_seed(0)
         model = MixSTE(**SIZES).to(device)
@@ -101,15 +101,14 @@ def main() -> None:
         pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
         checkpoints.save_checkpoint(model, weights)
     model = checkpoints.load_checkpoint(weights)
-    checkpoints.save_checkpoint(model, SHIPPED, torch.float16)
-    write_sums(SHIPPED.parent)
-    if not measured.exists():
-        found = errors(accelerate(MixSTE.from_pretrained("open-small").to(device)))
-        found.to_csv(measured, index=False)
-    found = pd.read_csv(measured)
-    found.to_csv(SHIPPED.with_suffix(".csv"), index=False)
-    card = SHIPPED.with_suffix(".md")
-    text = between(card.read_text(encoding="utf-8"), "errors", table(found))
+    checkpoints.save_checkpoint(model, BUNDLED, torch.float16)
+    write_sums(BUNDLED.parent)
+    if not errors_file.exists():
+        errors(accelerate(MixSTE.from_pretrained("open-small").to(device))).to_csv(errors_file, index=False)
+    measured = pd.read_csv(errors_file)
+    measured.to_csv(BUNDLED.with_suffix(".csv"), index=False)
+    card = BUNDLED.with_suffix(".md")
+    text = between(card.read_text(encoding="utf-8"), "errors", table(measured))
     with replacing(card) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(card)

@@ -1,4 +1,4 @@
-"""The weights in the box are those that the command describes, and their card says what was measured."""
+"""The bundled weights are those that the command describes, and their card shows the measured errors."""
 
 import numpy as np
 import open_small
@@ -25,13 +25,13 @@ def test_the_table_averages_over_frames():
 
 
 def test_the_card_shows_what_was_measured():
-    measured = pd.read_csv(open_small.SHIPPED.with_suffix(".csv"))
+    measured = pd.read_csv(open_small.BUNDLED.with_suffix(".csv"))
     assert set(measured["source"]) == {"open-subjects", "open-styles", "synthetic"}
-    card = open_small.SHIPPED.with_suffix(".md").read_text(encoding="utf-8")
+    card = open_small.BUNDLED.with_suffix(".md").read_text(encoding="utf-8")
     assert open_small.table(measured) in card
 
 
 def test_the_weights_are_of_the_size_that_the_command_trains():
     model = MixSTE.from_pretrained("open-small")
     assert {name: model.options[name] for name in open_small.SIZES} == open_small.SIZES
-    assert open_small.SHIPPED.stat().st_size < 2**23
+    assert open_small.BUNDLED.stat().st_size < 2**23

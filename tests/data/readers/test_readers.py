@@ -635,12 +635,12 @@ def test_the_page_lists_the_names_that_are_read():
 
 
 def test_the_page_lists_the_files_that_are_read(tmp_path):
-    section = PAGE.split("## What is read")[1].split("In JSON")[0]
+    section = PAGE.split("## Input files")[1].split("In JSON")[0]
     endings = {ending for row in section.splitlines() for ending in re.findall(r"`(\.\w+)`", row.split(" | ")[0])}
     assert endings == {f".{kind}" for kind in READERS} | set(SUFFIXES)
     for ending in endings:
         save(tmp_path / f"a{ending}", "")
     assert {path.suffix for path in clips_in(tmp_path)} == endings
-    options = set(re.findall("`(--\\w+)", PAGE.split("## What is guessed")[1].split("\n## ")[0]))
+    options = set(re.findall("`(--\\w+)", PAGE.split("## What is inferred")[1].split("\n## ")[0]))
     assert "--units" in options
     assert options <= {f"--{name}" for name in ("size", *inspect.signature(lift).parameters)}
