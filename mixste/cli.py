@@ -114,7 +114,7 @@ def train(
         False
     ),
 ) -> None:
-    """Train the runs of the study that are not in the store yet."""
+    """Train the runs of the study that are not in the store yet; errors that other code computed, compute again."""
     from mixste.study import store, trainer
     from mixste.study.profiles import profile_of
     from mixste.study.tables import distinct, named

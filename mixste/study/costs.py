@@ -18,7 +18,7 @@ from scipy.optimize import nnls
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixste.io.install import PACKAGE
-from mixste.networks import NETWORKS
+from mixste.networks import NETWORKS, MixSTE
 from mixste.study import store
 from mixste.study.profiles import PROFILES, Profile
 from mixste.study.run import Data, Run
@@ -27,6 +27,7 @@ from mixste.train import AUTHORS
 
 RESULTS = PACKAGE.parent / "results"
 GPU = re.compile("NVIDIA|AMD Instinct|Radeon")  # in a device's name
+NAMES = tuple(NETWORKS)  # of the package's networks; an operation of any other is taken to cost what MixSTE's do
 PEER_FRAMES = {"videopose3d": 243, "poseformer": 81}  # T of the peers in results/bench/h100.csv
 JOINTS = 17  # of the networks in runs.csv: those of HumanEva, two fewer, cost little less
 
@@ -127,7 +128,7 @@ def fit(recorded: list[Cost], gpu: bool) -> tuple[np.ndarray, np.ndarray]:
     means = [np.mean([cost.training for cost in group]) for group in groups.values()]
     weights = [len(group) for group in groups.values()]
     for run, seconds in _bench() if gpu else ():
-        counts.append(_training(run) * (np.arange(1 + 2 * len(NETWORKS)) > 0))  # without the start
+        counts.append(_training(run) * (np.arange(1 + 2 * len(NAMES)) > 0))  # without the start
         means.append(seconds)
         weights.append(1)
     tests = [_testing(group[0].run) for group in groups.values()]
@@ -152,7 +153,8 @@ def _training(run: Run) -> np.ndarray:
 
 def _place(run: Run) -> np.ndarray:
     """(networks): 1 in the network's place, 0 elsewhere."""
-    return np.array([run.network_class.name == name for name in NETWORKS])
+    name = run.network_class.name
+    return np.array([one == (name if name in NAMES else MixSTE.name) for one in NAMES])
 
 
 def _testing(run: Run) -> np.ndarray:

@@ -167,10 +167,9 @@ class Code:
         """Follow a user's module, and its neighbours, from now on."""
         first = module.split(".")[0]
         if first not in self.folders:
-            try:
-                spec = importlib.util.find_spec(first)
-            except ValueError:  # the notebook or script that runs
-                spec = None
+            if first == "__main__":
+                raise ValueError("expected a network or loss in a file of its own, found one of a notebook or script")
+            spec = importlib.util.find_spec(first)
             if spec is None or not spec.has_location:
                 raise ValueError(f"{module}: expected {first}.py on Python's import path, found no such file")
             path = Path(spec.origin)

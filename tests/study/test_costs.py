@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from mixste.networks import NETWORKS, MixSTE
 from mixste.study import costs, trainer
 from mixste.study.costs import Cost
 from mixste.study.profiles import PROFILES
@@ -65,3 +66,13 @@ def test_a_line_of_the_ledger_is_what_the_same_run_costs():
     line: Cost = recorded[0]
     estimated = costs.estimate(PROFILES["smoke"], {line.id: line.run}, [], recorded).seconds[line.id]
     assert estimated == pytest.approx(line.training + line.testing)
+
+
+def test_a_network_of_ones_own_is_estimated_too():
+    class Mine(MixSTE):
+        name = "mine"
+
+    wanted = {name: Run(Data("synthetic"), 27, 10**6, 0, name, (("dim", 64),)) for name in ("mixste", "mine")}
+    seconds = costs.estimate(PROFILES["smoke"], wanted, []).seconds
+    del NETWORKS["mine"]
+    assert seconds["mine"] == pytest.approx(seconds["mixste"])
