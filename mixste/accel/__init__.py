@@ -67,6 +67,7 @@ class Accelerated(nn.Module):
         super().__init__()
         self.model, self.float8, self.bfloat16 = model, float8, bfloat16
         self._weights = tuple(model.parameters())  # to collect them at each call would take long
+        self._versioned = tuple(p for p in self._weights if not p.is_inference())
         self._addresses, self._recorder = None, Recorder()
         self._forget()
 
@@ -124,7 +125,7 @@ class Accelerated(nn.Module):
 
     def _prepare(self, on_cuda: bool) -> None:
         """Bring what inference reads instead of the parameters up to date."""
-        values = [optimizer_steps, *(0 if p.is_inference() else p._version for p in self._weights)]
+        values = [optimizer_steps, *(p._version for p in self._versioned)]
         if values == self._values:
             return
         self._values = values
