@@ -26,21 +26,22 @@ def evaluate(
     skeleton: Skeleton | None = None,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> pd.DataFrame:
-    """Errors of every clip: one row a clip and metric.
+    """Errors of every clip: one row for each clip and metric. `by_action` and `average` summarise them.
 
-    Columns: subject, action, take, camera, frames (counted), metric, value, unit. Metrics: MPJPE, P-MPJPE, N-MPJPE and
-    MPJVE in mm; on the mpi_inf_3dhp skeleton also PCK and AUC in %. A clip with one frame has no MPJVE.
-    protocol "authors" counts every frame of every window, so that those shared by the last two windows count twice,
-    and padded ones count; velocities run across the joins of windows (notebook 13, rows 20, 22, 23). "exact" counts
-    each frame once. Frames that a clip marks as not valid never count. skeleton: by default the layout that the network
-    was trained on; ValueError where its file does not tell. `by_action` and `average` take it from here.
+    Columns: subject, action, take, camera, frames (how many count), metric, value, unit. Metrics: MPJPE, P-MPJPE and
+    N-MPJPE in mm, MPJVE in mm/frame; on the mpi_inf_3dhp skeleton also PCK and AUC in %. A clip with one frame has no
+    MPJVE. protocol: "authors" counts every frame of every window, so that frames that the last two windows share count
+    twice, and padding counts; velocities are also taken across the joins of windows (notebook 13, rows 20, 22, 23).
+    "exact" counts each frame once. Frames that a clip marks as invalid never count. flip: average with the mirror
+    image. skeleton: the clips' layout, by default the one that the network was trained on. Raises ValueError for
+    another protocol and for a layout that is unknown, and DataError for a clip that does not fit the skeleton.
     """
     skeleton = skeleton or model.skeleton
     return score(lift_clips(model, clips, skeleton, flip, progress), clips, protocol, skeleton)
 
 
 def lift_clips(model, clips: list[Clip], skeleton: Skeleton, flip=True, progress=lambda frames: None) -> Predictions:
-    """`predict_clips` of clips, root-relative poses in metres."""
+    """Root-relative poses of clips in metres, as `predict_clips` gives them. Raises DataError for a clip's faults."""
     for clip in clips:
         clip.check(skeleton)
     frames = ClipFrames.of(clips, skeleton, next(model.parameters()).device)
@@ -51,7 +52,7 @@ def lift_clips(model, clips: list[Clip], skeleton: Skeleton, flip=True, progress
 
 
 def counted(indices: Int[np.ndarray, "lifted"], protocol: str) -> Int[np.ndarray, "counted"]:
-    """Which of the lifted frames the protocol counts, in order."""
+    """Which of the lifted frames the protocol counts, in order. Raises ValueError for another protocol."""
     if protocol == "authors":
         return np.arange(len(indices))
     if protocol == "exact":
@@ -60,7 +61,7 @@ def counted(indices: Int[np.ndarray, "lifted"], protocol: str) -> Int[np.ndarray
 
 
 def score(lifted: Predictions, clips: list[Clip], protocol: str, skeleton: Skeleton) -> pd.DataFrame:
-    """The table of `evaluate` from poses already lifted."""
+    """The table of `evaluate` from the poses of `lift_clips`, in metres."""
     rows = []
     for clip, (indices, poses) in zip(clips, lifted, strict=True):
         rows_counted = counted(indices, protocol)
@@ -81,7 +82,7 @@ def errors_of(
     valid: Bool[np.ndarray, "frames"],
     skeleton: Skeleton,
 ) -> list[tuple[str, float]]:
-    """(metric, value) of one clip, millimetres in and out."""
+    """(metric, value) of one clip, see `UNITS`; the poses are in millimetres."""
     kept, true = pred[valid], target[valid]
     values = [
         ("MPJPE", metrics.mpjpe(kept, true)),
@@ -101,7 +102,7 @@ METRICS_3DHP = {"PCK": metrics.pck, "AUC": metrics.auc}
 
 
 def joint_errors(lifted: Predictions, clips: list[Clip], skeleton: Skeleton) -> Float[np.ndarray, "frames joints"]:
-    """Millimetres of every joint in every valid frame, each frame once, clips in a row: what Figures 3 and 4 draw."""
+    """The error of every joint in every valid frame in millimetres, each frame once; clips are concatenated."""
     errors = []
     for clip, (indices, poses) in zip(clips, lifted, strict=True):
         valid = slice(None) if clip.valid is None else clip.valid

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mixste.network import Network, Shapes
 
 BLOCK_EPS = 1e-6  # of every LayerNorm but the head's, which keeps PyTorch's 1e-5
-AUTHORS_HEADS = 8  # in the published checkpoints of MixSTE and PoseFormer, whose shapes do not tell it
+AUTHORS_HEADS = 8  # of the published MixSTE and PoseFormer; it cannot be inferred from the weights
 
 
 class Attention(nn.Module):

@@ -1,4 +1,4 @@
-"""Lifting clips of any length with a network that sees T frames at a time."""
+"""Lifting clips of any length with a network that reads T frames at a time."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,7 @@
 """What torch.save writes, read as data, in its format since PyTorch 1.6 and in the one before.
 
-Not by torch.load(weights_only=True), which refuses the NumPy random state that published checkpoints hold, and which a
-file of a hundred bytes can tell to allocate all memory there is (`bytearray(n)`).
+Not by torch.load(weights_only=True): it refuses the NumPy random state in published checkpoints, and a file of a hundred
+bytes can make it allocate any amount of memory (`bytearray(n)`).
 """
 
 import math
@@ -101,8 +101,8 @@ def _tensor(numbers: Tensor, offset: int, shape: tuple[int, ...], stride: tuple[
     return numbers.as_strided(shape, stride, offset)  # raises RuntimeError for a view that leaves its storage
 
 
-# What the names in a pickle stand for. A NumPy RandomState, the shuffle's, is passed over: its names, by old and new
-# versions, make nothing of what they are given.
+# What the names in a pickle stand for. The NumPy RandomState, which the authors shuffle with, is skipped: its names, in
+# old and new versions of NumPy, become None.
 NAMES = {
     "collections OrderedDict": lambda: {},
     "torch._utils _rebuild_tensor": _tensor,
