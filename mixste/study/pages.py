@@ -11,7 +11,7 @@ from mixste.study import records, store
 from mixste.study.profiles import PROFILES
 from mixste.study.records import Record
 from mixste.study.tables import of_notebook
-from mixste.study.tidy import files, read, with_intervals
+from mixste.study.tidy import files, read, with_intervals, without_value
 
 # Of a run's environment, what its line in runs.csv tells.
 ENVIRONMENT = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
@@ -56,7 +56,8 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         for path, table in tables.items():
             if path.stem == "01_architecture":  # it repeats Table 1's averages
                 continue
-            table = table[(table["column"] == "Avg.") & table["metric"].isin(evaluate.UNITS) & (table["runs"] != "")]
+            of_runs = (table["runs"] != "") | without_value(table)
+            table = table[(table["column"] == "Avg.") & table["metric"].isin(evaluate.UNITS) & of_runs]
             if len(table):
                 planned = of_notebook(path.stem)
                 lines += [

@@ -260,6 +260,27 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
         shutil.rmtree(records.folder("smoke"), ignore_errors=True)
 
 
+def test_the_page_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    """A row without runs, and records that were not kept."""
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
+    none = {"value": np.nan, "note": "not trained here: 2 of 2 seeds"}
+    lines = [{"row": row, "column": "Avg.", "metric": "MPJPE", "unit": "mm"} for row in ("there", "missing", "counted")]
+    values = [lines[0] | {"value": 12.34, "runs": "a" * 12}, lines[1] | none, lines[2] | {"value": 99.9}]
+    tidy.save(tidy.table(values, SMOKE, "test"), "99_test")
+    page = pages.page(tmp_path)
+    assert "| there | MPJPE | 12.3 |" in page
+    assert "| missing | MPJPE | not trained here |" in page
+    assert "*missing*: not trained here: 2 of 2 seeds." in page
+    assert "counted" not in page, "of no run"
+    assert "The records of 1 of them were not kept" in page
+    assert "records" not in pages.page(tmp_path / "elsewhere")
+    (records.folder("smoke") / f"{'a' * 12}.json").parent.mkdir(parents=True)
+    (records.folder("smoke") / f"{'a' * 12}.json").write_text("")
+    assert "`mixste reproduce --profile smoke --records`" in pages.page(tmp_path)
+
+
 @pytest.mark.parametrize("profile", [name for name in PROFILES if (store.ROOT / "results" / name).exists()])
 def test_every_run_that_a_committed_table_names_has_its_line(profile):
     ledger = pd.read_csv(store.ROOT / "results" / profile / "runs.csv", keep_default_na=False, dtype=str)
