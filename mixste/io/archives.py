@@ -1,7 +1,7 @@
 """What torch.save writes, read as data, in its format since PyTorch 1.6 and in the one before.
 
-Not by torch.load(weights_only=True): it refuses the NumPy random state in published checkpoints, and a file of a hundred
-bytes can make it allocate any amount of memory (`bytearray(n)`).
+Not by torch.load(weights_only=True): it refuses the NumPy random state in published checkpoints, and a file of a
+hundred bytes can make it allocate any amount of memory (`bytearray(n)`).
 """
 
 import math
