@@ -90,10 +90,10 @@ def turn_cameras(
     view = _rotations(_uniform(poses, generator, -tilt, tilt, batch, 3))
     centre = poses.mean(dim=(1, 2), keepdim=True)
     away = centre * _factors(poses, generator, distance, batch, 1, 1, 1)
-    turned = torch.einsum("bij,bfkj->bfki", turn, poses - centre) + away
-    turned = torch.einsum("bij,bfkj->bfki", view, turned)
-    retreat = (nearest - turned[..., 2].amin(dim=(1, 2))).clamp_min(0)
-    return torch.cat([turned[..., :2], turned[..., 2:] + retreat[:, None, None, None]], dim=-1)
+    poses = torch.einsum("bij,bfkj->bfki", turn, poses - centre) + away
+    poses = torch.einsum("bij,bfkj->bfki", view, poses)
+    retreat = (nearest - poses[..., 2].amin(dim=(1, 2))).clamp_min(0)
+    return torch.cat([poses[..., :2], poses[..., 2:] + retreat[:, None, None, None]], dim=-1)
 
 
 def project_screen(

@@ -76,10 +76,10 @@ def random_of(*key) -> np.random.Generator:
 def _set_up(camera: Camera, rng: np.random.Generator) -> Camera:
     """The camera as set up on another day: about 1.5° and 10 cm off, as between the subjects of Human3.6M."""
     tilt = Rotation.from_rotvec(np.radians(rng.normal(0, 1.0, 3)))
-    turned = Rotation.from_quat(camera.orientation, scalar_first=True) * tilt
+    orientation = Rotation.from_quat(camera.orientation, scalar_first=True) * tilt
     return replace(
         camera,
-        orientation=tuple(turned.as_quat(scalar_first=True)),
+        orientation=tuple(orientation.as_quat(scalar_first=True)),
         translation=tuple(np.array(camera.translation) + rng.normal(0, 0.06, 3)),
     )
 

@@ -117,10 +117,10 @@ def test_small_people_are_seen_as_if_the_image_were_cropped_around_them(model):
     far = lift_clip(detections(moving() * 0.3), model)
     [note] = far.notes
     assert "in training" in note
-    # What is filmed does not depend on where it lies in the image, nor on the image's size.
+    # The pose does not depend on where it lies in the image, nor on the image's size.
     moved = lift_clip(detections(moving() * 0.3 + [90, -40], resolution=(1200, 50)), model)
     np.testing.assert_allclose(moved.poses, far.poses, atol=1e-5)
-    # 400 pixels tall, as if filmed 0.64 / 2 image widths tall and with the middle joint in the middle.
+    # 400 pixels tall, as from an image 0.64 / 2 image widths tall and with the middle joint in the middle.
     side = 400 / 0.32
     middle = np.median(moving(), axis=(0, 1))
     expected = predict(model, normalize_screen(moving() - middle + side / 2, side, side))
@@ -290,7 +290,7 @@ def test_damaged_weights_write_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_without_the_extra_no_film_is_promised(model, tmp_path, monkeypatch):
+def test_without_the_extra_no_video_is_promised(model, tmp_path, monkeypatch):
     def pyav():
         raise ImportError("no PyAV")
 

@@ -221,9 +221,13 @@ def test_gif_moves_at_the_clips_pace(tmp_path):
     poses = a_person(1)[0] * np.linspace(0.5, 1, 20)[:, None, None]
     lifted = a_lifted(poses=poses)
     write_gif(Lifted("walk", 50.0, (640, 480), lifted.keypoints, lifted.poses, lifted.filled), tmp_path / "walk.gif")
-    with Image.open(tmp_path / "walk.gif") as film:
-        assert (film.size, film.n_frames, film.info["duration"]) == ((480, 240), 10, 40)  # every second of 20 at 50 Hz
-        colours = {colour for _, colour in film.convert("RGB").getcolors(10000)}
+    with Image.open(tmp_path / "walk.gif") as video:
+        assert (video.size, video.n_frames, video.info["duration"]) == (
+            (480, 240),
+            10,
+            40,
+        )  # every second of 20 at 50 Hz
+        colours = {colour for _, colour in video.convert("RGB").getcolors(10000)}
 
     def near(colour):
         return min(np.abs(np.subtract(colour, other)).max() for other in colours)
@@ -247,11 +251,11 @@ def test_mp4_has_every_frame_at_the_clips_pace(tmp_path):
     av = pytest.importorskip("av")
     lifted = a_lifted(frames=10)
     write_mp4(lifted, tmp_path / "walk.mp4", height=121)
-    with av.open(str(tmp_path / "walk.mp4")) as film:
-        [stream] = film.streams
+    with av.open(str(tmp_path / "walk.mp4")) as video:
+        [stream] = video.streams
         assert (stream.codec_context.name, stream.average_rate) == ("h264", 25)
-        shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
-    assert np.shape(shown) == (10, 120, 242, 3)  # no odd sides in this kind of film
+        shown = [frame.to_ndarray(format="rgb24") for frame in video.decode(stream)]
+    assert np.shape(shown) == (10, 120, 242, 3)  # no odd sides in this codec
     drawn = list(pictures(lifted.keypoints, lifted.resolution, [lifted.poses], 121))
-    for film_frame, picture in zip(shown, drawn, strict=True):
-        assert np.abs(film_frame - np.asarray(picture, dtype=float)[:120]).mean() < 6
+    for frame, picture in zip(shown, drawn, strict=True):
+        assert np.abs(frame - np.asarray(picture, dtype=float)[:120]).mean() < 6

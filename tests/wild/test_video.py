@@ -18,7 +18,7 @@ from mixste.wild.lift import clips_in
 av = pytest.importorskip("av")
 
 
-def film(path, frames=8, size=(160, 121), fps=12.5):
+def write_video(path, frames=8, size=(160, 121), fps=12.5):
     """A white disc that moves right by 10 pixels a frame, on black."""
     pictures = []
     for frame in range(frames):
@@ -48,7 +48,7 @@ class Finder:
 
 def test_what_is_drawn_is_found_where_it_was_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "_mediapipe", Finder)
-    found = video.detect(film(tmp_path / "disc.mp4"))
+    found = video.detect(write_video(tmp_path / "disc.mp4"))
     assert (found.name, found.names, found.fps) == ("disc", LAYOUTS["mediapipe33"], 12.5)
     assert found.resolution == (160, 120)  # the odd line is cut off
     assert [len(people) for people in found.people] == [0, *[1] * 7]
@@ -84,22 +84,22 @@ def test_frames_of_a_varying_rate_stand_where_their_times_are(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("matrix", "corner"),
     [
-        ((1, 0, 0, 1), (0, 0)),  # x' = x, y' = y, from the film's top left
+        ((1, 0, 0, 1), (0, 0)),  # x' = x, y' = y, from the top left of the picture
         ((0, 1, -1, 0), (0, 1)),  # x' = −y, y' = x: the top left comes to the top right
         ((-1, 0, 0, -1), (1, 1)),
         ((0, -1, 1, 0), (1, 0)),
     ],
 )
-def test_films_held_sideways_are_turned_upright(tmp_path, matrix, corner):
+def test_videos_held_sideways_are_turned_upright(tmp_path, matrix, corner):
     """The matrix of an .mp4's track says how the phone was held: written here by hand."""
     picture = Image.new("RGB", (96, 64))
     ImageDraw.Draw(picture).rectangle((0, 0, 30, 20), fill="white")
     video.save_mp4([picture], 25, tmp_path / "phone.mp4")
-    film = bytearray((tmp_path / "phone.mp4").read_bytes())
-    at = film.index(b"tkhd") + 44
+    data = bytearray((tmp_path / "phone.mp4").read_bytes())
+    at = data.index(b"tkhd") + 44
     a, b, c, d = (65536 * value for value in matrix)
-    film[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
-    (tmp_path / "phone.mp4").write_bytes(film)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
+    (tmp_path / "phone.mp4").write_bytes(data)
     with av.open(str(tmp_path / "phone.mp4")) as opened:
         [turned] = map(video._upright, opened.decode(video=0))
     assert turned.shape == ((64, 96, 3) if matrix[0] else (96, 64, 3))
@@ -107,16 +107,16 @@ def test_films_held_sideways_are_turned_upright(tmp_path, matrix, corner):
     assert [tuple(end) for end in np.argwhere(ends)] == [corner]
 
 
-def test_a_film_with_nobody_in_it_and_files_that_are_none(tmp_path, monkeypatch):
+def test_a_video_with_nobody_in_it_and_files_that_are_none(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "_mediapipe", Finder)
     with pytest.raises(DataError, match=r"one\.mp4: expected a person, found nobody in 1 frames"):
-        video.detect(film(tmp_path / "one.mp4", frames=1))
-    (tmp_path / "text.mp4").write_text("no film")
+        video.detect(write_video(tmp_path / "one.mp4", frames=1))
+    (tmp_path / "text.mp4").write_text("not a video")
     with pytest.raises(DataError, match=r"text\.mp4: expected a video, found a file that cannot be read as one"):
         video.detect(tmp_path / "text.mp4")
     with pytest.raises(DataError, match=r"none\.mp4: expected a video, found no such file"):
         video.detect(tmp_path / "none.mp4")
-    whole = film(tmp_path / "whole.mp4").read_bytes()
+    whole = write_video(tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"half\.mp4: expected a video"):
         video.detect(tmp_path / "half.mp4")
@@ -125,7 +125,7 @@ def test_a_film_with_nobody_in_it_and_files_that_are_none(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("missing", ["av", "mediapipe"])
 def test_without_the_extra_it_is_named(tmp_path, monkeypatch, missing):
-    path = film(tmp_path / "disc.mp4")
+    path = write_video(tmp_path / "disc.mp4")
     whole = builtins.__import__
 
     def without(name, *rest):
@@ -138,7 +138,7 @@ def test_without_the_extra_it_is_named(tmp_path, monkeypatch, missing):
         video.detect(path)
 
 
-def test_nothing_is_left_of_a_film_that_broke_off(tmp_path):
+def test_nothing_is_left_of_a_video_that_broke_off(tmp_path):
     def pictures():
         yield Image.new("RGB", (64, 64))
         raise KeyboardInterrupt
@@ -149,7 +149,7 @@ def test_nothing_is_left_of_a_film_that_broke_off(tmp_path):
 
 
 def test_mediapipe_itself_starts(tmp_path):
-    """Its weights are in the wheel: it looks at a film without a person, and finds none."""
+    """Its weights are in the wheel: it looks at a video without a person, and finds none."""
     pytest.importorskip("mediapipe")
     with pytest.raises(DataError, match="found nobody in 8 frames"):
-        video.detect(film(tmp_path / "disc.mp4"))
+        video.detect(write_video(tmp_path / "disc.mp4"))

@@ -24,17 +24,17 @@ HUMAN36M = (
 
 
 class Line(NamedTuple):
-    """The words of one line of a file, and where it stands."""
+    """The words of one line of a file, with the file name and line number."""
 
     file: str
     number: int
     words: list[str]
 
     def error(self, expected: str) -> DataError:
-        found = repr(" ".join(self.words))
-        if len(found) > 80:
-            found = f"{found[:60]}…' ({len(self.words)} words)"
-        return DataError(f"{self.file}, line {self.number}: expected {expected}, found {found}")
+        text = repr(" ".join(self.words))
+        if len(text) > 80:
+            text = f"{text[:60]}…' ({len(self.words)} words)"
+        return DataError(f"{self.file}, line {self.number}: expected {expected}, found {text}")
 
     def numbers(self, count: int, start: int = 1, stop: int | None = None) -> list[float]:
         """Words `start` to `stop` as numbers; the first word is the keyword."""
@@ -42,13 +42,13 @@ class Line(NamedTuple):
             values = list(map(float, self.words[start:stop]))
         except ValueError:
             values = []
-        if len(values) != count or not all(abs(value) <= LARGEST for value in values):  # which NaN is not
+        if len(values) != count or not all(abs(value) <= LARGEST for value in values):  # False for NaN
             raise self.error(f"{count} finite number{'s' * (count > 1)} of at most {LARGEST:,.0f}")
         return values
 
 
 def lines(text: str, file: str) -> Iterator[Line]:
-    """The lines that say something; "#" starts a comment."""
+    """The lines that are not empty; "#" starts a comment."""
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split("#", 1)[0].split()
         if words:
@@ -59,9 +59,9 @@ def lines(text: str, file: str) -> Iterator[Line]:
 class Bone:
     """A bone, from its parent's far end to its own; the root is a bone without a parent.
 
-    offset: from end to end in the rest pose, metres, world axes. axes: the frame in which it turns, as a rotation of
-    the world's. order: the axes of that frame, first turn first, such as "xyz". channels: what a motion gives of it,
-    "rx" for a turn about x, "tx" for a shift along x (the root alone shifts).
+    offset: from end to end in the rest pose, metres, world axes. axes: the frame of its rotations, relative to the
+    world. order: of the rotations about the axes of that frame, the first applied first, such as "xyz". channels: its
+    degrees of freedom in a motion, "rx" for a rotation about x, "tx" for a translation along x (of the root only).
     """
 
     parent: str
@@ -82,7 +82,7 @@ class Acclaim:
 
 @dataclass
 class _Block:
-    """What a file says of one bone or of its units: lines by their keyword."""
+    """The lines of a file on one bone, or on the units, by their keyword."""
 
     title: str
     lines: dict[str, Line] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class _Block:
 def read_asf(text: str, file: str = "asf") -> Acclaim:
     """The skeleton in the text of an .asf file.
 
-    file: its name, for the DataError that tells which line is missing or malformed.
+    file: its name, for the DataError that names a missing or malformed line.
     """
     blocks = {":units": _Block(f"{file}, :units"), "root": _Block(f"{file}, :root")}
     parents = {"root": ""}
@@ -144,14 +144,14 @@ def read_asf(text: str, file: str = "asf") -> Acclaim:
         names = tuple(word.lower() for word in channels.words[1:]) if channels else ()
         if not allowed.issuperset(names) or not least <= len(names) == len(set(names)):
             raise channels.error(f"{'all' if least else 'some'} of {' '.join(sorted(allowed))}, each once")
-        # SciPy's small letters are turns about axes that stay: "xyz" is Rz Ry Rx.
+        # SciPy's lower-case letters are extrinsic rotations: "xyz" is Rz Ry Rx.
         axes = Rotation.from_euler(turns, [angles["xyz".index(axis)] * radians for axis in turns])
         bones[bone] = Bone(parent, offset * metres, axes, turns, names)
     return Acclaim(bones, metres, radians)
 
 
 def _radians(line: Line) -> float:
-    """Size of the unit of angle that a line such as "angle deg" or ":DEGREES" ends with."""
+    """The unit of angle, in radians, at the end of a line such as "angle deg" or ":DEGREES"."""
     unit = line.words[-1].lower().lstrip(":")[:3]
     if unit not in ("deg", "rad"):
         raise line.error("degrees or radians")
@@ -161,8 +161,8 @@ def _radians(line: Line) -> float:
 def read_amc(text: str, skeleton: Acclaim, file: str = "amc") -> dict[str, Float[np.ndarray, "frames _channels"]]:
     """The motion in the text of an .amc file: the channels of each bone that moves, metres and radians.
 
-    file: its name. Raises DataError, with the file's name and line, for a bone that the skeleton lacks, a wrong number
-    of values, NaN, a frame out of order, or one without all of the bones, as at the end of a file that was cut short.
+    file: its name. Raises DataError, with the file's name and line, for a bone that is not in the skeleton, a wrong
+    number of values, NaN, a frame out of order, or an incomplete one, as at the end of a truncated file.
     """
     widths = {bone: len(it.channels) for bone, it in skeleton.bones.items() if it.channels}
     values: dict[str, list[float]] = {bone: [] for bone in widths}  # frame after frame
@@ -200,10 +200,10 @@ def read_amc(text: str, skeleton: Acclaim, file: str = "amc") -> dict[str, Float
 def joints(
     skeleton: Acclaim, motion: dict[str, Float[np.ndarray, "frames _channels"]], names: tuple[str, ...] = HUMAN36M
 ) -> Float[np.ndarray, "frames joints 3"]:
-    """Forward kinematics: where the far ends of the named bones are, metres, in the file's axes (Y up).
+    """Forward kinematics: positions of the far ends of the named bones, metres, in the file's axes (Y up).
 
-    A bone turns by A M A⁻¹ in its parent's frame, with A its axes and M the product of its channels' turns. Raises
-    DataError where the skeleton lacks a bone.
+    A bone rotates by A M A⁻¹ in its parent's frame, with A its axes and M the product of its channels' rotations.
+    Raises DataError for a bone that is not in the skeleton.
     """
     missing = [name for name in names if name not in skeleton.bones]
     if missing:
@@ -211,8 +211,8 @@ def joints(
     frames = len(motion["root"])
 
     def channel(name: str, kind: str, axes: str) -> Float[np.ndarray, "frames 3"]:
-        given = dict(zip(skeleton.bones[name].channels, motion[name].T, strict=True))
-        return np.stack([given.get(kind + axis, np.zeros(frames)) for axis in axes], axis=1)
+        values = dict(zip(skeleton.bones[name].channels, motion[name].T, strict=True))
+        return np.stack([values.get(kind + axis, np.zeros(frames)) for axis in axes], axis=1)
 
     needed = with_parents(names, {name: bone.parent for name, bone in skeleton.bones.items()})
     turns, places = {"": Rotation.identity()}, {}
@@ -220,17 +220,17 @@ def joints(
         bone = skeleton.bones[name]
         turns[name] = turns[bone.parent]
         if bone.channels:
-            turned = Rotation.from_euler(bone.order, channel(name, "r", bone.order))
-            turns[name] = turns[name] * bone.axes * turned * bone.axes.inv()
+            turn = Rotation.from_euler(bone.order, channel(name, "r", bone.order))
+            turns[name] = turns[name] * bone.axes * turn * bone.axes.inv()
         if bone.parent:
             places[name] = places[bone.parent] + turns[name].apply(bone.offset)
-        else:  # its offset is a place in the world, which its own turning leaves alone
+        else:  # the root's offset is a position in the world, which its own rotation does not change
             places[name] = bone.offset + channel(name, "t", "xyz")
     return np.stack([places[name] for name in names], axis=1)
 
 
 def with_parents(names: Iterable[str], parents: dict[str, str]) -> list[str]:
-    """The named bones and all that they hang from, in the order of `parents`, which has "" for the root's."""
+    """The named bones and their ancestors, in the order of `parents`, which is "" for the root."""
     needed: set[str] = set()
     for name in names:
         while name and name not in needed:

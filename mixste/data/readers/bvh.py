@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from mixste.data.readers.asf_amc import Line, lines, with_parents
 from mixste.io import DataError
 
-# The joint of the file that each joint of human36m is, but for the head's top, for which no file has a joint.
+# The joint of the file for each joint of human36m. The head top, CROWN, has none.
 CROWN = "crown"
 HUMAN36M = (
     *("Hips", "UpperLeg_R", "LowerLeg_R", "Foot_R", "UpperLeg_L", "LowerLeg_L", "Foot_L"),
@@ -24,9 +24,9 @@ CHANNELS = {f"{axis}{kind}" for axis in "XYZ" for kind in ("position", "rotation
 
 @dataclass(frozen=True)
 class Joint:
-    """parent: its name, "" for the root. offset: place in the parent's frame at rest, the file's unit of length.
+    """parent: its name, "" for the root. offset: position in the parent's frame at rest, in the file's unit of length.
 
-    channels: names of what a motion gives of it. column: that of the first in the motion's values.
+    channels: names of its degrees of freedom in a motion. column: that of the first one in the motion's values.
     """
 
     parent: str
@@ -85,7 +85,7 @@ def _hierarchy(rows: Iterator[Line], file: str) -> dict[str, Joint]:
         elif keyword == "}" and len(stack) > 1:
             stack.pop()
         elif keyword == "OFFSET" and len(stack) > 1 and not stack[-1]:
-            pass  # where an end site is matters to nobody here
+            pass  # positions of end sites are not used
         elif keyword == "OFFSET" and len(stack) > 1 and stack[-1] not in joints and (stack[-2] in joints or not joints):
             joints[stack[-1]] = Joint(stack[-2], np.array(line.numbers(3)))
         elif keyword == "CHANNELS" and stack[-1] in joints and not joints[stack[-1]].channels:
@@ -103,10 +103,11 @@ def _hierarchy(rows: Iterator[Line], file: str) -> dict[str, Joint]:
 
 
 def joints(motion: Motion, names: tuple[str, ...] = HUMAN36M) -> Float[np.ndarray, "frames joints 3"]:
-    """Forward kinematics: where the named joints are, metres, in the file's axes (Y up). Lengths must be centimetres.
+    """Forward kinematics: positions of the named joints, metres, in the file's axes (Y up). Lengths must be
+    centimetres.
 
-    Position channels take the place of the offset; turns apply in the order of their channels. Raises DataError where
-    the skeleton lacks a joint.
+    Position channels replace the offset; rotations apply in the order of their channels. Raises DataError for a joint
+    that is not in the skeleton.
     """
     missing = [name for name in names if name not in motion.joints and name != CROWN]
     if missing:
@@ -123,7 +124,7 @@ def joints(motion: Motion, names: tuple[str, ...] = HUMAN36M) -> Float[np.ndarra
             else:
                 local[:, "XYZ".index(channel[0])] = motion.values[:, column]
         turns[name], places[name] = turns[joint.parent], places[joint.parent] + turns[joint.parent].apply(local)
-        if turning:  # SciPy's capitals are turns about axes that turn along
+        if turning:  # SciPy's capital letters are intrinsic rotations
             turns[name] *= Rotation.from_euler("".join(turning.values()), motion.values[:, list(turning)], degrees=True)
     if CROWN in names:
         places[CROWN] = places["Head"] + turns["Head"].apply(HEAD)

@@ -1,4 +1,4 @@
-"""The embedded default data: procedural people who perform the fifteen Human3.6M actions, made from a seed.
+"""The embedded default data: procedural people who perform the fifteen Human3.6M actions, generated from a seed.
 
 A motion is first written as controls over time (`Motion`: where the person goes, how the trunk leans, where hands
 and feet are), with one short function an action; `pose` then turns the controls into joints of fixed bone lengths.
@@ -20,7 +20,7 @@ FPS = 50.0
 TRAIN, TEST = ("S1", "S5", "S6", "S7", "S8"), ("S9", "S11")
 TAKES = ("1", "2")
 
-# Stature in metres: the people under test are of a size met in training, but not of a proportion.
+# Stature in metres: those of the test subjects are within the range of training, their proportions are not.
 STATURES = {"S1": 1.66, "S5": 1.58, "S6": 1.72, "S7": 1.81, "S8": 1.88, "S9": 1.77, "S11": 1.69}
 
 # Segment lengths in statures after Drillis and Contini (1966), as Winter (2009, Figure 4.1) prints them: joint heights
@@ -43,7 +43,7 @@ SEGMENTS = {
 
 @dataclass(frozen=True)
 class Person:
-    """A body (segment lengths in statures, stature in metres) and habits that colour all it does."""
+    """A body (segment lengths in statures, stature in metres) and the habits of its movements."""
 
     stature: float
     segments: dict[str, float]
@@ -182,12 +182,12 @@ class Motion:
         """A few steps to a new place and heading, from `start` on. Returns when they end."""
         steps = max(1, round(np.hypot(forward, left) / 0.3 + abs(turn) / 0.8))
         stop = start + 0.7 * steps / self.tempo
-        done = smooth((self.t - start) / (stop - start))
+        progress = smooth((self.t - start) / (stop - start))
         index = int(np.clip(start * FPS, 0, self.frames - 1))
         cos, sin = np.cos(self.heading[index] + turn / 2), np.sin(self.heading[index] + turn / 2)
-        self.path = self.path + done[:, None] * [cos * forward - sin * left, sin * forward + cos * left]
-        self.heading = self.heading + turn * done
-        self.phase = self.phase + steps / 2 * done
+        self.path = self.path + progress[:, None] * [cos * forward - sin * left, sin * forward + cos * left]
+        self.heading = self.heading + turn * progress
+        self.phase = self.phase + steps / 2 * progress
         return stop
 
     def sit(self, start: float = -9.0, stop: float = np.inf) -> np.ndarray:
@@ -303,9 +303,9 @@ def phoning(m: Motion) -> None:
     elif where == "pace":
         m.stroll(0.3, m.rng.choice([-1, 1]) * m.rng.uniform(0.3, 0.7))
     m.sway(0.01)
-    held = m.during(m.rng.uniform(-3, 0.6), m.end + m.rng.uniform(-0.5, 3), ramp=0.8)
-    m.put(m.main, "ear", held)
-    m.head[:, 2] += (0.2 if m.main == 1 else -0.2) * held
+    weight = m.during(m.rng.uniform(-3, 0.6), m.end + m.rng.uniform(-0.5, 3), ramp=0.8)
+    m.put(m.main, "ear", weight)
+    m.head[:, 2] += (0.2 if m.main == 1 else -0.2) * weight
     for start, stop in m.spans(2.0, 3.5):
         place = m.rng.choice(["talk", "hip", "rest", "chest"])
         m.put(1 - m.main, place, m.during(start, stop), spread=0.03)
@@ -494,8 +494,8 @@ def _footsteps(m: Motion) -> Float[np.ndarray, "frames 2 3"]:
             return np.stack([np.interp(number + 0.3, phase, axis) for axis in track.T], axis=1)
 
         swing = np.clip((phase - cycle - 0.6) / 0.4, 0, 1)
-        moved = smooth(swing)[:, None]
-        ankles[:, foot, :2] = (1 - moved) * stand(cycle) + moved * stand(cycle + 1)
+        progress = smooth(swing)[:, None]
+        ankles[:, foot, :2] = (1 - progress) * stand(cycle) + progress * stand(cycle + 1)
         length = np.linalg.norm(stand(cycle + 1) - stand(cycle), axis=1)
         ankles[:, foot, 2] = s["ankle"] + (0.015 + 0.09 * length) * np.sin(np.pi * swing**0.8) ** 2
     return ankles
@@ -542,7 +542,7 @@ def pose(m: Motion) -> Float[np.ndarray, "frames 17 3"]:
     joints = np.empty((m.frames, 17, 3))
     height = STANDING * (s["thigh"] + s["shank"] + s["ankle"]) / 0.53
     root = upright.apply(pelvis) + np.column_stack([m.path, np.full(m.frames, height)])
-    turned = upright * Rotation.from_euler("ZX", np.column_stack([-0.1 * gait[:, 0], 0.06 * gait[:, 1]]))
+    hips = upright * Rotation.from_euler("ZX", np.column_stack([-0.1 * gait[:, 0], 0.06 * gait[:, 1]]))
     lower = upright * Rotation.from_euler("ZYX", trunk * [0.4, 0.6, 0.5])
     chest = upright * Rotation.from_euler("ZYX", trunk)
     neck = chest * Rotation.from_euler("ZYX", m.head * 0.5)
@@ -556,7 +556,7 @@ def pose(m: Motion) -> Float[np.ndarray, "frames 17 3"]:
     feet = _footsteps(m)
     for side, (outward, hip, shoulder) in enumerate([(1, 4, 11), (-1, 1, 14)]):
         mirror = np.array([1, outward, 1])
-        joints[:, hip] = root + turned.apply([0, outward * s["hip"], 0])
+        joints[:, hip] = root + hips.apply([0, outward * s["hip"], 0])
         goal = feet[:, side] + upright.apply(m.feet[:, side] * mirror)
         ahead = np.column_stack([np.ones(m.frames), m.knees[:, side] * outward, np.full(m.frames, 0.6)])
         joints[:, hip + 1], joints[:, hip + 2] = _bend(
@@ -588,11 +588,11 @@ def perform(subject: str, action: str, take: str, seed: int = 0) -> Float[np.nda
 def load(root=None, keypoints: str = "gt", rig: str = "human36m", seed: int = 0) -> PoseDataset:
     """Seven procedural people, fifteen actions, two takes each, seen by the virtual cameras of `rig` at 50 Hz.
 
-    root is not used: nothing is read. keypoints: "gt" or one of `mixste.data.virtual.DETECTORS`. Raises
+    root is not used: no file is read. keypoints: "gt" or one of `mixste.data.virtual.DETECTORS`. Raises
     DataError for names it does not know.
     """
 
-    def filmed(subjects):
+    def clips_of(subjects):
         clips = []
         for subject, action, take in itertools.product(subjects, ACTIONS, TAKES):
             names = {"subject": subject, "action": action, "take": take}
@@ -604,8 +604,8 @@ def load(root=None, keypoints: str = "gt", rig: str = "human36m", seed: int = 0)
         name="synthetic",
         title="synthetic people",
         skeleton=human36m,
-        train=filmed(TRAIN),
-        test=filmed(TEST),
+        train=clips_of(TRAIN),
+        test=clips_of(TEST),
         licence="generated, no restriction",
         keypoints=keypoints,
     )
