@@ -169,21 +169,23 @@ class Code:
         if first not in self.folders:
             if first == "__main__":
                 raise ValueError("expected a network or loss in a file of its own, found one of a notebook or script")
-            spec = importlib.util.find_spec(first)
-            if spec is None or not spec.has_location:
+            folder = _folder(first)
+            if folder is None:
                 raise ValueError(f"{module}: expected {first}.py on Python's import path, found no such file")
-            path = Path(spec.origin)
-            self.folders[first] = path.parent.parent if path.name == "__init__.py" else path.parent
+            self.folders[first] = folder
             self.modules = {name: module for name, module in self.modules.items() if module}
 
     def _path(self, name: str) -> Path | None:
         first, *_ = parts = name.split(".")
-        if first in self.folders:
-            folders = [self.folders[first]]
-        else:  # beside a user's module, unless those are all the packages that are installed
-            beside = [folder for name, folder in self.folders.items() if name != "mixste"]
-            folders = [folder for folder in beside if folder.name not in ("site-packages", "dist-packages")]
-        paths = (folder.joinpath(*parts[:-1], parts[-1] + end) for folder in folders for end in (".py", "/__init__.py"))
+        folder = self.folders.get(first)
+        if folder is None and len(self.folders) > 1:  # a neighbour of a user's module, or installed like any package
+            folder = _folder(first)
+            beside = {one for module, one in self.folders.items() if module != "mixste"}
+            if folder not in beside or folder.name in ("site-packages", "dist-packages"):
+                return None
+        if folder is None:
+            return None
+        paths = (folder.joinpath(*parts[:-1], parts[-1] + end) for end in (".py", "/__init__.py"))
         return next((path for path in paths if path.is_file()), None)
 
 
@@ -361,6 +363,18 @@ def outline(node):
         return node
     filled = ((name, outline(value)) for name, value in ast.iter_fields(node) if value not in (None, []))
     return [type(node).__name__, *filled]
+
+
+def _folder(module: str) -> Path | None:
+    """The folder on Python's import path in which a module lies, without importing it."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.has_location:
+        return None
+    path = Path(spec.origin)
+    return path.parent.parent if path.name == "__init__.py" else path.parent
 
 
 def _left_out(name: str) -> bool:
