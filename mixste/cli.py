@@ -22,9 +22,7 @@ Source = Annotated[
 Root = Annotated[Path | None, typer.Option(help="Folder or archive with the data (default: MIXSTE_DATA).")]
 Keypoints = Annotated[str, typer.Option(help='"gt", or the name of a detector.')]
 ProfileName = Annotated[str, typer.Option(help="Scale of the study.")]
-Checkpoint = Annotated[
-    str, typer.Option(help="Weights: open-small, which come along, or a file, ours or the authors'.")
-]
+Checkpoint = Annotated[str, typer.Option(help="Bundled weights by name, open-small, or a file, ours or the authors'.")]
 
 
 def listed(values: list[str] | None) -> list[str]:
@@ -82,9 +80,9 @@ def check_data(
     from mixste.study.tables import lacking_data
 
     reports = [check(name, root, keypoints) for name in ([source] if source else PUBLISHED)]
-    print(*reports, "tables of profile paper that these files allow", sep="\n\n")
+    print(*reports, "tables of profile paper, and the files they lack", sep="\n\n")
     for table, files in lacking_data(PROFILES["paper"], root).items():
-        print(f"  {table:<14} {'missing ' + ', '.join(files) if files else 'complete'}")
+        print(f"  {table:<14} {', '.join(files) or 'complete'}")
     if any(report.problems for report in reports):
         raise SystemExit(1)
 
@@ -176,16 +174,23 @@ def lift(
     ],
     checkpoint: Checkpoint = "open-small",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("lifted"),
-    format: Annotated[str, typer.Option(help="auto, or the name of a format.")] = "auto",
-    layout: Annotated[str | None, typer.Option(help="Layout of the points, if the file does not name them.")] = None,
-    size: Annotated[str | None, typer.Option(help="Width and height of the image, as 1920x1080.")] = None,
+    format: Annotated[
+        str, typer.Option(help="Of the input: auto, openpose, coco, mediapipe, npz, npy or csv.")
+    ] = "auto",
+    layout: Annotated[
+        str | None, typer.Option(help="Order of the points, if the file does not name them: coco17, body25, …")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Image width and height, as 1920x1080; overrides the file's.")
+    ] = None,
     units: Annotated[
-        str, typer.Option(help="Of the coordinates: auto, pixels, shares (0 to 1), centred (-1 to 1 in both), screen.")
+        str,
+        typer.Option(help="Of the coordinates: auto, pixels, shares (0 to 1), centred (-1 to 1 in both axes), screen."),
     ] = "auto",
     fps: Annotated[float | None, typer.Option(help="Frame rate; overrides the file's.")] = None,
     person: Annotated[int, typer.Option(help="Whom to lift: 0 for the most prominent person.")] = 0,
     network_layout: Annotated[
-        str | None, typer.Option(help="Joint layout that the network was trained on, if its file does not say.")
+        str | None, typer.Option(help="Joint layout that the network was trained on, if its file lacks it: human36m.")
     ] = None,
     to: Annotated[
         list[str] | None, typer.Option(help='npz, csv, json, bvh, gif, mp4 or html, as "npz,bvh"; may be given again.')
