@@ -20,8 +20,14 @@ AT_LEVEL = "at the level of a constant pose"  # by `mixste.networks.references.a
 
 
 def _compared(rows: list[Row]) -> list[Row]:
-    """The rows, each with the one it is compared with if that is among them."""
-    keys = {row.key for row in rows}
+    """The rows, each with the one it is compared with if that is among them. ValueError if it is named by its label."""
+    keys, of_label = {row.key for row in rows}, {row.label: row.key for row in rows}
+    for row in rows:
+        if row.against not in keys and row.against in of_label:
+            raise ValueError(
+                f"against must be the key of a row, {of_label[row.against]!r}, found its label {row.against!r} "
+                f"in row {row.key!r}"
+            )
     return [row if row.against in keys else replace(row, against="") for row in rows]
 
 
@@ -33,36 +39,36 @@ def measure(
     table: Table,
     profile: Profile,
     rows: list[Row] | None = None,
-    made: dict[str, pd.DataFrame] | None = None,
+    clip_errors: dict[str, pd.DataFrame] | None = None,
     partial: bool = False,
 ) -> pd.DataFrame:
     """The tidy table of its rows, in its metrics, by column and on average ("Avg.", the mean of the columns).
 
     It is made of records (`mixste.study.records.find`); nothing is trained. rows: others than the table's own, such as
-    some of them or a user's. made: by key, the errors by clip (`mixste.evaluate.evaluate`, with a column seed) of
-    rows that are not of their runs. partial: whether runs without a record may be missing, which the notes
-    of their rows then say; otherwise they are a RunError. Trainings that failed are left out, as notes say too.
-    Where the constant pose is among the rows, notes tell which networks are at its level. Differences are between the
-    seeds that both have, and count takes by the row's own frames; a row whose `against` is not among the rows gets
-    none. ValueError if two rows have the same key or label.
+    some of them or a user's. clip_errors: by key, the errors by clip (`mixste.evaluate.evaluate`, with a column seed)
+    of rows that are not measured by their runs. partial: whether runs without a record may be missing, which the notes
+    of their rows then say; otherwise they are a RunError. Trainings that failed are left out, as notes say too. Where
+    the constant pose is among the rows, notes say which networks are at its level. Differences are between the seeds
+    that both rows have, and count takes by the row's own frames; a row whose `against` is not among the rows gets none.
+    ValueError if two rows have the same key or label, or `against` is a label.
     """
     rows = _compared(table.rows(profile) if rows is None else rows)
-    protocol, made = table.protocol or profile.protocol, made or {}
+    protocol = table.protocol or profile.protocol
     for name in ("key", "label"):
         names = [getattr(row, name) for row in rows]
         if twice := {one for one in names if names.count(one) > 1}:
             raise ValueError(f"each row must have a {name} of its own, found several with {', '.join(sorted(twice))}")
-    found = records.find([run for row in rows for run in row.runs], profile.name)
-    lacking = [row.label for row in rows if not set(row.runs) <= found.keys()]
+    of_run = records.find([run for row in rows for run in row.runs], profile.name)
+    lacking = [row.label for row in rows if not set(row.runs) <= of_run.keys()]
     if lacking and not partial:
         raise store.RunError(
             f"not all runs of {', '.join(lacking)} are in {store.store()} or among the records of profile "
             f"{profile.name}: `report.ready(rows, profile, train=True)` trains them, partial=True goes without"
         )
-    kept = {row.key: [found[run] for run in row.runs if run in found] for row in rows}
+    kept = {row.key: [of_run[run] for run in row.runs if run in of_run] for row in rows}
     sound = {key: [record for record in own if not record.failed] for key, own in kept.items()}
     rows = [replace(row, note=_notes(row.note, _absent(row, kept[row.key]))) for row in rows]
-    errors = {key: _errors(own, protocol) for key, own in sound.items() if own} | made
+    errors = {key: _errors(own, protocol) for key, own in sound.items() if own} | (clip_errors or {})
     takes = {
         (key, metric): _takes(own, metric, table.column(own, profile))
         for key, own in errors.items()
@@ -207,8 +213,8 @@ def _means(values: pd.DataFrame, weights: pd.Series) -> pd.Series:
 def _printed(row: Row, metric: str, column: str) -> float:
     if row.printed is None:
         return np.nan
-    found = row.printed[(row.printed["metric"] == metric) & (row.printed["column"] == column)]["value"]
-    return float(found.iloc[0]) if len(found) else np.nan
+    values = row.printed[(row.printed["metric"] == metric) & (row.printed["column"] == column)]["value"]
+    return float(values.iloc[0]) if len(values) else np.nan
 
 
 def ready(rows: Iterable[Row], profile: Profile, train: bool | None = None) -> str:

@@ -72,8 +72,8 @@ def validate(table: pd.DataFrame) -> None:
 
 def without_value(table: pd.DataFrame) -> pd.Series:
     """Which lines are of rows that have no value, since all of their runs failed or are missing, as their notes say."""
-    said = table["note"].str.contains(f"{FAILED}|{NOT_TRAINED}")
-    return table["value"].isna() & (table["seeds"] == 0) & said
+    with_reason = table["note"].str.contains(f"{FAILED}|{NOT_TRAINED}")
+    return table["value"].isna() & (table["seeds"] == 0) & with_reason
 
 
 def why_without(note: str) -> str:

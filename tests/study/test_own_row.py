@@ -84,6 +84,12 @@ def test_rows_have_keys_and_labels_of_their_own():
         report.measure(TABLES["table5"], SMOKE, [Row("base", (RUN,)), Row("another", other, "base")])
 
 
+def test_a_row_is_compared_by_key():
+    base, mine = Row("base", (RUN,), "My base"), Row("mine", (replace(RUN, seed=1),), against="My base")
+    with pytest.raises(ValueError, match="against must be the key of a row, 'base', found its label 'My base' in row"):
+        report.measure(TABLES["table5"], SMOKE, [base, mine])
+
+
 def test_a_variant_has_other_settings_and_is_compared_with_its_row():
     base = Row("base", (RUN, replace(RUN, seed=1)), note="small")
     mine = base.variant("mine", recipe={"optimizer": "adam"}, options={"dim": 16}, poses=400)
