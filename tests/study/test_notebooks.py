@@ -60,6 +60,17 @@ def test_one_parameters_cell_and_the_source_named(name):
     assert "synthetic" in shown, "whoever reads it must know what it was measured on"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_that_reads_runs_trains_only_where_it_is_asked_to(name):
+    [parameters] = [cell for cell in code(name) if "parameters" in tags(cell)]
+    source = "\n".join("".join(cell["source"]) for cell in code(name))
+    if tables_read([NOTEBOOKS / f"{name}.ipynb"]):
+        assert "train_missing = None" in "".join(parameters["source"])
+        assert ", scale, train_missing)" in source
+    assert "make(" not in source
+    assert "make_all(" not in source
+
+
 def tables_shown(name: str) -> list[dict]:
     """Cells that show the notebook's own table."""
     calls = ("tidy.beside(", "tidy.with_intervals(")
