@@ -22,7 +22,7 @@ from tqdm import tqdm
 from mixste.io.files import replacing
 from mixste.network import NETWORKS
 from mixste.skeleton import SKELETONS
-from mixste.study import store, trainer
+from mixste.study import states, store
 from mixste.study.run import Run, read_spec
 from mixste.study.states import StateError
 from mixste.study.store import RunError
@@ -193,7 +193,7 @@ def _check_state(folder: Path, source: Path) -> None:
     """RunError unless the interrupted training in a folder can be resumed."""
     try:
         run = read_spec(folder / "spec.json")
-        trainer.whole_state(folder, run, _networks(run))
+        states.read(folder, run, _networks(run))
     except StateError as error:
         raise RunError(
             f"{source} is refused: expected the state of a training in {folder.name}, found {error}"
@@ -227,7 +227,7 @@ def _enter(arrived: Path) -> bool:
                 return False
             if arrived.suffix:
                 run = read_spec(arrived / "spec.json")
-                steps = [trainer.taken_up(folder, run, _networks(run))["step"] for folder in (arrived, part)]
+                steps = [states.resume(folder, run, _networks(run))["step"] for folder in (arrived, part)]
                 if steps[0] <= steps[1]:
                     return False
                 place = part

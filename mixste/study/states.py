@@ -9,15 +9,15 @@ import math
 import warnings
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from mixste import checkpoints
+from mixste.io.files import replacing
+from mixste.study.run import Run
+from mixste.study.store import remove
 from mixste.train import optimizer_of
-
-if TYPE_CHECKING:
-    from mixste.study.run import Run
 
 PICKLED = 4 * 2**20  # bytes: a hundred times what the largest network needs, and read in seconds
 
@@ -26,12 +26,54 @@ class StateError(ValueError):
     """A state that is incomplete, or of another training; the message completes "expected …, found"."""
 
 
-def read(path: Path, run: "Run", networks: list[nn.Module]) -> dict:
-    """The state in a file, as `mixste.train.train` saves it, on the CPU.
+def resume(part: Path, run: Run, networks: list[nn.Module]) -> dict:
+    """The state that a killed training saved in its folder: step, history and the rest; step 0 where there is none.
 
-    networks: the one that is trained, or all that it could be. Raises StateError unless everything fits one of them and
-    the run; OSError if the file cannot be read.
+    networks: the one that is trained, or all that it could be. A useless state is removed, which a line on the terminal
+    says: the training then starts again.
     """
+    path = part / "state.pt"
+    try:
+        state = read(part, run, networks)
+    except FileNotFoundError:
+        return {"step": 0, "history": []}
+    except StateError as error:
+        print(
+            f"{path}: expected the state of this training, found {error}; it is removed, and the training starts again",
+            flush=True,
+        )
+        remove(path)
+        return {"step": 0, "history": []}
+    if len(state["rng"]) > 1 and not torch.cuda.is_available():  # there only the CPU's random numbers are of use
+        with replacing(path) as file:
+            torch.save(state | {"rng": state["rng"][:1]}, file)
+    return state
+
+
+def read(part: Path, run: Run, networks: list[nn.Module]) -> dict:
+    """The state that a killed training saved in its folder, on the CPU, checked along with its best weights.
+
+    StateError unless all of it is whole and fits the run and one of the networks; FileNotFoundError if there is none;
+    OSError if it cannot be read.
+    """
+    state = _load(part / "state.pt", run, networks)
+    if run.test_curve and state["history"]:
+        step = min(state["history"], key=lambda row: row["test_mpjpe"])["step"]
+        try:
+            weights = checkpoints.load_checkpoint(best_weights(part, step)).state_dict()
+        except checkpoints.CheckpointError:
+            weights = {}
+        if not same(weights, state["model"]):
+            raise StateError(f"none of its best weights, those of step {step}")
+    return state
+
+
+def best_weights(part: Path, step: int) -> Path:
+    """The weights saved at a point of the test curve, until it is clear whether they stay the best."""
+    return part / f"best-{step}.safetensors"
+
+
+def _load(path: Path, run: Run, networks: list[nn.Module]) -> dict:
     if path.is_dir():
         raise StateError("a folder")
     content = path.read_bytes()
@@ -53,7 +95,7 @@ def read(path: Path, run: "Run", networks: list[nn.Module]) -> dict:
     return state
 
 
-def _check(state: dict, run: "Run", networks: list[nn.Module]) -> None:
+def _check(state: dict, run: Run, networks: list[nn.Module]) -> None:
     names = {"step", "history", "total", "counted", "model", "optimizer", "rng"}
     if missing := names - state.keys():
         raise StateError(f"one without {', '.join(sorted(missing))}")
@@ -77,7 +119,7 @@ def same(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
     )
 
 
-def _check_steps(state: dict, run: "Run") -> None:
+def _check_steps(state: dict, run: Run) -> None:
     """The step, the rows of the curve up to it, and the loss since the last one."""
     poses, steps, step, total = run.poses_per_step, run.steps, state["step"], state["total"]
     if type(step) is not int or not 0 < step <= steps:
@@ -96,7 +138,7 @@ def _check_steps(state: dict, run: "Run") -> None:
         raise StateError("the loss of other steps")
 
 
-def _check_optimizer(state: dict, run: "Run", network: nn.Module) -> None:
+def _check_optimizer(state: dict, run: Run, network: nn.Module) -> None:
     """Moments of every parameter, after as many steps, and the settings of the recipe."""
     optimizer, expected = state["optimizer"], optimizer_of(network, run.recipe).state_dict()
     [group], [expected_group] = optimizer["param_groups"], expected["param_groups"]

@@ -28,7 +28,6 @@ from mixste.networks.references import ConstantPose, at_constant_level
 from mixste.study import states
 from mixste.study.progress import EVERY, Progress
 from mixste.study.run import Data, Run, code_of_errors, describe, read_spec, spec
-from mixste.study.states import StateError
 from mixste.study.store import (
     FAILED,
     FILES,
@@ -220,7 +219,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
     model = initial(run).to(device)
     # On the CPU errors are the model's own to the last bit; on a GPU, up to rounding (results/bench/accuracy.csv).
     network = accelerate(model) if device.type == "cuda" else model
-    state = taken_up(part, run, [model])
+    state = states.resume(part, run, [model])
     history = list(state["history"])
     curve = {row["step"]: row["test_mpjpe"] for row in history} if run.test_curve else {}
 
@@ -228,7 +227,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
         if run.test_curve:
             row["test_mpjpe"] = curve_mpjpe(network, dataset)
             if row["test_mpjpe"] < min(curve.values(), default=np.inf):
-                checkpoints.save_checkpoint(model, _best(part, row["step"]))
+                checkpoints.save_checkpoint(model, states.best_weights(part, row["step"]))
             curve[row["step"]] = row["test_mpjpe"]
         history.append(row)
         report(f"run {run.id}: {min(1, row['poses'] / run.poses):.0%} trained, loss {row['loss']:.4f}")
@@ -256,7 +255,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
     checkpoints.save_checkpoint(model, part / "weights.safetensors")
     if curve:
         with replacing(part / "best.safetensors") as file:
-            shutil.copyfile(_best(part, min(curve, key=curve.get)), file)
+            shutil.copyfile(states.best_weights(part, min(curve, key=curve.get)), file)
     about = environment() | {"training_seconds": end - began, "testing_seconds": time.monotonic() - end}
     about["layout"] = dataset.skeleton.name  # of the joints in errors.npz
     about["resumed_at"] = (
@@ -394,50 +393,3 @@ def _rename(part: Path, path: Path) -> None:
         if file.name not in {"manifest.json"} | FILES | WEIGHTS | FAILED:
             file.unlink()
     os.replace(part, path)
-
-
-def _best(part: Path, step: int) -> Path:
-    """The weights saved at a point of the test curve, until it is clear whether they stay the best."""
-    return part / f"best-{step}.safetensors"
-
-
-def taken_up(part: Path, run: Run, networks: list[torch.nn.Module]) -> dict:
-    """The state that a killed training saved: its step, its history. A useless one is removed; training starts again.
-
-    networks: the one that is trained, or all that it could be.
-    """
-    path = part / "state.pt"
-    try:
-        state = whole_state(part, run, networks)
-    except FileNotFoundError:
-        return {"step": 0, "history": []}
-    except StateError as error:
-        print(
-            f"{path}: expected the state of this training, found {error}; it is removed, and the training starts again",
-            flush=True,
-        )
-        remove(path)
-        return {"step": 0, "history": []}
-    if (
-        len(state["rng"]) > 1 and not torch.cuda.is_available()
-    ):  # of a GPU: only the CPU's random numbers are of use here
-        with replacing(path) as file:
-            torch.save(state | {"rng": state["rng"][:1]}, file)
-    return state
-
-
-def whole_state(part: Path, run: Run, networks: list[torch.nn.Module]) -> dict:
-    """The state that a killed training saved, once its best weights are there too. StateError unless both are whole.
-
-    FileNotFoundError if it saved none.
-    """
-    state = states.read(part / "state.pt", run, networks)
-    if run.test_curve and state["history"]:
-        best = min(state["history"], key=lambda row: row["test_mpjpe"])["step"]
-        try:
-            weights = checkpoints.load_checkpoint(_best(part, best)).state_dict()
-        except checkpoints.CheckpointError:
-            weights = {}
-        if not states.same(weights, state["model"]):
-            raise StateError(f"none of its best weights, those of step {best}")
-    return state

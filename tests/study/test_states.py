@@ -10,7 +10,7 @@ import torch
 from test_trainer import RUN
 
 import mixste.train
-from mixste.study import store, trainer
+from mixste.study import states, store
 from mixste.study.trainer import make
 
 
@@ -111,10 +111,10 @@ def test_a_state_that_is_not_whole_is_removed_and_the_training_begins_again(begu
     damage, what = DAMAGES[name]
     part = tmp_path / f"{RUN.id}.part"
     shutil.copytree(begun / part.name, part)
-    assert trainer.taken_up(part, RUN, [RUN.build()])["step"] == 3
+    assert states.resume(part, RUN, [RUN.build()])["step"] == 3
     assert capsys.readouterr().out == ""
     damage(part / "state.pt")
-    assert trainer.taken_up(part, RUN, [RUN.build()]) == {"step": 0, "history": []}
+    assert states.resume(part, RUN, [RUN.build()]) == {"step": 0, "history": []}
     said = capsys.readouterr().out
     assert said.count("\n") == 1
     assert f"expected the state of this training, found {what}" in said
