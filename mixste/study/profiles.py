@@ -46,6 +46,11 @@ class Profile:
     comparable: bool = False  # whether the paper's numbers measure the same thing
     gpu: bool = True  # whether a training is worth one
 
+    @property
+    def detected(self) -> Data:
+        """The main source with the first detector's keypoints, on which most rows are trained."""
+        return replace(self.data, keypoints=self.detectors[0])
+
     def recipe(self, base: Recipe = AUTHORS, **changes) -> Recipe:
         return replace(base, **{**self.recipe_changes, **changes})
 
@@ -74,7 +79,7 @@ class Profile:
 
     def seeded(self, model, frames, options, recipe, keypoints, data, start=None, poses=None) -> tuple[Run, ...]:
         """A run for each seed. start: of each, the run that it is fine-tuned from."""
-        data = data or replace(self.data, keypoints=keypoints or self.detectors[0])
+        data = data or (replace(self.data, keypoints=keypoints) if keypoints else self.detected)
         options = tuple(sorted(options.items()))
         return tuple(
             Run(data, self.frames[frames], poses or self.poses, seed, model, options, recipe, first)

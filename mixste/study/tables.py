@@ -16,7 +16,7 @@ from mixste.losses import TABLE_6
 from mixste.networks.references import ConstantPose, FrameRegression
 from mixste.study.profiles import Profile
 from mixste.study.published import published
-from mixste.study.run import Run
+from mixste.study.run import Data, Run
 from mixste.train import AUTHORS, PAPER
 
 
@@ -121,9 +121,8 @@ class Table:
 CONSTANT, REGRESSION = "constant pose", "linear regression, single frames"  # keys, and labels
 
 
-def references(beside: Row, note: str = "") -> list[Row]:
-    """What every table of errors ends with: what can be had without a network, from the data of one of its rows."""
-    data = beside.runs[0].data
+def references(data: Data, note: str = "") -> list[Row]:
+    """What every table of errors ends with: what can be had without a network, from data of one of its rows."""
     constant, regression = (Run(data, 1, 0, 0, network.name) for network in (ConstantPose, FrameRegression))
     return [Row(CONSTANT, (constant,)), Row(REGRESSION, (regression,), note=note)]
 
@@ -168,7 +167,7 @@ def table1(p: Profile) -> list[Row]:
             note=hrnet,
         ),
     ]
-    return rows + references(rows[0], f"from keypoints of {first}")
+    return rows + references(p.detected, f"from keypoints of {first}")
 
 
 def table2(p: Profile) -> list[Row]:
@@ -182,7 +181,7 @@ def table2(p: Profile) -> list[Row]:
         row("mixste-81", "MixSTE", 81, p.mixste(81, "gt"), "Ours", against="poseformer-81"),
         row("mixste-243", "MixSTE", 243, p.mixste(243, "gt"), "Ours", against="mixste-81"),
     ]
-    return rows + references(rows[0])
+    return rows + references(replace(p.data, keypoints="gt"))
 
 
 def table3(p: Profile) -> list[Row]:
@@ -191,7 +190,7 @@ def table3(p: Profile) -> list[Row]:
         for frames, against in ((1, ""), (27, "mixste-1"))
         for printed in [_printed(3, method="Ours", frames=frames)]
     ]
-    return rows + references(rows[0])
+    return rows + references(p.mpi_inf_3dhp)
 
 
 def table4(p: Profile) -> list[Row]:
@@ -200,7 +199,7 @@ def table4(p: Profile) -> list[Row]:
     The peers' pretraining uses the 15 joints from the start; MixSTE's is the study's full model, moved to 15 joints and
     another T by `mixste.checkpoints.transfer`.
     """
-    fifteen = replace(p.data, keypoints=p.detectors[0], skeleton="humaneva15")
+    fifteen = replace(p.detected, skeleton="humaneva15")
     rows = []
     for key, label, model, frames, method in (
         ("videopose3d-81", "VideoPose3D, T=81", "videopose3d", 81, "Pavllo et al."),
@@ -221,7 +220,7 @@ def table4(p: Profile) -> list[Row]:
     for suffix, detail, runs in (("interval-1", "interval = 1", every), ("fine-tuned", "fine-tuned", tuned)):
         printed = _printed(4, method="Ours", detail=detail)
         rows.append(Row(f"{key}-{suffix}", runs, f"{label}, {detail}", printed, key))
-    return rows + references(rows[0])
+    return rows + references(p.humaneva)
 
 
 def _not_separated(p: Profile) -> dict[str, int | bool]:
@@ -245,7 +244,7 @@ def table5(p: Profile) -> list[Row]:
             ("full", "+ our loss", "+ our loss", p.ablated(), "joint-separation"),
         )
     ]
-    return rows + references(rows[0])
+    return rows + references(p.detected)
 
 
 def table6(p: Profile) -> list[Row]:
@@ -258,7 +257,7 @@ def table6(p: Profile) -> list[Row]:
         key = "+".join(terms)
         against = "" if key == "mpjpe" else "mpjpe"
         rows.append(Row(key, runs, label, _printed(6, detail=label), against, p.size_note(dim)))
-    return rows + references(rows[0])
+    return rows + references(p.detected)
 
 
 def table7(p: Profile) -> list[Row]:
@@ -268,7 +267,7 @@ def table7(p: Profile) -> list[Row]:
         full = (depth, dim, frames) == (8, 512, 243)
         runs = p.full() if full else p.mixste(frames, dim=dim, depth=depth)
         rows.append(Row(f"{depth}-{dim}-{frames}", runs, f"depth {depth}, dim {dim}, T {frames}", printed))
-    return rows + references(rows[0])
+    return rows + references(p.detected)
 
 
 def paper_vs_code(p: Profile) -> list[Row]:
@@ -300,7 +299,7 @@ def paper_vs_code(p: Profile) -> list[Row]:
     rows = [
         Row(key, trained(recipe=recipe), label, against=base.key, note=note) for (key, label), recipe in recipes.items()
     ]
-    return [base, *rows, *references(base)]
+    return [base, *rows, *references(p.detected)]
 
 
 def limits(p: Profile) -> list[Row]:
@@ -344,7 +343,7 @@ def limits(p: Profile) -> list[Row]:
         long("baseline", "seq2seq baseline", baseline, first, ours.key),
         ours,
         *(long(every.key, every.label, every.runs, times, ours.key) for times in more),
-        *references(rows["as-recorded"]),
+        *references(data),
     ]
 
 
@@ -363,7 +362,7 @@ def more_people(p: Profile) -> list[Row]:
         data = replace(ours.data, split="everyone", subjects=(*trained[:count], *tested))
         runs = tuple(replace(ours, data=data, seed=seed, test_curve=False) for seed in (range(3) if last else (0,)))
         rows.append(Row("all" if last else str(count), runs, f"{count} people", against=rows[-1].key if rows else ""))
-    return rows + references(rows[-1])
+    return rows + references(data)
 
 
 TABLES: dict[str, Table] = {
