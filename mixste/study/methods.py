@@ -23,7 +23,7 @@ def runs(table: Table, profile: Profile) -> dict[str, tuple[Run, ...]]:
 
 
 def sound(table: Table, profile: Profile) -> dict[str, list[Record]]:
-    """By method, the records that there are of `runs`, without those of trainings that failed."""
+    """By method, the records of its runs, without those of trainings that failed."""
     wanted = runs(table, profile)
     kept = records.find([run for seeds in wanted.values() for run in seeds], profile.name)
     return {
@@ -61,7 +61,7 @@ def average(values: pd.DataFrame, frames: pd.Series) -> dict[str, float]:
 
 
 def named(name: str, methods: dict[str, list[Record]]) -> str:
-    """A method as figures name it, with what must be seen of it."""
+    """A method as figures name it; a second line says where a network is at the level of a constant pose."""
     return f"{name}\n{AT_LEVEL}" if _at_level(methods[name]) else name
 
 

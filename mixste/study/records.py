@@ -36,7 +36,7 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What is kept of one run. content: the file's, whose tables the properties give."""
+    """The record of one run. content: that of its file; the properties give its parts as tables."""
 
     content: dict
 
@@ -63,7 +63,7 @@ class Record:
 
     @functools.cached_property
     def spec(self) -> Run:
-        """The settings; equal to those of another run, whatever data and code that was made with."""
+        """The settings. They equal those of a planned run even where data or code have changed since."""
         return run_of(self.content["spec"])
 
     @property
@@ -123,8 +123,8 @@ class Record:
         The error of a pose is the mean over its joints.
         """
         counts = np.zeros((len(self.frames), LIMIT + 1), dtype=int)
-        for row, (first, own) in zip(counts, self.content["histogram"], strict=True):
-            row[first : first + len(own)] = own
+        for row, (first, filled) in zip(counts, self.content["histogram"], strict=True):
+            row[first : first + len(filled)] = filled
         return pd.DataFrame(counts, self.frames.index)
 
     def shares(self, threshold: float) -> pd.Series:
@@ -182,7 +182,7 @@ def _errors(finished: Finished) -> dict:
         "takes": [list(names) for names in order],
         "errors": entries,
         "joints": [[_rounded(value, 2) for value in one] for one in joints.tolist()],
-        "histogram": [_trimmed(own) for own in counts],  # the first bin that is not empty, and the counts from there
+        "histogram": [_trimmed(take) for take in counts],  # the first bin that is not empty, and the counts from there
     }
 
 
@@ -204,7 +204,7 @@ def _short(value):
 
 
 def write(record: Record, folder: Path) -> Path:
-    """<run id>.json in a folder; one line for each part, so that what changes is seen where it does."""
+    """<run id>.json in a folder; one line for each part, for readable differences."""
     path = folder / f"{record.id}.json"
     parts = (
         f"{json.dumps(name)}:{json.dumps(value, ensure_ascii=False, separators=(',', ':'), allow_nan=False)}"
@@ -252,8 +252,8 @@ def folder(profile: str) -> Path:
 def find(wanted: Iterable[Run], profile: str) -> dict[Run, Record]:
     """The records of these runs; those that have none are left out.
 
-    Of a run in the store, it is made of that; otherwise it is the published one with the same settings, whatever data
-    and code that was made with: the data need not be here. A run whose training failed has a record that says so.
+    The record of a run that is in the store is made from it. For any other run it is the published record with the same
+    settings, even where data or code have changed since; the data need not be here. A failed training has a record too.
     """
     wanted = list(wanted)
     stored, published = _settings_in_store(), _published(folder(profile))
@@ -292,7 +292,7 @@ def _of_store(run: Run, stored: set[Run]) -> Record | None:
     """The record of a run in the store, or of one that cannot be trained because the run it starts from failed."""
     if not (run in stored or (run.start and run.start in stored)):
         return None
-    with contextlib.suppress(DataError):  # without the data it is not known which run it would be
+    with contextlib.suppress(DataError):  # without the data, the id of the run cannot be computed
         path = store.store() / run.id
         if store.is_whole(path):
             return _of(path, (path / "manifest.json").stat().st_mtime_ns)
@@ -315,7 +315,7 @@ def _published(folder: Path) -> dict[Run, Record]:
 
 @functools.lru_cache(maxsize=1024)
 def _read(path: Path, changed: int) -> Record | None:
-    """`read`; a file that is no record is told, and left out."""
+    """`read`, but None for a file that is no record, after a sentence that says so."""
     try:
         return read(path)
     except RecordError as error:

@@ -65,9 +65,9 @@ def measure(
             f"not all runs of {', '.join(lacking)} are in {store.store()} or among the records of profile "
             f"{profile.name}: `report.ready(rows, profile, train=True)` trains them, partial=True goes without"
         )
-    kept = {row.key: [of_run[run] for run in row.runs if run in of_run] for row in rows}
-    sound = {key: [record for record in own if not record.failed] for key, own in kept.items()}
-    rows = [replace(row, note=_notes(row.note, _absent(row, kept[row.key]))) for row in rows]
+    by_key = {row.key: [of_run[run] for run in row.runs if run in of_run] for row in rows}
+    sound = {key: [record for record in own if not record.failed] for key, own in by_key.items()}
+    rows = [replace(row, note=_notes(row.note, _absent(row, by_key[row.key]))) for row in rows]
     errors = {key: _errors(own, protocol) for key, own in sound.items() if own} | (clip_errors or {})
     takes = {
         (key, metric): _takes(own, metric, table.column(own, profile))
@@ -78,7 +78,7 @@ def measure(
     faults = {key: _notes(_diverged(own), _at_level(key, ends)) for key, own in errors.items()}
     labels, out = {row.key: row.label for row in rows}, []
     for row in rows:
-        ids = " ".join(record.id for record in sound[row.key] or kept[row.key])
+        ids = " ".join(record.id for record in sound[row.key] or by_key[row.key])
         if row.key not in errors:
             out += _without_value(row, table.metrics, ids)
             continue
@@ -112,13 +112,13 @@ def sound(row: Row) -> Row:
     return replace(row, runs=tuple(runs))
 
 
-def _absent(row: Row, kept: list[Record]) -> str:
+def _absent(row: Row, of_row: list[Record]) -> str:
     """What must be said of a row some of whose runs have no record, or failed."""
-    failed = [f"run {record.id} failed: {record.failed}" for record in kept if record.failed]
-    missing = len(row.runs) - len(kept)
+    failed = [f"run {record.id} failed: {record.failed}" for record in of_row if record.failed]
+    missing = len(row.runs) - len(of_row)
     return _notes(
         f"{tidy.NOT_TRAINED}: {missing} of {len(row.runs)} seeds" if missing else "",
-        f"{len(kept) - len(failed)} of {len(row.runs)} seeds, {', '.join(failed)}" if failed else "",
+        f"{len(of_row) - len(failed)} of {len(row.runs)} seeds, {', '.join(failed)}" if failed else "",
     )
 
 

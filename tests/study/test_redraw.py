@@ -23,7 +23,7 @@ def rows(profile) -> list[Row]:
         return tuple(Run(DATA, 9, 200, seed, options=options, recipe=RECIPE) for seed in (0, 1))
 
     base = Row("narrow", seeds(8))
-    return [base, Row("wide", seeds(16), against="narrow"), *references(base)]
+    return [base, Row("wide", seeds(16), against="narrow"), *references(DATA)]
 
 
 TABLE = Table("mine", "99", "99_mine", "two networks", rows, averages_only=True)
