@@ -33,7 +33,7 @@ def published(table: int | None = None) -> pd.DataFrame:
 def averages() -> pd.DataFrame:
     """Of every row of Tables 1, 2 and 4: the `printed` average beside the `mean` of the numbers it is the average of.
 
-    Rounding to a tenth can part the two by up to 0.1: half a tenth from the average, half from the numbers.
+    Rounding to a tenth can make them differ by up to 0.1: half a tenth from the average, half from the numbers.
     """
     numbers = published()
     is_average = numbers["column"] == "Avg."
