@@ -3,9 +3,10 @@
 Code counts by definition, not by file. From what a training calls (`train`, its network, its loss terms) the syntax
 trees are followed to every function, class and constant that they refer to within this package, or, for a network or a
 loss of your own, within the folder of its module. Of a class, those members count whose names occur in the code that
-was reached, and those that Python or PyTorch calls by itself. Comments, docstrings, formatting, annotations and the
-text of messages do not count. So a run keeps its name when a loss, a metric, a network or a setting is added, and gets
-another when anything changes that it computes with.
+was reached, and those that Python, PyTorch or a base class from elsewhere calls by itself. Where an import points to
+counts, and so do the statements that a module or its package executes. Comments, docstrings, formatting, annotations
+and the text of messages do not count. So a run keeps its name when a loss, a metric, a network or a setting is added,
+and gets another when anything changes that it computes with.
 
 Registries (`losses.LOSSES`, `network.NETWORKS`) are filled where their members are defined, and refer to none of them.
 """
@@ -34,6 +35,8 @@ LEFT_OUT = {
     "mixste.io",
     # The layout that a run uses is part of its data, by its values.
     "mixste.skeleton.SKELETONS",
+    # So is what a source gives; of the synthetic one, the code is an entry of its own.
+    "mixste.data.SOURCES",
 }
 # Their fields count by their values, see `settings`; of their methods those count that a training calls.
 SETTINGS = {"mixste.study.run.Run", "mixste.study.run.Data", "mixste.train.Recipe"}
@@ -137,7 +140,14 @@ class Code:
     def targets(self, module: str, part: "_Part") -> set[tuple[str, str]]:
         """What the names in a part of a module stand for; of annotations, the classes."""
         if part.targets is None:
-            called = {target for chain in part.chains for target in self.resolve(module, chain, part.imports)}
+            meanings = {chain: sorted(self.resolve(module, chain, part.imports)) for chain in part.chains}
+            imports = self.module(module).imports
+            part.imported = [
+                (chain, meanings[chain] or imports[chain[0]])
+                for chain in sorted(part.chains)
+                if chain[0] in imports and chain[0] not in part.imports and not _all_left_out(imports[chain[0]])
+            ]
+            called = set().union(*meanings.values())
             annotated = {target for chain in part.annotated for target in self.resolve(module, chain)}
             part.targets = called | {(other, name) for other, name in annotated if self.module(other).members(name)}
         return part.targets
@@ -162,6 +172,12 @@ class Code:
             imports = [(star, name) for star, _ in source.imports.get("*", [])]
         for other, attribute in imports:
             yield from self.resolve(other, (attribute, *rest) if attribute else rest)
+
+    def has_library_base(self, module: str, name: str) -> bool:
+        """Whether a class extends one from outside, which may call any method of it; nn.Module's are known."""
+        classes = (one for one in self.module(module).definitions[name] if isinstance(one, ast.ClassDef))
+        bases = [chain for one in classes for base in one.bases for chain in _chains(base)]
+        return any(chain[-1] != "Module" and not any(self.resolve(module, chain)) for chain in bases)
 
     def _enter(self, module: str) -> None:
         """Follow a user's module, and its neighbours, from now on."""
@@ -209,8 +225,8 @@ class _Module:
         for name, target in imports:
             self.imports.setdefault(name, []).append(target)
         names = _bound(statement)
-        if not names and not imports:  # TABLE["a"] = 1 and TABLE.update(...) go on with a definition
-            first = next(_chains(statement), ("",))[0]
+        if not names and not isinstance(statement, ast.Import | ast.ImportFrom):
+            first = _extended(statement)  # TABLE["a"] = 1 and TABLE.update(...) go on with a definition
             names = {first if first in self.definitions else ""}
         elif names and not _is_scope(statement) and hasattr(statement, "body"):  # a loop, whatever it changes
             names.add("")
@@ -251,6 +267,7 @@ class _Part:
         self.chains = {chain for chain in _chains(tree) if chain[0] in free}
         self.annotated = {chain for node in ast.walk(tree) for chain in getattr(node, "annotated", ())}
         self.targets: set[tuple[str, str]] | None = None  # see `Code.targets`
+        self.imported: list = []  # what its names that were imported stand for: another import is other code
         # Attributes, and strings, by which attributes may be asked for; in the body of a class also plain names.
         names = (getattr(node, "attr", None) or getattr(node, "value", None) for node in ast.walk(tree))
         self.mentioned = {name for name in names if isinstance(name, str) and name.isidentifier()}
@@ -278,8 +295,10 @@ class _Closure:
         hashes = {}
         for (module, name), members in sorted(self.members.items()):
             source = self.code.module(module)
-            inner = [f"{one} {source.part(name, one).hash}" for one in source.members(name) if one in members]
-            hashes[f"{module}.{name}"] = [source.part(name).hash, *inner]
+            parts = {"": source.part(name)} | {
+                one: source.part(name, one) for one in source.members(name) if one in members
+            }
+            hashes[f"{module}.{name}"] = [f"{one} {part.hash} {part.imported}" for one, part in parts.items()]
         return hashes
 
     def reach(self, module: str, name: str) -> None:
@@ -289,10 +308,13 @@ class _Closure:
         self.members[module, name] = set()
         source = self.code.module(module)
         self.follow(module, source.part(name))
-        if "" in source.definitions:
-            self.reach(module, "")
+        parents = module.split(".")
+        for package in (".".join(parents[:length]) for length in range(1, len(parents) + 1)):  # imported before it
+            if (above := self.code.module(package)) and "" in above.definitions:
+                self.reach(package, "")
+        library = self.code.has_library_base(module, name)
         for member, statements in source.members(name).items():
-            if qualified not in SETTINGS and _is_implicit(member):
+            if qualified not in SETTINGS and (library or _is_implicit(member)):
                 self.count(module, name, member)
             elif qualified not in SETTINGS or (_is_scope(statements[0]) and not _is_implicit(member)):
                 self.waiting.add((module, name, member))
@@ -351,7 +373,7 @@ class _Strip(ast.NodeTransformer):
         if name in MESSAGES:
             node.args, node.keywords = [], []
         elif name in BARS:
-            node.args, node.keywords = node.args[:1], []
+            node.args, node.keywords = node.args[: 1 if name == "tqdm" else None], []
         return self.generic_visit(node)
 
 
@@ -379,6 +401,20 @@ def _folder(module: str) -> Path | None:
 
 def _left_out(name: str) -> bool:
     return any(name == left or name.startswith(f"{left}.") for left in LEFT_OUT)
+
+
+def _all_left_out(imports: list[tuple[str, str | None]]) -> bool:
+    return all(_left_out(f"{module}.{name}") for module, name in imports)
+
+
+def _extended(statement: ast.stmt) -> str:
+    """The name of what a statement changes by a subscript, an attribute or a method; empty for any other."""
+    changed = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        changed = [statement.value.func]
+    if len(changed) > 1 or not isinstance(changed[0], ast.Subscript | ast.Attribute):
+        return ""
+    return next(_chains(changed[0]), ("",))[0]
 
 
 def _is_text(statement: ast.stmt) -> bool:

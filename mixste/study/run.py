@@ -19,10 +19,10 @@ from mixste.study import identity
 from mixste.train import AUTHORS, Recipe, seed_of
 
 # Entry points of the code that makes the synthetic data, trains, and computes errors, for `identity.fingerprint`.
-SYNTHETIC = ("mixste.data.sources.synthetic:load", "mixste.study.run:select")
+SYNTHETIC = ("mixste.data.sources.synthetic:load", "mixste.study.run:_load")
 TRAINING = ("mixste.study.run:Run.build", "mixste.study.trainer:run_device")
 ERRORS = (
-    *(f"mixste.evaluate:{name}" for name in ("lift_clips", "score", "joint_errors", "average")),
+    *("mixste.study.trainer:errors_of", "mixste.study.trainer:constant_pose_of"),
     *("mixste.networks.references:ConstantPose.fit", "mixste.networks.references:at_constant_level"),
 )
 
@@ -163,7 +163,7 @@ def code(run: Run) -> str:
     entries = [_entry(run.network_class), *TRAINING]
     if run.network_class.closed_form:
         return identity.fingerprint(*entries, f"{entries[0]}.fit")
-    entries.append("mixste.train:train")
+    entries.append("mixste.study.trainer:train_run")
     for name, _ in run.recipe.loss:
         if losses.is_own(name):
             losses.own_code(name)  # from now on this process trains with what it names the run by

@@ -237,12 +237,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
             loss, poses = model.fit(dataset.train, dataset.skeleton), sum(map(len, dataset.train))
             history.append({"step": 1, "poses": poses, "epoch": 0, "learning_rate": 0.0, "loss": loss})
         else:
-            train(
-                *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, part),
-                points=run.points,
-                at_point=at_point,
-                title=title,
-            )
+            train_run(run, model, dataset, part, at_point, title)
         end = time.monotonic()
         errors = _write_errors(part, run, network, dataset, title)
     except FloatingPointError as error:
@@ -267,25 +262,48 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
     _rename(part, path)
 
 
+def train_run(run: Run, model: torch.nn.Module, dataset: PoseDataset, folder: Path, at_point, title: str) -> None:
+    """Train the network of a run in place, by its settings; what is in here is part of the run's name."""
+    train(
+        *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, folder),
+        points=run.points,
+        at_point=at_point,
+        title=title,
+    )
+
+
+def errors_of(
+    network: torch.nn.Module, dataset: PoseDataset, progress: Callable[[int], None]
+) -> tuple[pd.DataFrame, np.ndarray, float]:
+    """Of a trained network: the errors by clip, by both protocols; those of every joint, (frames, joints); the MPJPE.
+
+    Millimetres; MPJPE counts each frame once and is the average over actions. FloatingPointError if a pose is not
+    finite. What is in here is part of the identity of the errors.
+    """
+    lifted = _lift(network, dataset, progress)
+    authors, exact = (
+        evaluate.score(lifted, dataset.test, protocol, dataset.skeleton).assign(protocol=protocol)
+        for protocol in ("authors", "exact")
+    )
+    joint = evaluate.joint_errors(lifted, dataset.test, dataset.skeleton)
+    clips = pd.concat([authors, exact]).round({"value": 4})
+    return clips, joint.astype(np.float16), evaluate.average(exact)["MPJPE"]  # float16: to 1/16 mm at 100 mm
+
+
 def _write_errors(part: Path, run: Run, network: torch.nn.Module, dataset: PoseDataset, title: str) -> dict:
     """Evaluate a trained network into the folder of its run. Returns what environment.json tells of it.
 
     FloatingPointError if a pose that it predicts is not finite.
     """
     with tqdm(desc=f"{title}: testing", unit="frame", unit_scale=True, disable=None, leave=False) as bar:
-        lifted = _lift(network, dataset, bar.update)
-    tables = [
-        evaluate.score(lifted, dataset.test, protocol, dataset.skeleton).assign(protocol=protocol)
-        for protocol in ("authors", "exact")
-    ]
-    joint = evaluate.joint_errors(lifted, dataset.test, dataset.skeleton)
+        clips, joint, mpjpe = errors_of(network, dataset, bar.update)
     with replacing(part / "clips.csv") as file:
-        pd.concat(tables).round({"value": 4}).to_csv(file, index=False)
+        clips.to_csv(file, index=False)
     with replacing(part / "errors.npz") as file:
-        np.savez_compressed(file, joint=joint.astype(np.float16))  # to 1/16 mm at 100 mm
+        np.savez_compressed(file, joint=joint)
     about = {"code_of_errors": code_of_errors(run)}
     if not run.network_class.closed_form:
-        level = {"mpjpe": evaluate.average(tables[1])["MPJPE"], "constant_pose_mpjpe": constant_pose_mpjpe(run.data)}
+        level = {"mpjpe": mpjpe, "constant_pose_mpjpe": constant_pose_mpjpe(run.data)}
         about |= level | {"at_constant_level": at_constant_level(*level.values())}
     return about
 
@@ -346,7 +364,10 @@ def initial(run: Run) -> torch.nn.Module:
 @functools.lru_cache(maxsize=16)
 def constant_pose_mpjpe(data: Data) -> float:
     """Millimetres, average over actions, each frame once. A network must be well below it, see `references`."""
-    dataset = data.load()
+    return constant_pose_of(data.load())
+
+
+def constant_pose_of(dataset: PoseDataset) -> float:
     model = ConstantPose(joints=len(dataset.skeleton.joints))
     model.fit(dataset.train, dataset.skeleton)
     return evaluate.average(evaluate.score(_lift(model, dataset), dataset.test, "exact", dataset.skeleton))["MPJPE"]

@@ -223,11 +223,70 @@ def test_what_renames_the_runs_that_compute_with_it(package, renamed, where, wha
 
 
 @pytest.mark.parametrize(
+    ("where", "old", "new", "expected"),
+    [
+        pytest.param("study/trainer.py", "run.seed, folder", "run.seed + 1, folder", TRAINED, id="arguments of train"),
+        pytest.param("study/run.py", "5 if self.test_curve else 20", "5", TRAINED, id="points of the curve"),
+        pytest.param("study/run.py", "    options = {", "    options = {'rig': 1} or {", set(RUNS), id="loading"),
+        pytest.param("data/__init__.py", "keypoints=keypoints, **", "keypoints='gt', **", set(RUNS), id="data.load"),
+        pytest.param("train.py", "import math\n", "import cmath as math\n", TRAINED, id="an import"),
+        pytest.param(
+            "train.py", "resize_bodies, turn", "resize_bodies as turn_cameras, turn", TRAINED, id="an import's name"
+        ),
+        pytest.param(
+            "model.py",
+            "BLOCK_EPS",
+            "def configure():\n    global BLOCK_EPS\n    BLOCK_EPS = 1\n\n\nconfigure()\nBLOCK_EPS",
+            MIXSTE,
+            id="a call by the module",
+        ),
+        pytest.param(
+            "train.py",
+            "AUTHORS = ",
+            "if MOST_FRAMES:\n    torch.set_flush_denormal(True)\nAUTHORS = ",
+            set(RUNS),
+            id="a condition in the module",
+        ),
+        pytest.param("__init__.py", "__all__", "torch.set_flush_denormal(True)\n__all__", set(RUNS), id="the package"),
+    ],
+)
+def test_what_reaches_a_training_from_around_it(package, renamed, where, old, new, expected):
+    swap(package / where, old, new)
+    assert {label for label in renamed() if label in RUNS} == expected
+
+
+def test_a_method_that_a_library_calls(tmp_path, monkeypatch):
+    """Such as one of PyTorch's optimizers: no code of ours names its `_init_group`."""
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "import torch\n\n\nclass Mine(torch.optim.AdamW):\n    def _init_group(self, *args):\n        return {}\n"
+
+    def named(size: int) -> str:
+        (tmp_path / "my_optimizer.py").write_text(text.format(size))
+        return identity.Code(PACKAGE.parent).fingerprint("my_optimizer:Mine")
+
+    assert named(1) != named(2)
+
+
+def test_where_a_progress_bar_begins_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def named(call: str) -> str:
+        (tmp_path / "my_loop.py").write_text(f"from tqdm import tqdm, trange\n\n\ndef f(a, b):\n    return {call}\n")
+        return identity.Code(PACKAGE.parent).fingerprint("my_loop:f")
+
+    assert named("trange(a, b)") != named("trange(a, a)")
+    assert named("trange(a, desc='x')") == named("trange(a)")
+    assert named("tqdm(a, 'x')") == named("tqdm(a)")
+
+
+@pytest.mark.parametrize(
     ("where", "what"),
     [
         ("metrics.py", "p_mpjpe"),
         ("metrics.py", "_procrustes"),
         ("evaluate.py", "errors_of"),
+        ("study/trainer.py", "errors_of"),
+        ("study/trainer.py", "_lift"),
         ("predict.py", "predict_clips"),
         ("networks/references.py", "at_constant_level"),
         ("network.py", "Network.windows"),
