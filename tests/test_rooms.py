@@ -20,7 +20,7 @@ PACKAGE = Path(mixste.__file__).parent
 ROOMS = """
 io
 skeleton camera losses metrics
-data.clips
+data.clips data.bodies
 data.windows data.augment data.cameras data.multiview data.readers
 data.virtual
 data.splits data.sources

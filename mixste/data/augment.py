@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mixste.data.bodies import body_factors
 from mixste.skeleton import Skeleton
 
 
@@ -37,13 +38,36 @@ def resize_bodies(
     mean by the factor of the body.
     """
     batch, _, joints, _ = poses.shape
-    pair = np.minimum(skeleton.mirror, np.arange(joints))
-    parents = [joint if parent < 0 else parent for joint, parent in enumerate(skeleton.parents)]
-    pair, parents = (_constant(indices, poses.device) for indices in (pair, parents))
-    chains = _constant(skeleton.chains, poses.device, poses.dtype)
+    pair = _constant(np.minimum(skeleton.mirror, np.arange(joints)), poses.device)
     size = _factors(poses, generator, body, batch, 1, 1)
-    scale = size * _factors(poses, generator, bone, batch, 1, joints)[..., pair]  # (batch, 1, joints)
+    return _resized(poses, skeleton, size * _factors(poses, generator, bone, batch, 1, joints)[..., pair], size)
 
+
+def measured_bodies(
+    poses: Float[Tensor, "batch frames joints 3"],
+    skeleton: Skeleton,
+    generator: torch.Generator,
+    spread: float = 1.0,
+) -> Float[Tensor, "batch frames joints 3"]:
+    """`resize_bodies` with factors that vary and correlate as between adults, see `bodies.body_factors`.
+
+    The root's path is scaled about its mean by the factor of the legs.
+    """
+    scale, size = body_factors(len(poses), skeleton, generator, spread, poses.dtype)
+    scale, size = (factors.to(poses.device)[:, None] for factors in (scale, size[:, None]))
+    return _resized(poses, skeleton, scale, size)
+
+
+def _resized(
+    poses: Float[Tensor, "batch frames joints 3"],
+    skeleton: Skeleton,
+    scale: Float[Tensor, "batch 1 joints"],
+    size: Float[Tensor, "batch 1 1"],
+) -> Float[Tensor, "batch frames joints 3"]:
+    """Poses whose bones are `scale` as long, by the joint that each ends in, and whose root travels `size` as far."""
+    parents = [joint if parent < 0 else parent for joint, parent in enumerate(skeleton.parents)]
+    parents = _constant(parents, poses.device)
+    chains = _constant(skeleton.chains, poses.device, poses.dtype)
     root = poses[:, :, [skeleton.root]]
     centre = root.mean(dim=1, keepdim=True)
     bones = scale[..., None] * (poses - poses[:, :, parents])  # the root's own is 0
