@@ -47,15 +47,14 @@ def measured_bodies(
     poses: Float[Tensor, "batch frames joints 3"],
     skeleton: Skeleton,
     generator: torch.Generator,
-    spread: float = 1.0,
+    placement: float = 0.03,
 ) -> Float[Tensor, "batch frames joints 3"]:
     """`resize_bodies` with factors that vary and correlate as between adults, see `bodies.body_factors`.
 
     The root's path is scaled about its mean by the factor of the legs.
     """
-    scale, size = body_factors(len(poses), skeleton, generator, spread, poses.dtype)
-    scale, size = (factors.to(poses.device)[:, None] for factors in (scale, size[:, None]))
-    return _resized(poses, skeleton, scale, size)
+    scale, size = body_factors(len(poses), skeleton, generator, placement, poses.dtype)
+    return _resized(poses, skeleton, scale[:, None].to(poses.device), size[:, None, None].to(poses.device))
 
 
 def _resized(

@@ -17,10 +17,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def logs(skeleton=human36m, seed=0, **options) -> dict[str, np.ndarray]:
+def logs(placement: float) -> dict[str, np.ndarray]:
     """Logarithms of the factors of many people by joint."""
-    bones, _ = body_factors(MANY, skeleton, generator(seed), dtype=torch.float64, **options)
-    return dict(zip(skeleton.joints, bones.log().numpy().T, strict=True))
+    bones, _ = body_factors(MANY, human36m, generator(), placement, torch.float64)
+    return dict(zip(human36m.joints, bones.log().numpy().T, strict=True))
 
 
 def pooled(men, women, difference):
@@ -54,23 +54,29 @@ def test_the_table_is_the_survey_s():
 
 
 def test_draws_have_the_survey_s_spreads_and_correlations():
-    drawn = logs()
+    drawn = logs(placement=0.0)
     for (a, b), expected in PUBLISHED.items():
         assert np.mean(drawn[a] * drawn[b]) == pytest.approx(expected, abs=1.5e-4)
     for one in drawn.values():
         assert np.mean(one) == pytest.approx(0, abs=1e-3)  # the median person is left as they are
-    wide = logs(spread=2.0)
-    np.testing.assert_allclose(wide["LKnee"], 2 * drawn["LKnee"])
+
+
+def test_placement_adds_to_each_bone_on_its_own():
+    before, after = logs(placement=0.0), logs(placement=0.05)
+    added = np.stack([after[joint] - before[joint] for joint in ("LHip", "LKnee", "LFoot", "Spine", "Thorax", "Head")])
+    np.testing.assert_allclose(np.cov(added), 0.05**2 * np.eye(6), atol=5e-5)
+    np.testing.assert_array_equal(after["LKnee"], after["RKnee"])
 
 
 @pytest.mark.parametrize("name", SKELETONS)
-def test_left_and_right_are_alike_and_segments_are_of_one_piece(name):
+def test_left_and_right_are_alike(name):
     skeleton = SKELETONS[name]
-    bones, legs = body_factors(50, skeleton, generator())
+    bones, _ = body_factors(50, skeleton, generator())
     assert bones.shape == (50, len(skeleton.joints))
     torch.testing.assert_close(bones, bones[:, torch.from_numpy(skeleton.mirror)], rtol=0, atol=0)
+    bones, legs = body_factors(50, skeleton, generator(), placement=0.0)
     by_joint = dict(zip(skeleton.joints, bones.T, strict=True))
-    assert len({tuple(one.tolist()) for one in by_joint.values()}) == len(SEGMENTS)
+    assert len({tuple(one.tolist()) for one in by_joint.values()}) == len(SEGMENTS)  # bones of one segment alike
     ankle = by_joint.get("LAnkle", by_joint.get("LFoot"))
     torch.testing.assert_close(legs, (by_joint["LKnee"] * ankle).sqrt())
 
@@ -117,9 +123,9 @@ def test_a_person_by_hand():
     """Every bone keeps its direction and grows by its segment's factor, and steps by that of the legs."""
     pose = standing()
     walk = torch.stack([pose, pose + torch.tensor([0.0, 0.0, 0.6])])[None]  # a step of 0.6 m
-    drawn, [legs] = body_factors(1, human36m, generator(5), dtype=torch.float64)
+    drawn, [legs] = body_factors(1, human36m, generator(5), 0.0, torch.float64)
     by_segment = dict(zip(segments(human36m), drawn[0].tolist(), strict=True))
-    [grown] = measured_bodies(walk, human36m, generator(5))
+    [grown] = measured_bodies(walk, human36m, generator(5), placement=0.0)
     at = {name: grown[0, joint] - grown[0, 0] for joint, name in enumerate(human36m.joints)}
     reach = 0.19 * by_segment["shoulders"] + 0.322 * by_segment["upper arm"] + 0.254 * by_segment["forearm"]
     thorax = -0.581 * by_segment["trunk"]
@@ -138,14 +144,9 @@ def test_statures_spread_as_measured():
 
     Published: log-statures of 0.5624 ± 0.0390 (men) and 0.4869 ± 0.0394 (women); so 0.0544 for half of each.
     """
-    people = measured_bodies(standing().expand(20_000, 1, 17, 3), human36m, generator())
+    people = measured_bodies(standing().expand(20_000, 1, 17, 3), human36m, generator(), placement=0.0)
     knee, ankle, top = people[:, 0, [2, 3, 10], 1].unbind(-1)
     height = ankle - top + ANKLE * (ankle - knee)
     expected = math.sqrt((0.0390**2 + 0.0394**2) / 2 + ((0.5624 - 0.4869) / 2) ** 2)
     assert height.log().mean().exp().item() == pytest.approx(1.69, abs=0.01)
     assert height.log().std().item() == pytest.approx(expected, rel=0.04)
-
-
-def test_no_spread_changes_nothing():
-    poses = standing().expand(3, 5, 17, 3) + torch.arange(5.0)[:, None, None]
-    torch.testing.assert_close(measured_bodies(poses, human36m, generator(), spread=0.0), poses)
