@@ -218,12 +218,16 @@ def write(record: Record, folder: Path) -> Path:
 def read(path: Path) -> Record:
     """A record from its file. RecordError if it holds something else, or is damaged."""
     try:
-        record = Record(json.loads(path.read_text(encoding="utf-8")))
+        record = Record(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse))
         _check(record, path.stem)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error or type(error).__name__
         raise RecordError(f"expected the record of a run in {path}, found {what}") from None
     return record
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant}, which `write` writes for no number")
 
 
 def _check(record: Record, name: str) -> None:
@@ -234,7 +238,7 @@ def _check(record: Record, name: str) -> None:
         raise ValueError(f"that of run {record.id}")
     if not (isinstance(record.failed, str) and isinstance(record.environment, dict)):
         raise ValueError("no text as the reason of a failure, or no table as the environment")
-    record.spec, record.curve  # noqa: B018, they raise what is wrong
+    hash(record.spec), record.curve  # noqa: B018, they raise what is wrong
     if record.failed:
         return
     takes, joints = record.takes, record.joints.to_numpy()
@@ -242,6 +246,11 @@ def _check(record: Record, name: str) -> None:
         raise ValueError("errors that are no numbers, or none at all")
     if (record.histogram.sum(axis=1) != record.frames).any():
         raise ValueError("a histogram of other poses than its frames")
+    if takes.duplicated([*TAKE, "protocol", "metric"]).any():
+        raise ValueError("a take or a metric twice")
+    counts = takes[takes["metric"] == "MPJPE"]["protocol"].value_counts()
+    if not (counts.get("authors") == counts.get("exact") and (takes["value"] >= 0).all()):
+        raise ValueError("no MPJPE of some takes by one of the protocols, or an error below zero")
 
 
 def folder(profile: str) -> Path:
@@ -308,7 +317,7 @@ def _of(path: Path, sealed: int) -> Record:
 
 
 def _published(folder: Path) -> dict[Run, Record]:
-    paths = sorted(folder.glob("*.json"))
+    paths = sorted(path for path in folder.glob("*.json") if path.is_file())
     records = (_read(path, path.stat().st_mtime_ns) for path in paths)
     return {record.spec: record for record in records if record is not None}
 

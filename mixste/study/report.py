@@ -50,7 +50,7 @@ def measure(
     of their rows then say; otherwise they are a RunError. Trainings that failed are left out, as notes say too. Where
     the constant pose is among the rows, notes say which networks are at its level. Differences are between the seeds
     that both rows have, and count takes by the row's own frames; a row whose `against` is not among the rows gets none.
-    ValueError if two rows have the same key or label, or `against` is a label.
+    RunError too if the runs of a row, or of two that are compared, were tested on different takes. ValueError if two rows have the same key or label, or `against` is a label.
     """
     rows = _compared(table.rows(profile) if rows is None else rows)
     protocol = table.protocol or profile.protocol
@@ -74,9 +74,15 @@ def measure(
         for key, own in errors.items()
         for metric in dict.fromkeys((*table.metrics, "MPJPE"))
     }
+    labels = {row.key: row.label for row in rows}
+    if mixed := sorted({labels[key] for (key, _), values in takes.items() if values.isna().any(axis=None)}):
+        raise store.RunError(
+            f"expected the runs of a row to be tested on the same takes, found others in {', '.join(mixed)}: some of "
+            "them were made with other data, so train these again"
+        )
     ends = {key: _ends(takes[key, "MPJPE"]) for key in errors}
     faults = {key: _notes(_diverged(own), _at_level(key, ends)) for key, own in errors.items()}
-    labels, out = {row.key: row.label for row in rows}, []
+    out = []
     for row in rows:
         ids = " ".join(record.id for record in sound[row.key] or by_key[row.key])
         if row.key not in errors:
@@ -87,8 +93,12 @@ def measure(
             own = takes[row.key, metric]
             out += _values(own, row, metric, table.averages_only, ids)
             if row.against in errors:
-                other = takes[row.against, metric].reindex(own.index)
-                label = labels[row.against]
+                other, label = takes[row.against, metric], labels[row.against]
+                if not own.index.isin(other.index).all():
+                    raise store.RunError(
+                        f"expected {row.label} and {label} to be tested on the same takes, found others: one of them "
+                        "was made with other data, so train it again"
+                    )
                 note = _notes(row.note, faults[row.against] and f"{label}: {faults[row.against]}")
                 both = replace(row, against=label, note=note)
                 out += _differences(own, other, both, metric, table.averages_only, ids)

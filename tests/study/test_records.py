@@ -160,6 +160,12 @@ DAMAGE = {
     "poses too many": lambda text: text.replace("[1000,[1]]", "[1000,[2]]"),
     "a negative bin": lambda text: text.replace("[1000,[1]]", "[-1,[1]]"),
     "text for numbers": lambda text: text.replace("1200.0", '"much"'),
+    "not a number": lambda text: text.replace("1200.0", "NaN", 1),
+    "a missing error": lambda text: text.replace("2400.0", "null"),
+    "a number too large": lambda text: text.replace("1200.0", "1" + 400 * "0", 1),
+    "an error below zero": lambda text: text.replace("2400.0", "-2400.0"),
+    "a take twice": lambda text: text.replace('["S9","Sit","1"]', '["S9","Walk","1"]'),
+    "settings that cannot be compared": lambda text: text.replace('"seed":3', '"seed":{}'),
     "nested too deep": lambda text: "[" * 100_000,
 }
 

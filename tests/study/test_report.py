@@ -85,6 +85,24 @@ def test_values_intervals_and_differences():
     assert set(own["runs"]) == {"a b"}
 
 
+def test_runs_that_were_tested_on_different_takes_are_told(monkeypatch):
+    """As where a record was made with other data than a run in the store."""
+
+    def find_elsewhere(wanted, profile):
+        kept = find(wanted, profile)
+        for run, record in kept.items():
+            if run.id == "b":
+                record.takes["take"] = record.takes["take"].replace("2", "3")
+        return kept
+
+    monkeypatch.setattr(records, "find", find_elsewhere)
+    one, other = Fake("a", 0, (10, 20, 40, 60, 80)), Fake("b", 1, (14, 24, 44, 64, 84))
+    with pytest.raises(store.RunError, match="on the same takes, found others in both: some of them were made with"):
+        report.measure(TABLE, SMOKE, [Row("both", (one, other))])
+    with pytest.raises(store.RunError, match="expected second and first to be tested on the same takes"):
+        report.measure(TABLE, SMOKE, [Row("first", (one,)), Row("second", (replace(other, seed=0),), against="first")])
+
+
 def test_a_row_says_that_one_of_its_seeds_ended_elsewhere():
     near = Fake("a", 0, (20, 30, 50, 70, 90)), Fake("b", 1, (26, 36, 56, 76, 96))
     far = Fake("c", 2, (120, 130, 150, 170, 190))
