@@ -153,6 +153,8 @@ def evaluate(
             f"{checkpoint}: expected a network of {dataset.skeleton.name}'s joints, which {source} has, found one of "
             f"{model.layout}'s"
         )
+    if model.layout is None:
+        print(f"{checkpoint}: its file has no joint layout: taken for {dataset.skeleton.name}, that of the data")
     with tqdm(desc="testing", unit="frame", unit_scale=True, disable=None) as bar:
         table = ev.evaluate(model, dataset.test, protocol, skeleton=dataset.skeleton, progress=bar.update)
     wide = ev.by_action(table).pivot(index="action", columns="metric", values="value").loc[table["action"].unique()]

@@ -238,7 +238,7 @@ def _check(record: Record, name: str) -> None:
         raise ValueError(f"that of run {record.id}")
     if not (isinstance(record.failed, str) and isinstance(record.environment, dict)):
         raise ValueError("no text as the reason of a failure, or no table as the environment")
-    hash(record.spec), record.curve  # noqa: B018, they raise what is wrong
+    hash(record.spec), record.curve  # which raise what is wrong
     if record.failed:
         return
     takes, joints = record.takes, record.joints.to_numpy()

@@ -50,7 +50,8 @@ def measure(
     of their rows then say; otherwise they are a RunError. Trainings that failed are left out, as notes say too. Where
     the constant pose is among the rows, notes say which networks are at its level. Differences are between the seeds
     that both rows have, and count takes by the row's own frames; a row whose `against` is not among the rows gets none.
-    RunError too if the runs of a row, or of two that are compared, were tested on different takes. ValueError if two rows have the same key or label, or `against` is a label.
+    RunError too if the runs of a row, or of two that are compared, were tested on different takes. ValueError if two
+    rows have the same key or label, or `against` is a label.
     """
     rows = _compared(table.rows(profile) if rows is None else rows)
     protocol = table.protocol or profile.protocol
