@@ -1,7 +1,7 @@
 """Checkpoints: our safetensors files, and the .bin files that the authors of three networks published.
 
 No file can run code: safetensors files contain only numbers, and the pickles in .bin files are read as data
-(`mixste.io.archives`). A key that is missing, surplus or of another shape is an error that names it.
+(`mixste.io.archives`). A key that is missing, unexpected or of another shape is an error that names it.
 """
 
 import json
@@ -42,7 +42,7 @@ def load_checkpoint(path) -> Network:
     path: our .safetensors, or a .bin published by the authors of MixSTE, VideoPose3D or PoseFormer; its sizes are
     inferred from the shapes. The joint layout is in our files only. For another file with 17 joints, of which there are
     two layouts, it must be given: see `Network.skeleton`. Raises CheckpointError, in one sentence, for a file that is
-    no checkpoint of a network in `NETWORKS`, or not whole.
+    not a checkpoint of a network in `NETWORKS`, or is incomplete.
     """
     path = Path(path)
     with guarded(path, "a checkpoint", CheckpointError):
@@ -76,14 +76,15 @@ def export_authors(model: Network, path) -> None:
 
 
 def transfer(model: Network, frames: int, source: Skeleton, target: Skeleton) -> Network:
-    """A copy of the network that reads `frames` frames of another layout, for fine-tuning (Table 4).
+    """A copy of the network for windows of `frames` frames in another joint layout, for fine-tuning (Table 4).
 
-    Only MixSTE's two position embeddings depend on joints and frames. A joint takes the row of the joint of the same
-    name in the source. Of the frames' rows the central ones are kept: they are one frame apart, as the frames of the
-    new clips are. Resampling all rows to fewer would keep the window's ends, but show the temporal blocks neighbours
-    that are marked as several frames apart and have moved by one. Raises ValueError for more frames than the network
-    has, a joint that the source lacks, and a change of joints or frames of a network whose other widths depend on them:
-    MixSTE without joint separation, and the peers, which must have been trained with those of the target.
+    Only MixSTE's two position embeddings depend on joints and frames. A joint gets the embedding of the joint of
+    the same name in the source. Of the frame embeddings, the central ones are kept: consecutive embeddings then still
+    belong to consecutive frames. Resampling all of them to a smaller number would keep the ends of the window, but
+    consecutive frames would get embeddings that were trained for frames further apart. Raises ValueError for more
+    frames than the network has, a joint that the source lacks, and a change of joints or frames of a network whose
+    other widths depend on them: MixSTE without joint separation, and the peers, which must have been trained with those
+    of the target.
     """
     names = [SAME_JOINT.get(name, name) for name in source.joints]
     wanted = [SAME_JOINT.get(name, name) for name in target.joints]

@@ -1,4 +1,4 @@
-"""The command line. Each command calls one function that a notebook could call."""
+"""Reproduce the study of MixSTE, and lift, evaluate and export with its networks."""
 
 import codecs
 import io
@@ -21,20 +21,20 @@ Source = Annotated[
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder or archive with the data (default: MIXSTE_DATA).")]
 Keypoints = Annotated[str, typer.Option(help='"gt", or the name of a detector.')]
-ProfileName = Annotated[str, typer.Option(help="Scale of the study.")]
-Checkpoint = Annotated[str, typer.Option(help="Bundled weights by name, open-small, or a file, ours or the authors'.")]
+ProfileName = Annotated[str, typer.Option(help="Profile of the study: smoke, open-cpu, open, …")]
+Checkpoint = Annotated[str, typer.Option(help="Bundled weights (open-small), or a .safetensors or .bin file.")]
 
 
 def listed(values: list[str] | None) -> list[str]:
-    """The values of an option that may be given several times, with several values each: "5,6"."""
+    """The values of an option that may be repeated and may hold several values: "5,6"."""
     return [value.strip() for value in ",".join(values or []).split(",") if value.strip()]
 
 
 def network(checkpoint: str, layout: str | None = None):
-    """The network of a file, or of bundled weights by their name, which has no ending.
+    """The network in a file, or that of bundled weights, whose names have no suffix.
 
-    layout: the joint layout that it was trained on, for a file without it. Raises CheckpointError for NaN or infinity
-    in the weights, and for a layout that is unknown or not the file's.
+    layout: the joint layout that it was trained on, if this is not in the file. Raises CheckpointError for NaN or
+    infinity in the weights, and for a layout that is unknown or differs from the file's.
     """
     from mixste import checkpoints
     from mixste.network import Network
@@ -68,9 +68,7 @@ def show_data(source: Source, root: Root = None, keypoints: Keypoints = "gt") ->
 
 @data_app.command("check")
 def check_data(
-    source: Annotated[
-        str | None, typer.Argument(help="human36m, humaneva or mpi_inf_3dhp; all of them where none is named.")
-    ] = None,
+    source: Annotated[str | None, typer.Argument(help="human36m, humaneva or mpi_inf_3dhp. Default: all.")] = None,
     root: Root = None,
     keypoints: Keypoints = "gt",
 ) -> None:
@@ -89,9 +87,10 @@ def check_data(
 
 @data_app.command("fetch")
 def fetch_data(
-    what: Annotated[str, typer.Argument(help='"open": the open motion capture.')], to: Path | None = None
+    what: Annotated[str, typer.Argument(help='"open": the open motion capture.')],
+    to: Annotated[Path | None, typer.Option(help="Folder for the recordings. Default: where the loaders look.")] = None,
 ) -> None:
-    """Fetch the open motion capture at its pinned commits with git."""
+    """Fetch the open motion capture with git, at the pinned commits."""
     from mixste.data.sources import open_mocap
     from mixste.io import DataError
 
@@ -104,15 +103,15 @@ def fetch_data(
 def train(
     profile: ProfileName = "smoke",
     table: Annotated[
-        list[str] | None, typer.Option(help='Only the runs of these tables, as "table5" or "5"; may be given again.')
+        list[str] | None, typer.Option(help='Only the runs of these tables, as "5" or "table5". May be repeated.')
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs at a time.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Only the run that this file of a batch describes.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also those whose training failed before.")] = (
-        False
-    ),
+    jobs: Annotated[int | None, typer.Option(help="Number of runs at a time.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Only the run described by this file of a batch.")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also train runs whose training failed before.")
+    ] = (False),
 ) -> None:
-    """Train the runs of the study that are not in the store yet; errors that other code computed, compute again."""
+    """Train the runs that are missing from the store, and renew errors that were computed by outdated code."""
     from mixste.study import store, trainer
     from mixste.study.profiles import profile_of
     from mixste.study.tables import distinct, named
@@ -132,12 +131,12 @@ def train(
 @app.command()
 def evaluate(
     checkpoint: Checkpoint = "open-small",
-    source: Annotated[str, typer.Option(help="Data source.")] = "synthetic",
+    source: Annotated[str, typer.Option(help="Data source, see `mixste data show --help`.")] = "synthetic",
     root: Root = None,
     keypoints: Keypoints = "gt",
     protocol: Annotated[str, typer.Option(help='"authors" or "exact".')] = "authors",
 ) -> None:
-    """Errors of a checkpoint on a source's test clips, by action."""
+    """Evaluate a checkpoint on the test clips of a source, by action."""
     import numpy as np
     from tqdm import tqdm
 
@@ -145,7 +144,7 @@ def evaluate(
     from mixste.data import load
     from mixste.study.published import published
 
-    ev.counted(np.arange(1), protocol)  # which says at once what is wrong with it
+    ev.counted(np.arange(1), protocol)  # raises at once for an unknown protocol
     model = network(checkpoint)
     dataset = load(source, root, keypoints)
     if model.layout not in (None, dataset.skeleton.name):
@@ -177,25 +176,28 @@ def lift(
     checkpoint: Checkpoint = "open-small",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("lifted"),
     format: Annotated[
-        str, typer.Option(help="Of the input: auto, openpose, coco, mediapipe, npz, npy or csv.")
+        str, typer.Option(help="Input format: auto, openpose, coco, mediapipe, npz, npy or csv.")
     ] = "auto",
     layout: Annotated[
         str | None, typer.Option(help="Order of the points, if the file does not name them: coco17, body25, …")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="Image width and height, as 1920x1080; overrides the file's.")
+        str | None, typer.Option(help="Width and height of the image, as 1920x1080. Overrides the file's.")
     ] = None,
     units: Annotated[
         str,
-        typer.Option(help="Of the coordinates: auto, pixels, shares (0 to 1), centred (-1 to 1 in both axes), screen."),
+        typer.Option(
+            help="Units of the coordinates: auto, pixels, shares (0 to 1), centred (-1 to 1 on both axes), screen."
+        ),
     ] = "auto",
-    fps: Annotated[float | None, typer.Option(help="Frame rate; overrides the file's.")] = None,
-    person: Annotated[int, typer.Option(help="Whom to lift: 0 for the most prominent person.")] = 0,
+    fps: Annotated[float | None, typer.Option(help="Frame rate. Overrides the file's.")] = None,
+    person: Annotated[int, typer.Option(help="Person to lift: 0 is the most prominent one, 1 the next.")] = 0,
     network_layout: Annotated[
         str | None, typer.Option(help="Joint layout that the network was trained on, if its file lacks it: human36m.")
     ] = None,
     to: Annotated[
-        list[str] | None, typer.Option(help='npz, csv, json, bvh, gif, mp4 or html, as "npz,bvh"; may be given again.')
+        list[str] | None,
+        typer.Option(help='Output formats: npz, csv, json, bvh, gif, mp4, html, as "npz,bvh". May be repeated.'),
     ] = None,
 ) -> None:
     """Lift videos or 2D keypoints to 3D poses."""
@@ -237,10 +239,10 @@ def lift(
 
 @app.command()
 def export(
-    to: Annotated[Path, typer.Argument(help="File to write: .onnx, or .bin for the authors' own format.")],
+    to: Annotated[Path, typer.Argument(help="File to write: .onnx, or .bin for the authors' format.")],
     checkpoint: Checkpoint = "open-small",
 ) -> None:
-    """Write a checkpoint as ONNX, checked against PyTorch, or in the authors' format."""
+    """Export a checkpoint to ONNX, checked against PyTorch, or to the authors' format."""
     from mixste import checkpoints
     from mixste.wild import export
 
@@ -259,16 +261,16 @@ def export(
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help="On a CPU: cpu; on a GPU: its name, accuracy, scaling. None: all of them."),
+        typer.Argument(help="Parts to run. On a CPU: cpu. On a GPU: its name, accuracy, scaling. Default: all."),
     ] = None,
 ) -> None:
-    """Time the network against the plain reference, side by side, into results/bench."""
+    """Time the network against the plain reference, and write results/bench."""
     import runpy
 
     from mixste.io.install import needs_checkout
 
     script = needs_checkout("mixste bench") / "tools" / "bench.py"
-    sys.path.insert(0, str(script.parent))  # where what it imports lies
+    sys.path.insert(0, str(script.parent))  # the folder of the modules that it imports
     runpy.run_path(str(script))["main"](*(parts or ()))
 
 
@@ -277,25 +279,25 @@ def reproduce(
     profile: ProfileName = "smoke",
     tables: Annotated[
         list[str] | None,
-        typer.Option(help='Only the notebooks of these tables, as "5,6" or "limits"; may be given again.'),
+        typer.Option(help='Only the notebooks of these tables, as "5,6" or "limits". May be repeated.'),
     ] = None,
-    notebook: Annotated[
-        list[str] | None, typer.Option(help='Only these notebooks, as "6,7"; may be given again.')
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(help="Jobs at a time.", min=1)] = None,
-    on: Annotated[str, typer.Option(help="laptop, node or slurm: through Snakemake, by that profile of it.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it costs.")] = False,
+    notebook: Annotated[list[str] | None, typer.Option(help='Only these notebooks, as "6,7". May be repeated.')] = None,
+    jobs: Annotated[int | None, typer.Option(help="Number of jobs at a time.", min=1)] = None,
+    on: Annotated[str, typer.Option(help="Run through Snakemake on: laptop, node or slurm.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be done and its estimated cost.")
+    ] = False,
     of_records: Annotated[
-        bool, typer.Option("--records", help="Train nothing: draw what the store and the published records give.")
+        bool, typer.Option("--records", help="Train nothing. Use the store and the published records.")
     ] = False,
 ) -> None:
-    """Train what is missing, then execute the notebooks: every table and figure of the study.
+    """Train missing runs and execute the notebooks, which make every table and figure of the study.
 
-    Without --on, one process does so on this machine. With it, Snakemake runs each training and each notebook as a job.
+    Without --on, one process does this on this machine. With it, Snakemake runs each training and notebook as a job.
     """
     from mixste.study import batch, notebooks
 
-    # Tables are numbered 5, notebooks 05; both are taken either way.
+    # Tables are numbered 5, notebooks 05. Both spellings are accepted for both.
     numbers = [name.zfill(2) for name in listed(notebook)]
     chosen = notebooks.choose([name.lstrip("0") or name for name in listed(tables)], numbers)
     if of_records and (on or dry_run):
@@ -311,7 +313,7 @@ def reproduce(
 
 @runs_app.command("list")
 def list_runs() -> None:
-    """Every run in the store: finished, failed, unfinished or damaged, with its settings, error, time and size."""
+    """List all runs in the store (finished, failed, unfinished, damaged) with settings, error, time and size."""
     from mixste.study import store
 
     table = store.listing()
@@ -323,27 +325,27 @@ def list_runs() -> None:
 
 @runs_app.command("pack")
 def pack_runs(
-    to: Annotated[Path, typer.Argument(help="Folder to write; it must not be there yet.")],
-    run: Annotated[list[str] | None, typer.Option(help="Only this run, by id; may be given again.")] = None,
-    unfinished: Annotated[bool, typer.Option(help="Also interrupted trainings, to be resumed elsewhere.")] = False,
-    weights: Annotated[bool, typer.Option(help="With the trained networks, most of a run's size.")] = True,
+    to: Annotated[Path, typer.Argument(help="Folder to write. It must not exist.")],
+    run: Annotated[list[str] | None, typer.Option(help="Only the run with this id. May be repeated.")] = None,
+    unfinished: Annotated[bool, typer.Option(help="Also pack interrupted trainings, to resume elsewhere.")] = False,
+    weights: Annotated[bool, typer.Option(help="Include the trained networks, which are most of the size.")] = True,
 ) -> None:
-    """Write finished runs as files of at most 16 MiB, to carry to another machine."""
+    """Pack finished runs into files of at most 16 MiB, to copy to another machine."""
     from mixste.study import bundle
 
     print(bundle.pack(to, run or [], unfinished, weights))
 
 
 @runs_app.command("unpack")
-def unpack_runs(source: Annotated[Path, typer.Argument(help="Folder that `mixste runs pack` wrote.")]) -> None:
-    """Bring packed runs into the store, if all of them has arrived as it was packed."""
+def unpack_runs(source: Annotated[Path, typer.Argument(help="Folder written by `mixste runs pack`.")]) -> None:
+    """Unpack runs into the store. A bundle that is incomplete or damaged is refused as a whole."""
     from mixste.study import bundle
 
     print(bundle.unpack(source))
 
 
 def plain(error: UnicodeEncodeError) -> tuple[str, int]:
-    """For `codecs`: what stands for text that a console's encoding lacks, and for bytes in file names that are no text.
+    """An error handler for `codecs`: replaces characters outside the console's encoding, and undecodable bytes.
 
     Our own signs become their like in ASCII, a Japanese letter \\u6b69, a byte \\xe9: names stay recognisable, and are
     those that a shell's $'...' takes.

@@ -31,17 +31,18 @@ def evaluate(
     Columns: subject, action, take, camera, frames (how many count), metric, value, unit. Metrics: MPJPE, P-MPJPE and
     N-MPJPE in mm, MPJVE in mm/frame; on the mpi_inf_3dhp skeleton also PCK and AUC in %. A clip with one frame has no
     MPJVE. protocol: "authors" counts every frame of every window, so that frames that the last two windows share count
-    twice, and padding counts; velocities are also taken across the joins of windows (notebook 13, rows 20, 22, 23).
-    "exact" counts each frame once. Frames that a clip marks as invalid never count. flip: average with the mirror
-    image. skeleton: the clips' layout, by default the one that the network was trained on. Raises ValueError for
-    another protocol and for a layout that is unknown, and DataError for a clip that does not fit the skeleton.
+    twice, and padding counts (notebook 13, row 20); velocities are also taken between the last frame of a window and
+    the first of the next (row 23). "exact" counts each frame once. In both, the root joint counts, with its target at
+    0 and its prediction as it is (row 22), and frames that a clip marks as invalid do not count. flip: average with the
+    mirror image. skeleton: the clips' layout, by default the one that the network was trained on. Raises ValueError for
+    an unknown protocol or layout, and DataError for a clip that does not fit the skeleton.
     """
     skeleton = skeleton or model.skeleton
     return score(lift_clips(model, clips, skeleton, flip, progress), clips, protocol, skeleton)
 
 
 def lift_clips(model, clips: list[Clip], skeleton: Skeleton, flip=True, progress=lambda frames: None) -> Predictions:
-    """Root-relative poses of clips in metres, as `predict_clips` gives them. Raises DataError for a clip's faults."""
+    """Root-relative poses of clips in metres, as `predict_clips` gives them. DataError if one cannot be lifted."""
     for clip in clips:
         clip.check(skeleton)
     frames = ClipFrames.of(clips, skeleton, next(model.parameters()).device)
@@ -52,7 +53,7 @@ def lift_clips(model, clips: list[Clip], skeleton: Skeleton, flip=True, progress
 
 
 def counted(indices: Int[np.ndarray, "lifted"], protocol: str) -> Int[np.ndarray, "counted"]:
-    """Which of the lifted frames the protocol counts, in order. Raises ValueError for another protocol."""
+    """Indices of the lifted frames that the protocol counts, in order. Raises ValueError for an unknown protocol."""
     if protocol == "authors":
         return np.arange(len(indices))
     if protocol == "exact":
@@ -127,5 +128,5 @@ def by_action(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def average(table: pd.DataFrame) -> dict[str, float]:
-    """The field's overall figure for each metric: the mean of the actions' means (notebook 13, row 24)."""
+    """The overall value of each metric in the field: the mean over the actions' means (notebook 13, row 24)."""
     return by_action(table).groupby("metric", sort=False)["value"].mean().to_dict()

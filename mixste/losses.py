@@ -24,7 +24,7 @@ LOSSES: dict[str, Term] = {}  # the terms of Eq. 9 by name
 
 
 def loss_term(name: str) -> Callable[[Callable[..., Scalar]], Callable[..., Scalar]]:
-    """Enter a function of some of pred, target, weights and squared into `LOSSES`, by the names of its parameters."""
+    """Register a function of some of pred, target, weights and squared in `LOSSES`; its parameters' names say which."""
 
     def enter(function):
         taken = [name in inspect.signature(function).parameters for name in ("pred", "target", "weights", "squared")]
@@ -61,7 +61,7 @@ def weighted_mpjpe(pred: Poses, target: Poses, weights: Weights, squared: bool =
 @loss_term("tc")
 def temporal_consistency(pred: Poses, weights: Weights) -> Scalar:
     """TCLoss of Hossain and Little (ECCV 2018) as the authors' code has it: W · (pred[t + 1] − pred[t])², averaged
-    over coordinates too. It knows no target: it asks for small steps.
+    over coordinates too. It does not use the target: it penalises motion.
     """
     pred = _precise(pred)
     return _mean(_like(weights, pred)[:, None] * _velocity(pred).square())
@@ -87,7 +87,7 @@ def motion_loss(pred: Poses, target: Poses, intervals: Sequence[int] = (8, 12, 1
         return torch.linalg.cross(poses[..., :-interval, :, :], poses[..., interval:, :, :])
 
     distances = [_mean((encode(pred, interval) - encode(target, interval)).abs()) for interval in intervals]
-    # An interval that does not fit has no pair of frames and adds 0.
+    # An interval that is too long has no pair of frames and contributes 0.
     return sum(distances) / max(1, sum(interval < pred.shape[-3] for interval in intervals))
 
 
@@ -149,9 +149,10 @@ def own_term(name: str) -> Term:
 
 
 def own_code(name: str) -> tuple[str, str]:
-    """Path and text of the module of "module:function": a file on the import path, by which a run is named too.
+    """Path and text of the module of "module:function": a file on the import path. It is part of a run's id.
 
-    Read once in each process, so that what names a run is what trains it. Raises ValueError if there is no such file.
+    Read once per process, so that the code in the id is the code that trains. Raises ValueError if there is no such
+    file.
     """
     return _own_code(name.split(":")[0])
 
@@ -165,12 +166,12 @@ def _own_code(module: str) -> tuple[str, str]:
 
 
 def _precise(poses: Tensor) -> Tensor:
-    # Near 1 m, numbers of bfloat16 lie 4 mm apart: more than the differences that training is to tell apart.
+    # Near 1 m, bfloat16 has a resolution of 4 mm, which is coarser than the differences that training must resolve.
     return poses.to(torch.promote_types(poses.dtype, torch.float32))
 
 
 def _pair(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    if pred.shape != target.shape:  # would broadcast without a word
+    if pred.shape != target.shape:  # would broadcast silently
         raise ValueError(f"pred and target must have one shape, found {tuple(pred.shape)} and {tuple(target.shape)}")
     return _precise(pred), _precise(target)
 
@@ -191,4 +192,4 @@ def _norm(vectors: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
-    return values.sum() / max(1, values.numel())  # 0 of nothing, where mean() says NaN
+    return values.sum() / max(1, values.numel())  # 0 for no values, where mean() gives NaN

@@ -1,8 +1,7 @@
 """Evaluation metrics of the field.
 
-Poses are NumPy arrays or tensors (..., frames, joints, 3), root-relative as the protocols have it; every number
-comes back in their unit, computed in double precision. Shapes that differ, or numbers that are not finite, raise
-ValueError.
+Poses are NumPy arrays or tensors (..., frames, joints, 3), root-relative in the protocols. Results are in their unit,
+and computed in double precision. Different shapes, and numbers that are not finite, raise ValueError.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from torch import Tensor
 
 Poses = np.ndarray | Tensor  # (..., frames, joints, 3)
 
-CHUNK = 65536  # frames aligned at a time, which bounds the memory of their decompositions
+CHUNK = 65536  # frames aligned at a time, to bound the memory for their decompositions
 
 
 def mpjpe(pred: Poses, target: Poses) -> float:
@@ -34,7 +33,7 @@ def n_mpjpe(pred: Poses, target: Poses) -> float:
 
 
 def mpjve(pred: Poses, target: Poses) -> float:
-    """Mean per-joint velocity error: `mpjpe` of the first differences along the frames, length a frame."""
+    """Mean per-joint velocity error: `mpjpe` of the differences between consecutive frames, in length per frame."""
     pred, target = _pair(pred, target)
     if pred.shape[-3] < 2:
         raise ValueError("a velocity needs at least 2 frames, found 1")
@@ -52,7 +51,7 @@ def pck(pred: Poses, target: Poses, threshold: float = 150.0, joints: Sequence[i
 def auc(pred: Poses, target: Poses, threshold: float = 150.0, joints: Sequence[int] | None = None) -> float:
     """Area under the PCK curve: its mean over 31 thresholds from 0 to `threshold`, 0, 5, …, 150 mm by default.
 
-    Nothing is nearer than 0, so a perfect prediction scores 30/31, 96.8 %.
+    No distance is less than 0, so a perfect prediction scores 30/31, 96.8 %.
     """
     errors = _some(joint_errors(pred, target), joints)
     return float(np.mean([_percent_below(errors, limit) for limit in np.linspace(0, threshold, 31)]))
@@ -67,8 +66,8 @@ def joint_errors(pred: Poses, target: Poses) -> Float[np.ndarray, "*batch frames
 def aligned(pred: Poses, target: Poses) -> Float[np.ndarray, "*batch frames joints 3"]:
     """Each frame of `pred` turned, scaled and moved onto `target` with the least squared error (Procrustes).
 
-    Never reflected. Where joints lie in a line many turns are best, and all give the same outcome. A prediction whose
-    joints coincide lands on the target's centroid.
+    Reflections are excluded. If all joints lie on a line, many rotations are optimal and give the same result. A
+    prediction whose joints coincide lands on the target's centroid.
     """
     pred, target = _pair(pred, target)
     shape = pred.shape
@@ -89,7 +88,8 @@ def _procrustes(
     pred = pred - pred.mean(axis=1, keepdims=True)
     center = target.mean(axis=1, keepdims=True)
     u, scales, vt = np.linalg.svd(pred.swapaxes(1, 2) @ (target - center))
-    # U Vᵀ is the best orthogonal map. Where it mirrors, the best rotation turns the weakest axis round.
+    # U Vᵀ is the best orthogonal map. If it is a reflection, the best rotation flips the axis of the smallest singular
+    # value.
     mirrored = np.linalg.det(u @ vt) < 0
     u[mirrored, :, 2] *= -1
     scales[mirrored, 2] *= -1
@@ -98,7 +98,7 @@ def _procrustes(
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Their quotient, 0 where the denominator is."""
+    """The quotient; 0 where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 

@@ -1,4 +1,4 @@
-"""MixSTE: the network of the paper, as the authors' code builds it (notebook 13, rows 11–18), readable in one sitting.
+"""MixSTE, the network of the paper. Where text and code differ (notebook 13, rows 11–18), it follows the authors' code.
 
     keypoints (batch, frames, joints, 2)
       → embed 2 → dim, + joint positions
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mixste.network import Network, Shapes
 
 BLOCK_EPS = 1e-6  # of every LayerNorm but the head's, which keeps PyTorch's 1e-5
-AUTHORS_HEADS = 8  # of the published MixSTE and PoseFormer; it cannot be inferred from the weights
+AUTHORS_HEADS = 8  # of the published MixSTE and PoseFormer; cannot be inferred from the shapes of the weights
 
 
 class Attention(nn.Module):
@@ -51,7 +51,7 @@ class Attention(nn.Module):
         return F.dropout(self.proj(x), self.dropout, self.training)
 
     def weights(self, x: Float[Tensor, "*batch tokens dim"]) -> Float[Tensor, "*batch heads tokens tokens"]:
-        """The attention itself: row i holds what output i takes from every token (Figure 5)."""
+        """The attention weights: row i holds the weights of all tokens in output i (Figure 5)."""
         q, k, _ = self.split(x)
         return (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
 
@@ -88,7 +88,7 @@ class Block(nn.Module):
         return x + self.dropped(self.mlp(self.norm2(x)))
 
     def dropped(self, x: Float[Tensor, "*batch tokens dim"]) -> Float[Tensor, "*batch tokens dim"]:
-        """Stochastic depth: in training, the branch of a whole sequence is left out with chance `drop_path`."""
+        """Stochastic depth: in training, drop the branch of a whole sequence with probability `drop_path`."""
         if not self.training or self.drop_path == 0.0:
             return x
         keep = 1.0 - self.drop_path
@@ -101,7 +101,8 @@ class MixSTE(Network):
     forward: (batch, frames, joints, 2) screen-normalised -> (batch, frames, joints, 3) metres, camera axes,
     root-relative. Raises ValueError for any other shape: the position embeddings fix frames and joints.
 
-    drop_path is the last loop's; it rises linearly from 0. The keyword options are the variants of the study:
+    drop_path is the rate of the last loop; it rises linearly from 0 at the first. The keyword options are the variants
+    of the study:
 
     alternating: False runs all spatial blocks before all temporal ones, S_d…S_1 then T_d…T_1 (Table 5's baseline),
         instead of T_d S_d … T_1 S_1.
@@ -178,16 +179,16 @@ class MixSTE(Network):
             for loop in range(len(self.temporal_blocks)):
                 x = self.temporal(x, loop)
         x = x if self.separate_joints else x.flatten(2)
-        # bfloat16 would round a metre to 4 mm: the last step keeps the weights' own precision.
+        # bfloat16 would round a metre to 4 mm, so the last layer is computed in the precision of the weights.
         with torch.autocast("cuda", enabled=False):
             return self.head(self.head_norm(x.to(self.head.weight.dtype))).view(*keypoints.shape[:3], 3)
 
     def spatial(self, x: Float[Tensor, "batch frames joints dim"], loop: int) -> Tensor:
-        """One spatial block: attention over the joints of each frame. One norm serves all loops."""
+        """One spatial block: attention over the joints of each frame. All loops share one norm."""
         return self.spatial_norm(self.spatial_blocks[loop](x))
 
     def temporal(self, x: Float[Tensor, "batch frames joints dim"], loop: int) -> Tensor:
-        """One temporal block: attention over the frames of each joint. One norm serves all loops."""
+        """One temporal block: attention over the frames of each joint. All loops share one norm."""
         shape = x.shape
         # (batch, joints, frames, dim), or (batch, frames, joints · dim) without joint separation
         x = x.transpose(1, 2) if self.separate_joints else x.flatten(2)

@@ -1,4 +1,4 @@
-"""The base class of all networks: what training, prediction, checkpoints and the study need to know of one."""
+"""The base class of all networks: what training, prediction, checkpoints and the study need to know about one."""
 
 import importlib
 import json
@@ -24,8 +24,8 @@ class Network(nn.Module):
     """Lifts windows of 2D keypoints to 3D poses. A subclass with a `name` is registered under it in `NETWORKS`.
 
     forward: (batch, frames, joints, 2) screen-normalised -> (batch, lifted, joints, 3) metres, camera axes,
-    root-relative. A subclass passes all options of its constructor to this one: a checkpoint stores them, to build the
-    network again. Its constants are buffers.
+    root-relative. A subclass passes all options of its constructor to this one: a checkpoint stores them, to rebuild
+    the network. Its constants are buffers.
 
     mode: the frames that a window lifts. "seq2seq": all that it reads. "seq2frame": the central one, of a window around
     every frame of a clip. "convolution": as seq2frame in training; at test time one window is the whole clip, padded,
@@ -35,9 +35,9 @@ class Network(nn.Module):
     authors_key: the first part of a key by which the authors' checkpoints are recognised; None if there are none.
     authors_options: options that the authors' code fixes and that cannot be inferred from the weights.
 
-    options, frames, joints: of the constructor. layout: the name in `mixste.skeleton.SKELETONS` of the joint layout
-    that it was trained on; of a new network, the usual one with its number of joints; None if it is not in the file
-    that the network was read from, and more than one is possible.
+    options, frames, joints: as given to the constructor. layout: the name in `mixste.skeleton.SKELETONS` of the joint
+    layout that it was trained on; of a new network, the usual one with its number of joints; None if it is not in the
+    file that the network was read from, and more than one is possible.
     """
 
     name: ClassVar[str]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixste.skeleton import Skeleton, mirrored
 
-BATCH_FRAMES = 16 * 243  # that a network reads at a time: bounds the memory, and keeps a GPU busy
+BATCH_FRAMES = 16 * 243  # read at a time: bounds the memory, and is enough to keep a GPU busy
 
 
 @torch.no_grad()
@@ -23,11 +23,11 @@ def predict_clips(
 ) -> list[tuple[Int[np.ndarray, "lifted"], Float[Tensor, "lifted joints 3"]]]:
     """Lift many clips in full batches.
 
-    keypoints: the frames of all clips in a row, screen-normalised, on the model's device; clips: (start, length) of
-    each. Returns for each clip the lifted frames' indices, counted from its start, in the order of its windows (with
-    repetitions where windows overlap or are padded), and their poses in metres. flip averages with the un-mirrored
-    lifting of the mirrored keypoints (notebook 13, row 21), for which it needs the skeleton. progress is called
-    with the number of frames as they are read.
+    keypoints: the frames of all clips, concatenated, screen-normalised, on the model's device; clips: (start, length)
+    of each. Returns for each clip the lifted frames' indices, counted from its start, in the order of its windows (with
+    repetitions where windows overlap or are padded), and their poses in metres. flip: average with the lifting of the
+    mirrored keypoints, mirrored back (notebook 13, row 21); needs the skeleton. progress is called with the number of
+    frames as they are read.
     """
     readings = [model.windows(length) for _, length in clips]
     starts = [start for start, _ in clips]
@@ -58,7 +58,7 @@ def predict_clips(
 
 
 def first_of_each(indices: Int[np.ndarray, "lifted"]) -> Int[np.ndarray, "frames"]:
-    """Where each frame was lifted first: picks every frame once, in order, from the windows of `predict_clips`."""
+    """The position at which each frame was first lifted: selects each frame once, in order, from `predict_clips`."""
     return np.unique(indices, return_index=True)[1]
 
 
@@ -84,8 +84,8 @@ def predict(
         keypoints = np.asarray(keypoints)
         if keypoints.dtype.kind not in "fiu":
             raise ValueError(f"keypoints must be real numbers, found {keypoints.dtype}")
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
-            keypoints = np.ascontiguousarray(keypoints, dtype=np.float32)  # PyTorch takes no others
+        with np.errstate(over="ignore"):  # numbers beyond float32 become infinity, which is refused below
+            keypoints = np.ascontiguousarray(keypoints, dtype=np.float32)  # PyTorch accepts no other arrays
     elif keypoints.is_complex():
         raise ValueError(f"keypoints must be real numbers, found {keypoints.dtype}")
     points = torch.as_tensor(keypoints, dtype=torch.float32, device=device)

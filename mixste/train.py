@@ -28,22 +28,28 @@ from mixste.io.files import replacing
 from mixste.skeleton import Skeleton, mirrored
 
 SAVE_SECONDS = 60.0  # between checkpoints to resume from
-MOST_FRAMES = 8192  # with supervised poses at a time: 27 GiB of an H100 at the paper's size
+MOST_FRAMES = 8192  # supervised at a time: 27 GiB of GPU memory at the paper's size
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Defaults: the authors' code. Numbers in brackets are rows of notebook 13.
+    """The settings of a training. The defaults are those of the authors' code.
 
-    loss: terms and coefficients of Eq. 9 (3). squared: Eq. 10 as printed (1). weights: W, "authors" or "paper" (2).
-    scaled_gradient: the gradient times the loss's own value, their `loss.backward(loss)` (6).
-    optimizer, weight_decay, learning_rate (7, 8). schedule: "epochs" multiplies the rate by 0.99 after each epoch (8),
-    "cosine" rises over the first twentieth and falls to zero, for trainings of another length than theirs.
-    batch_frames: poses supervised a step (10). dropout, drop_path (11). attention_scale, embedding_norm (12, 13).
-    interval: frames between the starts of training windows, T if None (19). mirror: each window also mirrored (19).
-    Not in the paper: random_starts, each window drawn from anywhere in its clip, or where the clip is shorter, the clip
-    lying anywhere in the window; body_shapes, each window's person resized at random, bone by bone; new_cameras, and
-    seen from elsewhere.
+    Numbers in brackets are rows of notebook 13, which compares the paper's text with the authors' code.
+
+    loss: terms of Eq. 9 with their coefficients (3). squared: use squared distances, as Eq. 10 is printed (1). weights:
+    the joint weights W, "authors" (their code's list) or "paper" (by joint group) (2). scaled_gradient: multiply the
+    gradient by the value of the loss, as the authors' `loss.backward(loss)` does (6). optimizer, weight_decay,
+    learning_rate: "adamw" with decay 0.1 in the code, Adam in the text (7); the text gives no rate (8). schedule:
+    "epochs" multiplies the rate by 0.99 after each epoch, as the authors do (8); "cosine" rises over the first 5 % of
+    the steps and falls to zero, for trainings of any length. batch_frames: supervised poses per step; the authors'
+    batch is 1024 frames, the text's 1024 (10). dropout, drop_path: dropout in the text, stochastic depth in the code
+    (11). attention_scale, embedding_norm: see `mixste.model.MixSTE` (12, 13). interval: frames between the starts of
+    training windows, T if None (19). mirror: also train on the mirror image of each window (19).
+
+    Not in the paper. random_starts: draw each window from anywhere in its clip; if the clip is shorter than T, place it
+    anywhere in the window. body_shapes: scale the bones of each window's person at random. new_cameras: move the camera
+    of each window at random.
     """
 
     loss: tuple[tuple[str, float], ...] = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 2.0))
@@ -82,8 +88,8 @@ class Recipe:
 
 
 AUTHORS = Recipe()
-# Where the paper's text is silent, it takes the authors' value. The batch of 1024 stays theirs, counted in frames: read
-# as windows of 243 frames it is a cost of its own, which notebook 13 counts.
+# Where the paper's text is silent, this recipe uses the authors' value. A batch is still 1024 frames, as in their code;
+# notebook 13 measures the other reading, 1024 windows, by itself.
 PAPER = replace(
     AUTHORS,
     squared=True,
@@ -100,17 +106,17 @@ RECIPES = {"authors": AUTHORS, "paper": PAPER}
 
 
 class Batches:
-    """The endless stream of training batches: every window once an epoch, plain and mirrored, in seeded order.
+    """An endless stream of training batches: each window once per epoch, as it is and mirrored, in a seeded order.
 
-    Batches are always full; one may hold the end of an epoch and the start of the next. The order depends on the seed
-    and the epoch alone, so that a training can resume at any step.
+    Batches are always full: one may contain the end of an epoch and the start of the next. The order depends only on
+    the seed and the epoch, so that a training can resume at any step.
     """
 
     def __init__(self, model: nn.Module, clips: list[Clip], skeleton: Skeleton, recipe: Recipe, seed: int, device):
         if not clips:
             raise DataError("expected at least one training clip, found none")
         self.skeleton, self.seed, self.recipe = skeleton, seed, recipe
-        self.whole_windows = model.mode == "seq2seq"  # else their central frames are supervised
+        self.whole_windows = model.mode == "seq2seq"  # otherwise only their central frames are supervised
         if not self.whole_windows and recipe.random_starts:
             raise ValueError("random_starts are for seq2seq networks: the others read a window around every frame")
         self.augmented = recipe.body_shapes or recipe.new_cameras
@@ -136,7 +142,7 @@ class Batches:
         return torch.randperm(len(self), generator=generator)
 
     def chosen(self, step: int) -> Int[Tensor, "batch"]:
-        """The windows of one step."""
+        """Indices of the windows of one step."""
         first, last = step * self.size, (step + 1) * self.size
         parts = []
         while first < last:
@@ -155,7 +161,9 @@ class Batches:
         first, low, high, clip, flip = windows.unbind(1)
         if self.recipe.random_starts:
             generator = torch.Generator(first.device).manual_seed(seed_of(self.seed, step, 2))
-            spare = high - low + 1 - len(self.offsets)  # frames the clip is longer than a window, or shorter
+            spare = (
+                high - low + 1 - len(self.offsets)
+            )  # how many frames the clip is longer than a window; negative if shorter
             share = torch.rand(len(first), generator=generator, device=first.device, dtype=torch.float64)
             first = low + spare.clamp(max=0) + (share * (spare.abs() + 1)).long()
         index = (first[:, None] + self.offsets).clamp(low[:, None], high[:, None])  # (batch, frames)
@@ -171,7 +179,7 @@ class Batches:
         return keypoints, poses
 
     def augment_windows(self, step: int, index, clip, keypoints, poses) -> tuple[Tensor, Tensor]:
-        """The windows with other bodies or from other sides: rebuilt and projected, the detector's errors kept."""
+        """Change bodies or cameras of the windows and project the poses again, with the same errors of the detector."""
         frames = self.frames
         generator = torch.Generator(index.device).manual_seed(seed_of(self.seed, step, 1))
         intrinsics, resolution = frames.intrinsics[clip], frames.resolutions[clip]
@@ -200,17 +208,17 @@ def learning_rate(recipe: Recipe, step: int, steps: int, epoch: int) -> float:
 
 
 def loss_of(recipe: Recipe, skeleton: Skeleton, device="cpu") -> Callable[[Tensor, Tensor], Tensor]:
-    """(pred, target) -> scalar, Eq. 9 by the recipe."""
+    """The loss (pred, target) -> scalar: Eq. 9 with the terms of the recipe."""
     weights, terms = torch.tensor(skeleton.weights(recipe.weights), device=device), dict(recipe.loss)
     return lambda pred, target: losses.total_loss(pred, target, terms, weights, recipe.squared)
 
 
 class Step:
-    """The gradients of one batch: step(keypoints, target) leaves them in the parameters' `.grad` and returns the loss.
+    """Computes the gradients of one batch: step(keypoints, target) writes them to `.grad` and returns the loss.
 
-    Batches must keep their shape: on CUDA, forward, loss and backward are recorded at the first call and replayed
-    since, and the next call overwrites the loss that is returned. pieces: into how many even pieces a batch is cut to
-    fit into memory; its loss and gradients are the means over them.
+    All batches must have the same shape: on CUDA, forward, loss and backward are recorded as a graph at the first call
+    and replayed at later ones. The next call overwrites the returned loss. pieces: the number of equal pieces into
+    which a batch is split to fit into memory; its loss and gradients are the means over the pieces.
     """
 
     def __init__(
@@ -235,7 +243,7 @@ class Step:
                 torch._foreach_add_(sums, [loss, *gradients])
         torch._foreach_div_(sums, self.pieces)
         loss, *means = sums
-        if self.scaled_gradient:  # by the loss of the whole batch
+        if self.scaled_gradient:  # by the loss of the whole batch, not of a piece
             torch._foreach_mul_(means, loss)
         torch._foreach_copy_(gradients, means)
         return loss
@@ -244,14 +252,17 @@ class Step:
         for parameter in self.parameters:
             parameter.grad = None
         loss = self.loss(self.network(keypoints), target)
-        # Their loss.backward(loss) is the gradient times the loss's own value (6).
+        # The authors' loss.backward(loss) multiplies the gradient by the value of the loss (notebook 13, row 6).
         loss.backward(loss.detach() if self.scaled_gradient and self.pieces == 1 else None)
         return loss.detach()
 
 
 def even_pieces(network: nn.Module, windows: int, poses: int) -> int:
-    """Into how many even pieces to cut a batch of `windows` windows with `poses` supervised poses each: the fewest of
-    at most MOST_FRAMES poses. One, where batch norms tie the windows of a batch to each other."""
+    """The number of equal pieces into which to split a batch of `windows` windows with `poses` supervised poses each.
+
+    It is the smallest for which a piece has at most MOST_FRAMES poses; 1 for a network with batch norms, whose
+    statistics are over the whole batch.
+    """
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         return 1
     even = (pieces for pieces in range(1, windows) if windows % pieces == 0)
@@ -272,8 +283,8 @@ def train(
 ) -> list[dict]:
     """Train in place until `poses` poses have been supervised; returns the learning curve.
 
-    The curve has `points` rows: step, poses, epoch, learning_rate, and loss, the mean since the row before.
-    at_point(model, row) is called at each and may add to the row. With a folder, the state is saved there every
+    The curve has `points` rows: step, poses, epoch, learning_rate, and loss, the mean since the previous row.
+    at_point(model, row) is called for each row and may add to it. With a folder, the state is saved there every
     minute, and the training resumes from it. `model.layout` becomes the skeleton's name. Raises FloatingPointError if
     the loss is no longer finite.
     """
@@ -288,7 +299,7 @@ def train(
 
     state = folder / "state.pt" if folder else None
     first, history, total, counted = 0, [], torch.zeros((), device=device), 0
-    torch.manual_seed(seed)  # of dropout and stochastic depth
+    torch.manual_seed(seed)  # for dropout and stochastic depth
     if state and state.exists():
         first, history, total, counted = _resume(state, model, optimizer, device)
     last_save = time.monotonic()
@@ -353,5 +364,5 @@ def _resume(path: Path, model, optimizer, device) -> tuple[int, list[dict], Tens
 
 
 def seed_of(*key: int) -> int:
-    """One seed from several numbers."""
+    """A seed computed from several numbers."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)

@@ -1,6 +1,6 @@
-"""Two references that a network must beat: one pose for all frames, and a linear regression of single frames.
+"""Two references that a network should beat: one pose for all frames, and a linear regression from single frames.
 
-Neither is a network of the paper. Both are fitted in closed form to the training frames, plain and mirrored, and lift
+Neither is in the paper. Both are fitted in closed form to the training frames, plain and mirrored, and lift
 each frame by itself, so that they are tested, recorded and tabulated like a network with T = 1.
 """
 
@@ -15,11 +15,11 @@ from mixste.data.windows import ClipFrames
 from mixste.network import Network
 from mixste.skeleton import Skeleton, mirrored
 
-LEVEL = 0.95  # of the constant pose's MPJPE: a network that is not below this has learned little else
+LEVEL = 0.95  # of the constant pose's MPJPE: a network that is not below this has learned little more
 
 
 def at_constant_level(error: float, constant: float) -> bool:
-    """Whether a network's MPJPE is at the level of the constant pose's on the same clips. So is NaN."""
+    """Whether a network's MPJPE is at the level of the constant pose's on the same clips. NaN counts as well."""
     return not error < LEVEL * constant
 
 

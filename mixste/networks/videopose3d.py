@@ -17,7 +17,7 @@ class VideoPose3D(Network):
     """Dilated temporal convolutions (Pavllo et al., CVPR 2019): 16.95 M parameters at 243 frames.
 
     A convolution over 3 frames, then residual blocks, each over 3 times as many frames as all before it:
-    log₃(frames) convolutions. frames = 1 is their single-frame model, three layers of width 1 in place of 3.
+    log₃(frames) convolutions. frames = 1 is their single-frame model, three layers of kernel width 1 instead of 3.
     forward lifts every frame whose whole receptive field is among the n that it reads:
     (batch, n, joints, 2) -> (batch, n − frames + 1, joints, 3). Raises ValueError if n < frames.
     """
@@ -50,8 +50,8 @@ class VideoPose3D(Network):
             raise ValueError(
                 f"keypoints must be (batch, at least {self.frames}, {self.joints}, 2), found {tuple(keypoints.shape)}"
             )
-        # Of the outputs of each layer, the single frame of one receptive field needs every third: the others are left
-        # out, as in its authors' training, so that batch statistics are of those that count.
+        # The output for one receptive field needs only every third output of each layer: the others are left
+        # out, as in its authors' training, so that batch statistics are of the outputs in use.
         single = keypoints.shape[1] == self.frames
 
         def conv(layer: nn.Conv1d, x: Tensor) -> Tensor:
