@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from mixste.io import DataError
 from mixste.skeleton import Skeleton
 
+SPLITS = ("train", "validation", "test", "unseen_takes")  # the lists of clips of a PoseDataset
 TALLEST = 20.0  # metres, of the box around a person: far from any body, and from one in millimetres
 
 
@@ -76,7 +77,8 @@ class PoseDataset:
 
     title: its label in tables and figures. licence: of the data, in a few words. comparable: whether its errors measure
     the same as the paper's. validation: clips for choosing settings, neither trained nor tested on; empty where the
-    field has no such split.
+    field has no such split. unseen_takes: takes of the training subjects that are not trained on, to tell the cost of
+    an unseen motion from that of an unseen person; empty where none are kept back.
     """
 
     name: str
@@ -88,6 +90,7 @@ class PoseDataset:
     comparable: bool = False
     keypoints: str = "gt"
     validation: list[Clip] = field(default_factory=list)
+    unseen_takes: list[Clip] = field(default_factory=list)
 
     def __post_init__(self):
         if not self.train and not self.test:
@@ -97,7 +100,7 @@ class PoseDataset:
 
     @property
     def clips(self) -> list[Clip]:
-        return [*self.train, *self.validation, *self.test]
+        return [clip for split in SPLITS for clip in getattr(self, split)]
 
     @property
     def actions(self) -> list[str]:
@@ -112,7 +115,7 @@ class PoseDataset:
     def fingerprint(self) -> str:
         """Hash of every number and name in it: two data sets of one fingerprint train the same model."""
         digest = hashlib.sha256(f"{self.skeleton.name} {self.keypoints}".encode())
-        for split in ("train", "validation", "test"):
+        for split in SPLITS:
             for clip in getattr(self, split):
                 digest.update(f"{split} {clip.name} {clip.fps} {clip.resolution}".encode())
                 for array in (clip.keypoints, clip.poses, clip.valid, clip.intrinsics):
@@ -130,4 +133,4 @@ class PoseDataset:
                 if (subjects is None or clip.subject in subjects) and (actions is None or clip.action in actions)
             ]
 
-        return replace(self, train=keep(self.train), validation=keep(self.validation), test=keep(self.test))
+        return replace(self, **{split: keep(getattr(self, split)) for split in SPLITS})

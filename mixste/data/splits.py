@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from mixste.data.clips import PoseDataset
+from mixste.data.clips import SPLITS, PoseDataset
 from mixste.data.virtual import relayout
 from mixste.skeleton import Skeleton
 
@@ -14,7 +14,7 @@ def in_layout(dataset: PoseDataset, layout: Skeleton) -> PoseDataset:
             replace(clip, keypoints=relayout(clip.keypoints, layout), poses=relayout(clip.poses, layout))
             for clip in getattr(dataset, split)
         ]
-        for split in ("train", "validation", "test")
+        for split in SPLITS
     }
     return replace(dataset, skeleton=layout, **splits)
 
@@ -24,7 +24,7 @@ def by_takes(dataset: PoseDataset) -> PoseDataset:
     last = {(clip.subject, clip.action): clip.take for clip in dataset.clips}
     train = [clip for clip in dataset.clips if clip.take != last[clip.subject, clip.action]]
     test = [clip for clip in dataset.clips if clip.take == last[clip.subject, clip.action]]
-    return replace(dataset, train=train, validation=[], test=test)
+    return replace(dataset, train=train, validation=[], test=test, unseen_takes=[])
 
 
 def validating(dataset: PoseDataset) -> PoseDataset:
@@ -37,4 +37,4 @@ def validating(dataset: PoseDataset) -> PoseDataset:
         subject = train[-1].subject
         validation = [clip for clip in train if clip.subject == subject]
         train = [clip for clip in train if clip.subject != subject]
-    return replace(dataset, train=train, validation=[], test=validation)
+    return replace(dataset, train=train, validation=[], test=validation, unseen_takes=[])

@@ -1,4 +1,4 @@
-"""BVH motion capture, as the Bandai-Namco Research Motiondataset publishes it."""
+"""BVH motion capture; by default the joints of the Bandai-Namco Research Motiondataset."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +18,8 @@ HUMAN36M = (
     *("UpperArm_L", "LowerArm_L", "Hand_L", "UpperArm_R", "LowerArm_R", "Hand_R"),
 )
 HEAD = np.array([18.0, 0, 0])  # from the head joint to the crown along the head's own bone axis, centimetres
+
+END = " end"  # the end site of joint "Head" is the joint "Head end", without channels
 
 CHANNELS = {f"{axis}{kind}" for axis in "XYZ" for kind in ("position", "rotation")}
 
@@ -71,7 +73,7 @@ def read_bvh(text: str, file: str = "bvh") -> Motion:
 def _hierarchy(rows: Iterator[Line], file: str) -> dict[str, Joint]:
     """The joints up to the line MOTION."""
     joints: dict[str, Joint] = {}
-    stack, opening, width = [""], "", 0  # names of the joints whose braces are open; "" for end sites too
+    stack, opening, width = [""], "", 0  # names of the joints whose braces are open
     for line in rows:
         keyword, *rest = line.words
         if keyword in ("ROOT", "JOINT"):
@@ -79,13 +81,11 @@ def _hierarchy(rows: Iterator[Line], file: str) -> dict[str, Joint]:
             if not opening or opening in joints or (keyword == "ROOT") != (not joints):
                 raise line.error("the one root, or another joint by a name of its own")
         elif line.words == ["End", "Site"]:
-            opening = ""
+            opening = stack[-1] + END
         elif keyword == "{":
             stack.append(opening)
         elif keyword == "}" and len(stack) > 1:
             stack.pop()
-        elif keyword == "OFFSET" and len(stack) > 1 and not stack[-1]:
-            pass  # positions of end sites are not used
         elif keyword == "OFFSET" and len(stack) > 1 and stack[-1] not in joints and (stack[-2] in joints or not joints):
             joints[stack[-1]] = Joint(stack[-2], np.array(line.numbers(3)))
         elif keyword == "CHANNELS" and stack[-1] in joints and not joints[stack[-1]].channels:
@@ -102,16 +102,17 @@ def _hierarchy(rows: Iterator[Line], file: str) -> dict[str, Joint]:
     raise DataError(f"{file}: expected a HIERARCHY and then MOTION, found the end of the file")
 
 
-def joints(motion: Motion, names: tuple[str, ...] = HUMAN36M) -> Float[np.ndarray, "frames joints 3"]:
-    """Forward kinematics: positions of the named joints, metres, in the file's axes (Y up). Lengths must be
-    centimetres.
+def joints(
+    motion: Motion, names: tuple[str, ...] = HUMAN36M, per_metre: float = 100.0
+) -> Float[np.ndarray, "frames joints 3"]:
+    """Forward kinematics: positions of the named joints, metres, in the file's axes (Y up).
 
-    Position channels replace the offset; rotations apply in the order of their channels. Raises DataError for a joint
-    that is not in the skeleton.
+    per_metre: how many of the file's units of length make a metre. Position channels replace the offset; rotations
+    apply in the order of their channels. Raises DataError for a joint that is not in the skeleton.
     """
     missing = [name for name in names if name not in motion.joints and name != CROWN]
     if missing:
-        raise DataError(f"expected a skeleton with Bandai-Namco's joints, found none called {missing[0]!r}")
+        raise DataError(f"expected a skeleton with the joints of the data set, found none called {missing[0]!r}")
 
     parents = {name: joint.parent for name, joint in motion.joints.items()}
     turns, places = {"": Rotation.identity()}, {"": 0.0}
@@ -128,4 +129,4 @@ def joints(motion: Motion, names: tuple[str, ...] = HUMAN36M) -> Float[np.ndarra
             turns[name] *= Rotation.from_euler("".join(turning.values()), motion.values[:, list(turning)], degrees=True)
     if CROWN in names:
         places[CROWN] = places["Head"] + turns["Head"].apply(HEAD)
-    return np.stack([places[name] for name in names], axis=1) / 100
+    return np.stack([places[name] for name in names], axis=1) / per_metre

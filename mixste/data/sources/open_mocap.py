@@ -45,40 +45,86 @@ FARTHEST = 1e4  # metres from the origin
 
 @dataclass(frozen=True)
 class Collection:
-    """Recordings in a public repository at one commit. people: prefix of its subjects. files: patterns of paths."""
+    """Recordings in a public repository at one commit.
+
+    people: the subjects taken from it. files: patterns of paths. megabytes: size of these files.
+    """
 
     title: str
-    people: str
+    people: tuple[str, ...]
     repository: str
     commit: str
     files: tuple[str, ...]
     licence: str
+    megabytes: int
 
 
+CMU_LICENCE = "free to use, not to be resold as data"
+MOTION_GRAPHS = ("05", "09", "14", "16", "17", "29", "49", "127", "135")  # it also repeats subjects 02 and 03
 PINNED = {
     "hdm05": Collection(
         title="HDM05",
-        people="hdm",
+        people=("hdm_bd", "hdm_bk", "hdm_dg", "hdm_mm", "hdm_tr"),
         repository="https://github.com/zhangchi8620/JointLearning-HDM05",
         commit="b252ad65598e052c38f49490c1ac9dbadc283fd3",
         files=("train/*/HDM_*.a[ms][cf]", "test/*/HDM_*.a[ms][cf]"),
         licence="CC BY-SA 3.0",
+        megabytes=57,
     ),
     "cmu": Collection(
         title="CMU",
-        people="cmu",
+        people=("cmu_01", "cmu_02", "cmu_03"),
         repository="https://github.com/cyun9601/CMU-MOCAP-Data",
         commit="2bedcd3b002488f7053d2b8c42690beddbf6620a",
         files=("data/CMU/asfamc/subjects/0[123]/0[123]*.a[ms][cf]",),
-        licence="free to use, not to be resold as data",
+        licence=CMU_LICENCE,
+        megabytes=62,
+    ),
+    "motion-graphs": Collection(
+        title="CMU",
+        people=tuple(f"cmu_{number}" for number in MOTION_GRAPHS),
+        repository="https://github.com/maxxgx/motion-graphs",
+        commit="45372d896ea84ca1b7f14b69f76d74f60106b8e3",
+        files=tuple(f"MotionGraphs/resources/mocap/{number}/{number}*.a[ms][cf]" for number in MOTION_GRAPHS),
+        licence=CMU_LICENCE,
+        megabytes=209,
+    ),
+    "motion-viewer": Collection(
+        title="CMU",
+        people=("cmu_06", "cmu_07", "cmu_08"),
+        repository="https://github.com/chrystianosaraujo/motion-viewer",
+        commit="6d7ca60c300f123528be0fd0939cf7a584a13f65",
+        files=("data/0[678]/0[678]_*.bvh",),
+        licence=CMU_LICENCE,
+        megabytes=16,
+    ),
+    "Mocap-Data-Utilities": Collection(
+        title="CMU",
+        people=("cmu_10", "cmu_12", "cmu_26", "cmu_27", "cmu_32", "cmu_35"),
+        repository="https://github.com/franciscovalentecastro/Mocap-Data-Utilities",
+        commit="25b6ae2cbfe89949b40a3127b74aee6aa0905dfb",
+        # Those of subjects 02, 05 and 49 serve to compare the readers of the two formats.
+        files=("sample-mocap-data/Walking/BVH/[123]?_*.bvh", "sample-mocap-data/[04]?/[04]?_*.bvh"),
+        licence=CMU_LICENCE,
+        megabytes=15,
+    ),
+    "bvh11": Collection(
+        title="CMU",
+        people=("cmu_131",),
+        repository="https://github.com/yuki-koyama/bvh11",
+        commit="c9072174fe89e0bf9776a092179b464ea39975e5",
+        files=("resources/131_*.bvh",),
+        licence=CMU_LICENCE,
+        megabytes=2,
     ),
     "bandai-namco": Collection(
         title="Bandai-Namco",
-        people="bandai",
+        people=("bandai",),
         repository="https://github.com/BandaiNamcoResearchInc/Bandai-Namco-Research-Motiondataset",
         commit="74ead3ba1ae4696404e6086233779f60de8bf9ef",
         files=("dataset/*/data/dataset-[12]_*.bvh",),
         licence="CC BY-NC 4.0",
+        megabytes=555,
     ),
 }
 
@@ -95,6 +141,7 @@ class Take:
 
 # --- unseen subjects -------------------------------------------------------------------------------------------
 
+HDM05_FILE = r"(HDM_([a-z]+))_([^_]+)_(\d+)_120\.amc"  # skeleton, person, label, number
 HDM05_ACTIONS = {
     "depositFloorR": "Deposit on floor",
     "elbowToKnee1RepsLelbowStart": "Elbow to knee",
@@ -146,7 +193,7 @@ def load_subjects(root=None, keypoints: str = "gt", rig: str = "human36m") -> Po
         return "validation" if take.subject == VALIDATION_PERSON else "train"
 
     takes = _takes("open-subjects", ("hdm05", "cmu"), _read_subjects, root)
-    return _dataset("open-subjects", "unseen people", takes, split, keypoints, rig)
+    return as_dataset("open-subjects", "unseen people", takes, split, keypoints, rig)
 
 
 def _read_subjects(files: Iterator[tuple[str, str]]) -> list[Take]:
@@ -158,7 +205,7 @@ def _read_subjects(files: Iterator[tuple[str, str]]) -> list[Take]:
     for file in tqdm(
         [name for name in texts if name.endswith(".amc")], desc="HDM05 and CMU", unit="take", disable=None
     ):
-        if match := re.fullmatch(r"(HDM_([a-z]+))_([^_]+)_(\d+)_120\.amc", file):
+        if match := re.fullmatch(HDM05_FILE, file):
             skeleton, person, label, number = match.groups()
             subject, action = f"hdm_{person}", HDM05_ACTIONS.get(label)
         elif match := re.fullmatch(r"((\d\d))_(\d\d)\.amc", file):
@@ -172,7 +219,7 @@ def _read_subjects(files: Iterator[tuple[str, str]]) -> list[Take]:
             raise DataError(f"{file}: expected its skeleton {skeleton}.asf beside it, found none")
         motion = asf_amc.read_amc(texts[file], skeletons[skeleton], file)
         world = asf_amc.joints(skeletons[skeleton], motion)
-        takes += _cut(Take(subject, action, number, world), fps=120.0, shortest=SHORTEST)
+        takes += cut(Take(subject, action, number, world), fps=120.0, shortest=SHORTEST)
     return takes
 
 
@@ -193,7 +240,7 @@ def load_styles(root=None, keypoints: str = "gt", rig: str = "human36m") -> Pose
     """
     takes = _takes("open-styles", ("bandai-namco",), _read_styles, root)
     splits = split_pairs({(take.action, _style(take)) for take in takes})
-    return _dataset(
+    return as_dataset(
         "open-styles", "unseen styles", takes, lambda take: splits[take.action, _style(take)], keypoints, rig
     )
 
@@ -225,14 +272,14 @@ def _read_styles(files: Iterator[tuple[str, str]]) -> list[Take]:
         if len(motion.values) * FPS / motion.fps >= LONG:
             name = f"{STYLES.get(style, style)}-{part}-{number}"
             take = Take("bandai", content.replace("-", " ").capitalize(), name, bvh.joints(motion))
-            takes += _cut(take, motion.fps, shortest=LONG)
+            takes += cut(take, motion.fps, shortest=LONG)
     return sorted(takes, key=lambda take: (take.action, take.name))
 
 
 # --- motions ---------------------------------------------------------------------------------------------------
 
 
-def _cut(take: Take, fps: float, shortest: int) -> list[Take]:
+def cut(take: Take, fps: float, shortest: int) -> list[Take]:
     """Split a take, at its file's rate and axes (Y up), into takes without jumps of at least `shortest` frames at
     `FPS`.
 
@@ -272,20 +319,28 @@ def resample(world: Float[np.ndarray, "frames 17 3"], fps: float) -> Float[np.nd
     return resampled[:frames].astype(np.float32)
 
 
-def _dataset(
+def as_dataset(
     name: str, title: str, takes: list[Take], split: Callable[[Take], str], keypoints: str, rig: str
 ) -> PoseDataset:
-    clips: dict[str, list[Clip]] = {"train": [], "validation": [], "test": []}
-    for take in tqdm(takes, desc="virtual cameras", unit="take", disable=None):
-        clips[split(take)] += film(
+    """The takes as clips of the cameras of a rig, in the lists of a PoseDataset that `split` names."""
+
+    def clips_of(take: Take) -> list[Clip]:
+        return film(
             take.world, subject=take.subject, action=take.action, take=take.name, fps=FPS, rig=rig, keypoints=keypoints
         )
-    collections = [it for it in PINNED.values() if any(take.subject.startswith(it.people) for take in takes)]
+
+    clips: dict[str, list[Clip]] = {"train": [], "validation": [], "test": []}
+    for take in tqdm(takes, desc="virtual cameras", unit="take", disable=None):
+        clips.setdefault(split(take), []).extend(clips_of(take))
+    people = {take.subject for take in takes}
+    collections = [it for it in PINNED.values() if people.intersection(it.people)]
+    titles = dict.fromkeys(it.title for it in collections)
+    licences = dict.fromkeys(f"{it.title}: {it.licence}" for it in collections)
     return PoseDataset(
         name=name,
-        title=f"open mocap, {title} ({' + '.join(it.title for it in collections)})",
+        title=f"open mocap, {title} ({' + '.join(titles)})",
         skeleton=human36m,
-        licence="; ".join(f"{it.title}: {it.licence}" for it in collections),
+        licence="; ".join(licences),
         comparable=False,
         keypoints=keypoints,
         **clips,
@@ -297,11 +352,34 @@ def _dataset(
 
 def _takes(source: str, names: tuple[str, ...], read: Callable, root) -> list[Take]:
     """The takes of a source; from the cache if it is up to date with the files."""
-    paths = _find(source, names, root)
+    paths = find(source, names, root)
     patterns = [pattern for name in names for pattern in PINNED[name].files]
+
+    def arrays() -> dict[str, np.ndarray]:
+        takes = read(texts(paths, patterns))
+        if not takes:
+            raise DataError(f"{source}: expected files such as {patterns[0]} in {paths[0]}, found none")
+        return {
+            "labels": np.array([(take.subject, take.action, take.name) for take in takes]),
+            "frames": np.array([len(take.world) for take in takes]),
+            "world": np.concatenate([take.world for take in takes]),
+        }
+
+    stored = cached(source, paths, (__file__, asf_amc.__file__, bvh.__file__), arrays)
+    worlds = np.split(stored["world"], np.cumsum(stored["frames"])[:-1])
+    return [Take(*names, world) for names, world in zip(stored["labels"].tolist(), worlds, strict=True)]
+
+
+def cached(
+    source: str, paths: list[Path], code: tuple[str, ...], arrays: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What `arrays()` reads from the files, from the cache if that is up to date with them.
+
+    code: files with the code that reads, a change of which makes the cache outdated.
+    """
     digest = hashlib.sha256()
-    for code in (__file__, asf_amc.__file__, bvh.__file__):
-        digest.update(Path(code).read_bytes())
+    for file in code:
+        digest.update(Path(file).read_bytes())
     for path in paths:
         state = path.stat()
         digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
@@ -313,44 +391,37 @@ def _takes(source: str, names: tuple[str, ...], read: Callable, root) -> list[Ta
             with guarded(cache, "takes"):
                 stored = read_arrays(cache)
                 if str(stored["fingerprint"]) == fingerprint:
-                    worlds = np.split(stored["world"], np.cumsum(stored["frames"])[:-1])
-                    labels = stored["labels"].tolist()
-                    return [Take(*names, world) for names, world in zip(labels, worlds, strict=True)]
+                    return stored
     except DataError as error:
         warnings.warn(f"{cache} is damaged and is written again ({error})", stacklevel=2)
 
-    takes = read(_texts(paths, patterns))
-    if not takes:
-        raise DataError(f"{source}: expected files such as {patterns[0]} in {paths[0]}, found none")
+    stored = arrays()
     try:
         with replacing(cache) as path:
-            np.savez(
-                path,
-                fingerprint=fingerprint,
-                labels=[(take.subject, take.action, take.name) for take in takes],
-                frames=[len(take.world) for take in takes],
-                world=np.concatenate([take.world for take in takes]),
-            )
+            np.savez(path, fingerprint=fingerprint, **stored)
     except OSError as error:
         warnings.warn(f"{error}; {source} will be read from its files again next time", stacklevel=2)
-    return takes
+    return stored
 
 
-def _find(source: str, names: tuple[str, ...], root) -> list[Path]:
-    """The files of the named collections, or the archives with them."""
+def find(source: str, names: tuple[str, ...], root, all_of_them: bool = True) -> list[Path]:
+    """The files of the named collections, or the archives with them; DataError if a collection, or every one, lacks."""
     default = HOME / "data" / "open"
     roots = [Path(root)] if root is not None else [Path(os.environ.get("MIXSTE_DATA") or default), default]
+    files: dict[str, list[Path]] = {}
     for folder in roots:
         if folder.is_file():
             return [folder]
-        files = {name: _find_collection(folder, name) for name in names}
-        if all(files.values()):
-            return [path for paths in files.values() for path in paths]
-    lacking = " and ".join(PINNED[name].title for name in names if not files[name])
-    raise DataError(
-        f"{source}: expected the recordings of {lacking}, found none in {' or '.join(map(str, dict.fromkeys(roots)))}: "
-        "run `mixste data fetch open`, or set MIXSTE_DATA to a folder or archive that holds them"
-    )
+        files = {name: files.get(name) or _find_collection(folder, name) for name in names}
+    lacking = [name for name in names if not files[name]]
+    if lacking and (all_of_them or len(lacking) == len(names)):
+        titles = " and ".join(dict.fromkeys(PINNED[name].title for name in lacking))
+        folders = " or ".join(map(str, dict.fromkeys(roots)))
+        raise DataError(
+            f"{source}: expected the recordings of {titles}, found none in {folders}: "
+            "run `mixste data fetch open`, or set MIXSTE_DATA to a folder or archive that holds them"
+        )
+    return [path for paths in files.values() for path in paths]
 
 
 def _find_collection(folder: Path, name: str) -> list[Path]:
@@ -360,7 +431,7 @@ def _find_collection(folder: Path, name: str) -> list[Path]:
     return [path for place in ("", "open/") for path in sorted(folder.glob(f"{place}{name}.tar*"))][:1]
 
 
-def _texts(paths: list[Path], patterns: list[str]) -> Iterator[tuple[str, str]]:
+def texts(paths: list[Path], patterns: list[str]) -> Iterator[tuple[str, str]]:
     """(name, text) of each file, and of each archived file that matches a pattern. Nothing is unpacked to disk."""
     for path in paths:
         if path.suffix in (".asf", ".amc", ".bvh"):
@@ -402,11 +473,13 @@ class _Bounded:
 def fetch(target=None, sources: dict[str, Collection] = PINNED) -> Path:
     """Check out the pinned commits into folders of `target` (default: where the loaders look) and return it.
 
-    Fetches only the recordings of each repository, some 200 MB in all, and can be interrupted and run again. Raises
-    DataError if git is missing or fails.
+    Fetches only the recordings of each repository, and prints how large they are. Can be interrupted and run again.
+    Raises DataError if git is missing or fails.
     """
     target = Path(target or HOME / "data" / "open")
+    print(f"{sum(it.megabytes for it in sources.values()):,} MB of recordings in all, on disk, to {target}", flush=True)
     for name, source in sources.items():
+        print(f"{source.title}: {source.megabytes} MB from {source.repository}", flush=True)
         folder = target / name
         folder.mkdir(parents=True, exist_ok=True)
         _git(folder, "init", "--quiet")

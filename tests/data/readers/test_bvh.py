@@ -61,6 +61,12 @@ def test_positions_replace_offsets_and_lengths_become_metres():
     )
 
 
+def test_an_end_site_is_a_joint_without_channels():
+    nail, tip = joints(read_bvh(BVH), ("nail", "nail end"))[1]
+    np.testing.assert_allclose(tip - nail, [0, 0, 0.01], atol=1e-12)
+    np.testing.assert_allclose(joints(read_bvh(BVH), ("arm",), per_metre=50)[0, 0], [0, 2, 0])
+
+
 def test_turns_worked_by_hand():
     # Z 90 takes the arm's y to -x
     np.testing.assert_allclose(pose(0, 0, 0, 90, 0, 0, 0, 0, 0, 0, 0, 0, 0)[1], [-100, 0, 0], atol=1e-9)

@@ -559,9 +559,9 @@ def check_body(subject: str, world: np.ndarray) -> None:
 @pytest.fixture(scope="module")
 def walks(open_root) -> list[open_mocap.Take]:
     """One take of each person, read from the real files."""
-    paths = open_mocap._find("open-subjects", ("hdm05", "cmu"), open_root)
+    paths = open_mocap.find("open-subjects", ("hdm05", "cmu"), open_root)
     patterns = [pattern for name in ("hdm05", "cmu") for pattern in open_mocap.PINNED[name].files]
-    texts = open_mocap._texts(paths, patterns)
+    texts = open_mocap.texts(paths, patterns)
     return open_mocap._read_subjects((name, text) for name, text in texts if name in WALKS or name.endswith(".asf"))
 
 
@@ -579,8 +579,8 @@ def test_real_people_have_their_limbs_and_walk_ahead(walks):
 
 
 def test_real_bandai_namco(open_root):
-    paths = open_mocap._find("open-styles", ("bandai-namco",), open_root)
-    texts = open_mocap._texts(paths, list(open_mocap.PINNED["bandai-namco"].files))
+    paths = open_mocap.find("open-styles", ("bandai-namco",), open_root)
+    texts = open_mocap.texts(paths, list(open_mocap.PINNED["bandai-namco"].files))
     bows = [(name, text) for name, text in itertools.islice(texts, 6) if "_bow_" in name]
     assert bows
     for name, text in bows:
