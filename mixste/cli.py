@@ -17,7 +17,10 @@ runs_app = typer.Typer(no_args_is_help=True, help="Look at the store of runs, an
 app.add_typer(runs_app, name="runs")
 
 Source = Annotated[
-    str, typer.Argument(help="synthetic, open-subjects, open-styles, human36m, humaneva, mpi_inf_3dhp or pose2sim")
+    str,
+    typer.Argument(
+        help="synthetic, open-people, open-subjects, open-styles, human36m, humaneva, mpi_inf_3dhp or pose2sim"
+    ),
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder or archive with the data (default: MIXSTE_DATA).")]
 Keypoints = Annotated[str, typer.Option(help='"gt", or the name of a detector.')]

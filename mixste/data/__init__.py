@@ -11,10 +11,11 @@ __all__ = ["SOURCES", "Clip", "DataError", "PoseDataset", "load"]
 def load(name: str, root=None, keypoints: str = "gt", **options) -> PoseDataset:
     """The data set `name`.
 
-    name: "synthetic", "open-subjects", "open-styles", "human36m", "humaneva", "mpi_inf_3dhp" or "pose2sim" (test clips
-    only). root: folder or archive with its files (default: the environment variable MIXSTE_DATA; "synthetic" needs
-    none). keypoints: "gt", or a detector: "cpn", "openpose" or "mediapipe", simulated, on sources without images; else
-    the <detector> of a data_2d_*_<detector>.npz file. Raises DataError, in one sentence, for missing or malformed data.
+    name: "synthetic", "open-people", "open-subjects", "open-styles", "human36m", "humaneva", "mpi_inf_3dhp" or
+    "pose2sim" (test clips only). root: folder or archive with its files (default: the environment variable MIXSTE_DATA;
+    "synthetic" needs none). keypoints: "gt", or a detector: "cpn", "openpose" or "mediapipe", simulated, on sources
+    without images; else the <detector> of a data_2d_*_<detector>.npz file. Raises DataError, in one sentence, for
+    missing or malformed data.
     """
     if name not in SOURCES:
         raise DataError(f"unknown data source {name!r}: expected one of {', '.join(SOURCES)}")

@@ -207,8 +207,8 @@ def load_people(root=None, keypoints: str = "gt", rig: str = "human36m", strict:
     return as_dataset("open-people", "unseen people", takes, split, keypoints, rig)
 
 
-def _load(root, strict: bool) -> tuple[list[Take], dict[str, str]]:
-    """All takes, and the SHA-256 of each subject's files."""
+def _load(root, strict: bool) -> tuple[list[Take], dict[str, tuple[int, str]]]:
+    """All takes, and the number of recordings of each subject and the SHA-256 of their files."""
     paths = find("open-people", COLLECTIONS, root, all_of_them=False)
     patterns = [pattern for name in COLLECTIONS for pattern in PINNED[name].files]
     code = (__file__, open_mocap.__file__, asf_amc.__file__, bvh.__file__, cgspeed.__file__)
@@ -223,7 +223,7 @@ def _load(root, strict: bool) -> tuple[list[Take], dict[str, str]]:
         warnings.warn(f"open-people is {sentence}", stacklevel=3)
     worlds = np.split(unpacked(stored["roots"], stored["joints"]), np.cumsum(stored["frames"])[:-1])
     takes = [Take(*names, world) for names, world in zip(stored["labels"].tolist(), worlds, strict=True)]
-    return takes, dict(zip(counts, stored["sha256"].tolist(), strict=True))
+    return takes, dict(zip(counts, zip(counts.values(), stored["sha256"].tolist(), strict=True), strict=True))
 
 
 def _missing(counts: dict[str, int]) -> list[str]:
@@ -347,13 +347,14 @@ def card(root=None, strict: bool = False) -> pd.DataFrame:
     Lengths in millimetres are medians over all frames, of limbs the mean of left and right. "ankle to head" is the
     length along the bones, from the ankles' mean to the head joint, which is mid-head. frames: at `FPS`.
     """
-    takes, hashes = _load(root, strict)
+    takes, files = _load(root, strict)
     unseen = unseen_takes(takes)
     rows = []
     for subject, person in PEOPLE.items():
         own = [take for take in takes if take.subject == subject]
         if not own:
             continue
+        recordings, sha256 = files[subject]
         world = np.concatenate([take.world for take in own])
         limbs = {limb: np.mean([_length(world, side + a, side + b) for side in "LR"]) for limb, (a, b) in LIMBS.items()}
         trunk = sum(_length(world, a, b) for a, b in itertools.pairwise(UPRIGHT))
@@ -364,12 +365,12 @@ def card(root=None, strict: bool = False) -> pd.DataFrame:
             {
                 "subject": subject,
                 "data set": collection.title,
-                "surely another person": collection.title == "HDM05",
+                "surely distinct": collection.title == "HDM05",
                 "split": person.split,
                 "hard": person.hard,
                 "motions": person.motions,
                 "actions": len({take.action for take in own}),
-                "takes": person.takes,
+                "takes": recordings,
                 "frames": sum(lengths),
                 "unseen frames": sum(len(take.world) for take in kept_back),
                 "minutes": sum(lengths) / FPS / 60,
@@ -381,7 +382,7 @@ def card(root=None, strict: bool = False) -> pd.DataFrame:
                 **limbs,
                 "repository": collection.repository,
                 "commit": collection.commit,
-                "sha256": hashes[subject],
+                "sha256": sha256,
             }
         )
     return pd.DataFrame(rows).set_index("subject")

@@ -8,8 +8,8 @@ from mixste.data.readers.bvh import read_bvh
 from mixste.data.readers.cgspeed import joints
 from mixste.skeleton import human36m
 
-# The person of test_open_mocap, as the conversion writes her: joint, parent, inches from it. The thorax, 4 inches up, is
-# missing above Spine1.
+# The person of test_open_mocap, as the conversion writes it: joint, parent, inches from it. The thorax, 4 inches long,
+# is missing above Spine1.
 TREE = [
     ("Hips", "", (0, 0, 0)),
     ("LowerBack", "Hips", (0, 0, 0)),

@@ -449,17 +449,16 @@ def test_a_file_with_another_name(tmp_path):
 # --- fetching ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def repositories(tmp_path) -> dict[str, Collection]:
-    """The small recordings as local git repositories, each a commit behind its branch."""
+def as_repositories(collections: dict[str, dict[str, str]], folder: Path) -> dict[str, Collection]:
+    """Small recordings as local git repositories, each a commit behind its branch."""
     sources = {}
-    for name, files in SUBJECTS.items():
-        folder = unpack(files | {"README.md": "large and of no use"}, tmp_path / "repositories" / name)
+    for name, files in collections.items():
+        place = unpack(files | {"README.md": "large and of no use"}, folder / name)
 
-        def git(*arguments, folder=folder):
+        def git(*arguments, place=place):
             who = ["-c", "user.name=someone", "-c", "user.email=someone@example.org", "-c", "commit.gpgsign=false"]
-            done = subprocess.run(["git", *who, "-C", folder, *arguments], check=True, capture_output=True, text=True)
-            return done.stdout.strip()
+            process = subprocess.run(["git", *who, "-C", place, *arguments], check=True, capture_output=True, text=True)
+            return process.stdout.strip()
 
         git("init", "--quiet")
         git("config", "uploadpack.allowFilter", "true")
@@ -468,8 +467,13 @@ def repositories(tmp_path) -> dict[str, Collection]:
         commit = git("rev-parse", "HEAD")
         git("rm", "--quiet", "-r", ".")
         git("commit", "--quiet", "-m", "moved elsewhere")
-        sources[name] = dataclasses.replace(open_mocap.PINNED[name], repository=folder.as_uri(), commit=commit)
+        sources[name] = dataclasses.replace(open_mocap.PINNED[name], repository=place.as_uri(), commit=commit)
     return sources
+
+
+@pytest.fixture
+def repositories(tmp_path) -> dict[str, Collection]:
+    return as_repositories(SUBJECTS, tmp_path / "repositories")
 
 
 def test_fetch_brings_the_pinned_recordings_and_nothing_else(repositories, subjects, tmp_path):
