@@ -1,5 +1,7 @@
 """Other layouts and splits of a data set, on a handful of clips whose split is known by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,20 @@ def test_the_last_take_of_each_subject_and_action_is_the_test():
     assert names(split.train) == ["S1/Walk/1/C1", "S1/Sit/1/C1", "S8/Walk/1/C1", "S9/Walk/2/C1"]
     assert names(split.test) == ["S1/Walk/2/C1", "S1/Sit/2/C1", "S1/Sit/2/C2", "S8/Walk/2/C1", "S9/Walk/3/C1"]
     assert split.validation == []
+
+
+def test_unseen_takes_follow_a_layout_and_a_selection_and_leave_with_other_splits():
+    plain = dataset([clip("S1", take="1"), clip("S5")], [clip("S9")], [clip("S8")])
+    data = replace(plain, unseen_takes=[clip("S1", take="2")])
+    assert names(data.clips) == [*names(plain.clips), "S1/Walk/2/C1"]
+    assert data.fingerprint != plain.fingerprint == replace(plain, unseen_takes=[]).fingerprint
+    other = in_layout(data, SKELETONS["humaneva15"])
+    assert other.unseen_takes[0].poses.shape[1] == 15
+    assert names(data.select(subjects=["S1"]).unseen_takes) == ["S1/Walk/2/C1"]
+    assert data.select(subjects=["S5"]).unseen_takes == []
+    assert validating(data).unseen_takes == []
+    assert names(by_takes(data).test).count("S1/Walk/2/C1") == 1
+    assert by_takes(data).unseen_takes == []
 
 
 def test_validation_clips_become_the_test_and_the_test_subjects_are_gone():

@@ -1,5 +1,6 @@
 """Twenty-seven subjects of HDM05 and CMU, split by subject, seen by virtual cameras."""
 
+import functools
 import hashlib
 import itertools
 import re
@@ -57,8 +58,8 @@ class Person:
 # 29 with 49 (14), 27 with 135 (17), 10 with 35 (17) and 17 (18), 07 with 08 (18), 01 with 16 (18).
 #
 # Test: the three test subjects of open-subjects, so that old and new results can be compared; a dancer and a martial
-# artist, while other dancers are trained on; a runner, a walker and a basketball player. Among them are the shortest
-# shanks (hdm_mm) and forearms (cmu_05) of all 27 and the longest upper arms of CMU (cmu_09).
+# artist, while other dancers are trained on; a runner, a walker and a basketball player. Of all 27, they have the
+# shortest shanks (hdm_mm), the shortest forearms (cmu_05) and the longest upper arms (cmu_09).
 #
 # Validation: the validation subject of open-subjects, one with various everyday motions, and one who is hard.
 #
@@ -115,7 +116,7 @@ def _number(take: Take) -> str:
 # --- what they do ----------------------------------------------------------------------------------------------
 
 # CMU's files are numbered. The actions, by subject and trial, follow the descriptions of mocap.cs.cmu.edu (as B. Hahne
-# compiled them in 2008), in a word or two of our own. "Motorcycle" is the title of a posture.
+# compiled them in 2008), in a word or two of our own. "Motorcycle" is the name of a posture.
 CMU_ACTIONS: dict[str, dict[str, Iterable[int]]] = {
     "01": {"Playground": range(1, 15)},
     "02": {
@@ -330,8 +331,11 @@ def _world(file: str, contents: dict[str, str]) -> tuple[Float[np.ndarray, "fram
     asf = re.match(r"(HDM_)?[a-z0-9]+", file)[0] + ".asf"
     if asf not in contents:
         raise DataError(f"{file}: expected its skeleton {asf} beside it, found none")
-    skeleton = asf_amc.read_asf(contents[asf], asf)
+    skeleton = _skeleton(contents[asf], asf)
     return asf_amc.joints(skeleton, asf_amc.read_amc(contents[file], skeleton, file)), 120.0
+
+
+_skeleton = functools.lru_cache(maxsize=1)(asf_amc.read_asf)  # all takes of a subject have the same
 
 
 # --- what the data card says of them ---------------------------------------------------------------------------
