@@ -103,8 +103,15 @@ PINNED = {
         people=("cmu_10", "cmu_12", "cmu_26", "cmu_27", "cmu_32", "cmu_35"),
         repository="https://github.com/franciscovalentecastro/Mocap-Data-Utilities",
         commit="25b6ae2cbfe89949b40a3127b74aee6aa0905dfb",
-        # Those of subjects 02, 05 and 49 serve to compare the readers of the two formats.
-        files=("sample-mocap-data/Walking/BVH/[123]?_*.bvh", "sample-mocap-data/[04]?/[04]?_*.bvh"),
+        files=(
+            *(
+                f"sample-mocap-data/Walking/BVH/{trials}.bvh"
+                for trials in ("10_04", "12_0[123]", "2[67]_01", "32_0[12]")
+            ),
+            *(f"sample-mocap-data/Walking/BVH/35_{trials}.bvh" for trials in ("0[2-9]", "1?", "2[0-689]", "3[0-4]")),
+            # these serve to compare the readers of the two formats
+            *(f"sample-mocap-data/{trials}.bvh" for trials in ("02/02_0[15]", "05/05_01", "49/49_0[18]")),
+        ),
         licence=CMU_LICENCE,
         megabytes=15,
     ),

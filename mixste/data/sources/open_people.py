@@ -116,7 +116,8 @@ def _number(take: Take) -> str:
 # --- what they do ----------------------------------------------------------------------------------------------
 
 # CMU's files are numbered. The actions, by subject and trial, follow the descriptions of mocap.cs.cmu.edu (as B. Hahne
-# compiled them in 2008), in a word or two of our own. "Motorcycle" is the name of a posture.
+# compiled them in 2008), in a word or two of our own. "Motorcycle" is the name of a posture. Other trials are not part
+# of the data set.
 CMU_ACTIONS: dict[str, dict[str, Iterable[int]]] = {
     "01": {"Playground": range(1, 15)},
     "02": {
@@ -162,7 +163,7 @@ CMU_ACTIONS: dict[str, dict[str, Iterable[int]]] = {
         "Basketball signals": [2, 7],
         "Nursery rhyme": [3, 8],
         "Vacation": [4, 5, 9, 11],
-        "Pantomime of animals": range(14, 26),
+        "Pantomime of animals": [*range(14, 18), *range(19, 26)],
     },
     "32": {"Walk": [1, 2]},
     "35": {"Walk": [*range(2, 17), *range(28, 35)], "Run": range(17, 27)},
@@ -264,7 +265,7 @@ def _read(files: Iterator[tuple[str, str]]) -> dict[str, np.ndarray]:
     by_person: dict[str, dict[str, str]] = {}
     for file, text in files:
         person = _person(file)
-        if person and (file.endswith(".bvh") == (person in AS_BVH)):
+        if person and (file.endswith(".bvh") == (person in AS_BVH)) and (file.endswith(".asf") or _action(file)):
             by_person.setdefault(person, {})[file] = text
     takes, counts, hashes = [], {}, {}
     progress = tqdm(desc="HDM05 and CMU", unit="take", total=sum(it.takes for it in PEOPLE.values()), disable=None)
@@ -296,29 +297,27 @@ CMU_FILE = r"(\d+)(?:_(\d+))?\.(?:asf|amc|bvh)"  # subject, trial
 
 
 def _person(file: str) -> str | None:
-    if match := re.match(r"HDM_([a-z]+)[_.]", file):
-        person = f"hdm_{match[1]}"
-    elif match := re.fullmatch(CMU_FILE, file):
-        person = f"cmu_{match[1]}"
-    else:
-        raise DataError(f"{file}: expected a recording of HDM05's cuts or of CMU")
+    """The subject whose skeleton or motion a file holds; None for a file that is no part of the data set."""
+    hdm05, cmu = re.match(r"HDM_([a-z]+)[_.]", file), re.fullmatch(CMU_FILE, file)
+    person = f"hdm_{hdm05[1]}" if hdm05 else f"cmu_{cmu[1]}" if cmu else ""
     return person if person in PEOPLE else None
+
+
+def _action(file: str) -> str | None:
+    """The action in a motion of a subject; None for a trial that is no part of the data set."""
+    if match := re.fullmatch(HDM05_FILE, file):
+        return HDM05_ACTIONS.get(match[3])
+    if match := re.fullmatch(CMU_FILE, file):
+        trials = CMU_ACTIONS[match[1]].items()
+        return next((action for action, numbers in trials if match[2] and int(match[2]) in numbers), None)
+    return None
 
 
 def _takes_of(file: str, contents: dict[str, str]) -> list[Take]:
     """The takes in one file, without jumps; contents: the texts of all files of the subject, by name."""
-    if match := re.fullmatch(HDM05_FILE, file):
-        _, person, label, number = match.groups()
-        subject, action = f"hdm_{person}", HDM05_ACTIONS.get(label)
-    else:
-        person, number = re.fullmatch(CMU_FILE, file).groups()
-        subject = f"cmu_{person}"
-        actions = (name for name, trials in CMU_ACTIONS[person].items() if number and int(number) in trials)
-        action = next(actions, None)
-    if action is None:
-        raise DataError(f"{file}: expected a take of HDM05's cuts or a trial of CMU that open-people has")
+    number = (re.fullmatch(HDM05_FILE, file) or re.fullmatch(CMU_FILE, file)).groups()[-1]
     world, fps = _world(file, contents)
-    return cut(Take(subject, action, number, world), fps, SHORTEST)
+    return cut(Take(_person(file), _action(file), number, world), fps, SHORTEST)
 
 
 def _world(file: str, contents: dict[str, str]) -> tuple[Float[np.ndarray, "frames 17 3"], float]:
