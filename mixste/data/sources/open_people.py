@@ -223,8 +223,11 @@ def _load(root, strict: bool) -> tuple[list[Take], dict[str, tuple[int, str]]]:
         raise DataError(f"open-people: expected all 27 people, found it {' and '.join(missing)}")
     for sentence in missing:
         warnings.warn(f"open-people is {sentence}", stacklevel=3)
-    worlds = np.split(unpacked(stored["roots"], stored["joints"]), np.cumsum(stored["frames"])[:-1])
-    takes = [Take(*names, world) for names, world in zip(stored["labels"].tolist(), worlds, strict=True)]
+    world, ends = unpacked(stored["roots"], stored["joints"]), np.cumsum(stored["frames"]).tolist()
+    takes = [
+        Take(*names, world[start:end])
+        for names, start, end in zip(stored["labels"].tolist(), [0, *ends], ends, strict=False)
+    ]
     return takes, dict(zip(counts, zip(counts.values(), stored["sha256"].tolist(), strict=True), strict=True))
 
 

@@ -193,12 +193,16 @@ def test_other_recordings_are_left_alone(root):
     assert load_people(root).fingerprint == before
 
 
+@lenient
 def test_nothing_there(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"open-people: expected the recordings of HDM05 and CMU, .*data fetch open"):
         load_people(tmp_path / "empty")
     with pytest.raises(DataError, match=r"open-people: expected files such as train/.*, found none"):
         load_people(pack({"notes.txt": "nothing"}, tmp_path / "other.tar.xz"))
+    short = {f"{CMU}/01/01.asf": asf(), f"{CMU}/01/01_02.amc": amc(20)}
+    with pytest.raises(DataError, match="expected at least one clip"):
+        load_people(pack(short, tmp_path / "short.tar.xz"))
 
 
 # --- the cache ---------------------------------------------------------------------------------------------------
