@@ -1,7 +1,6 @@
 """Acclaim motion capture: skeletons (.asf) and their motions (.amc), the format of HDM05 and CMU."""
 
 import math
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -174,9 +173,7 @@ def read_amc(text: str, skeleton: Acclaim, file: str = "amc") -> dict[str, Float
             if len(values[bone]) < frames * width:
                 raise line.error(f"bone {bone!r} before the end of frame {number}")
 
-    start = re.search(r"^[ \t]*\d+[ \t]*$", text, re.MULTILINE)
-    regular = _regular(text[start.start() :].splitlines(), widths) if start else None
-    for line in lines(text[: start.start()] if regular else text, file):
+    for line in lines(text, file):
         first = line.words[0]
         if first in values and len(values[first]) < frames * widths[first]:
             values[first] += line.numbers(widths[first])
@@ -190,7 +187,6 @@ def read_amc(text: str, skeleton: Acclaim, file: str = "amc") -> dict[str, Float
         elif not first.startswith(":"):
             raise line.error("a frame number, or a moving bone of the skeleton that is new to the frame")
     finish_frame()
-    values, frames = regular or (values, frames)
     if not frames:
         raise DataError(f"{file}: expected at least one frame, found none")
 
@@ -199,36 +195,6 @@ def read_amc(text: str, skeleton: Acclaim, file: str = "amc") -> dict[str, Float
         shifts = np.array([channel[0] == "t" for channel in skeleton.bones[bone].channels])
         motion[bone] = np.array(values[bone]).reshape(frames, -1) * np.where(shifts, skeleton.metres, radians)
     return motion
-
-
-def _regular(rows: list[str], widths: dict[str, int]) -> tuple[dict[str, Float[np.ndarray, "values"]], int] | None:
-    """The values of each bone and the number of frames, if every frame has the same lines, as programs write them.
-
-    Several times as fast as line by line. None for any other text, whose faults `read_amc` then names.
-    """
-    period = 1 + len(widths)
-    frames, rest = divmod(len(rows), period)
-    if rest or not rows[0].strip().isascii() or len(rows[0].strip()) > 9:
-        return None
-    first = int(rows[0])
-    if [row.strip() for row in rows[::period]] != list(map(str, range(first, first + frames))):
-        return None
-    values = {}
-    for place in range(1, period):
-        bone, *_ = rows[place].split() or [""]
-        words = " ".join(rows[place::period]).split()
-        if bone not in widths or len(words) != frames * (widths[bone] + 1):
-            return None
-        if words[:: widths[bone] + 1] != [bone] * frames:
-            return None
-        del words[:: widths[bone] + 1]
-        try:
-            values[bone] = np.array(list(map(float, words)))
-        except ValueError:
-            return None
-        if not np.abs(values[bone]).max() <= LARGEST:
-            return None
-    return (values, frames) if values.keys() == widths.keys() else None
 
 
 def joints(

@@ -1,5 +1,4 @@
 import math
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -7,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixste.data import DataError
-from mixste.data.readers import asf_amc
 from mixste.data.readers.asf_amc import INCH, joints, read_amc, read_asf
 
 # Two bones in a row. One unit of length is one metre: 0.0254 m / 0.0254.
@@ -231,37 +229,6 @@ def test_any_damage_to_a_line_is_reported_or_harmless(data):
         return
     assert np.isfinite(places).all()
     assert places.shape[1:] == (4, 3)
-
-
-@given(st.data())
-def test_reading_by_columns_gives_what_reading_by_lines_does(data):
-    rows = AMC.splitlines()
-    if data.draw(st.booleans()):
-        row = data.draw(st.integers(0, len(rows) - 1))
-        words = rows[row].split()
-        words[data.draw(st.integers(0, len(words) - 1))] = data.draw(
-            st.sampled_from(["", "nan", "1e999", "1 2", "#", ":RADIANS", "upper", "root", "1", "2", "0002", "²"])
-        )
-        rows[row] = " ".join(words)
-    text = data.draw(st.sampled_from(["\n", "\r\n", "\n\n"])).join(rows)
-    skeleton, results = read_asf(ASF), []
-    for columns in (asf_amc._regular, lambda rows, widths: None):
-        with mock.patch.object(asf_amc, "_regular", columns):
-            try:
-                results.append({bone: values.tolist() for bone, values in read_amc(text, skeleton).items()})
-            except DataError as error:
-                results.append(str(error))
-    assert results[0] == results[1]
-
-
-def test_a_file_as_programs_write_it_is_read_by_columns():
-    skeleton = read_asf(ASF)
-    rows = AMC[AMC.index("\n1\n") + 1 :].splitlines()
-    values, frames = asf_amc._regular(
-        rows, {bone: len(it.channels) for bone, it in skeleton.bones.items() if it.channels}
-    )
-    assert frames == 2
-    np.testing.assert_array_equal(values["upper"], [0, 0, 0, 0, 0, 90])
 
 
 def test_a_skeleton_of_any_depth():
