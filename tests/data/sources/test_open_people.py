@@ -12,18 +12,17 @@ from test_open_mocap import LIMBS, amc, as_repositories, asf, bone_lengths, coun
 
 from mixste.data import DataError, load
 from mixste.data.sources import open_mocap, open_people
+from mixste.data.sources.open_mocap import PINNED
 from mixste.data.sources.open_people import (
-    CMU_ACTIONS,
     COLLECTIONS,
-    PEOPLE,
-    PINNED,
     STEP,
     card,
     compare_formats,
+    dequantize,
     load_people,
-    packed,
-    unpacked,
+    quantize,
 )
+from mixste.data.sources.people import CMU_ACTIONS, PEOPLE, Person
 from mixste.skeleton import human36m
 
 
@@ -148,7 +147,7 @@ def test_each_missing_repository_is_one_sentence_and_strict_refuses(root):
     )
     assert "cmu_01 (4 of 14 takes), cmu_02 (1 of 10 takes), cmu_03 of https" in sentences[1]
     assert "cmu_06" not in dataset.subjects
-    with pytest.raises(DataError, match=r"^open-people: expected all 27 people, found it without hdm_bd \(2 of 62"):
+    with pytest.raises(DataError, match=r"^open-people: expected all 27 subjects, found it without hdm_bd \(2 of 62"):
         load_people(root, strict=True)
 
 
@@ -159,7 +158,7 @@ def test_strict_accepts_what_is_whole(root, monkeypatch):
         for name, text in files.items()
         if "again" not in text and not name.endswith(".asf") and "sample-mocap-data/02" not in name
     )
-    people = {name: open_people.Person(it.split, counts[name], it.motions) for name, it in PEOPLE.items()}
+    people = {name: Person(it.split, counts[name], it.motions) for name, it in PEOPLE.items()}
     monkeypatch.setattr(open_people, "PEOPLE", people)
     assert load_people(root, strict=True).fingerprint == load_people(root).fingerprint
 
@@ -221,9 +220,9 @@ def test_a_second_load_reads_nothing_and_gives_the_same_numbers(root, tmp_path, 
 
 
 @given(hnp.arrays(np.float32, (3, 17, 3), elements=st.floats(-0.75, 0.75, width=32)), st.floats(-50, 50))
-def test_packing_moves_no_joint_by_more_than_half_a_step(world, far):
+def test_quantization_moves_no_joint_by_more_than_half_a_step(world, far):
     world = world + np.float32(far)
-    again = unpacked(*packed(world))
+    again = dequantize(*quantize(world))
     assert again.dtype == np.float32
     np.testing.assert_allclose(again, world, atol=STEP / 2 + 1e-5)  # 1e-5: single precision at 50 m
     np.testing.assert_array_equal(again[:, human36m.root], world[:, human36m.root])
@@ -233,7 +232,7 @@ def test_a_joint_too_far_from_the_hip():
     world = np.zeros((1, 17, 3), np.float32)
     world[0, 16] = 1.7
     with pytest.raises(DataError, match=r"expected joints within 1\.64 m of the hip, found one beyond"):
-        packed(world)
+        quantize(world)
 
 
 # --- the tables --------------------------------------------------------------------------------------------------
@@ -265,14 +264,14 @@ def test_unseen_takes_are_the_last_of_frequent_actions_of_training_subjects():
     def takes(subject, action, *names):
         return [open_mocap.Take(subject, action, name, np.zeros((1, 17, 3))) for name in names]
 
-    found = open_people.unseen_takes(
+    unseen = open_people.unseen_takes(
         [
             *takes("cmu_14", "Drink", "37", "4", "5", "10-1", "10-2"),
             *takes("cmu_14", "Mop", "13", "15-1", "15-2", "15-3"),  # two takes, one of them in three parts
             *takes("cmu_05", "Dance", "1", "2", "3", "4", "5"),  # a test subject
         ]
     )
-    assert found == {("cmu_14", "Drink", "37")}
+    assert unseen == {("cmu_14", "Drink", "37")}
 
 
 # --- the data card -----------------------------------------------------------------------------------------------
@@ -318,10 +317,10 @@ def test_the_formats_are_compared_where_a_trial_has_both(root):
 def test_fetch_brings_all_six_repositories_and_tells_their_sizes(root, tmp_path, capfd):
     repositories = as_repositories(FILES, tmp_path / "repositories")
     target = open_mocap.fetch(sources=repositories)
-    told = capfd.readouterr().out
-    assert f"{sum(PINNED[name].megabytes for name in FILES)} MB of recordings in all" in told
+    printed = capfd.readouterr().out
+    assert f"{sum(PINNED[name].megabytes for name in FILES)} MB of recordings in all" in printed
     for name, source in repositories.items():
-        assert f"{source.title}: {PINNED[name].megabytes} MB from {source.repository}" in told
+        assert f"{source.title}: {PINNED[name].megabytes} MB from {source.repository}" in printed
     assert load_people().fingerprint == load_people(root).fingerprint
     files = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert {file for file in files if "/.git/" not in file} == {
@@ -372,9 +371,9 @@ def test_all_real_people(open_root, cache, monkeypatch):
     table = card(open_root, strict=True)
     assert table["frames"].sum() == sum(len(take.world) for take in takes)
     assert (table["clips of 243 frames"] == 0).loc[["cmu_07", "cmu_08", "cmu_16", "cmu_35"]].all()
-    kept_back = table["unseen frames"][table["split"] == "train"]
-    assert 0.05 < kept_back.sum() / table["frames"][table["split"] == "train"].sum() < 0.1
-    assert (kept_back > 0).sum() == 10
+    train = table[table["split"] == "train"]
+    assert 0.05 < train["unseen frames"].sum() / train["frames"].sum() < 0.1
+    assert (train["unseen frames"] > 0).sum() == 10
 
 
 @pytest.mark.slow
