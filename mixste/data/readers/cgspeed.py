@@ -28,9 +28,9 @@ def joints(motion: bvh.Motion) -> Float[np.ndarray, "frames 17 3"]:
     """The joints of human36m, metres, in the file's axes (Y up). A T-pose in front of the motion is its first frame.
 
     The conversion left out the thorax, so that neck and shoulders are attached to its lower end. Here the thorax has
-    the offset of the bone below it (Spine1). In the five recordings that are also published as AMC, hips, legs and spine then agree to
-    0.01 mm, and all joints above them differ by one vector in the thorax's axes, 2 to 4 mm long. Raises DataError for
-    another skeleton.
+    the offset of the bone below it (Spine1). In the five recordings that are also published as AMC, hips, legs and
+    spine then agree to 0.01 mm, and all joints above them differ by one vector in the thorax's axes, 2 to 4 mm long.
+    Raises DataError for another skeleton.
     """
     names = MAX if MAX["Spine1"] in motion.joints else {}
     skeleton = dict(motion.joints)
