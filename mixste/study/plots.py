@@ -131,11 +131,16 @@ def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
 
 
 def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
-    """Plot the paired differences of a tidy table with their intervals; one that includes zero is pale."""
-    rows = table[(table["metric"] == metric) & (table["against"] != "") & (table["column"] == "Avg.")]
+    """Plot the paired differences of a tidy table with their intervals; one that includes zero is pale.
+
+    A row without a value keeps its line, and its label says why.
+    """
+    labels, averages = names(table), table[(table["metric"] == metric) & (table["column"] == "Avg.")]
+    rows = averages[(averages["against"] != "") | averages["value"].isna()].drop_duplicates("row")
+    rows = rows[rows["row"].isin(labels)]
     figure, axes = plt.subplots(figsize=(8, 0.6 + 0.42 * len(rows)), layout="constrained")
-    _whiskers(axes, rows.assign(row=rows["row"].map(names(table))))
-    axes.set_xlabel(f"{metric} {label}, {rows['unit'].iloc[0]}")
+    _whiskers(axes, rows.assign(row=rows["row"].map(labels)))
+    axes.set_xlabel(f"{metric} {label}, {averages['unit'].iloc[0]}")
     return figure
 
 

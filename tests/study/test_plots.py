@@ -174,6 +174,14 @@ def test_differences_whose_interval_includes_zero_are_pale():
     assert any(set(drawn.get_xdata()) == {0} for drawn in axes.lines), "zero is marked"
 
 
+def test_differences_name_the_rows_that_were_not_trained():
+    """Also where none is left to compare with: the row that the others are compared with is named then."""
+    table = pd.DataFrame([missing("base", f"{NOT_TRAINED}: 1 of 1 seeds"), line("ours", 40.0)])
+    [axes] = plots.differences(table, "MPJPE", "from base").axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == [f"base\n{NOT_TRAINED}"]
+    assert axes.get_xlabel() == "MPJPE from base, mm"
+
+
 def test_a_difference_without_a_value_keeps_its_line():
     lines = [line("A", 50.0), missing("B", NOT_TRAINED), missing("B", NOT_TRAINED, against="A")]
     lines += [line("C", 50.0), line("C", 3.0, against="A")]
