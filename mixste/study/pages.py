@@ -13,24 +13,24 @@ from mixste.study.records import Record
 from mixste.study.tables import of_notebook
 from mixste.study.tidy import files, read, with_intervals, without_value
 
-# Of a run's environment, what its line in runs.csv tells.
+# The parts of a run's environment that are in runs.csv.
 ENVIRONMENT = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
 
 
 def page(root: Path, but: Collection[Path] = ()) -> str:
-    """results/README.md below a root: the averages of every table there, by profile, beside the paper's numbers.
+    """Write results/README.md below a root: the averages of all tables there, by profile, beside the paper's numbers.
 
-    Also results/<profile>/runs.csv, see `ledger`. but: files to leave out. A file that holds no table of the study is
-    left out too, with a line that says so.
+    Also writes results/<profile>/runs.csv, see `ledger`. but: files to leave out. A file that is not a table of the
+    study is left out too, and a line is printed. Returns the text.
     """
     lines = [
         "# Results",
         "",
-        "Made from the tables in the folders beside it. Each number is an average with its",
-        "95 % bootstrap interval over takes and seeds; differences are paired, take by take and seed by seed. Only",
-        "profile `paper` measures what the paper measures. Elsewhere the column *paper* is there to compare shapes,",
-        "not heights, and each frame counts once, where the authors' protocol counts padding and overlaps too.",
-        "An interval over few seeds, and more so over one, is narrower than what another training would differ by.",
+        "This page is generated from the tables in the folders beside it. Each number is an average with its",
+        "95 % bootstrap interval over takes and seeds. Differences are paired by take and seed. Only",
+        "profile `paper` is comparable with the paper: in the others, compare the pattern of the column *paper*,",
+        "not its level. They count each frame once; the authors' protocol also counts padding and overlaps.",
+        "With few seeds, and even more with one, an interval is too narrow to cover the result of another training.",
     ]
     for name, profile in PROFILES.items():
         tables = {}
@@ -47,14 +47,14 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
             "",
             f"## Profile `{name}`: {profile.title}",
             "",
-            f"Of {len(ledger_lines)} runs: [runs.csv]({name}/runs.csv).",
+            f"From {len(ledger_lines)} runs, listed in [runs.csv]({name}/runs.csv).",
         ]
         lines += [_redrawn(name, list(ledger_lines["run"]))] if root == store.ROOT else []
         if rate := profile.mixste_learning_rate:
-            lines += [f"MixSTE's learning rate is {rate:g} up to d_m = 512 and T = 81, lower for wider tokens and"]
-            lines += [f"longer windows, which collapse at it; its peers' is {profile.recipe().learning_rate:g}."]
+            lines += [f"MixSTE's learning rate is {rate:g} up to d_m = 512 and T = 81, and lower for wider tokens and"]
+            lines += [f"longer windows, which collapse at {rate:g}. The peers' is {profile.recipe().learning_rate:g}."]
         for path, table in tables.items():
-            if path.stem == "01_architecture":  # it repeats Table 1's averages
+            if path.stem == "01_architecture":  # it repeats the averages of Table 1
                 continue
             of_runs = (table["runs"] != "") | without_value(table)
             table = table[(table["column"] == "Avg.") & table["metric"].isin(evaluate.UNITS) & of_runs]
@@ -67,7 +67,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                     markdown(with_intervals(table, notes=False).reset_index()),
                     *[f"\n*{row}*: {note}." for row, note in notes_of(table)],
                 ]
-                # Rows that the table has got since the file was written.
+                # Rows added to the table since the file was written.
                 new = [
                     row.label
                     for row in (planned.rows(profile) if planned else ())
@@ -81,14 +81,14 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
 
 
 def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
-    """The runs that a profile's tables name, each with what it is and where it was made, kept as runs.csv beside them.
+    """The runs in a profile's tables, with settings and environment; also written to runs.csv beside the tables.
 
-    Of a run without a record, the line stays as it was.
+    The line of a run without a record is kept from the previous file.
     """
     path = root / "results" / profile / "runs.csv"
     try:
         old = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("run").T.to_dict()
-    except (OSError, ValueError, KeyError):  # not there, or damaged: written anew from the records
+    except (OSError, ValueError, KeyError):  # missing or damaged: rewritten from the records
         old = {}
     named: dict[str, list[str]] = {}
     for file, content in tables.items():
@@ -118,20 +118,18 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
 
 
 def _redrawn(profile: str, runs: list[str]) -> str:
-    """Whether the published tables of a profile can be drawn again without training."""
+    """A sentence on whether the published tables of a profile can be redrawn without training."""
     lacking = sum(not (records.folder(profile) / f"{run}.json").exists() for run in runs)
     kept = f"Their [records]({profile}/records) redraw tables and figures without training: "
     kept += f"`mixste reproduce --profile {profile} --records`."
-    lost = (
-        f"The records of {lacking} of them were not kept: their tables stay as they are until these are trained again."
-    )
+    lost = f"Records are missing for {lacking} of them: their tables stay as they are until these are trained again."
     return lost if lacking else kept
 
 
 def _line(record: Record) -> dict[str, object]:
-    """What runs.csv tells of a run, but for the notebooks that name it."""
+    """The line of a run in runs.csv, without the notebooks that use it."""
     run, about = record.spec, record.environment
-    options = run.options or [("frames", run.frames)]  # of a reference, which has none of its own
+    options = run.options or [("frames", run.frames)]  # a reference has no options
     return {
         **{name: getattr(run, name) for name in ("model", "frames", "poses", "seed")},
         "options": " ".join(f"{name}={value}" for name, value in options),
@@ -146,7 +144,7 @@ def _shown(value):
 
 
 def notes_of(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """(row, what must be said of it), each once."""
+    """(row, note), each once."""
     notes = table.loc[(table["note"] != "") & (table["against"] == ""), ["row", "note"]]
     return list(dict.fromkeys(notes.itertuples(index=False, name=None)))
 

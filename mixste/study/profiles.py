@@ -1,4 +1,4 @@
-"""The scales of the study: the data, the sizes that stand for the paper's, the length of training and the seeds."""
+"""The profiles of the study: data, sizes that replace the paper's, length of training, and seeds."""
 
 import math
 import os
@@ -14,37 +14,37 @@ PAPER_POSES = 120 * 2 * 1_559_752
 
 @dataclass(frozen=True)
 class Profile:
-    """A scale of the study: the data, the sizes that stand for the paper's, and the length and number of trainings."""
+    """A scale of the study: data, sizes that replace the paper's, and length and number of trainings."""
 
     name: str
-    title: str  # in every table and figure: which data, how long a training, and whether comparable with the paper
+    title: str  # shown in every table and figure: the data, the length of training, whether comparable with the paper
     data: Data  # the main source
-    detectors: tuple[str, str]  # whose keypoints stand for CPN's and HRNet's
-    humaneva: Data  # of Table 4
-    mpi_inf_3dhp: Data  # of Table 3
-    frames: dict[int, int]  # the paper's T: what stands for it here
-    dims: dict[int, int]  # the same of d_m
-    depths: dict[int, int]  # the same of d_l
-    heads: int  # of attention
-    channels: int  # of VideoPose3D
+    detectors: tuple[str, str]  # the detectors that replace CPN and HRNet
+    humaneva: Data  # the data of Table 4
+    mpi_inf_3dhp: Data  # the data of Table 3
+    frames: dict[int, int]  # the paper's T -> the T used here
+    dims: dict[int, int]  # the paper's d_m -> the width used here
+    depths: dict[int, int]  # the paper's d_l -> the depth used here
+    heads: int  # attention heads
+    channels: int  # channels of VideoPose3D's convolutions
     joint_dim: int  # width of a joint where joints are not separated: PoseFormer, and two rows of Table 5
-    poses: int  # length of a training: poses supervised
-    seeds: tuple[int, ...]  # one training each
+    poses: int  # length of a training, in supervised poses
+    seeds: tuple[int, ...]  # each row is trained once with each of them
     recipe_changes: dict[str, object] = field(default_factory=dict)  # settings that differ from the authors' recipe
-    # By network, the share of `poses` and of the batch that it gets, so that its steps are as many: for those that
-    # read T frames for each pose.
+    # For networks that read T frames for each pose: the fraction of `poses` and of the batch that they get. The number
+    # of steps stays the same.
     pose_share: dict[str, float] = field(default_factory=dict)
-    long: tuple[int, ...] = (2,)  # lengths of the long trainings (`limits`), in multiples of `poses`
-    mixste_learning_rate: float | None = None  # where MixSTE does not bear its peers', see `mixste_rate`
-    ablation_frames: int = 243  # which of the paper's T stands for 243 in Tables 5 and 6 and `paper_vs_code`
-    ablation_dim: int = 512  # which d_m stands for 512 in Table 6 and `paper_vs_code`, where all rows are as wide
-    # Subjects that `more_people` trains on, one more at a time, and those that it tests on.
+    long: tuple[int, ...] = (2,)  # lengths of the long trainings of table `limits`, in multiples of `poses`
+    mixste_learning_rate: float | None = None  # if its peers' is too high, see `mixste_rate`
+    ablation_frames: int = 243  # the paper's T that replaces 243 in Tables 5 and 6 and `paper_vs_code`
+    ablation_dim: int = 512  # the d_m that replaces 512 in Table 6 and `paper_vs_code`, for all rows alike
+    # Table `more_people`: subjects to train on, one more at a time, and subjects to test on.
     people: tuple[tuple[str, ...], tuple[str, ...]] = (("S1", "S5", "S6", "S7", "S8"), ("S9", "S11"))
-    # Of the tables, see `mixste.evaluate.evaluate`. The authors' counts the padding of a short clip too, and so more
-    # of a long window's than of a short one's.
+    # The protocol of the tables, see `mixste.evaluate.evaluate`. "authors" also counts the padding of short clips, of
+    # which long windows have more than short ones.
     protocol: str = "exact"
     comparable: bool = False  # whether the paper's numbers measure the same thing
-    gpu: bool = True  # whether a training is worth one
+    gpu: bool = True  # whether its trainings need a GPU
 
     @property
     def detected(self) -> Data:
@@ -57,9 +57,9 @@ class Profile:
     def mixste(
         self, frames=243, keypoints=None, *, dim=512, depth=8, data=None, recipe=None, options=None, rate=None
     ) -> tuple[Run, ...]:
-        """MixSTE's runs, one a seed. frames, dim and depth are the paper's figures; options are the network's own.
+        """MixSTE's runs, one per seed. frames, dim and depth are the paper's sizes; options are other options.
 
-        rate: the learning rate, where it is not to be the profile's.
+        rate: the learning rate, if it is not the profile's.
         """
         options = {"dim": self.dims[dim], "depth": self.depths[depth], "heads": self.heads} | (options or {})
         recipe = recipe or self.recipe()
@@ -78,7 +78,7 @@ class Profile:
         return self.seeded(model, frames, options, recipe, keypoints, data, start, round(self.poses * share))
 
     def seeded(self, model, frames, options, recipe, keypoints, data, start=None, poses=None) -> tuple[Run, ...]:
-        """A run for each seed. start: of each, the run that it is fine-tuned from."""
+        """One run per seed. start: for each of them, the run that it is fine-tuned from."""
         data = data or (replace(self.data, keypoints=keypoints) if keypoints else self.detected)
         options = tuple(sorted(options.items()))
         return tuple(
@@ -87,7 +87,7 @@ class Profile:
         )
 
     def pose_note(self, model: str) -> str:
-        """What a row must say of a network that learns from fewer poses than the others; empty for those."""
+        """The note on a row whose network is trained on fewer poses than the others; empty for the others."""
         share = self.pose_share.get(model, 1)
         few = f"{self.poses * share:,.0f} poses of training to the others' {self.poses:,}, in as many steps"
         return "" if share == 1 else f"{few}: for each pose it reads all T frames"
@@ -97,11 +97,11 @@ class Profile:
         return tuple(replace(run, test_curve=True) for run in self.mixste())
 
     def ablated(self, dim=512) -> tuple[Run, ...]:
-        """The row of Table 5 or 6 from which nothing is taken away: `full`, or smaller where these are."""
+        """The complete model of Table 5 or 6: `full`, or a smaller one if these tables use smaller sizes."""
         return self.mixste(self.ablation_frames, dim=dim) if self.size_note(dim) else self.full()
 
     def size_note(self, dim=512) -> str:
-        """What a row must say of sizes that stand for T = 243 and d_m = 512; empty for those."""
+        """The note on a row with smaller sizes than T = 243 and d_m = 512; empty for a row with these sizes."""
         sizes = {"T": (self.frames, self.ablation_frames, 243), "d_m": (self.dims, dim, 512)}
         smaller = [
             f"{name} = {sizes_here[used]} instead of {sizes_here[paper]}"
@@ -112,10 +112,10 @@ class Profile:
 
 
 def mixste_rate(rate: float, width: int, frames: int) -> float:
-    """The learning rate of MixSTE for tokens of this width and windows of T = `frames`, from that at 512 and 81.
+    """MixSTE's learning rate for tokens of this width and windows of T = `frames`, from the rate at 512 and 81.
 
-    It falls with the width beyond 512, and with the square root of T beyond 81: a batch has fewer windows of more
-    frames. What it must avoid is a training that collapses to one pose for every frame. In results/bench/collapse.csv
+    It is divided by width / 512 for wider tokens, and by √(T / 81) for longer windows, of which a batch has fewer. At a
+    higher rate, trainings collapse: they end with one pose for every frame. In results/bench/collapse.csv
     (6 M poses, 512 wide, AdamW as here, plain gradient), T = 81 is sound at 2.5e-4, collapses at 5e-4 with one seed of
     two, and collapses at 1e-3; T = 243 is sound at 1e-4 and collapses at 2.5e-4. These runs give the direction; the
     exponents are a choice and were not fitted.
@@ -135,7 +135,7 @@ def _smoke(
     people=Profile.people,
     **recipe_changes,
 ) -> Profile:
-    """The study small enough for two CPU cores: T / 9, d_m / 16, depth 3 for 8."""
+    """A profile for two CPU cores: T / 9, d_m / 16, depth 3 instead of 8."""
     return Profile(
         name=name,
         title=title,
@@ -181,7 +181,7 @@ _OPEN_HUMANEVA = Data(
     actions=("Sneak", "Jog in circle"),
 )
 
-# From both recordings alternately; the last is the source's validation subject.
+# From both collections alternately; the last one is the source's validation subject.
 _OPEN_PEOPLE = (("hdm_bk", "cmu_02", "hdm_dg", "cmu_01", "hdm_bd"), ("hdm_mm", "hdm_tr", "cmu_03"))
 
 PROFILES = {
@@ -213,8 +213,8 @@ PROFILES = {
         **_PUBLISHED_SIZES,
         poses=3_000_000,
         seeds=(0, 1, 2),
-        # Chosen on the validation subject. The scaled gradient and stochastic depth each keep a training as short as
-        # this one on the plateau of flat poses.
+        # Chosen on the validation subject. With the scaled gradient, or with stochastic depth, a training as short as
+        # this one stays at the level of a constant pose.
         recipe_changes={
             "learning_rate": 1e-3,
             "schedule": "cosine",
@@ -225,8 +225,8 @@ PROFILES = {
         },
         pose_share={"poseformer": 1 / 32},
         long=(8, 32),
-        # At 1e-3 seven trainings of eight collapsed at 512 wide, and one of three at 256; at 5e-4 three of six with
-        # T = 243, and one of nine with T = 81. With clipped gradients as many did.
+        # At 1e-3, seven of eight trainings collapsed with d_m = 512, and one of three with 256. At 5e-4, three of six
+        # collapsed with T = 243, and one of nine with T = 81. Clipping gradients did not change this.
         mixste_learning_rate=5e-4,
         ablation_frames=81,  # half of the clips are shorter than 97 frames
         ablation_dim=256,
@@ -258,8 +258,8 @@ PROFILES = {
 }
 
 
-# All subjects share one skeleton, so that no body needs resizing; clips are as long as T = 243. HumanEva's stand-in is
-# that of `open`.
+# All subjects share one skeleton, so bodies are not resized. Clips have at least 243 frames. The stand-in for HumanEva
+# is the same as in `open`.
 PROFILES["open-styles"] = replace(
     PROFILES["open"],
     name="open-styles",
@@ -273,10 +273,9 @@ PROFILES["open-styles"] = replace(
 
 
 def profile_of(name: str) -> Profile:
-    """The profile of this name; ValueError lists those there are.
+    """The profile of this name. ValueError for an unknown name lists all names.
 
-    The environment variable MIXSTE_POSES cuts its trainings short, to try out whether data and machine hold; the title
-    says so.
+    The environment variable MIXSTE_POSES shortens the trainings, to test data and machine; the title then says so.
     """
     if name not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, found {name!r}")

@@ -15,12 +15,12 @@ from mixste.study.profiles import Profile
 from mixste.study.records import Record
 from mixste.study.tables import CONSTANT, REGRESSION, Row, Table, runs_of
 
-DIVERGED, SEEDS_DIVERGE = 1.5, "seeds diverge"  # the error of one is more than so many times that of another
+DIVERGED, SEEDS_DIVERGE = 1.5, "seeds diverge"  # if the error of one is more than 1.5 times that of another
 AT_LEVEL = "at the level of a constant pose"  # by `mixste.networks.references.at_constant_level`
 
 
 def _compared(rows: list[Row]) -> list[Row]:
-    """The rows, each with the one it is compared with if that is among them. ValueError if it is named by its label."""
+    """The rows, `against` only where that row is among them. ValueError if it is a label instead of a key."""
     keys, of_label = {row.key for row in rows}, {row.label: row.key for row in rows}
     for row in rows:
         if row.against not in keys and row.against in of_label:
@@ -42,16 +42,16 @@ def measure(
     clip_errors: dict[str, pd.DataFrame] | None = None,
     partial: bool = False,
 ) -> pd.DataFrame:
-    """The tidy table of its rows, in its metrics, by column and on average ("Avg.", the mean of the columns).
+    """The tidy table of a table's rows: its metrics, by column and on average ("Avg.", the mean over columns).
 
-    It is made of records (`mixste.study.records.find`); nothing is trained. rows: others than the table's own, such as
-    some of them or a user's. clip_errors: by key, the errors by clip (`mixste.evaluate.evaluate`, with a column seed)
-    of rows that are not measured by their runs. partial: whether runs without a record may be missing, which the notes
-    of their rows then say; otherwise they are a RunError. Trainings that failed are left out, as notes say too. Where
-    the constant pose is among the rows, notes say which networks are at its level. Differences are between the seeds
-    that both rows have, and count takes by the row's own frames; a row whose `against` is not among the rows gets none.
-    RunError too if the runs of a row, or of two that are compared, were tested on different takes. ValueError if two
-    rows have the same key or label, or `against` is a label.
+    It is computed from records (`mixste.study.records.find`); nothing is trained. rows: used instead of the table's
+    own, such as some of them or a user's. clip_errors: by key of a row, its errors by clip
+    (`mixste.evaluate.evaluate`, with a column seed), used instead of those of its runs. partial: allow runs without a
+    record, which the note of their row then mentions. Failed trainings are left out, which the note mentions too. If
+    the constant pose is among the rows, notes say which networks are at its level. Differences are over the seeds that
+    both rows have, with takes weighted by the frames of the row; a row whose `against` is not among the rows has none.
+    RunError if a run has no record and not `partial`, or if the runs of a row, or of two that are compared, were tested
+    on different takes. ValueError if two rows have the same key or label, or `against` is a label.
     """
     rows = _compared(table.rows(profile) if rows is None else rows)
     protocol = table.protocol or profile.protocol
@@ -114,7 +114,7 @@ def measure(
 
 
 def sound(row: Row) -> Row:
-    """The row without the runs whose training failed, for what needs its networks. NotHere if another is missing."""
+    """The row without failed runs, for code that needs its networks. NotHere if another run is missing."""
     runs = []
     for run in row.runs:
         with contextlib.suppress(store.FailedRun):
@@ -124,7 +124,7 @@ def sound(row: Row) -> Row:
 
 
 def _absent(row: Row, of_row: list[Record]) -> str:
-    """What must be said of a row some of whose runs have no record, or failed."""
+    """The note on a row with runs that failed or have no record."""
     failed = [f"run {record.id} failed: {record.failed}" for record in of_row if record.failed]
     missing = len(row.runs) - len(of_row)
     return _notes(
@@ -134,13 +134,13 @@ def _absent(row: Row, of_row: list[Record]) -> str:
 
 
 def _errors(sound: list[Record], protocol: str) -> pd.DataFrame:
-    """Errors of a row's runs, one line a seed, take and metric."""
+    """Errors of a row's runs: one line per seed, take and metric."""
     table = pd.concat([record.takes.assign(seed=record.spec.seed) for record in sound])
     return table[table["protocol"] == protocol]
 
 
 def _diverged(clips: pd.DataFrame) -> str:
-    """What must be said of a row whose seeds end at errors so far from each other that their mean tells nothing."""
+    """The note on a row whose seeds diverge: their errors differ so much that their mean says nothing."""
     clips = clips[clips["metric"] == "MPJPE"]
     sums = clips.assign(total=clips["value"] * clips["frames"]).groupby("seed")[["total", "frames"]].sum()
     errors = sums["total"] / sums["frames"]
@@ -156,7 +156,7 @@ def _ends(takes: pd.DataFrame) -> pd.Series:
 
 
 def _at_level(key: str, ends: dict[str, pd.Series]) -> str:
-    """What must be said of a row whose networks, or some of them, are no better than the constant pose's row."""
+    """The note on a row with networks that are no better than the constant pose."""
     if CONSTANT not in ends or key in (CONSTANT, REGRESSION):
         return ""
     constant = ends[CONSTANT].iloc[0]
@@ -166,7 +166,7 @@ def _at_level(key: str, ends: dict[str, pd.Series]) -> str:
 
 
 def _without_value(row: Row, metrics: tuple[str, ...], ids: str) -> list[dict]:
-    """The lines of a row of which no training came to its end, or none has a record."""
+    """The lines of a row whose trainings all failed or have no record."""
     none = {"value": np.nan, "low": np.nan, "high": np.nan, "seeds": 0, "seed_spread": np.nan}
     return [
         _about(row, "Avg.", metric, "", ids) | none | {"printed": _printed(row, metric, "Avg.")} for metric in metrics
@@ -174,7 +174,7 @@ def _without_value(row: Row, metrics: tuple[str, ...], ids: str) -> list[dict]:
 
 
 def _takes(clips: pd.DataFrame, metric: str, column: pd.Series) -> pd.DataFrame:
-    """Of one metric: rows (column, subject, take), a value for each seed, and the frames of the take."""
+    """One metric by (column, subject, take): a value per seed, and the number of frames of the take."""
     clips = clips.assign(column=column, total=clips["value"] * clips["frames"])
     clips = clips[clips["metric"] == metric]
     sums = clips.groupby(["column", "subject", "action", "take", "seed"], sort=False)[["total", "frames"]].sum()
@@ -229,9 +229,9 @@ def _printed(row: Row, metric: str, column: str) -> float:
 
 
 def ready(rows: Iterable[Row], profile: Profile, train: bool | None = None) -> str:
-    """Train the runs of these rows that the store lacks, if asked to; says in one line how many have records.
+    """Train the runs of these rows that the store lacks, if `train`. Returns one line: how many runs have records.
 
-    train: by default in profiles that need no GPU.
+    train: by default True in profiles that need no GPU.
     """
     wanted = runs_of(rows)
     failed = trainer.make_all(wanted, title="training") if trains(profile, train) else ""
@@ -239,5 +239,5 @@ def ready(rows: Iterable[Row], profile: Profile, train: bool | None = None) -> s
 
 
 def trains(profile: Profile, train: bool | None) -> bool:
-    """Whether a notebook trains what it lacks: as asked for, or else in profiles that need no GPU."""
+    """Whether a notebook trains missing runs: `train`, or if that is None, in profiles that need no GPU."""
     return not profile.gpu if train is None else train

@@ -1,6 +1,6 @@
-"""The tables of the study, as data: which runs stand behind each row, and what the paper prints for it.
+"""The tables of the study, as data: the runs of each row, and the numbers that the paper prints for it.
 
-All that the plan, the pages, the command line, the README and the notebooks know of a table is its entry in `TABLES`.
+The pages, the command line, the README and the notebooks read everything about a table from its entry in `TABLES`.
 To add one, write a function that gives its rows at a scale (`mixste.study.profiles`), an entry, and a notebook.
 """
 
@@ -22,11 +22,11 @@ from mixste.train import AUTHORS, PAPER
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: its key, by which it is looked up, the runs behind it (one a seed), and its label.
+    """One row of a table: its key, by which it is looked up, its runs (one per seed), and its label.
 
-    label: what readers see, by default the key. short: the label without what the table's title says already, by
-    default the label. printed: of `published`, the rows that belong to it; None where the paper has none. against: key
-    of the row it is compared with, clip by clip. note: what stands for what.
+    label: the name shown to readers, by default the key. short: the label without what the table's title already says,
+    by default the label. printed: the matching rows of `published`; None if the paper has none. against: the key of the
+    row that it is compared with, paired by take. note: remarks, such as smaller sizes that replace the paper's.
     """
 
     key: str
@@ -43,14 +43,14 @@ class Row:
 
     @property
     def trained(self) -> bool:
-        """Whether networks that are trained stand behind it, and not one of `references`."""
+        """Whether its networks are trained; False for the rows of `references`."""
         return any(run.poses for run in self.runs)
 
     def variant(self, key: str, *, recipe: dict | None = None, options: dict | None = None, **fields) -> "Row":
         """A row to compare with this one: the same runs with other settings.
 
-        recipe, options: the settings of the training and of the network to change; fields: of the run itself, such as
-        poses, frames or data. TypeError for a field that there is not.
+        recipe, options: settings of the training and of the network to change; fields: settings of the run itself, such
+        as poses, frames or data. TypeError for an unknown one.
         """
         runs = tuple(
             replace(
@@ -69,7 +69,7 @@ def by_action(clips: pd.DataFrame, profile: Profile) -> pd.Series:
 
 
 def all_frames(clips: pd.DataFrame, profile: Profile) -> pd.Series:
-    """All actions in one column: averages over frames alone, as MPI-INF-3DHP has it."""
+    """All actions in one column: averages are over all frames alike, as in MPI-INF-3DHP's evaluation."""
     return pd.Series("all", index=clips.index)
 
 
@@ -93,11 +93,11 @@ def by_action_and_subject(clips: pd.DataFrame, profile: Profile) -> pd.Series:
 class Table:
     """A table of the study.
 
-    key: its name in `TABLES` and on the command line. number: the paper's, or that of its notebook where the paper has
-    no such table; the column `table` of its CSV. notebook: the one that makes it, which also names the CSV. title: what
-    it shows, in a few words. rows: of a profile, each with a key and a label of its own. metrics: those shown. column:
-    of each clip the name of the column it is averaged in. averages_only: whether nothing but the mean of these columns
-    is shown. protocol: see `mixste.evaluate.evaluate`; the profile's where it is empty.
+    key: its name in `TABLES` and on the command line. number: the paper's, or that of its notebook if the paper has
+    no such table; the column `table` of its CSV. notebook: the name of its notebook, and of its CSV. title: what it
+    shows, in a few words. rows: the rows in a profile, with unique keys and labels. metrics: the metrics shown. column:
+    for each clip, the name of the column in which it is averaged. averages_only: show only the mean over the columns.
+    protocol: see `mixste.evaluate.evaluate`; empty for the profile's.
     """
 
     key: str
@@ -111,7 +111,7 @@ class Table:
     protocol: str = ""
 
     def row(self, profile: Profile, key: str) -> Row:
-        """The row of this key; KeyError lists those there are."""
+        """The row with this key. KeyError for an unknown key lists all keys."""
         rows = {row.key: row for row in self.rows(profile)}
         if key not in rows:
             raise KeyError(f"{self.key} has the rows {', '.join(rows)}, found {key!r}")
@@ -122,7 +122,7 @@ CONSTANT, REGRESSION = "constant pose", "linear regression, single frames"  # ke
 
 
 def references(data: Data, note: str = "") -> list[Row]:
-    """What every table of errors ends with: what can be had without a network, from data of one of its rows."""
+    """The last rows of every table of errors: a constant pose and a linear regression, fitted to `data`."""
     constant, regression = (Run(data, 1, 0, 0, network.name) for network in (ConstantPose, FrameRegression))
     return [Row(CONSTANT, (constant,)), Row(REGRESSION, (regression,), note=note)]
 
@@ -196,8 +196,8 @@ def table3(p: Profile) -> list[Row]:
 def table4(p: Profile) -> list[Row]:
     """Trained from scratch, with windows at every frame, and fine-tuned from the main source.
 
-    The peers' pretraining uses the 15 joints from the start; MixSTE's is the study's full model, moved to 15 joints and
-    another T by `mixste.checkpoints.transfer`.
+    The peers are pretrained with 15 joints. MixSTE's pretrained network is the study's full model, transferred to 15
+    joints and another T by `mixste.checkpoints.transfer`.
     """
     fifteen = replace(p.detected, skeleton="humaneva15")
     rows = []
@@ -229,8 +229,7 @@ def _not_separated(p: Profile) -> dict[str, int | bool]:
 
 
 def table5(p: Profile) -> list[Row]:
-    """Without joint separation a joint is joint_dim wide, as in PoseFormer (a temporal token joints times that); with
-    it, dim."""
+    """A joint's token is joint_dim wide without joint separation, as in PoseFormer, and dim wide with it."""
     plain, narrow = p.recipe(loss=(("mpjpe", 1.0),)), _not_separated(p)
     sequential = p.mixste(p.ablation_frames, recipe=plain, options=narrow | {"alternating": False})
     alternating = p.mixste(p.ablation_frames, recipe=plain, options=narrow)
@@ -248,7 +247,7 @@ def table5(p: Profile) -> list[Row]:
 
 
 def table6(p: Profile) -> list[Row]:
-    """A row is known by the terms of its loss, as "wmpjpe+tc"."""
+    """Keys are the terms of the loss, as "wmpjpe+tc"."""
     dim, rows = p.ablation_dim, []
     for label, terms in TABLE_6.items():
         recipe = p.recipe(loss=tuple(terms.items()))
@@ -261,7 +260,7 @@ def table6(p: Profile) -> list[Row]:
 
 
 def table7(p: Profile) -> list[Row]:
-    """A row is known by the paper's sizes, as "8-512-243": depth, dim, T."""
+    """Keys are the paper's sizes, as "8-512-243": depth, dim, T."""
     rows = []
     for (depth, dim, frames), printed in published(7).groupby(["depth", "dim", "frames"], sort=False):
         full = (depth, dim, frames) == (8, 512, 243)
@@ -271,8 +270,8 @@ def table7(p: Profile) -> list[Row]:
 
 
 def paper_vs_code(p: Profile) -> list[Row]:
-    """One difference between the paper's text and the authors' code at a time, then all of them."""
-    # The authors' settings that are measured here, also where a profile changes them.
+    """The authors' recipe with one setting of the paper's text at a time, then with all of them."""
+    # Settings that a profile may change, but that are the authors' in the base row of this table.
     authors = {name: getattr(AUTHORS, name) for name in ("scaled_gradient", "drop_path", "random_starts")}
     half = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 1.0))
     switches = [
@@ -303,12 +302,12 @@ def paper_vs_code(p: Profile) -> list[Row]:
 
 
 def limits(p: Profile) -> list[Row]:
-    """What augmentation and length of training are worth, from exact keypoints, on validation subjects.
+    """The effect of augmentation and of the length of training, from exact keypoints, on validation subjects.
 
-    One seed, first of the profile's. The long trainings keep a learning curve; two other networks, trained as long on
-    the same data, say whether the order of the methods is one of length. "all-8x" is the training with all
-    augmentations, 8 times as long. MixSTE's learning rate is that of its peers, which none of these narrow networks
-    collapsed at from exact keypoints; the baseline's is Table 5's.
+    One seed, the first of the profile. The long trainings keep a learning curve. Two other networks, trained for as
+    long on the same data, show whether the order of the methods depends on the length. "all-8x" is the training with
+    all augmentations, 8 times as long. MixSTE has the learning rate of its peers, at which none of these narrow
+    networks collapsed with exact keypoints; the baseline has Table 5's.
     """
     data, names = replace(p.data, keypoints="gt", split="validation"), ("random_starts", "body_shapes", "new_cameras")
     choices = [
@@ -329,7 +328,7 @@ def limits(p: Profile) -> list[Row]:
 
     recipe = p.recipe(loss=(("mpjpe", 1.0),), **dict.fromkeys(names, True))
     baseline = p.mixste(81, data=data, recipe=recipe, options={**_not_separated(p), "alternating": False})
-    videopose3d = tuple(  # reads a window around every frame: nothing to start at random
+    videopose3d = tuple(  # reads a window around every frame, so random_starts does not apply
         replace(run, recipe=replace(run.recipe, **dict.fromkeys(names[1:], True)))
         for run in p.peer("videopose3d", 81, data=data)
     )
@@ -348,11 +347,11 @@ def limits(p: Profile) -> list[Row]:
 
 
 def more_people(p: Profile) -> list[Row]:
-    """How the error on unseen subjects falls with the number of subjects trained on: the first of the long trainings of
-    `limits` with all augmentations, on two subjects and then one more at a time.
+    """The error on unseen subjects by the number of training subjects.
 
-    Of the last row, which has the key "all", there are three seeds, whose poses the notebook also averages; of the
-    others, as "2", one.
+    The training is the first long one of `limits` with all augmentations, on two subjects and then one more at a time.
+    The keys are the number of subjects, as "2", with one seed; that of the last row is "all", with three seeds, whose
+    poses the notebook also averages.
     """
     trained, tested = p.people
     ours = TABLES["limits"].row(p, f"all-{p.long[0]}x").runs[0]
@@ -400,7 +399,7 @@ TABLES: dict[str, Table] = {
 
 
 def named(names: Iterable[str]) -> list[Table]:
-    """The tables of these keys or numbers, as "table5" or "5"; ValueError lists those there are."""
+    """The tables of these keys or numbers, as "table5" or "5"; ValueError for an unknown one lists all."""
     by_name = {name: table for table in TABLES.values() for name in (table.key, table.number)}
     if unknown := [name for name in names if name not in by_name]:
         tables = ", ".join(f"{table.number} ({table.key})" for table in TABLES.values())
@@ -409,12 +408,12 @@ def named(names: Iterable[str]) -> list[Table]:
 
 
 def of_notebook(stem: str) -> Table | None:
-    """The table that this notebook makes, if it makes one."""
+    """The table of this notebook, or None."""
     return next((table for table in TABLES.values() if table.notebook == stem), None)
 
 
 def lacking_data(profile: Profile, root=None) -> dict[str, list[str]]:
-    """For each table by key, the files of licensed data that its runs would not find; none where it can be made.
+    """For each table, by key, the missing files of licensed data; empty if it can be made.
 
     root: where the data are, see `mixste.data.load`.
     """

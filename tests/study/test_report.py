@@ -279,7 +279,7 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
 
 
 def test_the_page_says_what_is_missing(tmp_path, monkeypatch, capsys):
-    """A row without runs, and records that were not kept."""
+    """A row without runs, and runs without records."""
     monkeypatch.setattr(store, "ROOT", tmp_path)
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
@@ -292,7 +292,7 @@ def test_the_page_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert "| missing | MPJPE | not trained here |" in page
     assert "*missing*: not trained here: 2 of 2 seeds." in page
     assert "counted" not in page, "of no run"
-    assert "The records of 1 of them were not kept" in page
+    assert "Records are missing for 1 of them" in page
     assert "records" not in pages.page(tmp_path / "elsewhere")
     (records.folder("smoke") / f"{'a' * 12}.json").parent.mkdir(parents=True)
     (records.folder("smoke") / f"{'a' * 12}.json").write_text("")
