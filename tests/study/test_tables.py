@@ -7,6 +7,8 @@ from mixste.study.profiles import PROFILES
 from mixste.study.published import published
 from mixste.study.tables import CONSTANT, REGRESSION, TABLES, distinct, named
 
+# Tables by number, for `test_distinct_runs`.
+COUNTED = ("1", "2", "3", "4", "5", "6", "7", "13", "17", "18")
 SMOKE, OPEN = PROFILES["smoke"], PROFILES["open"]
 
 
@@ -22,9 +24,10 @@ def test_distinct_runs(name):
     base of 13, unless the profile takes a smaller one apart in 6 (two more), or departs from what 13 measures. Ten in
     notebook 17, of one seed, and one more where there is a longer length. In notebook 18 two, three and four people and
     three times five; three times the only one of open-styles. Two references each on the data of Tables 1, 2, 3 and 4
-    and of notebooks 17 and 18."""
+    and of notebooks 17 and 18. A row more in one of these tables is counted here."""
     profile = PROFILES[name]
-    runs, own = distinct(profile), 3 if name.startswith("open") and profile.gpu else 0
+    runs = distinct(profile, [table.key for table in named(COUNTED)])
+    own = 3 if name.startswith("open") and profile.gpu else 0
     people = 3 if name == "open-styles" else 6
     assert (
         len(runs)
@@ -133,5 +136,5 @@ def test_more_people_are_tested_on_the_sources_own_strangers(name):
 
 def test_tables_are_named_by_number_or_key():
     assert [table.key for table in named(["5", "table2", "limits", "table5"])] == ["table5", "table2", "limits"]
-    with pytest.raises(ValueError, match=r"table must be among 1 \(table1\), .* 18 \(more_people\), found 8, table9"):
+    with pytest.raises(ValueError, match=r"table must be among 1 \(table1\), .* 18 \(more_people\).*, found 8, table9"):
         named(["8", "1", "table9"])
