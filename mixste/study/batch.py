@@ -1,8 +1,8 @@
 """The study as a batch of jobs that Snakemake runs, on this machine or through SLURM (workflow/Snakefile).
 
-What is left to do is read from the store alone, anew at each call: a job is a run that is not whole, or a notebook that
-is not up to date. Snakemake orders the jobs, starts them and continues when one fails. Each job is a command of
-`mixste`, which finishes what is half-made and does nothing where another process has been faster.
+The list of jobs is computed from the store at each call: a job is a run that is incomplete, or a notebook that is out
+of date. Snakemake orders the jobs, starts them and continues when one fails. Each job is a command of
+`mixste`, which resumes interrupted work, and does nothing if another process has done it.
 """
 
 import importlib.util
@@ -36,7 +36,7 @@ SLOW_NOTEBOOKS = {"00": 18, "01": 20, "11": 10, "13": 17, "15": 23, "17": 31, "1
 
 @dataclass(frozen=True)
 class Batch:
-    """What a call would do.
+    """The plan of a batch.
 
     chosen: the notebooks that can be made. lacking: those whose data are missing, and which. runs: all that the
     notebooks need, by id. labels: the first table row of each run. missing: ids of the runs to train, each after the
@@ -82,13 +82,13 @@ class Batch:
 
 
 def plan(profile: str, chosen: list[Path]) -> Batch:
-    """What it takes to bring these notebooks, and the runs they read, up to date."""
+    """The jobs that bring these notebooks, and the runs that they read, up to date."""
     scale = profile_of(profile)
     lacking = notebooks.lacking_data(scale, chosen)
     chosen = [path for path in chosen if path not in lacking]
     tables = notebooks.tables_read(chosen)
     runs = {run.id: run for run in distinct(scale, tables)}
-    missing = [run.id for run in trainer.lacking(runs.values())]  # what failed is not tried again unasked
+    missing = [run.id for run in trainer.lacking(runs.values())]  # failed runs are not tried again
     finished = [name for name, run in runs.items() if name not in missing and not store.failure(run)]
     estimated = costs.estimate(scale, runs, finished)
     stale = [path for path in chosen if not notebooks.fresh(path, profile)]
@@ -120,7 +120,7 @@ def _labels(profile: Profile, tables: tuple[str, ...]) -> dict[str, str]:
 
 
 def place(name: str) -> Path:
-    """The profile of Snakemake's of this name; ValueError lists those there are, ImportError says what to install."""
+    """The Snakemake profile with this name. ValueError lists all names, ImportError says what to install."""
     places = {path.parent.name: path for path in sorted((WORKFLOW / "profiles").glob("*/config.yaml"))}
     if name not in places:
         raise ValueError(f"--on must be one of {', '.join(places)}, found {name!r}")
@@ -189,7 +189,7 @@ def write(batch: Batch, gpu: bool) -> Path:
 
 
 def call(command: list, folder: Path) -> None:
-    """Run Snakemake to its end; Ctrl-C is its own to handle, which ends the jobs it started."""
+    """Run Snakemake to its end. It handles Ctrl-C itself, and ends its jobs."""
     path = os.pathsep.join(filter(None, [str(WORKFLOW / "progress"), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path, "MIXSTE_BATCH": str(folder)})
     try:

@@ -1,6 +1,6 @@
-"""Carrying runs between machines: what was packed arrives whole, or is refused.
+"""Copy runs between machines: a bundle arrives complete, or is refused.
 
-A bundle is a folder: bundle.json, and piece-0001, piece-0002, … of at most 16 MiB, which one after another are the
+A bundle is a folder with bundle.json and piece-0001, piece-0002, … of at most 16 MiB. The pieces, concatenated, are the
 bytes of the files that bundle.json lists with their sizes and hashes.
 """
 
@@ -218,7 +218,7 @@ def _networks(run: Run) -> list[torch.nn.Module]:
 
 
 def _enter(arrived: Path) -> bool:
-    """Give a run its place in the store; False if the one in the store stays."""
+    """Move a run into the store; False if the run that is already there is kept."""
     place = store.store() / arrived.stem
     part = place.with_suffix(".part")
     try:
@@ -265,7 +265,7 @@ def _weights(folder: Path) -> set[str]:
 
 
 class _Busy(Exception):
-    """Another process makes the run."""
+    """Another process is making the run."""
 
 
 def _busy(line: str) -> None:

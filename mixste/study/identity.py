@@ -1,4 +1,4 @@
-"""What names a run: the settings that are not at their first default, and the code that its training goes through.
+"""The identity of a run: settings that differ from their first default, and the code that its training executes.
 
 Code counts by definition, not by file. From what a training calls (`train`, its network, its loss terms) the syntax
 trees are followed to every function, class and constant that they refer to within this package, or, for a network or a
@@ -28,24 +28,24 @@ from mixste.io.install import PACKAGE
 
 # Not followed, though trainings refer to them.
 LEFT_OUT = {
-    # It computes what `model` does up to rounding, which tests hold it to, and which another GPU or another PyTorch
-    # changes too: a faster kernel leaves GPU days of runs what they are.
+    # It computes the same as `model` up to rounding, as tests check; another GPU or version of PyTorch changes rounding
+    # too. So a faster kernel does not make runs that took GPU days obsolete.
     "mixste.accel",
-    # It computes nothing: files are read and written, and tests hold that they come back as they were.
+    # It reads and writes files, which does not change results; tests check that files are read back unchanged.
     "mixste.io",
-    # The layout that a run uses is part of its data, by its values.
+    # The values of the layout that a run uses are part of its data.
     "mixste.skeleton.SKELETONS",
-    # So is what a source gives; of the synthetic one, the code is an entry of its own.
+    # So are the clips of a source; the code of the synthetic source is hashed separately.
     "mixste.data.SOURCES",
 }
-# Their fields count by their values, see `settings`; of their methods those count that a training calls.
+# The values of their fields count, see `settings`, and the methods that a training calls.
 SETTINGS = {"mixste.study.run.Run", "mixste.study.run.Data", "mixste.train.Recipe"}
-# Their arguments are messages; of a progress bar's, all but what it goes through.
+# Their arguments are messages. For a progress bar, all arguments but the iterable.
 MESSAGES = {"print", "warn", "set_postfix", "set_postfix_str", "set_description", "set_description_str"}
 BARS = {"tqdm", "trange"}
 
-# What each setting was when it was introduced. A setting with this value is not part of a run's name, so that a new one
-# renames nothing; an entry is never changed, so that a new default renames the runs that use it.
+# The default of each setting when it was introduced. A setting with this value is not part of a run's id, so that a new
+# setting renames no run. Entries are never changed, so that a new default renames the runs that use it.
 FIRST_DEFAULTS = {
     "Data": {
         "keypoints": "gt",

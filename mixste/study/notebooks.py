@@ -1,4 +1,4 @@
-"""Executing the notebooks of the study through papermill, each only when something that bears on it has changed."""
+"""Executing the notebooks of the study through papermill, each only if something that it depends on has changed."""
 
 import contextlib
 import hashlib
@@ -30,7 +30,7 @@ DEFAULT = "smoke"  # the profile that the notebooks themselves name
 def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, train: bool = True) -> None:
     """Train the runs that these notebooks read, then execute those that are out of date: one process, one machine.
 
-    train: whether to; otherwise tables and figures are drawn of the records that there are, without any data.
+    train: if False, tables and figures are drawn from the available records, without data.
     Executed copies go to notebooks/<profile>/ of the output folder. A training or a notebook that fails, or whose data
     are not there, does not keep the others from being made; RuntimeError then names it at the end.
     """
@@ -75,7 +75,7 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, train: 
 def choose(tables: Sequence[str] = (), numbers: Sequence[str] = ()) -> list[Path]:
     """The notebooks of these tables, by number or key ("5", "table5"), and those of these numbers of their own ("06").
 
-    All of them where none is named. ValueError lists those there are.
+    All notebooks if none is named. ValueError for an unknown one lists all.
     """
     needs_checkout("mixste reproduce")
     of_number = {path.name[:2]: path for path in notebooks()}
@@ -99,13 +99,13 @@ def _code(path: Path) -> str:
 
 
 def looks_at(path: Path, scale: Profile) -> list[Data]:
-    """What a notebook reads besides the data of its runs."""
+    """The data that a notebook reads besides those of its runs."""
     detected = [replace(scale.data, keypoints=name) for name in scale.detectors]
     return {"00": [scale.data, *detected], "01": [scale.data]}.get(path.name[:2], [])
 
 
 def lacking_data(scale: Profile, chosen: list[Path]) -> dict[Path, str]:
-    """Of these notebooks, those whose data are not there or cannot be used, each with what is wrong in a sentence."""
+    """The notebooks whose data are missing or unusable, each with the fault in a sentence."""
     planned = {path: distinct(scale, tables_read([path])) for path in chosen}
     read = {path: dict.fromkeys([*looks_at(path, scale), *(run.data for run in planned[path])]) for path in chosen}
     wrong: dict[Data, str] = {}
@@ -151,7 +151,7 @@ def renew_page() -> None:
 
 
 def where(profile: str) -> str:
-    """What a call has made, and where to look first."""
+    """A message: what was made, and where to look first."""
     out = store.shown(store.output())
     return (
         f"Made: all tables on one page in {out}/results/README.md, one by one in {out}/results/{profile}/, "
@@ -160,7 +160,7 @@ def where(profile: str) -> str:
 
 
 def execute(path: Path, profile: str, train: bool = True) -> None:
-    """Run one notebook from top to bottom. RuntimeError if it fails, or needs what is not here.
+    """Run one notebook from top to bottom. RuntimeError if it fails, or needs something that is missing.
 
     profile: its parameter. train: whether it may train what the store lacks, its parameter `train_missing`.
     """
@@ -183,7 +183,7 @@ def execute(path: Path, profile: str, train: bool = True) -> None:
                 cwd=NOTEBOOKS,
                 kernel_name="python3",
                 progress_bar=False,
-                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # or it complains of being shut down
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # otherwise it logs its own shutdown as an error
                 config=transport,
             )
         except papermill.PapermillExecutionError as error:
@@ -208,7 +208,7 @@ def fresh(path: Path, profile: str, train: bool = True) -> bool:
 
 
 def damaged(path: Path, profile: str) -> list[str]:
-    """The files that the notebook wrote when it was executed last, and that are missing or have changed since."""
+    """The files written by the last execution of the notebook that are missing or have changed."""
     return [name for name, written in _stamped(path, profile)["files"].items() if _hash(name) != written]
 
 

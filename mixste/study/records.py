@@ -1,4 +1,4 @@
-"""Records: what a run leaves in the repository, from which every table and figure that needs no weights is drawn.
+"""Records of runs in the repository, from which all tables and figures that need no weights are drawn.
 
 `results/<profile>/records/<run id>.json` holds a run's settings, where and in what time it was made, its learning
 curve, its errors by take (the views of a take are averaged, as they are no independent evidence), by take and joint,
@@ -31,7 +31,7 @@ FORMAT = 1
 
 
 class RecordError(ValueError):
-    """A file that is no record, or a damaged one; the message says which, and what is wrong with it."""
+    """A file that is not a record, or a damaged one; the message names it and the fault."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class Record:
 
     @property
     def at_constant_level(self) -> bool:
-        """Whether the network has learned little else than a constant pose, see `mixste.networks.references`."""
+        """Whether the network is no better than a constant pose, see `mixste.networks.references`."""
         return self.environment.get("at_constant_level", False)
 
     @property
@@ -158,7 +158,7 @@ def by_take(clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def _errors(finished: Finished) -> dict:
-    """The part of a record's content that a failed run has not."""
+    """The part of a record's content that a failed run lacks."""
     clips = finished.clips
     table = by_take(clips)
     order = table.query("protocol == 'exact' and metric == 'MPJPE'").set_index(TAKE).index
@@ -231,7 +231,7 @@ def _refuse(constant: str) -> None:
 
 
 def _check(record: Record, name: str) -> None:
-    """That all of it can be had, and fits together."""
+    """Raise unless all parts can be read and are consistent."""
     if not isinstance(record.content, dict) or record.content.get("format") != FORMAT:
         raise ValueError(f"another format than {FORMAT}")
     if record.id != name:

@@ -1,4 +1,4 @@
-"""A run: one training and its evaluation, named by the hash of all that its outcome depends on."""
+"""A run: one training and its evaluation, with an id that is the hash of everything that its result depends on."""
 
 import functools
 import hashlib
@@ -29,13 +29,13 @@ ERRORS = (
 
 @dataclass(frozen=True)
 class Data:
-    """What a run reads: the arguments of `mixste.data.load`, and a choice of clips.
+    """The data of a run: the arguments of `mixste.data.load`, and a selection of clips.
 
     skeleton: another layout than the source's, for stand-ins. subjects, actions: only these (empty: all). split:
     "published" is the source's own; "everyone" trains on its validation subjects too; "takes" trains and tests on the
     same subjects, as HumanEva does, with the last take of each action as the test; "validation" tests on the source's
     validation subjects, or on the last training subject where it has none. test_cameras: test on the clips of the first
-    N cameras (0: all), where every view would cost more than it tells.
+    N cameras (0: all), to save time.
     """
 
     source: str
@@ -52,7 +52,7 @@ class Data:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that this reads; for the synthetic source, of the code that makes it, which need not run."""
+        """Hash of the data; for the synthetic source, of the code that generates them, which is not run."""
         if self.source == "synthetic":
             calibrations = [path.read_text() for path in sorted((PACKAGE / "data").glob("*_cameras.json"))]
             content = [identity.settings(self), identity.fingerprint(*SYNTHETIC), calibrations]
@@ -92,13 +92,13 @@ def select(dataset: PoseDataset, choice: Data) -> PoseDataset:
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its evaluation, complete: whatever changes the outcome is in here, in the data, or in `code`.
+    """One training and its evaluation. Everything that changes the result is a field, in the data, or in `code`.
 
-    model: of `NETWORKS`, or "module:Class"; a reference is fitted in closed form, by no recipe, and poses are 0 then.
+    model: of `NETWORKS`, or "module:Class"; a reference is fitted in closed form, without a recipe, and has poses = 0.
     options: of the network, besides frames and what the recipe sets; also as a dict. poses: length of training, in
-    poses supervised. start: the run whose last weights this one begins with (fine-tuning). test_curve: evaluate on the
-    test clips along the way and keep the best weights beside the last, which is how the authors chose theirs (notebook
-    13, row 25).
+    poses supervised. start: the run whose final weights this one starts with (fine-tuning). test_curve: evaluate on the
+    test clips during training and keep the best weights besides the final ones: the authors report the epoch with the
+    lowest test error (notebook 13, row 25).
     """
 
     data: Data
@@ -111,7 +111,7 @@ class Run:
     start: "Run | None" = None
     test_curve: bool = False
 
-    def __post_init__(self):  # in one order, so that equal runs have one name
+    def __post_init__(self):  # sorted, so that equal runs have the same id
         object.__setattr__(self, "options", tuple(sorted(dict(self.options).items())))
 
     @property
@@ -123,7 +123,7 @@ class Run:
         return network_class(self.model)
 
     def build(self) -> Network:
-        """The untrained network, from the seed; a run with a `start` begins with the weights of that one instead."""
+        """The untrained network, from the seed. A run with a `start` uses the weights of that run instead."""
         torch.manual_seed(seed_of(self.seed, 2))
         network = self.network(len(self.data.layout.joints))
         network.layout = self.data.layout.name
@@ -159,16 +159,16 @@ def _id(run: Run) -> str:
 
 
 def code(run: Run) -> str:
-    """The fingerprint of what its training goes through: its network, the terms of its loss, the training itself."""
+    """The fingerprint of the code of its training: the network, the terms of the loss, and the training loop."""
     entries = [_entry(run.network_class), *TRAINING]
     if run.network_class.closed_form:
         return identity.fingerprint(*entries, f"{entries[0]}.fit")
     entries.append("mixste.study.trainer:train_run")
     for name, _ in run.recipe.loss:
         if losses.is_own(name):
-            losses.own_code(name)  # from now on this process trains with what it names the run by
+            losses.own_code(name)  # from now on this process trains with the code in the id
             entries.append(name)
-        elif name in losses.LOSSES:  # if not, the training says so
+        elif name in losses.LOSSES:  # an unknown name is an error in the training
             entries.append(_entry(losses.LOSSES[name]))
     if run.start:
         entries.append("mixste.checkpoints:transfer")
@@ -178,7 +178,7 @@ def code(run: Run) -> str:
 
 
 def code_of_errors(run: Run) -> str:
-    """The fingerprint of what computes the errors of its trained network."""
+    """The fingerprint of the code that computes its errors."""
     return identity.fingerprint(_entry(run.network_class), *ERRORS)
 
 
@@ -191,7 +191,7 @@ def spec(run: Run) -> str:
 
 
 def read_spec(path: Path) -> Run:
-    """The run that a spec.json describes. ValueError if it describes none."""
+    """The run described by a spec.json. ValueError if the file does not describe one."""
     try:
         return run_of(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError) as error:
@@ -199,14 +199,14 @@ def read_spec(path: Path) -> Run:
 
 
 def run_of(spec: dict) -> Run:
-    """The run whose settings a spec.json holds. ValueError, TypeError or KeyError if it holds none."""
+    """The run with these settings of a spec.json. ValueError, TypeError or KeyError if they are not a run's."""
     start = spec["start"] and run_of(spec["start"])
     data, recipe = Data(**_tuples(spec["data"])), Recipe(**_tuples(spec["recipe"]))
     return Run(**_tuples(spec) | {"data": data, "recipe": recipe, "start": start})
 
 
 def _tuples(value):
-    """JSON's lists are our tuples."""
+    """JSON lists as tuples."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,10 +1,10 @@
-"""The store of runs: each distinct training of the study happens once, and is found again by its settings.
+"""The store of runs: each distinct training of the study is run once and looked up by its settings.
 
 `runs/<id>/` holds spec.json, history.csv (the learning curve), clips.csv (errors by clip, both protocols), errors.npz
 (every joint in every test frame), weights.safetensors, environment.json and manifest.json with the hash of each. A run
-is made in `runs/<id>.part/`, under a lock, and renamed when whole: a half-made one is never read, but resumed. A
-training that failed is kept too, so that it is tried again only on request: it has failed.json, with the reason,
-instead of errors and weights. Several processes, on one machine or on several that share the folder, may work on one
+is written to `runs/<id>.part/`, under a lock, and renamed when complete: an incomplete one is resumed, not read. A
+failed training is kept too, with failed.json (the reason) instead of errors and weights, and is tried again only on
+request. Several processes, on one machine or on several that share the folder, may work on one
 store at a time.
 """
 
@@ -35,25 +35,26 @@ from mixste.io.install import CHECKOUT, HOME
 from mixste.network import NETWORKS
 from mixste.study.run import Run, code_of_errors, run_of
 
-# The repository's folder, whose results/ and figures/ are the study as it was published; without it the current one.
+# The repository, whose results/ and figures/ are the published study; in an installation without it, the current
+# folder.
 ROOT = HOME
 
-FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "environment.json"}  # of every run
-FAILED = {"spec.json", "history.csv", "failed.json", "environment.json"}  # of one whose training failed
-WEIGHTS = {"weights.safetensors", "best.safetensors"}  # a hundred times larger; a run may come without
+FILES = {"spec.json", "history.csv", "clips.csv", "errors.npz", "environment.json"}  # files of every run
+FAILED = {"spec.json", "history.csv", "failed.json", "environment.json"}  # files of a failed run
+WEIGHTS = {"weights.safetensors", "best.safetensors"}  # a hundred times larger than the rest; a run may lack them
 NAME = re.compile(r"[0-9a-f]{12}(\.part)?")  # of a run's folder in the store
 
 
 class RunError(RuntimeError):
-    """A run that cannot be read; the message says which, and what is wrong with it."""
+    """A run that cannot be read; the message names it and the fault."""
 
 
 class FailedRun(RunError):
-    """A run whose training failed; the message says which, and why."""
+    """A run whose training failed; the message names it and the reason."""
 
 
 class NotHere(RunError):
-    """A trained network that is not in the store, asked for by what trains nothing itself."""
+    """A trained network is needed that is not in the store, by code that does not train."""
 
     def _render_traceback_(self) -> list[str]:  # which Jupyter shows instead of a traceback
         return [str(self)]
@@ -61,9 +62,9 @@ class NotHere(RunError):
 
 @dataclass(frozen=True)
 class Finished:
-    """A whole run in the store. Every file is checked against its hash as it is read.
+    """A complete run in the store. Each file is checked against its hash when it is read.
 
-    RunError if it differs; the run then no longer counts as whole, and the next call makes it again.
+    RunError if it differs; the run then counts as incomplete, and the next call makes it again.
     """
 
     path: Path
@@ -74,7 +75,7 @@ class Finished:
 
     def file(self, name: str) -> Path:
         if not self._holds(name):
-            with locked(self.path):  # not while another process replaces it
+            with locked(self.path):  # another process may be replacing it
                 if not self._holds(name):
                     (self.path / "manifest.json").unlink(missing_ok=True)
                     raise RunError(f"run {self.id}: {name} is not what was written; the next call makes the run again")
@@ -112,13 +113,13 @@ class Finished:
 
     @property
     def at_constant_level(self) -> bool:
-        """Whether the network has learned little else than a constant pose, see `mixste.networks.references`."""
+        """Whether the network is no better than a constant pose, see `mixste.networks.references`."""
         return self.environment.get("at_constant_level", False)
 
     def model(self, which: str = "weights") -> torch.nn.Module:
         """The trained network: "weights" at the end, or "best" on the test clips where the run kept it.
 
-        RunError if the run is here without it.
+        RunError if the run lacks it.
         """
         name = f"{which}.safetensors"
         if name not in (_manifest(self.path) or {"files": {name}})["files"]:
@@ -136,7 +137,7 @@ def store() -> Path:
 def output() -> Path:
     """The folder in which notebooks write results/, figures/ and executed copies: the store, or MIXSTE_OUT.
 
-    Never the repository's own, which `publish` alone writes.
+    Never the published ones of the repository, which only tools/publish.py writes.
     """
     return Path(os.environ.get("MIXSTE_OUT", store()))
 
@@ -147,9 +148,9 @@ def shown(path: Path) -> Path:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether all files are as they were written: by their sizes, and by the hash of a file that was modified since.
+    """Whether all files are as written, by their sizes, and by the hash if a file was modified later.
 
-    Hashing all of a large store at each call would take minutes; `Finished` hashes every file that it reads.
+    Hashing all files of a large store at each call would take minutes; `Finished` hashes each file that it reads.
     """
     manifest = _manifest(path)
     if manifest is None:
@@ -167,7 +168,7 @@ def is_whole(path: Path) -> bool:
 
 
 def outdated(run: Run, path: Path | None = None) -> bool:
-    """Whether the errors of a whole run, in the store or in the folder `path`, were computed by other code."""
+    """Whether the errors of a complete run, in the store or in folder `path`, come from outdated code."""
     path = path or store() / run.id
     if (path / "failed.json").exists() or not is_whole(path):
         return False
@@ -178,7 +179,7 @@ def outdated(run: Run, path: Path | None = None) -> bool:
 
 
 def finished(run: Run) -> Finished:
-    """A run in the store, for what needs its network. NotHere if it is not there, or FailedRun."""
+    """A run in the store, for code that needs its network. NotHere if it is missing, FailedRun if it failed."""
     what = f"the network of {run.model}, T={run.frames}, trained on {run.data.source}, seed {run.seed}"
     how = "`mixste reproduce` trains it, in its profile, and `mixste runs unpack` brings it from another machine"
     try:
@@ -203,7 +204,7 @@ def failure(run: Run) -> str:
 
 
 def collect(finished: list[Finished]) -> pd.DataFrame:
-    """The errors by clip of many runs as one table, with a column run: read at once, where one by one takes seconds."""
+    """The errors by clip of many runs as one table, with a column run; faster than reading them one by one."""
     tables = [run.file("clips.csv").read_text(encoding="utf-8") for run in finished]
     heads, bodies = zip(*(table.split("\n", 1) for table in tables), strict=True)
     text = io.StringIO("\n".join([heads[0], "".join(bodies)]))
@@ -214,8 +215,8 @@ def collect(finished: list[Finished]) -> pd.DataFrame:
 def listing() -> pd.DataFrame:
     """Every run in the store, finished or not, one a row: id, state, settings, MPJPE by the authors' protocol, cost.
 
-    "outdated" is a run whose errors other code computed: the next call computes them again. Whatever has the name of a
-    run and is none, or cannot be read, is a row too, "damaged".
+    "outdated": the errors were computed by code that has changed, and the next call computes them again. "damaged": it
+    has the name of a run, but is not one or cannot be read.
     """
     rows = [_listed(path) for path in sorted(store().glob("*")) if NAME.fullmatch(path.name)]
     if not rows:
@@ -224,7 +225,7 @@ def listing() -> pd.DataFrame:
     finished = [Finished(store() / name) for name in table["run"][table["state"].isin(("finished", "outdated"))]]
     try:
         errors = _errors(finished)
-    except Exception:  # of a table that is not what a run holds: which one, takes longer to find
+    except Exception:  # a table is malformed: finding out which one takes longer
         errors = {}
         for run in finished:
             try:
@@ -271,7 +272,7 @@ def _errors(finished: list[Finished]) -> dict[str, float]:
 
 
 def remove(path: Path) -> None:
-    """A file, a link or a folder, whichever is there; what a link leads to stays."""
+    """Remove a file, a folder, or a link without its target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -279,7 +280,7 @@ def remove(path: Path) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest of a run's files, once they are on the disk: from then on it counts as whole."""
+    """Write the manifest of a run's files, after syncing them to the disk. The run then counts as complete."""
     files = [folder / name for name in sorted(FILES | WEIGHTS | FAILED) if (folder / name).exists()]
     for file in files:
         with open(file, "rb") as written:
@@ -336,7 +337,7 @@ def _hash(path: Path) -> str | None:
 
 
 def environment() -> dict[str, str]:
-    """What may change digits or speed."""
+    """The environment of a run, as far as it may change digits or speed."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {
         "device": device,

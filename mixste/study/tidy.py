@@ -10,10 +10,10 @@ from mixste.study import store
 from mixste.study.profiles import Profile, profile_of
 from mixste.study.tables import of_notebook
 
-# One value a row. `against` names the row that `value` is the difference to (row − against), and is empty for the value
-# itself. low, high: 95 % bootstrap interval over takes (the views of one take averaged first) and seeds. seed_spread:
-# standard deviation over seeds. printed: the paper's number, wherever it has one, comparable or not. A row all of whose
-# runs failed or are missing has one line a metric, with 0 seeds and no value; `runs` then names those that failed.
+# One value per row. If `against` names another row, `value` is the difference row − against; otherwise it is empty.
+# low, high: 95 % bootstrap interval over takes (the views of one take averaged first) and seeds. seed_spread: standard
+# deviation over seeds. printed: the paper's number, wherever it has one, comparable or not. A row all of whose runs
+# failed or are missing has one line a metric, with 0 seeds and no value; `runs` then names those that failed.
 COLUMNS = {
     "table": str,
     "row": str,
@@ -77,7 +77,7 @@ def without_value(table: pd.DataFrame) -> pd.Series:
 
 
 def why_without(note: str) -> str:
-    """What stands for a value that is not there, in a word or two."""
+    """The text shown instead of a missing value."""
     return NOT_TRAINED if NOT_TRAINED in note else FAILED
 
 
@@ -103,7 +103,7 @@ def save(values: pd.DataFrame, name: str) -> None:
 
 
 def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
-    """A table written by `save`: a published one, or one below another root (`store.output()`: of the last run).
+    """A table written by `save`: a published one, or one below another root, such as `store.output()`.
 
     ValueError if the file holds something else.
     """

@@ -1,4 +1,4 @@
-"""Training and evaluating runs into the store, several at a time; what was interrupted is taken up again."""
+"""Training and evaluating runs into the store, several at a time; interrupted trainings are resumed."""
 
 import contextlib
 import functools
@@ -57,16 +57,16 @@ def forget_failed(wanted: Iterable[Run]) -> None:
 
 
 def lacking(wanted: Iterable[Run]) -> list[Run]:
-    """Those that are to be trained: not in the store, or not whole, and not failed."""
+    """The runs that must be trained: missing from the store or incomplete, and not failed."""
     return [run for run in wanted if not is_whole(store() / run.id) and not failure(run)]
 
 
 def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line: None) -> Finished:
     """The finished run: from the store, or trained now, or by another process while this one waits.
 
-    Errors that other code computed are computed again, from the weights. Raises FailedRun if the training fails, or
-    failed before: it is tried again only after `forget_failed`. RunError if errors are to be computed again and the
-    weights are not here.
+    If the code of the evaluation has changed, the errors are computed again from the weights. Raises FailedRun if the
+    training fails or has failed before (it is tried again only after `forget_failed`), and RunError if errors must be
+    computed again but the weights are missing.
     """
     path = store() / run.id
     if not is_whole(path) and not failure(run):
@@ -107,8 +107,8 @@ def make_as_planned(path: Path, retry_failed: bool = False) -> Finished:
 def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") -> str:
     """`make` for many runs, `jobs` at a time (default: one for each CPU core, or one on a GPU).
 
-    A training that fails does not keep the others from being made. Returns one sentence that names those that failed,
-    now or before; empty if none did. Raises RunError, once the others are made, for a run whose process was ended from
+    If a training fails, the others are still made. Returns one sentence that names the failed ones, now or before;
+    empty if there are none. Raises RunError, once the others are made, for a run whose process was ended from
     outside, and for one whose errors cannot be computed again, see `make`.
     """
     missing, killed = lacking(wanted), []
@@ -127,7 +127,7 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") ->
             "of memory; the same command goes on from there, and --jobs 1 needs the least memory"
         )
     if without:
-        make(without[0])  # says what it lacks
+        make(without[0])  # raises the error that names what is missing
     failed = {run: why for run in wanted if (why := failure(run))}
     named = "; ".join(f"{describe(run)}: {why}" for run, why in failed.items())
     return named and (
@@ -147,7 +147,7 @@ def _in_turn(wanted: list[Run], title: str, progress: Progress) -> Iterator[tupl
 def _in_workers(wanted: list[Run], jobs: int, progress: Progress) -> Iterator[tuple[Run, bool]]:
     """`make` for each run in one of `jobs` processes; gives each as it ends, and whether its process died before it.
 
-    Each process has a pool of its own: it is then clear which run a process that died was making, and no other is lost.
+    Each process has its own pool: if a process dies, its run is known, and no other run is lost.
     """
     context = multiprocessing.get_context("spawn")
 
@@ -176,7 +176,7 @@ def _in_workers(wanted: list[Run], jobs: int, progress: Progress) -> Iterator[tu
                 yield run, killed
         for worker in idle:
             worker.shutdown()
-    except BaseException:  # Ctrl-C, a full disk: what is running is taken up again by the next call
+    except BaseException:  # Ctrl-C, a full disk: the next call resumes the running trainings
         for worker in [*idle, *(worker for _, worker in working.values())]:
             worker.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
@@ -263,7 +263,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
 
 
 def train_run(run: Run, model: torch.nn.Module, dataset: PoseDataset, folder: Path, at_point, title: str) -> None:
-    """Train the network of a run in place, by its settings; what is in here is part of the run's name."""
+    """Train the network of a run in place, by its settings. This code is part of the run's identity."""
     train(
         *(model, dataset.train, dataset.skeleton, run.recipe, run.poses, run.seed, folder),
         points=run.points,
@@ -278,7 +278,7 @@ def errors_of(
     """Of a trained network: the errors by clip, by both protocols; those of every joint, (frames, joints); the MPJPE.
 
     Millimetres; MPJPE counts each frame once and is the average over actions. FloatingPointError if a pose is not
-    finite. What is in here is part of the identity of the errors.
+    finite. This code is part of the identity of the errors.
     """
     lifted = _lift(network, dataset, progress)
     authors, exact = (
@@ -309,10 +309,10 @@ def _write_errors(part: Path, run: Run, network: torch.nn.Module, dataset: PoseD
 
 
 def _renew_errors(run: Run, path: Path, title: str, report: Callable[[str], None]) -> None:
-    """Compute a whole run's errors again, from its weights, with the code that is here now.
+    """Compute a whole run's errors again, from its weights, with the current code.
 
-    The run is replaced once its new files are whole, so that none is lost with the process. RunError if its weights are
-    not here.
+    The run is replaced only when its new files are complete, so that nothing is lost if the process dies. RunError if
+    its weights are missing.
     """
     if not _has_weights(run):
         raise RunError(
@@ -336,7 +336,7 @@ def _renew_errors(run: Run, path: Path, title: str, report: Callable[[str], None
     with replacing(part / "environment.json") as file:
         file.write_text(json.dumps(about, indent=1))
     seal(part)
-    remove(path)  # should the process end here, the next call finds the whole one
+    remove(path)  # if the process dies here, the next call finds the complete run
     _rename(part, path)
 
 
@@ -394,7 +394,7 @@ def _lift(model: torch.nn.Module, dataset: PoseDataset, progress=lambda frames: 
 
 
 def _record_failure(part: Path, history: list[dict], reason: str, seconds: float) -> None:
-    """Keep of a failed training its settings, its curve so far, and the reason."""
+    """Keep the settings, the curve so far and the reason of a failed training."""
     columns = list(history[0] if history else ("step", "poses", "epoch", "learning_rate", "loss"))
     with replacing(part / "history.csv") as file:
         pd.DataFrame(history, columns=columns).to_csv(file, index=False)
