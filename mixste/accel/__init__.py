@@ -16,7 +16,7 @@ from mixste.model import MixSTE
 
 __all__ = ["Accelerated", "accelerate", "covers"]  # and so pdoc does not import modules that need Triton
 
-optimizer_steps = 0  # of all optimizers: the fused ones change parameters without a new version
+optimizer_steps = 0  # of all optimizers: fused ones change parameters without raising their version
 
 
 def _count(*_) -> None:
@@ -36,7 +36,7 @@ def accelerate(model: nn.Module, *, float8: bool = False, bfloat16: bool = False
     """The network to call where speed counts: the model's parameters and attributes, see `Accelerated`.
 
     Keep what this returns: its first calls prepare weights and record graphs, which the later ones use.
-    float8: in inference on CUDA, queries, keys and values from 8-bit products, where MixSTE has kernels.
+    float8: in inference on CUDA, compute queries, keys and values by 8-bit products, where MixSTE has kernels.
     bfloat16: inference in bfloat16 also where it is float32 by default: MixSTE on the CPU, twice as fast where the
     processor multiplies it, and networks without a fast path on CUDA, which are then recorded.
     """
@@ -78,7 +78,7 @@ class Accelerated(nn.Module):
             return getattr(super().__getattr__("model"), name)
 
     def state_dict(self, *args, **options):
-        """The model's, so that a checkpoint of this is one of the model."""
+        """The state dict of the model, so that a checkpoint of this is one of the model."""
         return self.model.state_dict(*args, **options)
 
     def load_state_dict(self, *args, **options):
@@ -87,7 +87,7 @@ class Accelerated(nn.Module):
     def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Float[Tensor, "batch lifted joints 3"]:
         model = self.model
         if covers(model) and keypoints.shape[1:] != (model.frames, model.joints, 2):
-            return model(keypoints)  # which says what is wrong with the shape
+            return model(keypoints)  # raises the error about the shape
         addresses = [p.data_ptr() for p in self._weights]
         if addresses != self._addresses:
             self._forget()
@@ -124,7 +124,7 @@ class Accelerated(nn.Module):
             return cpu.forward(self.model, keypoints) if covers(self.model) else self.model(keypoints)
 
     def _prepare(self, on_cuda: bool) -> None:
-        """Bring what inference reads instead of the parameters up to date."""
+        """Update the prepared weights that inference reads instead of the parameters."""
         values = [optimizer_steps, *(p._version for p in self._versioned)]
         if values == self._values:
             return
@@ -143,6 +143,6 @@ class Accelerated(nn.Module):
         self._values = None
 
     def _forget(self) -> None:
-        """Drop all that was made of the parameters."""
+        """Drop everything that was computed from the parameters."""
         self._values = self._low = self._blocks = self._low_blocks = None
         self._recorder.clear()

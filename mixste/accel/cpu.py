@@ -14,13 +14,13 @@ from torch.autograd.function import once_differentiable
 
 from mixste.model import Block, MixSTE
 
-# Up to here a head's products are so small that library attention spends its time on overhead.
+# Up to this size, the products of a head are so small that the overhead of library attention dominates.
 SMALL_TOKENS, SMALL_WIDTH = 32, 16
-MOST = 2.0**100  # a softmax's sum: its inverse too still fits single precision, and leaves weights their digits
+MOST = 2.0**100  # of a softmax's sum: float32 still holds it and its inverse at full precision
 
 
 def forward(model: MixSTE, keypoints: Float[Tensor, "batch frames joints 2"]) -> Tensor:
-    """model(keypoints), but for dropout: what `mixste.accel.covers` leaves out."""
+    """Computes model(keypoints), without dropout (see `mixste.accel.covers`)."""
     x = model.embedding_norm(model.embed(keypoints) + model.joint_position)  # (batch, frames, joints, dim)
     for block, norm, temporal, first in ordered_blocks(model):
         if temporal and not model.separate_joints:
@@ -74,8 +74,8 @@ def block_forward(block: Block, x: Float[Tensor, "batch frames joints dim"], tem
 
 
 def linear(layer: nn.Linear, x: Float[Tensor, "batch frames joints dim"]) -> Tensor:
-    """layer(x). On the CPU as a 1×1 convolution, channels last: PyTorch leaves convolutions to oneDNN but products in
-    float32 to MKL, which on AMD's processors takes twice as long.
+    """layer(x). On the CPU as a 1×1 convolution, channels last: PyTorch computes convolutions by oneDNN but float32
+    products by MKL, which takes twice as long on AMD processors.
     """
     if x.device.type != "cpu" or x.dtype == torch.bfloat16:
         return layer(x)
@@ -83,7 +83,7 @@ def linear(layer: nn.Linear, x: Float[Tensor, "batch frames joints dim"]) -> Ten
 
 
 class Convolution(torch.autograd.Function):
-    """What `linear` says; a sum is the bias's gradient, which oneDNN takes three times as long for."""
+    """The convolution of `linear`. The bias's gradient is computed as a sum; oneDNN takes three times as long."""
 
     @staticmethod
     def forward(ctx, x: Float[Tensor, "batch frames joints dim"], weight: Tensor, bias: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def attend(
 
 
 class SmallAttention(torch.autograd.Function):
-    """Attention over few tokens with narrow heads, as batched products whose results are wide, not tall.
+    """Attention over few tokens with narrow heads, as batched products with `tokens` columns.
 
     A product with `tokens` columns runs up to three times faster than one with dim / heads columns; hence outputs and
     gradients are made channels first, (sequences · heads, dim / heads, tokens), and turned once at the end. Scores are

@@ -1,11 +1,12 @@
 """Matrix products of cuBLASLt that PyTorch does not offer, called through ctypes.
 
-GELU along with what its gradient needs, its gradient, a sum written elsewhere than to what is added: each spares one
-more pass over all tokens. Those with GELU are left to mixste.accel.hopper_gelu where it has them.
+They are fused with GELU (keeping its input for the backward pass), with the gradient of GELU, or with an addition whose
+result is written to another tensor. Each fusion saves one pass over all tokens. On Hopper, mixste.accel.hopper_gelu
+computes those with GELU.
 
-For a product cuBLASLt proposes several programs; the fastest is taken, as measured when the first product of its kind
-is asked for. All add up in the same order (none splits a sum), so the choice leaves the bits alone. Matrices are in
-bfloat16, their rows or columns contiguous; results are (rows of a, columns of b).
+For each kind of product, cuBLASLt proposes several algorithms. They are timed at the first call, and the fastest is
+used. All of them add in the same order (none splits a sum), so the choice does not change the result. Matrices are in
+bfloat16, with contiguous rows or columns; results are (rows of a, columns of b).
 """
 
 import ctypes
@@ -23,7 +24,7 @@ except ImportError:  # no Gluon, or no Triton at all
 
 WORKSPACE = 32 << 20  # bytes
 CANDIDATES = 8
-# Of cublasLt.h: names of attributes and their values.
+# From cublasLt.h: names of attributes and their values.
 COMPUTE_FLOAT32, FLOAT32, BFLOAT16 = 68, 0, 14
 TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS, AUX, AUX_STRIDE = 3, 4, 7, 8, 11, 12
 MOST_WORKSPACE, SPLITS = 1, 2
@@ -44,7 +45,7 @@ class Program(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The library as PyTorch has loaded it; None where it has not."""
+    """The library that PyTorch has loaded, or None."""
     try:
         return ctypes.CDLL(f"libcublasLt.so.{(torch.version.cuda or '').split('.')[0]}")
     except OSError:
@@ -59,19 +60,19 @@ def _call(name: str, *arguments) -> None:
 
 @functools.cache
 def _handle(device: torch.device) -> tuple[ctypes.c_void_p, Tensor]:
-    """What cuBLASLt works with on a device, and memory that it may use meanwhile."""
+    """The handle of cuBLASLt on a device, and its workspace."""
     handle = ctypes.c_void_p()
     _call("cublasLtCreate", ctypes.byref(handle))
     return handle, torch.empty(WORKSPACE, dtype=torch.uint8, device=device)
 
 
 def product(a, b) -> Float[Tensor, "rows out"]:
-    """a @ b, as PyTorch computes it too, but by the program that is fastest."""
+    """a @ b, by the fastest algorithm."""
     return _product(a, b, torch.empty(len(a), b.shape[1], dtype=a.dtype, device=a.device))
 
 
 def add(x: Float[Tensor, "rows out"], a, b, factor: float = 1.0, bias=None, in_place: bool = False):
-    """x + factor · a @ b + bias, rounded but once."""
+    """x + factor · a @ b + bias, rounded once."""
     out = x if in_place else torch.empty_like(x)
     return _product(a, b, out, PLAIN if bias is None else ADD_BIAS, bias, added=x, factor=factor)
 
@@ -82,7 +83,7 @@ def on_hopper(a, b) -> bool:
 
 
 def gelu(a, b, bias: Float[Tensor, " out"], before: Float[Tensor, "rows out"] | None = None, inverse=None):
-    """GELU(inverse · a @ b + bias), by tanh, inverse by row; what it is taken of is left in `before`, if given.
+    """GELU(inverse · a @ b + bias), with tanh; inverse is per row. `before`, if given, receives the input of GELU.
 
     Raises ValueError for an inverse that is not `on_hopper`: cuBLASLt cannot multiply rows.
     """
@@ -97,7 +98,7 @@ def gelu(a, b, bias: Float[Tensor, " out"], before: Float[Tensor, "rows out"] | 
 def gelu_backward(
     d, b, before: Float[Tensor, "rows out"], factor: float = 1.0
 ) -> tuple[Float[Tensor, "rows out"], Float[Tensor, " out"]]:
-    """factor · d @ b times GELU's derivative at `before`, and what its columns add up to, the bias's gradient."""
+    """factor · d @ b times the derivative of GELU at `before`, and its column sums, the gradient of the bias."""
     if on_hopper(d, b):
         return hopper_gelu.gelu_backward(d, b, before, factor)
     out = _product(d, b, torch.empty_like(before), GELU_BACKWARD, aux=before, factor=factor)
@@ -109,7 +110,7 @@ def _product(a, b, out, epilogue=PLAIN, bias=None, aux=None, added=None, factor=
 
     a: (rows, in). b: (in, out). out, added, and aux, which GELU's epilogues write or read: (rows, out). bias: (out,).
     """
-    # cuBLASLt counts along columns first, so that to it all our matrices lie transposed: outᵀ = bᵀ aᵀ.
+    # cuBLASLt is column-major, so it sees all our matrices transposed: outᵀ = bᵀ aᵀ.
     handle, workspace = _handle(out.device)
     operation, layouts = ctypes.c_void_p(), []
     _call("cublasLtMatmulDescCreate", ctypes.byref(operation), COMPUTE_FLOAT32, FLOAT32)
@@ -150,7 +151,7 @@ def _product(a, b, out, epilogue=PLAIN, bias=None, aux=None, added=None, factor=
     kind = (epilogue, out is added, added is not None, out.device)
     kind += tuple((x.shape, x.stride()) for x in (a, b, out))
     if kind not in _fastest:
-        scratch = out.clone()  # where a sum may pile up
+        scratch = out.clone()  # so that timing does not change the result of an in-place sum
         programs = _programs(handle, operation, shapes)
         other = scratch if added is out else added
         _fastest[kind] = min(programs, key=lambda program: _seconds(lambda: run(program, scratch, other)))
@@ -165,7 +166,7 @@ _fastest: dict[tuple, Program] = {}
 
 
 def _programs(handle, operation, shapes) -> list[Program]:
-    """What cuBLASLt proposes, the likeliest first."""
+    """The algorithms that cuBLASLt proposes, in its order of preference."""
     preference, count = ctypes.c_void_p(), ctypes.c_int()
     programs = (Program * CANDIDATES)()
     _call("cublasLtMatmulPreferenceCreate", ctypes.byref(preference))
@@ -181,7 +182,7 @@ def _programs(handle, operation, shapes) -> list[Program]:
 
 
 def _splits(program: Program) -> int:
-    """Into how many parts it splits each sum."""
+    """The number of parts into which an algorithm splits each sum."""
     splits, size = ctypes.c_int32(), ctypes.c_size_t()
     _call(
         "cublasLtMatmulAlgoConfigGetAttribute", ctypes.byref(program.algorithm), SPLITS, ctypes.byref(splits),
@@ -193,7 +194,8 @@ def _splits(program: Program) -> int:
 def _seconds(run: Callable[[], None], repeats: int = 20) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     run()
-    torch.cuda._sleep(2_000_000)  # a millisecond, in which all are launched: small ones end sooner than that takes
+    # About a millisecond, in which all calls are queued: short ones would otherwise end before the next is launched.
+    torch.cuda._sleep(2_000_000)
     begin.record()
     for _ in range(repeats):
         run()

@@ -1,8 +1,8 @@
 """MixSTE on CUDA in bfloat16, by the kernels of `kernels`, `hopper` and `hopper_gelu` and the products of `cublaslt`.
 
-Tokens keep one layout, (batch · frames · joints, dim), from the first block to the last. In training half a block is
-one autograd function: a branch, the residual and whatever norms come next, so that no tensor is read twice. For
-inference weights are prepared once, some norms and biases with them (`prepared`).
+Tokens keep one layout, (batch · frames · joints, dim), from the first block to the last. In training, half a
+block is one autograd function: a branch, the residual and the norms that follow, so that no tensor is read twice. For
+inference, weights are prepared once, with some norms and biases folded into them (`prepared`).
 """
 
 import copy
@@ -27,7 +27,7 @@ LOW = torch.bfloat16  # the precision of tokens, and of the weights that product
 
 
 def covers(model: MixSTE) -> bool:
-    """Whether there are kernels for its sizes, on this GPU and with what is installed here."""
+    """Whether there are kernels for the model's sizes, on this GPU and with the installed packages."""
     block = model.spatial_blocks[0]
     width = model.embed.out_features // block.attn.heads
     sizes = model.separate_joints and model.joints <= 64 and width in (16, 32, 64, 128)
@@ -37,7 +37,7 @@ def covers(model: MixSTE) -> bool:
 
 
 def low_precision(model: MixSTE) -> dict[nn.Parameter, Tensor]:
-    """A copy in bfloat16 of what the matrix products of the blocks take."""
+    """Copies in bfloat16 of the blocks' parameters that matrix products read."""
     linears = (m for blocks in (model.spatial_blocks, model.temporal_blocks) for m in blocks.modules())
     return {p: p.detach().to(LOW, copy=True) for m in linears if isinstance(m, nn.Linear) for p in m.parameters()}
 
@@ -76,7 +76,7 @@ def mlp_parameters(block: Block, inner: nn.LayerNorm, outer: nn.LayerNorm) -> li
 
 
 def draw(model: MixSTE, layout) -> list[tuple[Tensor | None, Tensor | None]]:
-    """For each block, what stochastic depth multiplies either branch with, by token; None where it drops nothing."""
+    """Stochastic depth: the factors of each block's two branches, by token; None for a branch that is never dropped."""
     if not model.training:
         return [(None, None)] * (2 * len(model.spatial_blocks))
     keeps = []
@@ -102,13 +102,13 @@ def narrow(x: Float[Tensor, "rows few"], dtype: torch.dtype) -> Float[Tensor, "r
     return F.pad(x, (0, 8 - x.shape[1])).to(dtype)
 
 
-# What the functions below take and give:
+# Parameters and results of the functions below:
 #   x, stream      the residual stream, (rows, dim) in bfloat16; rows are tokens, as `layout` says
-#   normed, after  a norm of it, which the next branch takes, of the same shape and type
-#   keep           (rows,) float32, what stochastic depth multiplies the branch with, or None for 1, see `draw`
-#   ahead          bias (dim,) and keep of the branch that follows, which the stream brings along
+#   normed, after  a norm of it, the input of the next branch, of the same shape and type
+#   keep           (rows,) float32, factor of the branch by stochastic depth, or None for 1, see `draw`
+#   ahead          bias (dim,) and keep of the next branch, added to the stream in advance
 #   low            the copies of `low_precision`
-#   parameters     only for autograd: the gradients come back in their order
+#   parameters     only for autograd, which expects gradients in their order
 
 
 class Beginning(torch.autograd.Function):
@@ -251,7 +251,7 @@ def prepared(model: MixSTE, float8: bool) -> list[dict]:
 
 
 def refresh(blocks: list[dict], anew: list[dict]) -> None:
-    """Write what `prepared` made of changed weights to where recorded graphs read it."""
+    """Copy newly prepared weights into the tensors that recorded graphs read."""
     for old, new in zip(_tensors(blocks), _tensors(anew), strict=True):
         if old is not new:  # the model's own parameters are the same in both
             old.copy_(new)
@@ -268,15 +268,15 @@ def _tensors(blocks: list[dict]) -> Iterator[Tensor]:
 
 
 def folded(layer: nn.Linear, norm: nn.LayerNorm) -> tuple[Float[Tensor, "in out"], Float[Tensor, " out"]]:
-    """A linear layer that does the norm before it as well, but for 1 / deviation: its rows add up to 0, so that the
-    mean of what it is given counts nothing."""
+    """A linear layer with the norm before it folded in, except for the factor 1 / deviation: its rows add up to 0, so
+    that the mean of the input has no effect."""
     weight = layer.weight * norm.weight
     weight = weight - weight.mean(dim=1, keepdim=True)
     return weight.to(LOW).t(), layer.bias + layer.weight @ norm.bias
 
 
 def eight_bits(layer: nn.Linear, norm: nn.LayerNorm) -> dict:
-    """A linear layer after a norm in float8: the norm scaled so that nothing it can give exceeds the format."""
+    """A linear layer after a norm, in float8: the norm is scaled so that its output cannot exceed the format."""
     weight = layer.weight
     most = torch.finfo(torch.float8_e4m3fn).max
     bound = norm.weight.abs().max() * len(norm.weight) ** 0.5 + norm.bias.abs().max()

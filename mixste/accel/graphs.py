@@ -1,4 +1,4 @@
-"""Work on a GPU recorded as CUDA graphs: one launch instead of thousands."""
+"""Recording of GPU work as CUDA graphs: one launch instead of thousands."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-MOST_GRAPHS = 16  # of one recorder, each with memory of its own
+MOST_GRAPHS = 16  # per recorder; each has memory of its own
 
 
 class Recorder:
-    """recorder(compute, *inputs) is compute(*inputs): recorded at the first call, replayed since.
+    """recorder(compute, *inputs) returns compute(*inputs), recorded at the first call and replayed at later ones.
 
     compute takes and returns tensors and must be the same at each call; what else it reads must stay where it is in
     memory. The result is overwritten by the next call with inputs of the same shapes and types, each of which has a
@@ -39,7 +39,7 @@ class Recorder:
         return result
 
     def clear(self) -> None:
-        """Forget all graphs, where what they read has moved."""
+        """Drop all graphs, after tensors that they read have moved."""
         self.graphs.clear()
 
 
@@ -49,7 +49,7 @@ def record(compute: Callable[..., Tensor], *inputs: Tensor) -> tuple[torch.cuda.
     random, stream = torch.cuda.get_rng_state(), side_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(2):  # libraries and kernels set themselves up
+        for _ in range(2):  # warm-up of libraries and kernels
             compute(*inputs)
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.set_rng_state(random)

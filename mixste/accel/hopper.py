@@ -1,6 +1,6 @@
-"""Backward of attention for Hopper, in less time than `kernels` takes, which computes the same elsewhere. It is
-written in Gluon, the level below Triton: a kernel says itself where its tensors lie and what runs at the same time. For
-what it needs see `covers`; parameters that are not explained here are as in `kernels`.
+"""Backward of attention for Hopper, faster than the kernels in `kernels`, which compute the same on other GPUs. It is
+written in Gluon, the level below Triton: a kernel specifies the layout of its tensors and what runs concurrently. See
+`covers` for the requirements; parameters that are not explained here are as in `kernels`.
 
 One program on each multiprocessor, which it fills (nearly all shared memory), takes one piece of work after another,
 and the copy engine brings what follows meanwhile and takes gradients away.
@@ -35,7 +35,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-WIDTH = gl.constexpr(64)  # of a head
+WIDTH = gl.constexpr(64)  # width of a head
 TILES = gl.constexpr(5)  # of joints, in shared memory
 
 
@@ -49,8 +49,7 @@ def _buffer(BLOCKS):
 
 @gluon.jit
 def _hidden_zero():
-    """0, but the compiler does not know: it would compute all addresses in advance, and then lack the registers to
-    keep them."""
+    """0, unknown to the compiler, which would otherwise compute all addresses in advance and run out of registers."""
     return gl.inline_asm_elementwise("mov.u32 $0, 0;", "=r", [], dtype=gl.int32, is_pure=False, pack=1)
 
 
@@ -61,7 +60,7 @@ def _matrix(buffer):
 
 @gluon.jit
 def _product(a, b, added, add: gl.constexpr = True):
-    """added + a · b, or a · b alone. It is only begun; the tensor cores take one product after the other."""
+    """added + a · b, or a · b alone. Asynchronous; the tensor cores execute products in order."""
     return warpgroup_mma(a, b, added, use_acc=add, is_async=True)
 
 
@@ -118,7 +117,7 @@ def _load_keys(KEYS, place, row, k, v, exists, DIM: gl.constexpr):
 @gluon.jit
 def _scalars(LOG_SUM, KEEP, sequence, exists, FRAMES: gl.constexpr, JOINTS: gl.constexpr, HEADS: gl.constexpr,
              KEPT: gl.constexpr):  # fmt: skip
-    """What the copy engine cannot bring: log_sum, (256,), and keep."""
+    """Loads that the copy engine cannot do: log_sum, (256,), and keep."""
     query = gl.arange(0, 256, gl.BlockedLayout([1], [32], [8], [0]))
     log_sum = gl.load(LOG_SUM + sequence.to(gl.int64) * FRAMES + query, (query < FRAMES) & exists, float("inf"))
     keep = 1.0
@@ -190,7 +189,7 @@ def _temporal_backward(
     no_key = gl.zeros([128, 64], gl.float32, BY_KEY)
     no_query = gl.zeros([64, 64], gl.float32, BY_QUERY)
 
-    for sequence in tl.range(first, sequences, programs, disable_licm=True):  # what it took out would need registers
+    for sequence in tl.range(first, sequences, programs, disable_licm=True):  # hoisting would need more registers
         following = sequence + programs
         exists = following < sequences
         here = _place(sequence, JOINTS, DIM, HEADS)

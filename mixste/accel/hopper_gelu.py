@@ -1,6 +1,6 @@
-"""GELU along with a product, and its gradient along with another, for Hopper: what `cublaslt` takes from its library
-elsewhere, with less traffic between the L2 cache and the multiprocessors, which is what limits it. In Gluon, as
-`hopper`. For what it needs see `covers`.
+"""A product fused with GELU, and one fused with the gradient of GELU, for Hopper. `cublaslt` computes the same on other
+GPUs; this needs less traffic between the L2 cache and the multiprocessors, which is the bottleneck. In Gluon, as
+`hopper`. See `covers` for the requirements.
 
 One program on each multiprocessor takes one block of 256 rows after another and keeps all of it: 128 rows in shared
 memory, 128 in registers, 64 of each with either of two groups of four warps. The columns of b come by in tiles of 64,
@@ -57,7 +57,7 @@ def _place(turn, TILES: gl.constexpr, PARTS: gl.constexpr):
 
 @gluon.jit
 def _column(first, tile, TILES: gl.constexpr):
-    """Programs begin with different tiles, so that they do not all want the same."""
+    """First column of a tile: programs start with different tiles, so that they do not all read the same one."""
     return (first + (tile + gl.program_id(0)) % TILES) * SIDE
 
 

@@ -1,6 +1,6 @@
 """Triton kernels of the fast path on CUDA: attention over joints and over frames, norms with their residual.
 
-All read tokens where they lie, (batch, frames, joints, dim), so that nothing is ever moved between spatial and temporal
+All read tokens in one layout, (batch, frames, joints, dim), so that nothing is transposed between spatial and temporal
 blocks. Tensors are in the network's precision (bfloat16), arithmetic in float32. Gradients that are sums over
 tokens, those of biases and norms, come from the backward kernel that has their terms at hand: each program leaves one
 row in `partial`, and `_added` adds them up, in the same order every time.
@@ -24,12 +24,12 @@ LOG2_E = math.log2(math.e)
 # that a kernel is compiled for; those in small letters are numbers.
 #   rows           tokens: batch · frames · joints, in this order
 #   X, OUT, …      (rows, DIM) bfloat16, unless said otherwise; D_… is the gradient of …, of the same shape and type
-#   KEEP           (rows,) float32, if KEPT: what stochastic depth multiplies a branch with, 0 or more than 1
+#   KEEP           (rows,) float32, if KEPT: factor of a branch by stochastic depth, 0 or more than 1
 #   W, BIAS        a layer's weight (out, in) and bias (out,), or a norm's (DIM,), all float32
 #   PARTIAL        float32, one row of sums for each program (see above)
 #   DIM, COLUMNS   width of a token, and the next power of two, which the lanes of a program cover
 #   CHUNK          rows that a program takes, one after the other
-# The norms' programs are single warps: sums along a row then need no barrier.
+# The programs of norms are single warps, so that sums along a row need no barrier.
 
 
 @triton.jit
@@ -538,7 +538,7 @@ class Layout:
 
 
 def embed(layout, keypoints, weight, bias, position, dtype):
-    """(batch, frames, joints, 2) -> (rows, dim): the first linear layer and the joints' positions, rounded but once."""
+    """(batch, frames, joints, 2) -> (rows, dim): the first linear layer and the joints' positions, rounded once."""
     out = torch.empty(layout.rows, len(weight), dtype=dtype, device=keypoints.device)
     _embed[(triton.cdiv(layout.rows, 8),)](
         keypoints.contiguous(), weight, bias, position, out, layout.rows, layout.joints, DIM=len(weight),
@@ -548,7 +548,7 @@ def embed(layout, keypoints, weight, bias, position, dtype):
 
 
 def head(layout, normed, weight, bias):
-    """(rows, dim) -> (rows, 3) in float32: bfloat16 cannot tell millimetres a metre away."""
+    """(rows, dim) -> (rows, 3) in float32: bfloat16 cannot resolve millimetres at 1 m."""
     dim = normed.shape[1]
     out = torch.empty(layout.rows, 3, dtype=torch.float32, device=normed.device)
     _head[(triton.cdiv(layout.rows, 8),)](
@@ -568,7 +568,7 @@ def head_backward(layout, d_out, weight, dtype):
 
 
 def _chunk(rows: int, least: int, most: int, programs: int) -> int:
-    """Rows for each program: few enough to busy a GPU, in powers of two, for each is a kernel of its own."""
+    """Rows per program: few enough to fill the GPU, a power of two since each value compiles another kernel."""
     return max(least, min(most, triton.next_power_of_2(rows // programs)))
 
 
@@ -628,7 +628,7 @@ def norm_backward(layout, x, d_normed, d_stream, outer, bias=None, keep=None, in
 
 
 def drop(active, before, keep):
-    """Where keep is 0, make GELU's result 0, and what it is of so small that its derivative is 0 too. In place."""
+    """Where keep is 0, set the result of GELU to 0, and its input so low that its derivative is 0 too. In place."""
     rows, width = active.shape
     _drop[(triton.cdiv(rows, 8),)](
         active, before, keep, rows, WIDTH=width, COLUMNS=triton.next_power_of_2(width), ROWS=8, num_warps=4
