@@ -3,6 +3,7 @@
 `python tools/publish.py PROFILE`, after `mixste reproduce`, which itself never writes there; commit what it wrote.
 """
 
+import os
 import shutil
 import subprocess
 import sys
