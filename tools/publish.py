@@ -28,8 +28,11 @@ def publish(profile: str) -> list[Path]:
     renew results/README.md and the pages' tables.
 
     Notebooks of the default profile replace those in notebooks/, others go to results/<profile>/notebooks/. Those
-    that are not up to date are left out. Returns the files written. RuntimeError if there are none.
+    that are not up to date are left out. Returns the files written. RuntimeError if there are none, or where
+    MIXSTE_POSES cuts trainings short.
     """
+    if os.environ.get("MIXSTE_POSES"):
+        raise RuntimeError("MIXSTE_POSES cuts the study short: unset it, and reproduce again before you publish")
     done = [path for path in notebooks.notebooks() if notebooks.fresh(path, profile, train=False)]
     if not done:
         raise RuntimeError(f"no notebook of profile {profile} is up to date in {store.output()}: nothing to publish")
