@@ -10,18 +10,15 @@ from typing import Annotated
 
 import typer
 
+from mixste.data import SOURCES
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Look at data sources, and fetch the open ones.")
 app.add_typer(data_app, name="data")
 runs_app = typer.Typer(no_args_is_help=True, help="Look at the store of runs, and carry runs between machines.")
 app.add_typer(runs_app, name="runs")
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="synthetic, open-people, open-subjects, open-styles, human36m, humaneva, mpi_inf_3dhp or pose2sim"
-    ),
-]
+Source = Annotated[str, typer.Argument(help=f"{', '.join(SOURCES)}.")]
 Root = Annotated[Path | None, typer.Option(help="Folder or archive with the data (default: MIXSTE_DATA).")]
 Keypoints = Annotated[str, typer.Option(help='"gt", or the name of a detector.')]
 ProfileName = Annotated[str, typer.Option(help="Profile of the study: smoke, open-cpu, open, …")]

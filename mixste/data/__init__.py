@@ -11,8 +11,7 @@ __all__ = ["SOURCES", "Clip", "DataError", "PoseDataset", "load"]
 def load(name: str, root=None, keypoints: str = "gt", **options) -> PoseDataset:
     """The data set `name`.
 
-    name: "synthetic", "open-people", "open-subjects", "open-styles", "human36m", "humaneva", "mpi_inf_3dhp" or
-    "pose2sim" (test clips only). root: folder or archive with its files (default: the environment variable MIXSTE_DATA;
+    name: one of `SOURCES`. root: folder or archive with its files (default: the environment variable MIXSTE_DATA;
     "synthetic" needs none). keypoints: "gt", or a detector: "cpn", "openpose" or "mediapipe", simulated, on sources
     without images; else the <detector> of a data_2d_*_<detector>.npz file. Raises DataError, in one sentence, for
     missing or malformed data.
@@ -23,7 +22,7 @@ def load(name: str, root=None, keypoints: str = "gt", **options) -> PoseDataset:
     return getattr(importlib.import_module(module), function)(root=root, keypoints=keypoints, **options)
 
 
-# Imported on demand, so that one source does not load the libraries of the others.
+# Module and function of each name. Imported on demand, so that one source does not load the libraries of the others.
 SOURCES = {
     "synthetic": ("mixste.data.sources.synthetic", "load"),
     "open-people": ("mixste.data.sources.open_people", "load_people"),
