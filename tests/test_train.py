@@ -101,7 +101,7 @@ def test_random_starts_are_refused_where_they_mean_nothing():
         Batches(PoseFormer(3, 17, 8, 1, 2), [clip(4)], human36m, recipe, 0, "cpu")
 
 
-def test_resized_bodies_are_filmed_by_the_same_camera():
+def test_resized_bodies_are_seen_by_the_same_camera():
     one = clip(9, still=True)
     recipe = replace(AUTHORS, batch_frames=9, mirror=False, body_shapes=True)
     batches = Batches(small(), [one], human36m, recipe, 0, "cpu")

@@ -1,7 +1,7 @@
-"""How fast the network is, against a reference written as the authors' code is: plain, eager, single precision.
+"""Speed of the network, compared with a reference written as the authors' code is: plain, eager, single precision.
 
 `python tools/bench.py` measures everything on the machine it runs on, side by side, and writes results/bench/: the
-table of speeds, and on CUDA scaling.csv (how time and memory grow) and accuracy.csv (what precision costs).
+table of speeds, and on CUDA scaling.csv (how time and memory grow) and accuracy.csv (the cost of low precision).
 """
 
 import copy
@@ -195,7 +195,7 @@ def scaling(device: torch.device) -> pd.DataFrame:
 
 
 def accuracy(device: torch.device, poses: int = 1_000_000, seeds: int = 3) -> pd.DataFrame:
-    """What precision costs: MPJPE on the synthetic test people, of networks trained either way, read every way.
+    """The effect of precision: MPJPE on the synthetic test subjects, for each precision in training and inference.
 
     training: in float32 by the plain network, or in bfloat16 by the fast path, same seeds. inference: the same weights
     read in float32 and by each fast path. Rows of one training differ by rounding alone; trainings, by seed too.

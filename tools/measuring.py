@@ -11,7 +11,7 @@ import torch
 
 
 def seconds(variants: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, float]:
-    """Median seconds of each variant, taken in turns, so that whatever else slows the machine slows all alike."""
+    """Median seconds of each variant. Variants alternate, so that other load affects all of them alike."""
     times = {name: [] for name in variants}
     for run in variants.values():
         for _ in range(3 if device.type == "cuda" else 1):
@@ -32,7 +32,7 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_gib(run: Callable[[], object], device: torch.device) -> float:
-    """Memory that a run needs at most, with the weights and whatever else is alive."""
+    """Peak memory of a run, including the weights and other live tensors."""
     if device.type != "cuda":
         return np.nan
     torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Publishing the study as run here: tables, figures, executed notebooks and records become the repository's own.
+"""Publishes the study: copies its tables, figures, executed notebooks and records into the repository.
 
 `python tools/publish.py PROFILE`, after `mixste reproduce`, which itself never writes there; commit what it wrote.
 """
@@ -16,7 +16,7 @@ from mixste.study import notebooks, pages, records, store
 from mixste.study.profiles import profile_of
 from mixste.study.tables import distinct
 
-# Of an executed notebook all is kept that a reader sees, and nothing that differs from one machine to the next.
+# Of an executed notebook, everything that a reader sees is kept, and nothing that depends on the machine.
 STRIP = [
     *("nbstripout", "--keep-output", "--keep-count", "--extra-keys"),
     "metadata.papermill metadata.language_info cell.metadata.papermill cell.metadata.execution",

@@ -1,6 +1,6 @@
-"""What a command makes of the README and the pages in docs/.
+"""Writes the generated parts of the README and the pages in docs/.
 
-`python tools/readme.py` writes their tables, `python tools/readme.py picture` what moves in the README.
+`python tools/readme.py` writes their tables, `python tools/readme.py picture` the animation in the README.
 """
 
 import sys
@@ -23,7 +23,8 @@ from mixste.wild.outputs import pictures, save_gif
 
 README, LIFT, PICTURE = (PACKAGE.parent / name for name in ("README.md", "docs/lift.md", "docs/lifted.gif"))
 
-# By table, the rows that mean the same in every profile; the references of Table 5 are those of Table 1.
+# By table, the keys of the rows shown, which mean the same in every profile; the references of Table 5 are those of
+# Table 1.
 SHOWN = {
     "table1": ("videopose3d-243", "poseformer-81", "mixste-81", "mixste-243", CONSTANT, REGRESSION),
     "table2": ("poseformer-81", "mixste-81", "mixste-243", REGRESSION),
@@ -32,7 +33,7 @@ SHOWN = {
 
 
 def results() -> str:
-    """MPJPE in mm of the main rows, one column a profile, the paper's printed numbers last, notes below; Markdown."""
+    """MPJPE in mm of the main rows as Markdown: a column per profile, the paper's numbers last, notes below."""
     tables = {key: TABLES[key] for key in SHOWN}
     files = {table.notebook for table in tables.values()}
     profiles = [name for name in PROFILES if files & {path.stem for path in tidy.files(name)}]
@@ -67,7 +68,7 @@ def _printed(row: Row) -> str:
 
 
 def _heading(name: str) -> str:
-    """Where the numbers of a profile come from, so that no column is taken for another."""
+    """The heading of a profile's column: its name and the origin of its numbers."""
     profile = PROFILES[name]
     frames, share = profile.frames[243], profile.poses / PAPER_POSES
     size = f", small networks, T={frames} for 243" if frames != 243 else ""
@@ -85,7 +86,7 @@ def _averages(profile: str, table: Table) -> pd.DataFrame:
 
 
 def speed() -> str:
-    """What the fast path gives at the published size, from results/bench; Markdown."""
+    """Speed of the fast path at the published size as Markdown, from results/bench."""
     bench = pd.concat(pd.read_csv(store.ROOT / "results" / "bench" / f"{name}.csv") for name in ("h100", "cpu"))
     bench = bench[bench["what"].isin(("inference", "training step"))]
     bench = bench[bench["variant"].isin(("fast, bfloat16", "fast, float32"))]
@@ -97,7 +98,7 @@ def speed() -> str:
 
 
 def layouts() -> str:
-    """The joints that are no detector's own point, what they are made of, and which layouts have that; Markdown."""
+    """Joints that are computed from a detector's points as Markdown: the points, and the layouts that have them."""
     detectors = {name: set(points) for name, points in LAYOUTS.items() if name != "human36m"}
     lines = ["| joint | made of | in |", "| --- | --- | --- |"]
     for joint, rows in MADE_OF.items():
@@ -131,7 +132,7 @@ def between(text: str, mark: str, content: str) -> str:
 
 
 def picture() -> None:
-    """docs/lifted.gif: a person of HDM05 whom the network never saw, lifted from one camera's noisy keypoints."""
+    """docs/lifted.gif: an unseen subject of HDM05, lifted from one camera's noisy keypoints."""
     model = MixSTE.from_pretrained("open-small")
     clips = load("open-subjects", keypoints="openpose").test
     clips = {clip.action: clip for clip in clips if (clip.subject, clip.camera) == ("hdm_tr", "C1")}
@@ -147,7 +148,7 @@ def picture() -> None:
 
 
 def main(what: str = "tables") -> None:
-    """Write what is asked for: "tables" or "picture"; ValueError for anything else."""
+    """Write "tables" or "picture"; ValueError for anything else."""
     if what == "picture":
         picture()
     elif what == "tables":

@@ -1,4 +1,4 @@
-"""The paper's claims that compare two rows of a table, and the rule by which each is judged."""
+"""The paper's claims that compare two rows of a table, and the rule for their verdict."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -57,8 +57,8 @@ def on_claimed_side(claimed: float, low: float, high: float) -> bool | None:
 def verdict(holds: bool | None, reasons: Iterable[str] = ()) -> str:
     """ "holds", "does not hold", or "open".
 
-    reasons: why nothing can be said of the claim, whatever the numbers are, such as a training that collapsed. With any
-    of them the verdict is "open", and names the first.
+    reasons: why the numbers say nothing about the claim, such as a collapsed training. If there are any, the verdict is
+    "open", with the first of them.
     """
     for reason in reasons:
         return f"open: {reason}"

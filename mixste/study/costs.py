@@ -1,8 +1,8 @@
-"""What trainings cost: seconds of a core or a GPU, estimated from trainings that were made.
+"""The cost of trainings: seconds of a CPU core or a GPU, estimated from past trainings.
 
-results/*/runs.csv lists hundreds. Their seconds are fitted to what a training does: it starts once, its steps call a
-number of operations, and its poses cost a number of multiply-accumulates. Small networks spend their time on calls,
-large ones on matrix products, and a short training on a GPU on its start.
+results/*/runs.csv lists hundreds. Their seconds are fitted to three terms: a constant for the start, the number of
+operations called, and the number of multiply-accumulates. Calls dominate for small networks, matrix products for
+large ones, and the start for short trainings on a GPU.
 """
 
 import functools

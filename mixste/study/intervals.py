@@ -1,4 +1,4 @@
-"""The bootstrap behind the study's intervals: how far an average over test clips can be trusted."""
+"""Bootstrap intervals of averages over test clips."""
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,11 @@ def bootstrap_interval(
 ) -> tuple[float, float, float]:
     """Weighted mean of one value a clip, with the low and high end of its percentile bootstrap interval.
 
-    Clips are drawn again with replacement, `draws` times; of trainings by several seeds, a column each, so are the
-    seeds, for what another training would give (of few seeds that says too little rather than too much). weights:
-    positive, by default 1; a clip's frame count makes the mean that of all frames, its share of its action's frames
-    that of the actions' means. Views of one take are not independent: average them first. Raises ValueError for fewer
-    than 2 clips, which tell nothing of their spread, for shapes that do not fit and numbers that are not finite.
+    Clips are resampled with replacement, `draws` times. If there are several seeds, one per column, they are resampled
+    too, to include the variation between trainings (with few seeds, the interval is too narrow rather than too wide).
+    weights: positive, by default 1; a clip's frame count makes the mean that of all frames, its share of its action's
+    frames that of the actions' means. Views of one take are not independent: average them first. Raises ValueError for
+    fewer than 2 clips, for shapes that do not match, and for numbers that are not finite.
     """
     values = np.asarray(values, dtype=np.float64)
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -41,7 +41,7 @@ def bootstrap_interval(
 
 
 def summary(values: pd.DataFrame, weights: pd.Series) -> dict[str, float]:
-    """Values by take (rows) and seed (columns) as a line of a tidy table has them.
+    """Summary of values by take (rows) and seed (columns), for a line of a tidy table.
 
     value: their weighted mean. low, high: its 95 % interval, nan for a single take. seeds: how many. seed_spread: the
     standard deviation over seeds, nan for one.

@@ -23,7 +23,7 @@ def runs(table: Table, profile: Profile) -> dict[str, tuple[Run, ...]]:
 
 
 def sound(table: Table, profile: Profile) -> dict[str, list[Record]]:
-    """By method, the records of its runs, without those of trainings that failed."""
+    """By method, the records of its runs, without failed ones."""
     wanted = runs(table, profile)
     kept = records.find([run for seeds in wanted.values() for run in seeds], profile.name)
     return {
@@ -32,9 +32,9 @@ def sound(table: Table, profile: Profile) -> dict[str, list[Record]]:
 
 
 def compared(table: Table, profile: Profile, train: bool | None = None) -> dict[str, list[Record]]:
-    """`sound`, once the runs that the store lacks are trained. NotHere if a method has no record.
+    """`sound`, after training missing runs. NotHere if a method has no record.
 
-    train: whether to, see `mixste.study.report.ready`.
+    train: whether to train, see `mixste.study.report.ready`.
     """
     if trains(profile, train):
         trainer.make_all([run for seeds in runs(table, profile).values() for run in seeds], title="methods compared")

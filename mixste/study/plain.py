@@ -1,6 +1,6 @@
-"""The network and its training as the authors' code has them: plain, eager, in single precision, nothing fused.
+"""The network and its training as in the authors' code: plain, eager, in single precision, without fused kernels.
 
-It is the reference to which speed and digits of the package are compared.
+It is the reference for the package's speed and accuracy.
 """
 
 import math
@@ -16,7 +16,7 @@ from mixste.train import Batches, Recipe, learning_rate, loss_of, optimizer_of
 
 
 class PlainMixSTE(nn.Module):
-    """MixSTE as the paper describes it: each attention product an einsum, tokens laid out anew for each block.
+    """MixSTE as the paper describes it: attention by einsum, tokens rearranged for each block.
 
     Parameters have the names that they have in `mixste.model.MixSTE`. forward: (batch, frames, joints, 2) ->
     (batch, frames, joints, 3), as there.

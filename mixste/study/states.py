@@ -1,4 +1,4 @@
-"""The state of an interrupted training: read as data, and used only if all of it is what that training saved.
+"""The state of an interrupted training: read as data, and used only if it is complete and belongs to that training.
 
 A state may be cut short, belong to another network, or come from another machine. It is compared with the network, its
 optimizer, the steps and the learning curve before any of it is used.
@@ -29,8 +29,8 @@ class StateError(ValueError):
 def resume(part: Path, run: Run, networks: list[nn.Module]) -> dict:
     """The state that a killed training saved in its folder: step, history and the rest; step 0 where there is none.
 
-    networks: the one that is trained, or all that it could be. A useless state is removed, which a line on the terminal
-    says: the training then starts again.
+    networks: the one that is trained, or all that it could be. An unusable state is removed, with a message, and the
+    training starts again.
     """
     path = part / "state.pt"
     try:

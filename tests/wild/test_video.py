@@ -1,4 +1,4 @@
-"""Videos: written and read back by PyAV, and a detector in the place of MediaPipe that finds what was drawn."""
+"""Videos: written and read back by PyAV, and a detector instead of MediaPipe that finds what was drawn."""
 
 import builtins
 import struct
