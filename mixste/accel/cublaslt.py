@@ -44,7 +44,7 @@ class Program(ctypes.Structure):
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def loaded() -> ctypes.CDLL | None:
     """The library that PyTorch has loaded, or None."""
     try:
         return ctypes.CDLL(f"libcublasLt.so.{(torch.version.cuda or '').split('.')[0]}")
@@ -53,7 +53,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _call(name: str, *arguments) -> None:
-    status = getattr(library(), name)(*arguments)
+    status = getattr(loaded(), name)(*arguments)
     if status != 0:
         raise RuntimeError(f"cuBLASLt refused {name} with status {status}")
 

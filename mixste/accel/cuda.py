@@ -32,7 +32,7 @@ def covers(model: MixSTE) -> bool:
     width = model.embed.out_features // block.attn.heads
     sizes = model.separate_joints and model.joints <= 64 and width in (16, 32, 64, 128)
     sizes = sizes and block.mlp.fc1.out_features % 8 == 0
-    installed = kernels is not None and cublaslt.library() is not None
+    installed = kernels is not None and cublaslt.loaded() is not None
     return installed and sizes and torch.cuda.get_device_capability() >= (8, 0)
 
 

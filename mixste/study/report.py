@@ -152,7 +152,7 @@ def _diverged(clips: pd.DataFrame) -> str:
 def _ends(takes: pd.DataFrame) -> pd.Series:
     """The average error of each seed."""
     [(_, group, weights)] = _columns(takes, averages_only=True)
-    return _means(group.drop(columns="frames"), weights)
+    return group.drop(columns="frames").mul(weights, axis=0).sum() / weights.sum()
 
 
 def _at_level(key: str, ends: dict[str, pd.Series]) -> str:
@@ -214,11 +214,6 @@ def _differences(own, other, row: Row, metric: str, averages_only: bool, ids: st
 def _about(row: Row, column: str, metric: str, against: str, ids: str) -> dict:
     about = {"row": row.label, "against": against, "column": column, "metric": metric}
     return about | {"unit": evaluate.UNITS[metric], "runs": ids, "note": row.note}
-
-
-def _means(values: pd.DataFrame, weights: pd.Series) -> pd.Series:
-    """The weighted mean of each seed."""
-    return values.mul(weights, axis=0).sum() / weights.sum()
 
 
 def _printed(row: Row, metric: str, column: str) -> float:

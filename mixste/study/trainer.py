@@ -217,8 +217,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
     began = time.monotonic()
     dataset = run.data.load()
     model = initial(run).to(device)
-    # On the CPU errors are the model's own to the last bit; on a GPU, up to rounding (results/bench/accuracy.csv).
-    network = accelerate(model) if device.type == "cuda" else model
+    network = evaluated(model)
     state = states.resume(part, run, [model])
     history = list(state["history"])
     curve = {row["step"]: row["test_mpjpe"] for row in history} if run.test_curve else {}
@@ -253,9 +252,8 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
             shutil.copyfile(states.best_weights(part, min(curve, key=curve.get)), file)
     about = environment() | {"training_seconds": end - began, "testing_seconds": time.monotonic() - end}
     about["layout"] = dataset.skeleton.name  # of the joints in errors.npz
-    about["resumed_at"] = (
-        state["step"] / history[-1]["step"]
-    )  # the share of the training that the seconds do not include
+    # The share of the training that the seconds do not include.
+    about["resumed_at"] = state["step"] / history[-1]["step"]
     with replacing(part / "environment.json") as file:
         file.write_text(json.dumps(about | errors, indent=1))
     seal(part)
@@ -328,7 +326,7 @@ def _renew_errors(run: Run, path: Path, title: str, report: Callable[[str], None
         shutil.copyfile(path / name, part / name)
     model = checkpoints.load_checkpoint(part / "weights.safetensors").to(device)
     try:
-        errors = _write_errors(part, run, accelerate(model) if device.type == "cuda" else model, dataset, title)
+        errors = _write_errors(part, run, evaluated(model), dataset, title)
     except FloatingPointError as error:
         raise RunError(f"the errors of run {run.id} cannot be computed: {error}") from None
     about = json.loads((part / "environment.json").read_text(encoding="utf-8"))
@@ -354,6 +352,14 @@ def run_device() -> torch.device:
     return device
 
 
+def evaluated(model: torch.nn.Module) -> torch.nn.Module:
+    """The network that errors are measured with.
+
+    On the CPU errors are the model's own to the last bit; on a GPU, up to rounding (results/bench/accuracy.csv).
+    """
+    return accelerate(model) if next(model.parameters()).is_cuda else model
+
+
 def initial(run: Run) -> torch.nn.Module:
     """The network that a training starts with: untrained, from the seed, or that of `start`, adapted to this run."""
     if run.start is None:
@@ -374,7 +380,11 @@ def constant_pose_of(dataset: PoseDataset) -> float:
 
 
 def curve_mpjpe(network: torch.nn.Module, dataset: PoseDataset) -> float:
-    """MPJPE on the test clips by the authors' protocol, millimetres, on average over actions."""
+    """MPJPE on the test clips by the authors' protocol, millimetres, on average over actions.
+
+    The same as `evaluate.average` of `evaluate.score`, without the other metrics: it chooses the best weights, so this
+    code is part of the run's identity, which a change of another metric must leave alone.
+    """
     sums = defaultdict(lambda: np.zeros(2))  # of an action: errors, frames
     for clip, (indices, poses) in zip(dataset.test, _lift(network, dataset), strict=True):
         target = (clip.poses - clip.poses[:, [dataset.skeleton.root]])[indices]

@@ -118,7 +118,7 @@ def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log
 FOLDS = False  # whether the products with GELU take an inverse, as those of `hopper_gelu` do
 
 
-def library():
+def loaded():
     return True
 
 

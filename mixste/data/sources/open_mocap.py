@@ -412,7 +412,10 @@ def cached(
 
 
 def find(source: str, names: tuple[str, ...], root, all_of_them: bool = True) -> list[Path]:
-    """The files of the named collections, or the archives with them; DataError if a collection, or every one, lacks."""
+    """The files of the named collections, or the archives with them; DataError if one is missing.
+
+    all_of_them: False to go without missing ones, unless all are missing.
+    """
     default = HOME / "data" / "open"
     roots = [Path(root)] if root is not None else [Path(os.environ.get("MIXSTE_DATA") or default), default]
     files: dict[str, list[Path]] = {}
