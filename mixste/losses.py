@@ -15,23 +15,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mixste.skeleton import Skeleton
+
 Poses = Float[Tensor, "*batch frames joints 3"]
 Weights = Float[Tensor, "joints"] | Sequence[float]  # W, one weight a joint: `Skeleton.weights(recipe)`
 Scalar = Float[Tensor, ""]
-Term = Callable[[Poses, Poses, Weights, bool], Scalar]  # (pred, target, weights, squared), the last two the recipe's
+# (pred, target, weights, squared, skeleton): weights and squared of the recipe, skeleton the joint layout of the data
+Term = Callable[[Poses, Poses, Weights, bool, Skeleton | None], Scalar]
 
 LOSSES: dict[str, Term] = {}  # the terms of Eq. 9 by name
 
 
 def loss_term(name: str) -> Callable[[Callable[..., Scalar]], Callable[..., Scalar]]:
-    """Register a function of some of pred, target, weights and squared in `LOSSES`; its parameters' names say which."""
+    """Register a function of some of `Term`'s arguments in `LOSSES`; its parameters' names say which."""
 
     def enter(function):
-        taken = [name in inspect.signature(function).parameters for name in ("pred", "target", "weights", "squared")]
+        names = ("pred", "target", "weights", "squared", "skeleton")
+        taken = [name in inspect.signature(function).parameters for name in names]
 
         @functools.wraps(function)
-        def term(pred, target, weights, squared):
-            return function(*itertools.compress((pred, target, weights, squared), taken))
+        def term(pred, target, weights, squared, skeleton=None):
+            return function(*itertools.compress((pred, target, weights, squared, skeleton), taken))
 
         LOSSES[name] = term
         return function
@@ -104,11 +108,17 @@ TABLE_6 = {
 
 
 def total_loss(
-    pred: Poses, target: Poses, terms: Mapping[str, float], weights: Weights, squared: bool = False
+    pred: Poses,
+    target: Poses,
+    terms: Mapping[str, float],
+    weights: Weights,
+    squared: bool = False,
+    skeleton: Skeleton | None = None,
 ) -> Scalar:
     """Eq. 9: the sum of `terms`, a coefficient by name: of `LOSSES`, or a user's "module:function", see `own_term`.
 
-    weights and squared are the recipe's, for the terms that use them. Raises ValueError for any other name, or none.
+    weights, squared (of the recipe) and skeleton (of the poses) are for the terms that use them. Raises ValueError for
+    any other name, or none.
     """
     unknown = [name for name in terms if name not in LOSSES and not is_own(name)]
     if unknown or not terms:
@@ -116,7 +126,8 @@ def total_loss(
             f"loss terms must be some of {', '.join(LOSSES)}, or module:function, found {', '.join(terms) or 'none'}"
         )
     functions = {name: own_term(name) if is_own(name) else LOSSES[name] for name in terms}
-    return sum(coefficient * functions[name](pred, target, weights, squared) for name, coefficient in terms.items())
+    arguments = pred, target, weights, squared, skeleton
+    return sum(coefficient * functions[name](*arguments) for name, coefficient in terms.items())
 
 
 def is_own(name: str) -> bool:
@@ -128,6 +139,7 @@ def is_own(name: str) -> bool:
 def own_term(name: str) -> Term:
     """The function that "module:function" names: (pred, target), poses in metres and of single precision, -> scalar.
 
+    If it has a parameter `skeleton`, it is given the joint layout too.
     Raises ValueError if there is no such function, or, when called, if it returns anything but one number.
     """
     module, _, function_name = name.partition(":")
@@ -138,8 +150,10 @@ def own_term(name: str) -> Term:
     if not callable(function):
         raise ValueError(f"loss term {name}: expected a function of this name in {path}, found none")
 
-    def term(pred, target, weights, squared):
-        value = function(*_pair(pred, target))
+    takes_skeleton = "skeleton" in inspect.signature(function).parameters
+
+    def term(pred, target, weights, squared, skeleton=None):
+        value = function(*_pair(pred, target), **({"skeleton": skeleton} if takes_skeleton else {}))
         if not isinstance(value, Tensor) or value.ndim:
             shape = tuple(value.shape) if isinstance(value, Tensor) else value
             raise ValueError(f"loss term {name}: expected a tensor of one number, found {shape}")

@@ -210,7 +210,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int, epoch: int) -> float:
 def loss_of(recipe: Recipe, skeleton: Skeleton, device="cpu") -> Callable[[Tensor, Tensor], Tensor]:
     """The loss (pred, target) -> scalar: Eq. 9 with the terms of the recipe."""
     weights, terms = torch.tensor(skeleton.weights(recipe.weights), device=device), dict(recipe.loss)
-    return lambda pred, target: losses.total_loss(pred, target, terms, weights, recipe.squared)
+    return lambda pred, target: losses.total_loss(pred, target, terms, weights, recipe.squared, skeleton)
 
 
 class Step:

@@ -19,7 +19,8 @@ PACKAGE = Path(mixste.__file__).parent
 # From below: a room may import from the lines above its own, and within itself. Rooms on one line are apart.
 ROOMS = """
 io
-skeleton camera losses metrics
+skeleton camera metrics
+losses
 data.clips data.bodies
 data.windows data.augment data.cameras data.multiview data.readers
 data.virtual

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from mixste import losses
-from mixste.skeleton import human36m
+from mixste.skeleton import human36m, mpi_inf_3dhp
 from mixste.study import identity, report, store, tidy, trainer
 from mixste.study import run as run_module
 from mixste.study.profiles import PROFILES
 from mixste.study.run import Data, Run
 from mixste.study.tables import TABLES, Row, distinct
-from mixste.train import AUTHORS
+from mixste.train import AUTHORS, loss_of
 
 DATA = Data("synthetic", "gt", subjects=("S1", "S9"), actions=("Walking", "Waiting"), test_cameras=1)
 RUN = Run(DATA, 9, 200, 0, options=(("depth", 1), ("dim", 8), ("heads", 2)), recipe=replace(AUTHORS, batch_frames=90))
@@ -117,6 +117,22 @@ def test_a_term_of_ones_own_is_trained_with(here):
     assert own.id != same.id
     torch.testing.assert_close(own.model().state_dict(), same.model().state_dict(), rtol=0, atol=1e-4)
     assert own.history["loss"].to_numpy() == pytest.approx(same.history["loss"].to_numpy(), rel=1e-4)
+
+
+def test_a_term_of_ones_own_may_take_the_joint_layout(here):
+    """One joint is 2 m away from all others: in one layout the root, of three bones; in the other the head top."""
+    (here / "my_terms.py").write_text(
+        "def bones(pred, target, skeleton):\n"
+        "    parents, children = map(list, zip(*skeleton.bones))\n"
+        "    lengths = [(poses[..., children, :] - poses[..., parents, :]).norm(dim=-1) for poses in (pred, target)]\n"
+        "    return (lengths[0] - lengths[1]).abs().sum()\n"
+    )
+    target = torch.zeros(1, 1, 17, 3)
+    pred = target.clone()
+    pred[..., 0, 0] = 2.0
+    recipe = with_loss(("my_terms:bones", 5.0)).recipe
+    assert loss_of(recipe, human36m)(pred, target).item() == 5 * 2 * 3
+    assert loss_of(recipe, mpi_inf_3dhp)(pred, target).item() == 5 * 2
 
 
 def test_the_code_of_a_term_is_part_of_the_name_of_its_runs_alone(here):
