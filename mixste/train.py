@@ -20,7 +20,7 @@ from tqdm import tqdm
 from mixste import losses
 from mixste.accel import accelerate
 from mixste.accel.graphs import Recorder
-from mixste.data.augment import project_screen, resize_bodies, turn_cameras
+from mixste.data.augment import measured_bodies, project_screen, resize_bodies, turn_cameras
 from mixste.data.clips import Clip
 from mixste.data.windows import ClipFrames
 from mixste.io import DataError
@@ -48,8 +48,10 @@ class Recipe:
     training windows, T if None (19). mirror: also train on the mirror image of each window (19).
 
     Not in the paper. random_starts: draw each window from anywhere in its clip; if the clip is shorter than T, place it
-    anywhere in the window. body_shapes: scale the bones of each window's person at random. new_cameras: move the camera
-    of each window at random.
+    anywhere in the window. by_subject: draw windows so that every subject is equally likely, however many frames it
+    has. body_shapes: scale the bones of each window's person at random. measured_bodies: the same with factors that
+    vary and correlate as between adults, see `mixste.data.bodies`. new_cameras: move the camera of each window at
+    random.
     """
 
     loss: tuple[tuple[str, float], ...] = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 2.0))
@@ -68,7 +70,9 @@ class Recipe:
     interval: int | None = None
     mirror: bool = True
     random_starts: bool = False
+    by_subject: bool = False
     body_shapes: bool = False
+    measured_bodies: bool = False
     new_cameras: bool = False
 
     def __post_init__(self):
@@ -82,6 +86,8 @@ class Recipe:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}")
         if self.random_starts and self.interval is not None:
             raise ValueError(f"random_starts leave no interval between windows, found interval {self.interval}")
+        if self.body_shapes and self.measured_bodies:
+            raise ValueError("expected body_shapes or measured_bodies, found both")
         for name in ("batch_frames", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
@@ -108,6 +114,7 @@ RECIPES = {"authors": AUTHORS, "paper": PAPER}
 class Batches:
     """An endless stream of training batches: each window once per epoch, as it is and mirrored, in a seeded order.
 
+    With `by_subject`, an epoch is as many draws with replacement; within a subject, all windows are equally likely.
     Batches are always full: one may contain the end of an epoch and the start of the next. The order depends only on
     the seed and the epoch, so that a training can resume at any step.
     """
@@ -119,7 +126,7 @@ class Batches:
         self.whole_windows = model.mode == "seq2seq"  # otherwise only their central frames are supervised
         if not self.whole_windows and recipe.random_starts:
             raise ValueError("random_starts are for seq2seq networks: the others read a window around every frame")
-        self.augmented = recipe.body_shapes or recipe.new_cameras
+        self.augmented = recipe.body_shapes or recipe.measured_bodies or recipe.new_cameras
         self.frames = ClipFrames.of(clips, skeleton, device, paths=self.augmented)
         self.poses_per_window = model.poses_per_window(model.frames)
         self.size = max(1, recipe.batch_frames // self.poses_per_window)
@@ -130,7 +137,11 @@ class Batches:
             span = np.stack(np.broadcast_arrays(starts + first, first, first + length - 1, clip), axis=1)
             spans += [np.pad(span, ((0, 0), (0, 1)), constant_values=flip) for flip in range(1 + recipe.mirror)]
         # (windows, 5): first frame, the clip's first and last frame, clip, mirrored or not
-        self.windows = torch.from_numpy(np.concatenate(spans)).to(device)
+        windows = np.concatenate(spans)
+        _, subjects = np.unique([clip.subject for clip in clips], return_inverse=True)
+        subjects = subjects[windows[:, 3]]
+        self.shares = torch.from_numpy(1 / np.bincount(subjects)[subjects])  # that make all subjects equally likely
+        self.windows = torch.from_numpy(windows).to(device)
         self.offsets = torch.arange(model.frames, device=device)
 
     def __len__(self) -> int:
@@ -139,6 +150,8 @@ class Batches:
 
     def order(self, epoch: int) -> Int[Tensor, "windows"]:
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
+        if self.recipe.by_subject:
+            return torch.multinomial(self.shares, len(self), replacement=True, generator=generator)
         return torch.randperm(len(self), generator=generator)
 
     def chosen(self, step: int) -> Int[Tensor, "batch"]:
@@ -187,6 +200,8 @@ class Batches:
         errors = keypoints - project_screen(poses, intrinsics, resolution)
         if self.recipe.body_shapes:
             poses = resize_bodies(poses, self.skeleton, generator)
+        if self.recipe.measured_bodies:
+            poses = measured_bodies(poses, self.skeleton, generator)
         if self.recipe.new_cameras:
             poses = turn_cameras(poses, generator)
         root = poses[:, :, [self.skeleton.root]]

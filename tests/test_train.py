@@ -101,9 +101,30 @@ def test_random_starts_are_refused_where_they_mean_nothing():
         Batches(PoseFormer(3, 17, 8, 1, 2), [clip(4)], human36m, recipe, 0, "cpu")
 
 
-def test_resized_bodies_are_seen_by_the_same_camera():
+def test_subjects_are_drawn_equally_often_however_many_windows_they_have():
+    """One subject has 1 of 28 windows, another 27 in two clips; every window comes up."""
+    clips = [replace(clip(9, 0), subject="S5"), clip(9 * 20, 1), clip(9 * 7, 2)]
+    recipe = replace(AUTHORS, batch_frames=36, mirror=False, by_subject=True)
+    batches = Batches(small(), clips, human36m, recipe, 0, "cpu")
+    drawn = torch.cat([batches.chosen(step) for step in range(700)])
+    counts = torch.bincount(drawn, minlength=28) / len(drawn)
+    assert counts[0].item() == pytest.approx(1 / 2, abs=0.03)
+    assert counts[1:].numpy() == pytest.approx(np.full(27, 1 / 54), abs=0.01)
+    # A training that resumes in the middle of an epoch, and another seed.
+    again = Batches(small(), clips, human36m, recipe, 0, "cpu")
+    assert torch.equal(torch.cat([again.chosen(step) for step in range(345, 700)]), drawn[4 * 345 :])
+    assert not torch.equal(Batches(small(), clips, human36m, recipe, 1, "cpu").chosen(0), drawn[:4])
+
+
+def test_a_person_is_resized_in_one_way():
+    with pytest.raises(ValueError, match="expected body_shapes or measured_bodies, found both"):
+        Recipe(body_shapes=True, measured_bodies=True)
+
+
+@pytest.mark.parametrize("bodies", ["body_shapes", "measured_bodies"])
+def test_resized_bodies_are_seen_by_the_same_camera(bodies):
     one = clip(9, still=True)
-    recipe = replace(AUTHORS, batch_frames=9, mirror=False, body_shapes=True)
+    recipe = replace(AUTHORS, batch_frames=9, mirror=False, **{bodies: True})
     batches = Batches(small(), [one], human36m, recipe, 0, "cpu")
     keypoints, poses = batches[0]
     again, _ = batches[0]

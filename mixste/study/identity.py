@@ -74,7 +74,9 @@ FIRST_DEFAULTS = {
         "interval": None,
         "mirror": True,
         "random_starts": False,
+        "by_subject": False,
         "body_shapes": False,
+        "measured_bodies": False,
         "new_cameras": False,
     },
 }
