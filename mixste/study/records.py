@@ -26,6 +26,7 @@ from mixste.study.run import Run, read_spec, run_of, spec
 from mixste.study.store import Finished
 
 TAKE = ["subject", "action", "take"]
+COLUMNS = [*TAKE, "frames", "protocol", "metric", "value", "unit"]  # of errors by take
 LIMIT = 1000  # millimetres: errors of poses are counted in bins of 1 mm up to here, and all others in one more
 FORMAT = 1
 
@@ -94,16 +95,15 @@ class Record:
     def takes(self) -> pd.DataFrame:
         """Errors by take, in the order of the test clips.
 
-        Columns: subject, action, take, frames (counted), protocol, metric, value, unit.
+        Columns: `COLUMNS`, with the number of frames that were counted.
         """
-        tables, frames = [], {}
-        for entry in self.content["errors"]:
-            frames[entry["protocol"]] = entry.get("frames", frames.get(entry["protocol"]))
-            about = {name: entry[name] for name in ("protocol", "metric", "unit")}
-            columns = {"frames": frames[entry["protocol"]], "value": np.array(entry["value"], dtype=float)}
-            tables.append(pd.DataFrame(self.content["takes"], columns=TAKE).assign(**columns, **about))
-        table = pd.concat(tables, ignore_index=True).dropna(subset="value")
-        return table[[*TAKE, "frames", "protocol", "metric", "value", "unit"]]
+        return _unpacked(self.content)
+
+    @functools.cached_property
+    def unseen_takes(self) -> pd.DataFrame:
+        """The same of takes of the training subjects that were not trained on; empty where none are kept back."""
+        packed = self.content.get("unseen_takes")
+        return _unpacked(packed) if packed else pd.DataFrame(columns=COLUMNS)
 
     @functools.cached_property
     def frames(self) -> pd.Series:
@@ -154,13 +154,22 @@ def by_take(clips: pd.DataFrame) -> pd.DataFrame:
     clips = clips.assign(value=clips["value"] * clips["frames"])
     sums = clips.groupby([*TAKE, "protocol", "metric", "unit"], sort=False)[["value", "frames"]].sum().reset_index()
     sums["value"] /= sums["frames"]
-    return sums[[*TAKE, "frames", "protocol", "metric", "value", "unit"]]
+    return sums[COLUMNS]
 
 
-def _errors(finished: Finished) -> dict:
-    """The part of a record's content that a failed run lacks."""
-    clips = finished.clips
-    table = by_take(clips)
+def _unpacked(content: dict) -> pd.DataFrame:
+    """The table of `by_take` from what `_packed` makes of it."""
+    tables, frames = [], {}
+    for entry in content["errors"]:
+        frames[entry["protocol"]] = entry.get("frames", frames.get(entry["protocol"]))
+        about = {name: entry[name] for name in ("protocol", "metric", "unit")}
+        columns = {"frames": frames[entry["protocol"]], "value": np.array(entry["value"], dtype=float)}
+        tables.append(pd.DataFrame(content["takes"], columns=TAKE).assign(**columns, **about))
+    return pd.concat(tables, ignore_index=True).dropna(subset="value")[COLUMNS]
+
+
+def _packed(table: pd.DataFrame) -> dict:
+    """Errors by take, in a record: the takes, and for each protocol and metric the values in their order."""
     order = table.query("protocol == 'exact' and metric == 'MPJPE'").set_index(TAKE).index
     entries, frames = [], {}
     for (protocol, metric, unit), group in table.groupby(["protocol", "metric", "unit"], sort=False):
@@ -170,17 +179,22 @@ def _errors(finished: Finished) -> dict:
         if frames.get(protocol) != counted:  # as a rule those of the metric before
             entry["frames"] = frames[protocol] = counted
         entries.append(entry | {"value": [_rounded(value, 3) for value in group["value"]]})
+    return {"takes": [list(names) for names in order], "errors": entries}
 
+
+def _errors(finished: Finished) -> dict:
+    """The part of a record's content that a failed run lacks."""
+    clips, unseen = finished.clips, finished.unseen_takes
+    errors = _packed(by_take(clips)) | ({"unseen_takes": _packed(by_take(unseen))} if len(unseen) else {})
+    order = pd.MultiIndex.from_frame(pd.DataFrame(errors["takes"], columns=TAKE))
     views = clips.query("protocol == 'exact' and metric == 'MPJPE'")
     take = np.repeat(order.get_indexer(pd.MultiIndex.from_frame(views[TAKE])), views["frames"])  # of each frame
-    errors = finished.joint_errors.astype(np.float64)  # (frames, joints)
-    joints = np.stack([np.bincount(take, joint) / np.bincount(take) for joint in errors.T], axis=1)
-    bins = np.minimum(errors.mean(axis=1), LIMIT).astype(int)
+    of_joints = finished.joint_errors.astype(np.float64)  # (frames, joints)
+    joints = np.stack([np.bincount(take, joint) / np.bincount(take) for joint in of_joints.T], axis=1)
+    bins = np.minimum(of_joints.mean(axis=1), LIMIT).astype(int)
     counts = np.zeros((len(order), LIMIT + 1), dtype=int)
     np.add.at(counts, (take, bins), 1)
-    return {
-        "takes": [list(names) for names in order],
-        "errors": entries,
+    return errors | {
         "joints": [[_rounded(value, 2) for value in one] for one in joints.tolist()],
         "histogram": [_trimmed(take) for take in counts],  # the first bin that is not empty, and the counts from there
     }

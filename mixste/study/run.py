@@ -35,7 +35,7 @@ class Data:
     "published" is the source's own; "everyone" trains on its validation subjects too; "takes" trains and tests on the
     same subjects, as HumanEva does, with the last take of each action as the test; "validation" tests on the source's
     validation subjects, or on the last training subject where it has none. test_cameras: test on the clips of the first
-    N cameras (0: all), to save time.
+    N cameras (0: all), to save time; unseen takes too.
     """
 
     source: str
@@ -70,6 +70,8 @@ class Data:
 @functools.lru_cache(maxsize=4)
 def _load(choice: Data) -> PoseDataset:
     options = {"rig": choice.rig} if choice.rig else {}
+    if choice.source == "open-people":
+        options["strict"] = True  # results are about all of its subjects
     return select(data.load(choice.source, keypoints=choice.keypoints, **options), choice)
 
 
@@ -86,7 +88,10 @@ def select(dataset: PoseDataset, choice: Data) -> PoseDataset:
         dataset = replace(dataset, train=dataset.train + dataset.validation, validation=[])
     if choice.test_cameras:
         cameras = sorted({clip.camera for clip in dataset.test})[: choice.test_cameras]
-        dataset = replace(dataset, test=[clip for clip in dataset.test if clip.camera in cameras])
+        test, unseen = (
+            [clip for clip in clips if clip.camera in cameras] for clips in (dataset.test, dataset.unseen_takes)
+        )
+        dataset = replace(dataset, test=test, unseen_takes=unseen)
     return dataset
 
 

@@ -1,11 +1,11 @@
 """The store of runs: each distinct training of the study is run once and looked up by its settings.
 
-`runs/<id>/` holds spec.json, history.csv (the learning curve), clips.csv (errors by clip, both protocols), errors.npz
-(every joint in every test frame), weights.safetensors, environment.json and manifest.json with the hash of each. A run
-is written to `runs/<id>.part/`, under a lock, and renamed when complete: an incomplete one is resumed, not read. A
-failed training is kept too, with failed.json (the reason) instead of errors and weights, and is tried again only on
-request. Several processes, on one machine or on several that share the folder, may work on one
-store at a time.
+`runs/<id>/` holds spec.json, history.csv (the learning curve), clips.csv (errors by clip, both protocols, of the test
+and of unseen takes, which column split tells apart), errors.npz (every joint in every test frame), weights.safetensors,
+environment.json and manifest.json with the hash of each. A run is written to `runs/<id>.part/`, under a lock, and
+renamed when complete: an incomplete one is resumed, not read. A failed training is kept too, with failed.json (the
+reason) instead of errors and weights, and is tried again only on request. Several processes, on one machine or on
+several that share the folder, may work on one store at a time.
 """
 
 import contextlib
@@ -91,8 +91,13 @@ class Finished:
 
     @property
     def clips(self) -> pd.DataFrame:
-        """The table of `mixste.evaluate.evaluate`, with a column protocol."""
-        return pd.read_csv(self.file("clips.csv"), dtype={"take": str}, keep_default_na=False)
+        """The table of `mixste.evaluate.evaluate` of the test clips, with a column protocol."""
+        return _read_clips(self.file("clips.csv")).query("split == 'test'").drop(columns="split")
+
+    @property
+    def unseen_takes(self) -> pd.DataFrame:
+        """The same of the takes of training subjects that were not trained on; empty where none are kept back."""
+        return _read_clips(self.file("clips.csv")).query("split == 'unseen_takes'").drop(columns="split")
 
     @property
     def joint_errors(self) -> np.ndarray:
@@ -203,13 +208,20 @@ def failure(run: Run) -> str:
     return why and f"run {run.start.id}, from which it starts, failed: {why}"
 
 
+def _read_clips(file) -> pd.DataFrame:
+    """The table of a clips.csv; one that was written before there were unseen takes has no column split."""
+    table = pd.read_csv(file, dtype={"take": str}, keep_default_na=False)
+    return table if "split" in table else table.assign(split="test")
+
+
 def collect(finished: list[Finished]) -> pd.DataFrame:
     """The errors by clip of many runs as one table, with a column run; faster than reading them one by one."""
     tables = [run.file("clips.csv").read_text(encoding="utf-8") for run in finished]
     heads, bodies = zip(*(table.split("\n", 1) for table in tables), strict=True)
     text = io.StringIO("\n".join([heads[0], "".join(bodies)]))
-    table = pd.read_csv(text, dtype={"take": str}, keep_default_na=False)
-    return table.assign(run=np.repeat([run.id for run in finished], [body.count("\n") for body in bodies]))
+    table = _read_clips(text)
+    table = table.assign(run=np.repeat([run.id for run in finished], [body.count("\n") for body in bodies]))
+    return table.query("split == 'test'").drop(columns="split")
 
 
 def listing() -> pd.DataFrame:

@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from mixste import checkpoints, evaluate, metrics
 from mixste.accel import accelerate
-from mixste.data.clips import PoseDataset
+from mixste.data.clips import Clip, PoseDataset
 from mixste.io.files import replacing
 from mixste.networks.references import ConstantPose, at_constant_level
+from mixste.skeleton import Skeleton
 from mixste.study import states
 from mixste.study.progress import EVERY, Progress
 from mixste.study.run import Data, Run, code_of_errors, describe, read_spec, spec
@@ -275,17 +276,20 @@ def errors_of(
 ) -> tuple[pd.DataFrame, np.ndarray, float]:
     """Of a trained network: the errors by clip, by both protocols; those of every joint, (frames, joints); the MPJPE.
 
-    Millimetres; MPJPE counts each frame once and is the average over actions. FloatingPointError if a pose is not
-    finite. This code is part of the identity of the errors.
+    Millimetres; MPJPE counts each frame once and is the average over actions. Errors by clip are of the test and, in
+    rows that their column "split" tells apart, of the unseen takes; all else is of the test alone. FloatingPointError
+    if a pose is not finite. This code is part of the identity of the errors.
     """
-    lifted = _lift(network, dataset, progress)
-    authors, exact = (
-        evaluate.score(lifted, dataset.test, protocol, dataset.skeleton).assign(protocol=protocol)
-        for protocol in ("authors", "exact")
-    )
-    joint = evaluate.joint_errors(lifted, dataset.test, dataset.skeleton)
-    clips = pd.concat([authors, exact]).round({"value": 4})
-    return clips, joint.astype(np.float16), evaluate.average(exact)["MPJPE"]  # float16: to 1/16 mm at 100 mm
+    tables, lifted = [], {}
+    for split in ("test", "unseen_takes"):
+        if clips := getattr(dataset, split):
+            lifted[split] = _lift(network, clips, dataset.skeleton, progress)
+            for protocol in ("authors", "exact"):
+                errors = evaluate.score(lifted[split], clips, protocol, dataset.skeleton)
+                tables.append(errors.assign(protocol=protocol, split=split))
+    table = pd.concat(tables).round({"value": 4})
+    joint = evaluate.joint_errors(lifted["test"], dataset.test, dataset.skeleton).astype(np.float16)  # to 1/16 mm
+    return table, joint, evaluate.average(table.query("split == 'test' and protocol == 'exact'"))["MPJPE"]
 
 
 def _write_errors(part: Path, run: Run, network: torch.nn.Module, dataset: PoseDataset, title: str) -> dict:
@@ -376,7 +380,8 @@ def constant_pose_mpjpe(data: Data) -> float:
 def constant_pose_of(dataset: PoseDataset) -> float:
     model = ConstantPose(joints=len(dataset.skeleton.joints))
     model.fit(dataset.train, dataset.skeleton)
-    return evaluate.average(evaluate.score(_lift(model, dataset), dataset.test, "exact", dataset.skeleton))["MPJPE"]
+    lifted = _lift(model, dataset.test, dataset.skeleton)
+    return evaluate.average(evaluate.score(lifted, dataset.test, "exact", dataset.skeleton))["MPJPE"]
 
 
 def curve_mpjpe(network: torch.nn.Module, dataset: PoseDataset) -> float:
@@ -386,7 +391,7 @@ def curve_mpjpe(network: torch.nn.Module, dataset: PoseDataset) -> float:
     code is part of the run's identity, which a change of another metric must leave alone.
     """
     sums = defaultdict(lambda: np.zeros(2))  # of an action: errors, frames
-    for clip, (indices, poses) in zip(dataset.test, _lift(network, dataset), strict=True):
+    for clip, (indices, poses) in zip(dataset.test, _lift(network, dataset.test, dataset.skeleton), strict=True):
         target = (clip.poses - clip.poses[:, [dataset.skeleton.root]])[indices]
         valid = np.ones(len(indices), bool) if clip.valid is None else clip.valid[indices]
         if frames := int(valid.sum()):
@@ -395,9 +400,11 @@ def curve_mpjpe(network: torch.nn.Module, dataset: PoseDataset) -> float:
     return float(np.mean([total / frames for total, frames in sums.values()]))
 
 
-def _lift(model: torch.nn.Module, dataset: PoseDataset, progress=lambda frames: None) -> evaluate.Predictions:
-    """The poses predicted for the test clips. FloatingPointError if one is not finite."""
-    lifted = evaluate.lift_clips(model, dataset.test, dataset.skeleton, progress=progress)
+def _lift(
+    model: torch.nn.Module, clips: list[Clip], skeleton: Skeleton, progress=lambda frames: None
+) -> evaluate.Predictions:
+    """The poses predicted for clips. FloatingPointError if one is not finite."""
+    lifted = evaluate.lift_clips(model, clips, skeleton, progress=progress)
     if not all(np.isfinite(poses).all() for _, poses in lifted):
         raise FloatingPointError("the poses that it lifts are not finite")
     return lifted

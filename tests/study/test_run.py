@@ -9,6 +9,7 @@ import mixste.train
 from mixste.data.splits import by_takes, validating
 from mixste.skeleton import SKELETONS
 from mixste.study import run as run_module
+from mixste.study.run import Data
 
 
 def test_other_layouts_take_their_joints_by_name():
@@ -37,6 +38,21 @@ def test_validating_never_touches_the_test_people():
     assert ({clip.subject for clip in loaded.train}, {clip.subject for clip in loaded.test}) == ({"S1", "S5"}, {"S8"})
     apart = validating(replace(dataset, validation=dataset.train[:2], train=dataset.train[2:]))
     assert (apart.train, apart.test) == (dataset.train[2:], dataset.train[:2])
+
+
+def test_unseen_takes_are_seen_by_the_cameras_of_the_test():
+    own = replace(DATA, test_cameras=0).load()
+    keeping = run_module.select(replace(own, train=own.train[8:], unseen_takes=own.train[:8]), DATA)
+    assert {clip.camera for clip in own.train[:8]} > {clip.camera for clip in keeping.unseen_takes}
+    assert {clip.camera for clip in keeping.unseen_takes} == {clip.camera for clip in keeping.test}
+
+
+def test_the_study_reads_open_people_whole_or_not_at_all(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(mixste.data, "load", lambda name, **options: asked.update({name: options}) or DATA.load())
+    for source in ("open-people", "open-styles"):
+        run_module._load.__wrapped__(Data(source))
+    assert asked == {"open-people": {"keypoints": "gt", "strict": True}, "open-styles": {"keypoints": "gt"}}
 
 
 def test_everyone_trains_but_the_test_people(monkeypatch):

@@ -19,6 +19,7 @@ import mixste.train
 from mixste import evaluate
 from mixste.io import weights
 from mixste.study import store, trainer
+from mixste.study.records import Record, by_take
 from mixste.study.run import Data, Run
 from mixste.study.store import RunError
 from mixste.study.trainer import make
@@ -57,6 +58,34 @@ def test_a_run_is_made_once_and_holds_what_it_says(folder, monkeypatch):
     monkeypatch.setattr(trainer, "_make", None)  # a second making would fail
     assert make(RUN) == done
     assert not list(folder.glob("*.part"))
+
+
+def test_unseen_takes_are_measured_and_told_apart(folder, monkeypatch):
+    """The errors of the test stay as they are, and those of the unseen takes stand beside them."""
+    network, dataset = RUN.build(), DATA.load()
+    keeping = replace(dataset, train=dataset.train[2:], unseen_takes=dataset.train[:2])
+    table, joint, mpjpe = trainer.errors_of(network, keeping, lambda frames: None)
+    of_test = table[table["split"] == "test"]
+    alone, same_joint, same_mpjpe = trainer.errors_of(network, replace(keeping, unseen_takes=[]), lambda frames: None)
+    pd.testing.assert_frame_equal(of_test, alone)
+    np.testing.assert_array_equal(joint, same_joint)
+    assert mpjpe == same_mpjpe
+    for protocol in ("authors", "exact"):
+        unseen = table.query(f"split == 'unseen_takes' and protocol == '{protocol}'").drop(
+            columns=["split", "protocol"]
+        )
+        pd.testing.assert_frame_equal(
+            unseen, evaluate.evaluate(network, dataset.train[:2], protocol).round({"value": 4})
+        )
+
+    monkeypatch.setattr(Data, "load", lambda data: keeping)
+    done = make(replace(RUN, seed=1))
+    assert set(done.clips["subject"]) == {"S9"}
+    assert set(done.unseen_takes["subject"]) == {"S1"}
+    assert store.collect([done]).drop(columns="run").equals(done.clips)
+    record = Record.of(done)
+    assert set(record.takes["subject"]) == {"S9"}
+    pd.testing.assert_frame_equal(record.unseen_takes, by_take(done.unseen_takes), atol=1e-3)
 
 
 def test_the_error_along_the_way_is_that_of_an_evaluation():
