@@ -12,6 +12,8 @@ from mixste.study.profiles import Profile
 from mixste.study.run import Run
 from mixste.study.tables import CONSTANT, TABLES, Row
 
+NOTHING_REPEATED = "one training of each, on these people"  # without an interval, a difference may be chance
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -54,21 +56,24 @@ def on_claimed_side(claimed: float, low: float, high: float) -> bool | None:
     return True if worst > 0 else False if best < 0 else None
 
 
-def verdict(holds: bool | None, reasons: Iterable[str] = ()) -> str:
+def verdict(holds: bool | None, reasons: Iterable[str] = (), these_networks: bool = False) -> str:
     """ "holds", "does not hold", or "open".
 
     reasons: why the numbers say nothing about the claim, such as a collapsed training. If there are any, the verdict is
-    "open", with the first of them.
+    "open", with the first of them. these_networks: whether a method was trained once, so that the verdict is about
+    that network, not about the method: "holds for these networks".
     """
     for reason in reasons:
         return f"open: {reason}"
-    return {True: "holds", False: "does not hold", None: "open"}[holds]
+    if holds is None:
+        return "open"
+    return ("holds" if holds else "does not hold") + (" for these networks" if these_networks else "")
 
 
 def judge(claim: Claim, profile: Profile) -> dict[str, object]:
     """Columns of a tidy table: ours in the claim's unit with its interval, the verdict as note, runs and seeds.
 
-    There is no value where all trainings of a row failed, or none is there, or the two rows have no seed in common.
+    There is no value where all trainings of a row failed, or none is there.
     """
     table = replace(TABLES[claim.table], metrics=(claim.metric,), averages_only=True)
     row, base = claim.rows(profile)
@@ -81,16 +86,13 @@ def judge(claim: Claim, profile: Profile) -> dict[str, object]:
     if len(absent):
         label, runs, why = absent[["row", "runs", "note"]].iloc[0]
         return about | {"note": verdict(None, [f"{label} {tidy.why_without(why)}"]), "runs": runs}
-    if (row.label, base.label) not in values.index:
-        return about | {
-            "note": verdict(None, [f"each seed {tidy.NOT_TRAINED}, or failed, in one row"]),
-            "runs": values.loc[(row.label, ""), "runs"],
-        }
     difference = values.loc[(row.label, base.label)]
     relative = claim.unit == "%" and claim.metric != "PCK"
     factor = 100 / values.loc[(base.label, ""), "value"] if relative else 1.0
     value, low, high = (factor * difference[["value", "low", "high"]]).astype(float)
     reasons = [fault for fault in (report.SEEDS_DIVERGE, report.AT_LEVEL) if fault in difference["note"]]
-    note = verdict(on_claimed_side(claim.printed, low, high), reasons)
-    about |= {"note": note, "runs": difference["runs"], "seeds": difference["seeds"]}
+    reasons += [] if difference["over"] else [NOTHING_REPEATED]
+    seeds = values.loc[[(row.label, ""), (base.label, "")], "seeds"]
+    note = verdict(on_claimed_side(claim.printed, low, high), reasons, bool((seeds == 1).any()))
+    about |= {"note": note, **difference[["over", "runs", "seeds"]]}
     return about | {"value": value, "low": low, "high": high}

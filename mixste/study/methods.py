@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pandas as pd
 
 from mixste.study import records, trainer
-from mixste.study.intervals import summary
 from mixste.study.profiles import Profile
 from mixste.study.records import Record
 from mixste.study.report import AT_LEVEL, trains
@@ -50,14 +49,6 @@ def compared(table: Table, profile: Profile, train: bool | None = None) -> dict[
 def by_seed(seeds: list[Record], value: Callable[[Record], pd.Series]) -> pd.DataFrame:
     """(takes, seeds), from a function that gives a value for each take of a record."""
     return pd.DataFrame({record.spec.seed: value(record) for record in seeds})
-
-
-def average(values: pd.DataFrame, frames: pd.Series) -> dict[str, float]:
-    """The mean over all poses of a value by take and seed, as a tidy table holds it, see `intervals.summary`.
-
-    Seeds that not all takes have are left out, as in the difference of two methods of which one failed.
-    """
-    return summary(values.dropna(axis="columns"), frames)
 
 
 def named(name: str, methods: dict[str, list[Record]]) -> str:

@@ -11,7 +11,7 @@ from mixste.study import records, store
 from mixste.study.profiles import PROFILES
 from mixste.study.records import Record
 from mixste.study.tables import of_notebook
-from mixste.study.tidy import files, read, with_intervals, without_value
+from mixste.study.tidy import files, over, read, with_intervals, without_value
 
 # The parts of a run's environment that are in runs.csv.
 ENVIRONMENT = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
@@ -27,10 +27,18 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         "# Results",
         "",
         "This page is generated from the tables in the folders beside it. Each number is an average with its",
-        "95 % bootstrap interval over takes and seeds. Differences are paired by take and seed. Only",
-        "profile `paper` is comparable with the paper: in the others, compare the pattern of the column *paper*,",
+        "95 % interval. Above each table stands what its intervals are over:",
+        "",
+        "- *8 people, 3 seeds*: other trainings, tested on other people.",
+        "- *8 people, these networks*: the same networks, tested on other people. There is one seed, and how much",
+        "  trainings differ is unknown.",
+        "- *12 takes of one person, 3 seeds*: other trainings, tested on other takes of this person.",
+        "- *these people, 3 seeds*: other trainings, tested on the same people, of a benchmark or only two.",
+        "- *takes and seeds, by bootstrap*: an older table, whose intervals are too narrow for few seeds or people.",
+        "",
+        "Differences are between the same takes. Trainings of different rows are not paired, even with the same seed.",
+        "Only profile `paper` is comparable with the paper: in the others, compare the pattern of the column *paper*,",
         "not its level. They count each frame once; the authors' protocol also counts padding and overlaps.",
-        "With few seeds, and even more with one, an interval is too narrow to cover the result of another training.",
     ]
     for name, profile in PROFILES.items():
         tables = {}
@@ -64,6 +72,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                     "",
                     f"### [{path.stem}]({name}/{path.name})" + (f": {planned.title}" if planned else ""),
                     "",
+                    *([f"*{over(table)}*", ""] if over(table) else []),
                     markdown(with_intervals(table, notes=False).reset_index()),
                     *[f"\n*{row}*: {note}." for row, note in notes_of(table)],
                 ]

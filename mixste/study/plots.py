@@ -17,7 +17,7 @@ from mixste.study.profiles import Profile
 from mixste.study.report import AT_LEVEL
 from mixste.study.store import output, shown
 from mixste.study.tables import CONSTANT, REGRESSION
-from mixste.study.tidy import columns_of, short, why_without, without_value
+from mixste.study.tidy import columns_of, over, short, why_without, without_value
 
 SIDES = {"left": "#c44e52", "right": "#4c72b0", "middle": "#444444"}
 METHODS = {"VideoPose3D": "#8c8c8c", "PoseFormer": "#e08214", "MixSTE": "#0b7a75"}
@@ -84,7 +84,10 @@ def names(table: pd.DataFrame) -> dict[str, str]:
 
 
 def by_column(table: pd.DataFrame, metric: str) -> Figure:
-    """Plot a metric of a tidy table over its columns: a point with its interval for each row of `names`."""
+    """Plot a metric of a tidy table over its columns: a point with its interval for each row of `names`.
+
+    The legend says what the intervals of the average are over. Those of a column are over the people that it is about.
+    """
     rows, table = names(table), table[(table["metric"] == metric) & (table["against"] == "")]
     columns = columns_of(table)
     figure, axes = plt.subplots(figsize=(11, 4), layout="constrained")
@@ -98,7 +101,13 @@ def by_column(table: pd.DataFrame, metric: str) -> Figure:
     axes.grid(axis="x", visible=False)
     for column in range(0, len(columns), 2):
         axes.axvspan(column - 0.5, column + 0.5, color="0.96", zorder=0)
-    figure.legend(loc="outside upper center", fontsize="small", ncols=3)
+    figure.legend(
+        loc="outside upper center",
+        fontsize="small",
+        ncols=3,
+        title=over(table[table["column"] == "Avg."]),
+        title_fontsize="small",
+    )
     return figure
 
 
@@ -118,7 +127,7 @@ def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
         if flat and CONSTANT in every.index:
             axes.axvline(every.loc[CONSTANT, "value"], color="0.3", linestyle="--", linewidth=1, label=CONSTANT)
         y = np.arange(len(labels))
-        axes.hlines(y, rows["low"], rows["high"], color=SIDES["right"])
+        axes.hlines(y, rows["low"], rows["high"], color=SIDES["right"], label=over(every.reset_index()))
         axes.plot(rows["value"], y, "o", color=SIDES["right"])
         axes.plot(
             rows["printed"], y, "D", color="0.6", markerfacecolor="none", markersize=5, label="printed in the paper"
@@ -131,7 +140,7 @@ def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
 
 
 def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
-    """Plot the paired differences of a tidy table with their intervals; one that includes zero is pale.
+    """Plot the differences of a tidy table with their intervals; one that is not clear of zero is pale.
 
     A row without a value keeps its line, and its label says why.
     """
@@ -156,11 +165,15 @@ def verdicts(table: pd.DataFrame) -> Figure:
 
 
 def _whiskers(axes: Axes, rows: pd.DataFrame) -> None:
-    """A point with its interval on a line for each row, pale if the interval includes zero."""
-    crosses = (rows["low"] <= 0) & (rows["high"] >= 0)
-    for y, (value, low, high, pale) in enumerate(zip(rows["value"], rows["low"], rows["high"], crosses, strict=True)):
+    """A point with its interval on a line for each row, pale if the interval includes zero or there is none.
+
+    What the intervals are over is the title.
+    """
+    undecided = ~((rows["low"] > 0) | (rows["high"] < 0))
+    for y, (value, low, high, pale) in enumerate(zip(rows["value"], rows["low"], rows["high"], undecided, strict=True)):
         axes.plot([low, high], [y, y], color=SIDES["right"], alpha=0.35 if pale else 1)
         axes.plot(value, y, "o", color=SIDES["right"], alpha=0.35 if pale else 1)
     axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_title(over(rows), fontsize="small")
     axes.set_yticks(range(len(rows)), rows["row"])
     axes.invert_yaxis()

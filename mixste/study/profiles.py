@@ -43,6 +43,9 @@ class Profile:
     # The protocol of the tables, see `mixste.evaluate.evaluate`. "authors" also counts the padding of short clips, of
     # which long windows have more than short ones.
     protocol: str = "exact"
+    average: str = "actions"  # what averages are over: "actions", as in the paper, or "subjects", who count the same
+    # Columns of tables that average over some of the subjects: their names. Groups may overlap.
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     comparable: bool = False  # whether the paper's numbers measure the same thing
     gpu: bool = True  # whether its trainings need a GPU
 

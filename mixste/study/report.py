@@ -1,6 +1,7 @@
 """From records of runs to tidy tables: values with intervals, beside what the paper prints."""
 
 import contextlib
+import operator
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -8,15 +9,19 @@ import numpy as np
 import pandas as pd
 
 from mixste import evaluate
+from mixste.data.check import PUBLISHED
 from mixste.networks.references import at_constant_level
 from mixste.study import records, store, tidy, trainer
-from mixste.study.intervals import summary
 from mixste.study.profiles import Profile
 from mixste.study.records import Record
+from mixste.study.run import Run
 from mixste.study.tables import CONSTANT, REGRESSION, Row, Table, runs_of
+from mixste.study.uncertainty import difference_interval, equal_people, mean_interval
 
 DIVERGED, SEEDS_DIVERGE = 1.5, "seeds diverge"  # if the error of one is more than 1.5 times that of another
 AT_LEVEL = "at the level of a constant pose"  # by `mixste.networks.references.at_constant_level`
+
+LEAST = 3  # people from whom an interval over people follows: with two, Student's t is 12.7
 
 
 def _compared(rows: list[Row]) -> list[Row]:
@@ -42,14 +47,17 @@ def measure(
     clip_errors: dict[str, pd.DataFrame] | None = None,
     partial: bool = False,
 ) -> pd.DataFrame:
-    """The tidy table of a table's rows: its metrics, by column and on average ("Avg.", the mean over columns).
+    """The tidy table of a table's rows: its metrics, by column and on average ("Avg.").
+
+    "Avg." is the mean over the columns, each with its frames as weights. Where the profile averages over subjects, it
+    and each column are means over the subjects, and the profile's groups of subjects have columns of their own.
 
     It is computed from records (`mixste.study.records.find`); nothing is trained. rows: used instead of the table's
     own, such as some of them or a user's. clip_errors: by key of a row, its errors by clip
     (`mixste.evaluate.evaluate`, with a column seed), used instead of those of its runs. partial: allow runs without a
     record, which the note of their row then mentions. Failed trainings are left out, which the note mentions too. If
-    the constant pose is among the rows, notes say which networks are at its level. Differences are over the seeds that
-    both rows have, with takes weighted by the frames of the row; a row whose `against` is not among the rows has none.
+    the constant pose is among the rows, notes say which networks are at its level. A difference weighs takes as the row
+    does; a row whose `against` is not among the rows has none. Intervals: see `summary`.
     RunError if a run has no record and not `partial`, or if the runs of a row, or of two that are compared, were tested
     on different takes. ValueError if two rows have the same key or label, or `against` is a label.
     """
@@ -75,13 +83,13 @@ def measure(
         for key, own in errors.items()
         for metric in dict.fromkeys((*table.metrics, "MPJPE"))
     }
-    labels = {row.key: row.label for row in rows}
+    labels, runs = {row.key: row.label for row in rows}, {row.key: row.runs for row in rows}
     if mixed := sorted({labels[key] for (key, _), values in takes.items() if values.isna().any(axis=None)}):
         raise store.RunError(
             f"expected the runs of a row to be tested on the same takes, found others in {', '.join(mixed)}: some of "
             "them were made with other data, so train these again"
         )
-    ends = {key: _ends(takes[key, "MPJPE"]) for key in errors}
+    ends = {key: _ends(takes[key, "MPJPE"], profile) for key in errors}
     faults = {key: _notes(_diverged(own), _at_level(key, ends)) for key, own in errors.items()}
     out = []
     for row in rows:
@@ -92,7 +100,7 @@ def measure(
         row = replace(row, note=_notes(row.note, faults[row.key]))
         for metric in table.metrics:
             own = takes[row.key, metric]
-            out += _values(own, row, metric, table.averages_only, ids)
+            out += _values(own, row, metric, table, profile, ids)
             if row.against in errors:
                 other, label = takes[row.against, metric], labels[row.against]
                 if not own.index.isin(other.index).all():
@@ -102,7 +110,8 @@ def measure(
                     )
                 note = _notes(row.note, faults[row.against] and f"{label}: {faults[row.against]}")
                 both = replace(row, against=label, note=note)
-                out += _differences(own, other, both, metric, table.averages_only, ids)
+                paired = _paired(row.runs, runs[row.against]) and own.columns.equals(other.columns)
+                out += _differences(own, other, paired, both, metric, table, profile, ids)
     about = {
         "table": table.number,
         "protocol": protocol,
@@ -149,9 +158,9 @@ def _diverged(clips: pd.DataFrame) -> str:
     return f"{SEEDS_DIVERGE}, at {', '.join(f'{error:.1f}' for error in errors)} mm over all frames"
 
 
-def _ends(takes: pd.DataFrame) -> pd.Series:
+def _ends(takes: pd.DataFrame, profile: Profile) -> pd.Series:
     """The average error of each seed."""
-    [(_, group, weights)] = _columns(takes, averages_only=True)
+    [(_, group, weights)] = _columns(takes, profile, averages_only=True)
     return group.drop(columns="frames").mul(weights, axis=0).sum() / weights.sum()
 
 
@@ -167,7 +176,7 @@ def _at_level(key: str, ends: dict[str, pd.Series]) -> str:
 
 def _without_value(row: Row, metrics: tuple[str, ...], ids: str) -> list[dict]:
     """The lines of a row whose trainings all failed or have no record."""
-    none = {"value": np.nan, "low": np.nan, "high": np.nan, "seeds": 0, "seed_spread": np.nan}
+    none = {"value": np.nan, "low": np.nan, "high": np.nan, "over": "", "seeds": 0, "seed_spread": np.nan}
     return [
         _about(row, "Avg.", metric, "", ids) | none | {"printed": _printed(row, metric, "Avg.")} for metric in metrics
     ]
@@ -182,33 +191,90 @@ def _takes(clips: pd.DataFrame, metric: str, column: pd.Series) -> pd.DataFrame:
     return value.assign(frames=sums["frames"].unstack("seed").iloc[:, 0])
 
 
-def _columns(takes: pd.DataFrame, averages_only: bool):
-    """(name, its takes, their weights): each column with its frames as weights, then the mean of the columns."""
+def _columns(takes: pd.DataFrame, profile: Profile, averages_only: bool):
+    """(name, its takes, their weights): each column, groups of subjects, which may overlap, and the average of all."""
+    by_subject = profile.average == "subjects"
+    weigh = _by_subject if by_subject else operator.itemgetter("frames")
     if not averages_only:
         for name, group in takes.groupby(level="column", sort=False):
-            yield name, group, group["frames"]
-    yield "Avg.", takes, takes["frames"] / takes.groupby(level="column")["frames"].transform("sum")
+            yield name, group, weigh(group)
+        for name, members in profile.groups.items():
+            group = takes[takes.index.get_level_values("subject").isin(members)]
+            if len(group):
+                yield name, group, weigh(group)
+    of_columns = takes["frames"] / takes.groupby(level="column")["frames"].transform("sum")
+    yield "Avg.", takes, weigh(takes) if by_subject else of_columns
 
 
-def _values(takes: pd.DataFrame, row: Row, metric: str, averages_only: bool, ids: str) -> list[dict]:
+def _by_subject(takes: pd.DataFrame) -> pd.Series:
+    """Weights of takes by which every subject counts the same, and frames within a subject."""
+    return pd.Series(equal_people(takes.index.get_level_values("subject"), takes["frames"].to_numpy()), takes.index)
+
+
+def _values(takes: pd.DataFrame, row: Row, metric: str, table: Table, profile: Profile, ids: str) -> list[dict]:
     return [
         _about(row, name, metric, "", ids)
-        | summary(group.drop(columns="frames"), weights)
+        | summary(group.drop(columns="frames"), weights, profile)
         | {"printed": _printed(row, metric, name)}
-        for name, group, weights in _columns(takes, averages_only)
+        for name, group, weights in _columns(takes, profile, table.averages_only)
     ]
 
 
-def _differences(own, other, row: Row, metric: str, averages_only: bool, ids: str) -> list[dict]:
-    seeds = own.columns.drop("frames").intersection(other.columns)
-    if seeds.empty:
-        return []
+def _differences(
+    own, other, paired: bool, row: Row, metric: str, table: Table, profile: Profile, ids: str
+) -> list[dict]:
     return [
         _about(row, name, metric, row.against, ids)
-        | summary(group[seeds] - other.loc[group.index, seeds], weights)
+        | summary(group.drop(columns="frames"), weights, profile, other.loc[group.index].drop(columns="frames"), paired)
         | {"printed": np.nan}
-        for name, group, weights in _columns(own, averages_only)
+        for name, group, weights in _columns(own, profile, table.averages_only)
     ]
+
+
+def _paired(runs: tuple[Run, ...], others: tuple[Run, ...]) -> bool:
+    """Whether each run of two rows is the same, evaluated in two ways, or both start from the same trained network.
+
+    Separate trainings are not paired, even with the same seed: nothing of a seed's effect on one is known to carry over
+    to the other.
+    """
+
+    def alike(run: Run, other: Run) -> bool:
+        return run == other or (run.start is not None and run.start == other.start)
+
+    return len(runs) == len(others) and all(map(alike, runs, others))
+
+
+def summary(
+    values: pd.DataFrame,
+    weights: pd.Series,
+    profile: Profile,
+    others: pd.DataFrame | None = None,
+    paired: bool = False,
+) -> dict[str, float | str]:
+    """The columns of a tidy table that say what was measured: value, low, high, over, seeds and seed_spread.
+
+    values: by take (rows, with an index level "subject") and seed (columns). others: subtracted, on the same takes.
+    paired: whether their seeds are those of `values`, see `mixste.study.uncertainty.difference_interval`. seeds: those
+    of `values`. seed_spread: their standard deviation; nan for a single seed, and for a difference of separate
+    trainings.
+
+    The interval is over people and seeds, with a single person over takes and seeds. On licensed data, a benchmark, it
+    is over seeds alone: other trainings, the same test. So it is with fewer than `LEAST` people or takes of one person.
+    """
+    people = values.index.get_level_values("subject").to_numpy()
+    of_takes = values.to_numpy(), people, weights.to_numpy()
+    number = len(set(people))
+    few = (number if number > 1 else len(people)) < LEAST
+    these_people = few or profile.data.source in PUBLISHED
+    if others is None:
+        interval = mean_interval(*of_takes, these_people=these_people)
+    else:
+        own, *about = of_takes
+        interval = difference_interval(own, others.to_numpy(), *about, paired=paired, these_people=these_people)
+    of_seeds = np.average(values - others if paired else values, axis=0, weights=weights)
+    spread = of_seeds.std(ddof=1) if len(of_seeds) > 1 and (others is None or paired) else np.nan
+    ends = {"value": interval.value, "low": interval.low, "high": interval.high, "over": interval.over}
+    return ends | {"seeds": len(of_seeds), "seed_spread": spread}
 
 
 def _about(row: Row, column: str, metric: str, against: str, ids: str) -> dict:

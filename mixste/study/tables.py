@@ -26,7 +26,7 @@ class Row:
 
     label: the name shown to readers, by default the key. short: the label without what the table's title already says,
     by default the label. printed: the matching rows of `published`; None if the paper has none. against: the key of the
-    row that it is compared with, paired by take. note: remarks, such as smaller sizes that replace the paper's.
+    row that it is compared with, on the same takes. note: remarks, such as smaller sizes that replace the paper's.
     """
 
     key: str

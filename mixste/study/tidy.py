@@ -8,12 +8,14 @@ import pandas as pd
 from mixste.io.files import replacing
 from mixste.study import store
 from mixste.study.profiles import Profile, profile_of
-from mixste.study.tables import of_notebook
+from mixste.study.tables import CONSTANT, REGRESSION, of_notebook
 
 # One value per row. If `against` names another row, `value` is the difference row − against; otherwise it is empty.
-# low, high: 95 % bootstrap interval over takes (the views of one take averaged first) and seeds. seed_spread: standard
-# deviation over seeds. printed: the paper's number, wherever it has one, comparable or not. A row all of whose runs
-# failed or are missing has one line a metric, with 0 seeds and no value; `runs` then names those that failed.
+# low, high: 95 % interval, nan where nothing was repeated. over: what it was repeated over, and so what the interval
+# generalises to, see `mixste.study.uncertainty.Interval`; empty in tables older than this column, whose intervals are
+# a bootstrap over takes and seeds. seeds, seed_spread: their number, and the standard deviation over them. printed: the
+# paper's number, wherever it has one, comparable or not. A row all of whose runs failed or are missing has one line a
+# metric, with 0 seeds and no value; `runs` then names those that failed.
 COLUMNS = {
     "table": str,
     "row": str,
@@ -24,6 +26,7 @@ COLUMNS = {
     "value": float,
     "low": float,
     "high": float,
+    "over": str,
     "seeds": int,
     "seed_spread": float,
     "protocol": str,
@@ -96,6 +99,8 @@ def save(values: pd.DataFrame, name: str) -> None:
         if len(others):
             names = ", ".join(sorted(set(others)))
             raise ValueError(f"{name} is a table of the study, without {names}: save yours by another name")
+    if len(lines := values[values["low"].notna() & (values["over"] == "")]):
+        raise ValueError(f"an interval must say what it is over, found none in {lines.iloc[0].to_dict()}")
     path = store.output() / "results" / profile / f"{name}.csv"
     with replacing(path) as temporary:
         values.to_csv(temporary, index=False, float_format="%.4f")
@@ -111,6 +116,8 @@ def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
     floats = [name for name, kind in COLUMNS.items() if kind is float]
     try:
         table = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=dict.fromkeys(floats, ""))
+        if "over" not in table:  # written before there was this column
+            table.insert(list(COLUMNS).index("over"), "over", "")
         validate(table)
     except ValueError as error:
         raise ValueError(f"expected a table of the study in {path}: {error}") from None
@@ -162,7 +169,8 @@ def short(action: str) -> str:
 def with_intervals(table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
     """Averages with their intervals and what the paper prints, one line a row; differences to the row compared with.
 
-    notes: with what must be said of the rows, if there is anything.
+    What the intervals are over stands in the corner, as the name of the columns. notes: with what must be said of the
+    rows, if there is anything.
     """
     own = table[(table["column"] == "Avg.") & (table["against"] == "")]
     diff = table[(table["column"] == "Avg.") & (table["against"] != "")].set_index(["row", "metric"])
@@ -179,11 +187,26 @@ def with_intervals(table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
         line |= {"paper": _one(value.printed)}
         line |= {"note": value.note} if notes and own["note"].any() else {}
         lines.append(line)
-    return pd.DataFrame(lines).fillna("").set_index(["row", "metric"])
+    shown = pd.DataFrame(lines).fillna("").set_index(["row", "metric"])
+    return shown.rename_axis(columns=over(table[table["column"] == "Avg."]))
+
+
+def over(table: pd.DataFrame) -> str:
+    """A caption: what the intervals of a table are over, most of them first; why there are none; empty without seeds.
+
+    The two references, which have no seeds, are left out if the table has other rows.
+    """
+    table = table[table["seeds"] > 0]
+    networks = table[~table["row"].isin((CONSTANT, REGRESSION))]
+    table = networks if len(networks) else table
+    kinds = table.loc[table["low"].notna(), "over"].replace("", "takes and seeds, by bootstrap").value_counts()
+    if len(kinds):
+        return f"95 % intervals: {'; '.join(kinds.index)}"
+    return "no intervals: one training, these people" if len(table) else ""
 
 
 def interval_text(line, form: str) -> str:
-    """A value and its interval, if it has one; where there is no value, why."""
+    """A value and its interval, if it has one; where there is no value, why. form: of numbers, as "+.1f"."""
     if np.isnan(line.value):
         return why_without(line.note)
     return f"{line.value:{form}}" + ("" if np.isnan(line.low) else f" [{line.low:{form}}, {line.high:{form}}]")

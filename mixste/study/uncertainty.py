@@ -26,11 +26,13 @@ class Interval:
 
     over: what was sampled, and so what the interval generalises to:
 
-    - "8 people, 3 seeds": another training, tested on another person.
-    - "8 people": these networks, tested on another person. How much trainings differ is unknown.
-    - "12 takes of one person, 3 seeds": another training, tested on other takes of this person.
-    - "3 seeds": another training, tested on the same takes.
+    - "8 people, 3 seeds": other trainings, tested on other people.
+    - "8 people, these networks": the same networks, tested on other people. How much trainings differ is unknown.
+    - "12 takes of one person, 3 seeds": other trainings, tested on other takes of this person.
+    - "these people, 3 seeds": other trainings, tested on the same takes.
     - "": nothing.
+
+    Of a difference between sides with several seeds: "3 and 5 seeds", or "3 and 1 seeds" if one side has a single one.
 
     degrees: degrees of freedom.
     """
@@ -114,14 +116,14 @@ def _interval(sides: list[np.ndarray], people, weights, these_people: bool, leve
     value = float(by_seed[0].mean() - sum(side.mean() for side in by_seed[1:]))
 
     # The variance of `value`, and Satterthwaite's sum: the square of each estimate over its degrees of freedom.
-    variance, squares, over, least = 0.0, 0.0, [], []
-    spread = 0.0
+    variance, squares, least = 0.0, 0.0, []
+    spread, tested, trained = 0.0, "these people", "these networks"
     if count > 1 and not these_people:
         spread = (share**2).sum()  # 1 / count if all count the same
         by_person = means[0].mean(axis=1) - sum(side.mean(axis=1) for side in means[1:])
         variance = spread * by_person.var(ddof=1)
         squares = variance**2 / (count - 1)
-        over.append(f"{count} {clusters}")
+        tested = f"{count} {clusters}"
         least.append(count - 1)
     for side, own in zip(means, by_seed, strict=True):
         if len(own) > 1:
@@ -130,13 +132,13 @@ def _interval(sides: list[np.ndarray], people, weights, these_people: bool, leve
                 variance += of_seeds - shared
                 squares += (of_seeds**2 + shared**2 / max(count - 1, 1)) / (len(own) - 1)
             least.append(len(own) - 1)
-    if seeds := dict.fromkeys(str(len(own)) for own in by_seed if len(own) > 1):
-        over.append(f"{' and '.join(seeds)} seeds")
-    if not over:
+    if not least:
         return Interval(value, np.nan, np.nan, "", np.nan)
+    if any(len(own) > 1 for own in by_seed):
+        trained = f"{' and '.join(dict.fromkeys(str(len(own)) for own in by_seed))} seeds"
     degrees = float(max(min(least), variance**2 / squares if squares else 0))
     half = float(stdtrit(degrees, (1 + level) / 2) * np.sqrt(variance))
-    return Interval(value, value - half, value + half, ", ".join(over), degrees)
+    return Interval(value, value - half, value + half, f"{tested}, {trained}", degrees)
 
 
 def _interaction(means: Float[np.ndarray, "people seeds"]) -> float:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from mixste.study import claims, records
 from mixste.study.profiles import PROFILES
@@ -42,6 +43,12 @@ def test_a_verdict_names_the_first_reason_for_which_it_is_open():
     assert claims.verdict(False, ["seeds diverge"]) == "open: seeds diverge"
 
 
+def test_a_verdict_on_a_single_training_is_about_these_networks():
+    assert claims.verdict(True, these_networks=True) == "holds for these networks"
+    assert claims.verdict(False, these_networks=True) == "does not hold for these networks"
+    assert claims.verdict(None, these_networks=True) == "open"
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_claim_is_of_two_rows_and_of_numbers_that_the_paper_prints(name):
     """The difference of the two printed averages, or in % of the one compared with, nearly."""
@@ -61,25 +68,27 @@ def test_every_claim_is_of_two_rows_and_of_numbers_that_the_paper_prints(name):
 
 @dataclass(frozen=True)
 class Fake:
-    """A run of two takes with these errors."""
+    """A run of one take of each person with these errors."""
 
     id: str
     seed: int
-    errors: tuple[float, float]
+    errors: tuple[float, ...]
     start: None = None
 
     @property
     def clips(self) -> pd.DataFrame:
         about = {
-            "subject": "S9",
             "action": "walk",
+            "take": "1",
             "camera": "a",
             "frames": 100,
             "metric": "MPJPE",
             "protocol": "exact",
             "unit": "mm",
         }
-        return pd.DataFrame([about | {"take": str(take), "value": value} for take, value in enumerate(self.errors)])
+        return pd.DataFrame(
+            [about | {"subject": f"S{person}", "value": value} for person, value in enumerate(self.errors)]
+        )
 
 
 def judged(monkeypatch, ours, theirs, claim):
@@ -96,7 +105,7 @@ def judged(monkeypatch, ours, theirs, claim):
         }
 
     monkeypatch.setattr(records, "find", find)
-    constant = (Fake("constant", 0, (100.0, 100.0)),)
+    constant = (Fake("constant", 0, (100.0,) * len(ours[0].errors)),)
     rows = [Row("ours", ours, "Ours"), Row("theirs", theirs, "Theirs"), Row(CONSTANT, constant)]
     monkeypatch.setitem(TABLES, "toy", Table("toy", "99", "99_toy", "made up", lambda profile: rows))
     return claims.judge(replace(claim, table="toy", row="ours", against="theirs"), SMOKE)
@@ -105,17 +114,39 @@ def judged(monkeypatch, ours, theirs, claim):
 CLAIM = claims.Claim("4.3", "better", -20.0, "mm", "toy", "ours", "theirs", "MPJPE")
 
 
-def test_a_claim_is_judged_by_the_paired_difference_in_its_unit(monkeypatch):
-    ours, theirs = (Fake("a", 0, (30.0, 50.0)),), (Fake("b", 0, (40.0, 60.0)),)
+def test_a_claim_is_judged_by_the_difference_on_the_same_people_in_its_unit(monkeypatch):
+    """It is -10 mm on each of three people, but for the seeds: ours are 1 mm below and above, theirs agree."""
+    ours = Fake("a", 0, (29.0, 49.0, 89.0)), Fake("b", 1, (31.0, 51.0, 91.0))
+    theirs = Fake("c", 0, (40.0, 60.0, 100.0)), Fake("d", 1, (40.0, 60.0, 100.0))
     result = judged(monkeypatch, ours, theirs, CLAIM)
-    assert (result["value"], result["low"], result["high"]) == pytest.approx((-10.0, -10.0, -10.0))
-    assert (result["note"], result["runs"], result["seeds"]) == ("holds", "a", 1)
+    half = stats.t.ppf(0.975, 1)  # the standard error is 1
+    assert (result["value"], result["low"], result["high"]) == pytest.approx((-10.0, -10 - half, -10 + half))
+    assert (result["note"], result["over"]) == ("open", "3 people, 2 seeds")
+    assert (result["runs"], result["seeds"]) == ("a b", 2)
     assert (result["against"], result["metric"], result["unit"], result["printed"]) == ("Theirs", "MPJPE", "mm", -20.0)
     relative = judged(monkeypatch, ours, theirs, replace(CLAIM, unit="%"))
-    assert relative["value"] == pytest.approx(-20.0), "of 50 mm"
-    assert judged(monkeypatch, theirs, ours, CLAIM)["note"] == "does not hold"
-    mixed = judged(monkeypatch, (Fake("a", 0, (30.0, 70.0)),), theirs, CLAIM)
+    assert relative["value"] == pytest.approx(-15.0), "of 66.7 mm"
+    alike = (ours[0], replace(ours[0], id="b", seed=1))
+    assert judged(monkeypatch, alike, theirs, CLAIM)["note"] == "holds"
+    assert judged(monkeypatch, theirs, alike, CLAIM)["note"] == "does not hold"
+
+
+def test_with_a_single_seed_a_claim_is_about_these_networks(monkeypatch):
+    ours, theirs = (Fake("a", 0, (30.0, 50.0, 91.0)),), (Fake("b", 0, (40.0, 60.0, 100.0)),)
+    result = judged(monkeypatch, ours, theirs, CLAIM)
+    assert (result["note"], result["over"]) == ("holds for these networks", "3 people, these networks")
+    assert judged(monkeypatch, theirs, ours, CLAIM)["note"] == "does not hold for these networks"
+    two = (*theirs, replace(theirs[0], id="c", seed=1))
+    assert judged(monkeypatch, ours, two, CLAIM)["note"] == "holds for these networks", "one side has one seed"
+    mixed = judged(monkeypatch, (Fake("a", 0, (30.0, 80.0, 91.0)),), theirs, CLAIM)
     assert mixed["note"] == "open"
+
+
+def test_a_claim_without_an_interval_is_open(monkeypatch):
+    """Two people and one seed."""
+    result = judged(monkeypatch, (Fake("a", 0, (30.0, 50.0)),), (Fake("b", 0, (40.0, 60.0)),), CLAIM)
+    assert (result["value"], result["over"]) == (-10.0, "")
+    assert result["note"] == "open: one training of each, on these people"
 
 
 def test_nothing_is_said_of_a_claim_where_a_training_went_wrong(monkeypatch):
@@ -129,8 +160,6 @@ def test_nothing_is_said_of_a_claim_where_a_training_went_wrong(monkeypatch):
     assert "value" not in failed
     missing = judged(monkeypatch, (sound,), (Fake("missing", 0, (0.0, 0.0)),), CLAIM)
     assert (missing["note"], missing["runs"], missing["seeds"]) == ("open: Theirs not trained here", "", 0)
-    none = judged(monkeypatch, (sound, Fake("missing", 1, (0.0, 0.0))), (replace(other, seed=1),), CLAIM)
-    assert (none["note"], none["seeds"]) == ("open: each seed not trained here, or failed, in one row", 0)
 
 
 def test_claims_are_of_tables_of_the_paper():

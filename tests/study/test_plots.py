@@ -22,6 +22,7 @@ COLUMNS = ("Directions", "SittingDown", "Avg.")
 def line(row, value, column="Avg.", metric="MPJPE", against="", note="", printed=np.nan, width=2.0, seeds=3) -> dict:
     """One line of a tidy table; the interval reaches `width` below the value and twice as far above it."""
     about = {"row": row, "against": against, "column": column, "metric": metric, "note": note, "seeds": seeds}
+    about |= {"over": "8 people, 3 seeds"}
     unit = "mm/frame" if metric == "MPJVE" else "mm"
     return about | {"unit": unit, "value": value, "low": value - width, "high": value + 2 * width, "printed": printed}
 
@@ -113,6 +114,7 @@ def test_by_column_names_columns_rows_and_unit():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A", "B", f"C\n{NOT_TRAINED}"]
     colours = {drawn.get_label(): drawn.get_color() for drawn in axes.lines}
     assert len(set(colours.values())) == 3
+    assert figure.legends[0].get_title().get_text() == "95 % intervals: 8 people, 3 seeds"
 
 
 # --- averages
@@ -172,6 +174,13 @@ def test_differences_whose_interval_includes_zero_are_pale():
     assert axes.get_xlabel() == "MPJPE from D, mm"
     assert axes.yaxis_inverted()
     assert any(set(drawn.get_xdata()) == {0} for drawn in axes.lines), "zero is marked"
+    assert axes.get_title() == "95 % intervals: 8 people, 3 seeds"
+
+
+def test_a_difference_without_an_interval_is_pale():
+    lines = [line("A", 5.0), line("B", 5.0, width=np.nan)]
+    [axes] = plots.verdicts(pd.DataFrame(lines)).axes
+    assert [drawn.get_alpha() for drawn in axes.lines if drawn.get_marker() == "o"] == [1, 0.35]
 
 
 def test_differences_name_the_rows_that_were_not_trained():

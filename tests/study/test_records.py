@@ -9,10 +9,10 @@ import pytest
 
 from mixste.io import DataError
 from mixste.study import records, store
-from mixste.study.intervals import bootstrap_interval
 from mixste.study.records import LIMIT, Record, RecordError
 from mixste.study.run import Data, Run, spec
 from mixste.study.store import Finished
+from mixste.study.uncertainty import mean_interval
 
 RUN = Run(Data("synthetic", "gt"), frames=9, poses=600, seed=3, options={"dim": 8, "depth": 1})
 # Subject, action, take, camera, and the error of each frame, the same in all joints. Views of a take are neighbours.
@@ -82,7 +82,7 @@ def test_shares_and_quantiles(tmp_path):
 
 
 def test_intervals_are_those_of_the_clips(tmp_path):
-    """A thousand clips drawn at random: value and interval over takes, from the record and from the run."""
+    """A thousand clips drawn at random: value and interval over people, from the record and from the run."""
     rng = np.random.default_rng(0)
     clips = [
         (f"S{s}", f"A{a}", str(take), camera, rng.gamma(9, 10, rng.integers(1, 90)).tolist())
@@ -95,8 +95,13 @@ def test_intervals_are_those_of_the_clips(tmp_path):
         own, table = (table.set_index(["protocol", "metric"]).loc[(protocol, metric)] for table in tables)
         sums = table.assign(total=table["value"] * table["frames"]).groupby(records.TAKE, sort=False)
         sums = sums[["total", "frames"]].sum()
-        expected = bootstrap_interval(sums["total"] / sums["frames"], sums["frames"], seed=0)
-        assert bootstrap_interval(own["value"], own["frames"], seed=0) == pytest.approx(expected, abs=2e-3)
+        people = list(sums.index.get_level_values("subject"))
+        expected = mean_interval(
+            (sums["total"] / sums["frames"]).to_numpy()[:, None], people, sums["frames"].to_numpy()
+        )
+        interval = mean_interval(own["value"].to_numpy()[:, None], list(own["subject"]), own["frames"].to_numpy())
+        ends = [interval.value, interval.low, interval.high]
+        assert ends == pytest.approx([expected.value, expected.low, expected.high], abs=5e-3)
     errors = np.concatenate([errors for *_, errors in clips]).astype(np.float16)
     assert np.average(record.shares(40), weights=record.frames) == pytest.approx(100 * (errors < 40).mean())
     found = records.quantiles([record], [10, 50, 99])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from mixste.study import pages, plots, records, report, store, tidy
 from mixste.study.profiles import PROFILES, profile_of
@@ -78,11 +79,101 @@ def test_values_intervals_and_differences():
     # Views are averaged first: walk is (17 · 200 + 42 · 200) / 400; sit (62 · 50 + 82 · 150) / 200.
     assert own["value"].to_dict() == pytest.approx({"walk": 29.5, "sit": 77.0, "Avg.": 53.25})
     assert own["seed_spread"].tolist() == pytest.approx([np.std([0, 4], ddof=1)] * 3)
-    assert own.loc["walk", ["low", "high"]].tolist() == pytest.approx([15, 44]), "of two takes, two seeds"
+    # A column has two takes of one person, too few: what varies is the seeds' means, 27.5 and 31.5. The average is of
+    # four takes, 17, 42, 62 and 82, with these weights, and the variance of its seeds' means is 8 / 2.
+    assert own["over"].to_dict() == dict.fromkeys(("walk", "sit"), "these people, 2 seeds") | {
+        "Avg.": "4 takes of one person, 2 seeds"
+    }
+    assert ends(own.loc["walk"]) == pytest.approx((29.5, 2 * stats.t.ppf(0.975, 1)))
+    takes, weights = np.var([17, 42, 62, 82], ddof=1), np.array([1 / 4, 1 / 4, 1 / 8, 3 / 8])
+    of_takes = takes * (weights**2).sum()
+    degrees = (of_takes + 4) ** 2 / (of_takes**2 / 3 + 4**2 / 1)
+    assert ends(own.loc["Avg."]) == pytest.approx((53.25, stats.t.ppf(0.975, degrees) * (of_takes + 4) ** 0.5))
     difference = table[table["against"] == "base"].set_index("column")
     assert difference["value"].to_dict() == pytest.approx({"walk": -8.0, "sit": -8.0, "Avg.": -8.0})
-    assert difference.loc["Avg.", ["low", "high"]].tolist() == pytest.approx([-10, -6]), "paired: takes differ alike"
+    # Takes differ alike; ours differ by 4 between seeds, the base's do not, and are not paired with ours.
+    assert ends(difference.loc["Avg."]) == pytest.approx((-8, 2 * stats.t.ppf(0.975, 1)))
+    assert set(difference["over"]) == {"these people, 2 seeds", "4 takes of one person, 2 seeds"}
+    assert difference["seed_spread"].isna().all()
     assert set(own["runs"]) == {"a b"}
+
+
+def ends(line) -> tuple[float, float]:
+    """The middle of its interval, and half its width."""
+    return (line["low"] + line["high"]) / 2, (line["high"] - line["low"]) / 2
+
+
+@dataclass(frozen=True)
+class Walks:
+    """A run tested on one take of each person, 100 frames for each letter of the name."""
+
+    id: str
+    seed: int
+    errors: tuple[tuple[str, float], ...]
+    start: "Walks | None" = None
+
+    @property
+    def clips(self) -> pd.DataFrame:
+        about = {"action": "walk", "take": "1", "camera": "a", "metric": "MPJPE", "protocol": "exact", "unit": "mm"}
+        return pd.DataFrame(
+            [about | {"subject": name, "frames": 100 * len(name), "value": value} for name, value in self.errors]
+        )
+
+
+def walks(key: str, *errors: dict[str, float], start=None, **options) -> Row:
+    return Row(key, tuple(Walks(f"{key}{n}", n, tuple(of.items()), start) for n, of in enumerate(errors)), **options)
+
+
+def test_an_average_over_subjects_counts_each_of_them_once_in_groups_that_may_overlap():
+    profile = replace(SMOKE, average="subjects", groups={"ab": ("a", "bb"), "b and c": ("bb", "cccc"), "none": ("z",)})
+    row = walks("row", {"a": 10.0, "bb": 20.0, "cccc": 60.0})
+    table = report.measure(TABLE, profile, [row]).set_index("column")
+    assert table["value"].to_dict() == pytest.approx({"walk": 30, "ab": 15, "b and c": 40, "Avg.": 30})
+    assert list(table.index) == ["walk", "ab", "b and c", "Avg."]
+    assert table["over"].to_dict() == {"ab": "", "b and c": ""} | dict.fromkeys(
+        ("walk", "Avg."), "3 people, these networks"
+    )
+    expected = stats.ttest_1samp([10, 20, 60], 0).confidence_interval(0.95)
+    assert table.loc["Avg.", ["low", "high"]].tolist() == pytest.approx(list(expected))
+    assert report.measure(AVERAGES, profile, [row])["column"].tolist() == ["Avg."]
+    assert report.measure(AVERAGES, SMOKE, [row])["value"].tolist() == pytest.approx([(10 + 2 * 20 + 4 * 60) / 7])
+
+
+def test_seeds_are_paired_only_where_a_network_is_the_same_or_has_the_same_start():
+    """Each seed of the one is 5 mm better than its namesake of the other."""
+    one = {"a": 40.0, "b": 50.0, "c": 90.0}, {"a": 50.0, "b": 60.0, "c": 100.0}
+    other = [{name: value + 5 for name, value in of.items()} for of in one]
+    base, start = walks("base", *other), Walks("start", 0, (("a", 1.0),))
+    separate = walks("separate", *one, against="base")
+    again = replace(base, key="again", label="again", against="base")
+    clip_errors = {"again": pd.concat([records.by_take(run.clips).assign(seed=run.seed) for run in separate.runs])}
+    tuned, tuned_base = (
+        walks("tuned", *one, start=start, against="tuned base"),
+        walks("tuned base", *other, start=start),
+    )
+    table = report.measure(AVERAGES, SMOKE, [base, separate, again, tuned_base, tuned], clip_errors)
+    table = table[table["against"] != ""].set_index("row")
+    assert table["value"].to_dict() == pytest.approx({"separate": -5, "again": -5, "tuned": -5})
+    widths = {row: ends(line)[1] for row, line in table.iterrows()}
+    assert widths["again"] == widths["tuned"] == pytest.approx(0, abs=1e-9)
+    # Of each side, the seeds' means differ by 10 mm: 50 / 2 each, with one degree of freedom each.
+    assert widths["separate"] == pytest.approx(stats.t.ppf(0.975, 2) * 50**0.5)
+    assert set(table["over"]) == {"3 people, 2 seeds"}
+    assert table["seed_spread"].to_dict() == pytest.approx(
+        {"separate": np.nan, "again": 0, "tuned": 0}, nan_ok=True, abs=1e-9
+    )
+
+
+def test_on_licensed_data_an_interval_is_over_seeds_on_these_people():
+    licensed = replace(PROFILES["paper"], seeds=(0, 1))
+    row = walks("row", {"a": 10.0, "b": 20.0, "c": 60.0}, {"a": 11.0, "b": 21.0, "c": 61.0})
+    [line] = report.measure(replace(AVERAGES, protocol="exact"), licensed, [row]).to_dict("records")
+    assert line["over"] == "these people, 2 seeds"
+    assert ends(line) == pytest.approx((30.5, 0.5 * stats.t.ppf(0.975, 1)))
+    alone = replace(row, runs=row.runs[:1])
+    [line] = report.measure(replace(AVERAGES, protocol="exact"), licensed, [alone]).to_dict("records")
+    assert (line["value"], line["over"]) == (pytest.approx(30), "")
+    assert np.isnan(line["low"])
 
 
 def test_runs_that_were_tested_on_different_takes_are_told(monkeypatch):
@@ -176,7 +267,7 @@ def test_rows_whose_runs_failed(tmp_path, monkeypatch, capsys):
 
 
 def test_rows_without_runs_say_so(monkeypatch):
-    """Where a partial table is asked for. Differences are between the seeds that both have."""
+    """Where a partial table is asked for. A difference is between the means over the seeds that each row has."""
     base = Row("base", (Fake("a", 0, (20, 30, 50, 70, 90)), Fake("b", 1, (30, 40, 60, 80, 100))), note="small")
     none = Row("none", (Fake("c", 0, (0,) * 5),), against="base")
     one = Row("one", (Fake("gone", 0, (0,) * 5), Fake("d", 1, (31, 41, 61, 81, 101))), against="base", note="small")
@@ -188,7 +279,7 @@ def test_rows_without_runs_say_so(monkeypatch):
     tidy.validate(table)
     lines = table.set_index(["row", "against"])
     assert lines["value"].to_dict() == pytest.approx(
-        {("base", ""): 66.25, ("none", ""): np.nan, ("one", ""): 72.25, ("one", "base"): 1.0, ("last", ""): 1.0},
+        {("base", ""): 66.25, ("none", ""): np.nan, ("one", ""): 72.25, ("one", "base"): 6.0, ("last", ""): 1.0},
         nan_ok=True,
     )
     assert lines["runs"].to_dict()["one", "base"] == "d"
@@ -243,6 +334,33 @@ def test_save_and_read(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="finite"):
         tidy.save(good().assign(value=np.inf), "other")
     assert [path.name for path in (tmp_path / "results" / "smoke").iterdir()] == ["table.csv"]
+
+
+def test_a_table_from_before_intervals_said_what_they_are_over_is_read(tmp_path, monkeypatch):
+    lines = good().assign(low=0.5, high=2.0, seeds=3)
+    monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
+    with pytest.raises(ValueError, match="an interval must say what it is over"):
+        tidy.save(lines, "table")
+    (tmp_path / "results" / "smoke").mkdir(parents=True)
+    lines.drop(columns="over").to_csv(tmp_path / "results" / "smoke" / "old.csv", index=False)
+    old = tidy.read("smoke", "old", tmp_path)
+    pd.testing.assert_frame_equal(old, lines)
+    assert tidy.with_intervals(old).columns.name == "95 % intervals: takes and seeds, by bootstrap"
+
+
+def test_a_caption_says_once_what_the_intervals_of_a_table_are_over():
+    def caption(*lines):
+        names = "row", "low", "over", "seeds"
+        return tidy.over(pd.DataFrame([dict(zip(names, one, strict=True)) for one in lines]))
+
+    two, three = (1.0, "8 people, 2 seeds", 2), (1.0, "8 people, 3 seeds", 3)
+    reference = (CONSTANT, 1.0, "8 people, these networks", 1)
+    assert caption(("a", *two), ("b", *three), ("c", *three), reference) == (
+        "95 % intervals: 8 people, 3 seeds; 8 people, 2 seeds"
+    )
+    assert caption(reference) == "95 % intervals: 8 people, these networks"
+    assert caption(("a", np.nan, "", 1)) == "no intervals: one training, these people"
+    assert caption(("counted", np.nan, "", 0)) == ""
 
 
 def test_unknown_profile():

@@ -54,7 +54,7 @@ def test_one_seed_is_a_t_interval_over_people(study):
     interval = mean_interval(values[:, :1], people, equal_people(people), level=0.9)
     assert interval.value == pytest.approx(np.mean(means))
     assert ends(interval) == pytest.approx(tuple(expected))
-    assert (interval.over, interval.degrees) == ("6 people", 5)
+    assert (interval.over, interval.degrees) == ("6 people, these networks", 5)
 
 
 def test_paired_difference_is_the_paired_t_test(study):
@@ -65,7 +65,7 @@ def test_paired_difference_is_the_paired_t_test(study):
         weights = equal_people(people)
         interval = difference_interval(values[:, :1], values[:, 1:2], people, weights, paired=paired)
         assert ends(interval) == pytest.approx(expected)
-        assert interval.over == "6 people"
+        assert interval.over == "6 people, these networks"
 
 
 def test_these_people_leave_the_t_tests_over_seeds(study):
@@ -73,13 +73,13 @@ def test_these_people_leave_the_t_tests_over_seeds(study):
     by_seed = values.mean(axis=0)
     interval = mean_interval(values, people, these_people=True)
     assert ends(interval) == pytest.approx(tuple(stats.ttest_1samp(by_seed, 0).confidence_interval(0.95)))
-    assert (interval.over, interval.degrees) == ("3 seeds", 2)
+    assert (interval.over, interval.degrees) == ("these people, 3 seeds", 2)
     others = np.random.default_rng(1).normal(45, 3, (17, 5))
     welch = stats.ttest_ind(by_seed, others.mean(axis=0), equal_var=False)
     interval = difference_interval(values, others, people, paired=False, these_people=True)
     assert interval.value == pytest.approx(by_seed.mean() - others.mean())
     assert ends(interval) == pytest.approx(tuple(welch.confidence_interval(0.95)))
-    assert interval.over == "3 and 5 seeds"
+    assert interval.over == "these people, 3 and 5 seeds"
 
 
 def test_one_person_or_one_take(study):
@@ -88,8 +88,8 @@ def test_one_person_or_one_take(study):
     of_takes = mean_interval(values[:3], people[:3])
     assert of_takes.over == "3 takes of one person, 3 seeds"
     assert ends(of_takes) == ends(mean_interval(values[:3], ["a", "b", "c"]))
-    assert mean_interval(values[:3, :1], people[:3]).over == "3 takes of one person"
-    assert mean_interval(values[:1], people[:1]).over == "3 seeds"
+    assert mean_interval(values[:3, :1], people[:3]).over == "3 takes of one person, these networks"
+    assert mean_interval(values[:1], people[:1]).over == "these people, 3 seeds"
     for alone in (
         mean_interval(values[:1, :1], people[:1]),
         mean_interval(values[:, :1], people, these_people=True),
@@ -147,7 +147,7 @@ def test_a_reference_without_seeds_is_compared_with_all_seeds(study):
     interval = difference_interval(values, reference, people, paired=False)
     expected = mean_interval(values - reference, people)
     assert [interval.value, *ends(interval)] == pytest.approx([expected.value, *ends(expected)])
-    assert interval.over == "6 people, 3 seeds"
+    assert interval.over == "6 people, 3 and 1 seeds"
 
 
 # --- coverage --------------------------------------------------------------------------------------------------
