@@ -55,6 +55,7 @@ FIRST_DEFAULTS = {
         "actions": (),
         "split": "published",
         "test_cameras": 0,
+        "train_frames": 0,
     },
     "Run": {"model": "mixste", "options": (), "start": None, "test_curve": False},
     "Recipe": {

@@ -4,12 +4,29 @@ import math
 import os
 from dataclasses import dataclass, field, replace
 
+from mixste.data.sources.people import subjects
 from mixste.network import network_class
 from mixste.study.run import Data, Run
 from mixste.train import AUTHORS, Recipe
 
 # Human3.6M's 1,559,752 training frames, each also mirrored, in the authors' 120 epochs.
 PAPER_POSES = 120 * 2 * 1_559_752
+
+
+@dataclass(frozen=True)
+class MorePeople:
+    """The plan of table `more_people`.
+
+    orders: random orders of the training subjects; the first ones of each are trained on, with a seed of its own.
+    tested: subjects to test on. counts: numbers of subjects to train on, with `frames` frames in all, equally many of
+    each (0: all that there are). other_frames: other numbers of frames, with the last of `counts`.
+    """
+
+    orders: tuple[tuple[str, ...], ...] = (("S6", "S8", "S7", "S1", "S5"), ("S8", "S1", "S5", "S6", "S7"))
+    tested: tuple[str, ...] = ("S9", "S11")
+    counts: tuple[int, ...] = (1, 4)
+    frames: int = 6000
+    other_frames: tuple[int, ...] = (750,)
 
 
 @dataclass(frozen=True)
@@ -38,8 +55,7 @@ class Profile:
     mixste_learning_rate: float | None = None  # if its peers' is too high, see `mixste_rate`
     ablation_frames: int = 243  # the paper's T that replaces 243 in Tables 5 and 6 and `paper_vs_code`
     ablation_dim: int = 512  # the d_m that replaces 512 in Table 6 and `paper_vs_code`, for all rows alike
-    # Table `more_people`: subjects to train on, one more at a time, and subjects to test on.
-    people: tuple[tuple[str, ...], tuple[str, ...]] = (("S1", "S5", "S6", "S7", "S8"), ("S9", "S11"))
+    people: MorePeople = MorePeople()
     # The protocol of the tables, see `mixste.evaluate.evaluate`. "authors" also counts the padding of short clips, of
     # which long windows have more than short ones.
     protocol: str = "exact"
@@ -184,8 +200,22 @@ _OPEN_HUMANEVA = Data(
     actions=("Sneak", "Jog in circle"),
 )
 
-# From both collections alternately; the last one is the source's validation subject.
-_OPEN_PEOPLE = (("hdm_bk", "cmu_02", "hdm_dg", "cmu_01", "hdm_bd"), ("hdm_mm", "hdm_tr", "cmu_03"))
+# Three random orders. No two of the first eight may be one person (`mixste.data.sources.people`): they are 01 or 16, 29
+# or 49, 07 or 08, and five more. The first four have at least 4,000 frames each, so that two, four and eight subjects
+# give equal shares of 8,000 frames. The others follow. Of all sixteen, three have less than their share and give what
+# they have (10: 229, 26: 347, 32: 382 frames); the other thirteen give 541 or 542 frames each.
+_FIRST_EIGHT = (
+    ("cmu_14", "hdm_bk", "cmu_35", "cmu_49", "cmu_16", "cmu_08", "hdm_dg", "cmu_131"),
+    ("hdm_dg", "cmu_01", "cmu_49", "hdm_bk", "cmu_08", "cmu_131", "cmu_35", "cmu_14"),
+    ("cmu_14", "cmu_16", "hdm_bk", "hdm_dg", "cmu_07", "cmu_35", "cmu_29", "cmu_131"),
+)
+_OPEN_PEOPLE = MorePeople(
+    orders=tuple((*first, *(name for name in subjects("train") if name not in first)) for first in _FIRST_EIGHT),
+    tested=subjects("test"),
+    counts=(2, 4, 8, 16),
+    frames=8000,
+    other_frames=(1000, 2000, 4000, 0),
+)
 
 PROFILES = {
     "smoke": _smoke(
@@ -255,6 +285,12 @@ PROFILES = {
         **_PUBLISHED_SIZES,
         poses=PAPER_POSES,
         seeds=(0,),
+        people=MorePeople(
+            orders=(*MorePeople.orders, ("S8", "S6", "S5", "S7", "S1")),
+            counts=(1, 2, 4),
+            frames=48_000,
+            other_frames=(6000, 12_000, 24_000),
+        ),
         protocol="authors",
         comparable=True,
     ),
@@ -271,7 +307,7 @@ PROFILES["open-styles"] = replace(
     data=Data("open-styles", test_cameras=1),
     mpi_inf_3dhp=Data("open-styles", **_DHP, test_cameras=1),
     recipe_changes=PROFILES["open"].recipe_changes | {"body_shapes": False},
-    people=(("bandai",), ()),
+    people=MorePeople((("bandai",),), (), counts=(1,), frames=0, other_frames=()),  # there is one skeleton only
 )
 
 

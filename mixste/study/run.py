@@ -11,7 +11,7 @@ import torch
 
 from mixste import data, losses
 from mixste.data.clips import PoseDataset
-from mixste.data.splits import by_takes, in_layout, validating
+from mixste.data.splits import by_takes, equal_shares, in_layout, validating
 from mixste.io.install import PACKAGE
 from mixste.network import Network, network_class
 from mixste.skeleton import SKELETONS, Skeleton, human36m
@@ -32,10 +32,11 @@ class Data:
     """The data of a run: the arguments of `mixste.data.load`, and a selection of clips.
 
     skeleton: another layout than the source's, for stand-ins. subjects, actions: only these (empty: all). split:
-    "published" is the source's own; "everyone" trains on its validation subjects too; "takes" trains and tests on the
-    same subjects, as HumanEva does, with the last take of each action as the test; "validation" tests on the source's
-    validation subjects, or on the last training subject where it has none. test_cameras: test on the clips of the first
-    N cameras (0: all), to save time; unseen takes too.
+    "published" is the source's own; "takes" trains and tests on the same subjects, as HumanEva does, with the last take
+    of each action as the test; "validation" tests on the source's validation subjects, or on the last training subject
+    where it has none. test_cameras: test on the clips of the first N cameras (0: all), to save time; unseen takes too.
+    train_frames: train on this many frames in all, equally many of each subject (0: all), see
+    `mixste.data.splits.equal_shares`.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Data:
     actions: tuple[str, ...] = ()
     split: str = "published"
     test_cameras: int = 0
+    train_frames: int = 0
 
     def load(self) -> PoseDataset:
         return _load(self)
@@ -69,10 +71,16 @@ class Data:
 
 @functools.lru_cache(maxsize=4)
 def _load(choice: Data) -> PoseDataset:
-    options = {"rig": choice.rig} if choice.rig else {}
-    if choice.source == "open-people":
+    return select(_source(choice.source, choice.keypoints, choice.rig), choice)
+
+
+@functools.lru_cache(maxsize=2)
+def _source(name: str, keypoints: str, rig: str | None) -> PoseDataset:
+    """A source as it is, kept since several selections of its clips are often read one after the other."""
+    options = {"rig": rig} if rig else {}
+    if name == "open-people":
         options["strict"] = True  # results are about all of its subjects
-    return select(data.load(choice.source, keypoints=choice.keypoints, **options), choice)
+    return data.load(name, keypoints=keypoints, **options)
 
 
 def select(dataset: PoseDataset, choice: Data) -> PoseDataset:
@@ -84,8 +92,8 @@ def select(dataset: PoseDataset, choice: Data) -> PoseDataset:
         dataset = by_takes(dataset)
     elif choice.split == "validation":
         dataset = validating(dataset)
-    elif choice.split == "everyone":
-        dataset = replace(dataset, train=dataset.train + dataset.validation, validation=[])
+    if choice.train_frames:
+        dataset = replace(dataset, train=equal_shares(dataset.train, choice.train_frames))
     if choice.test_cameras:
         cameras = sorted({clip.camera for clip in dataset.test})[: choice.test_cameras]
         test, unseen = (

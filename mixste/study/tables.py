@@ -347,21 +347,30 @@ def limits(p: Profile) -> list[Row]:
 
 
 def more_people(p: Profile) -> list[Row]:
-    """The error on unseen subjects by the number of training subjects.
+    """The error on unseen subjects by the number of training subjects, and by the number of frames.
 
-    The training is the first long one of `limits` with all augmentations, on two subjects and then one more at a time.
-    The keys are the number of subjects, as "2", with one seed; that of the last row is "all", with three seeds, whose
-    poses the notebook also averages.
+    Keys are the two numbers, as "2-8000", or "16-all". Each of the profile's orders of subjects is a seed, and all
+    networks are trained on as many poses as the first long training of `limits`, from exact keypoints.
     """
-    trained, tested = p.people
-    ours = TABLES["limits"].row(p, f"all-{p.long[0]}x").runs[0]
+    plan = p.people
+    base = replace(p.mixste(81, "gt", dim=256)[0], poses=p.long[0] * p.poses)
+
+    def row(count: int, frames: int, against: str = "") -> Row:
+        trained = [tuple(sorted(order[:count])) for order in plan.orders]
+        runs = tuple(
+            replace(base, seed=seed, data=replace(base.data, subjects=(*first, *plan.tested), train_frames=frames))
+            for seed, first in enumerate(trained)
+        )
+        people = f"{count} subject{'s' * (count > 1)}"
+        label = f"{people}, {frames:,} frames" if frames else f"{people}, all frames"
+        return Row(f"{count}-{frames or 'all'}", runs, label, against=against)
+
     rows: list[Row] = []
-    for count in range(min(2, len(trained)), len(trained) + 1):
-        last = count == len(trained)
-        data = replace(ours.data, split="everyone", subjects=(*trained[:count], *tested))
-        runs = tuple(replace(ours, data=data, seed=seed, test_curve=False) for seed in (range(3) if last else (0,)))
-        rows.append(Row("all" if last else str(count), runs, f"{count} people", against=rows[-1].key if rows else ""))
-    return rows + references(data)
+    for count in plan.counts:
+        rows.append(row(count, plan.frames, rows[-1].key if rows else ""))
+    most = rows[-1]
+    rows += [row(plan.counts[-1], frames, most.key) for frames in plan.other_frames]
+    return rows + references(most.runs[0].data)
 
 
 TABLES: dict[str, Table] = {
@@ -389,7 +398,7 @@ TABLES: dict[str, Table] = {
             protocol="exact",
         ),
         Table(
-            *("more_people", "18", "18_people", "number of subjects trained on", more_people),
+            *("more_people", "18", "18_people", "number of subjects and frames trained on", more_people),
             metrics=("MPJPE", "N-MPJPE", "P-MPJPE"),
             averages_only=True,
             protocol="exact",

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mixste.data import Clip, PoseDataset
-from mixste.data.splits import by_takes, in_layout, validating
+from mixste.data import Clip, DataError, PoseDataset
+from mixste.data.splits import PIECE, by_takes, equal_shares, in_layout, validating
 from mixste.skeleton import SKELETONS, human36m
 
 RNG = np.random.default_rng(0)
@@ -101,3 +101,53 @@ def test_without_a_validation_split_the_last_training_subject_validates():
     split = validating(data)
     assert (names(split.train), names(split.test)) == (["S1/Walk/C1"], ["S5/Sit/C1", "S5/Walk/C1"])
     assert split.validation == []
+
+
+# --- fewer frames
+
+
+def frames_of(clips) -> dict[str, int]:
+    """Frames of each subject, in its first camera."""
+    totals = {}
+    for one in clips:
+        totals[one.subject] = totals.get(one.subject, 0) + len(one) * (one.camera == "C1")
+    return totals
+
+
+@pytest.mark.parametrize(
+    ("frames", "shares"),
+    [
+        (90, {"thin": 30, "middle": 30, "rich": 30}),
+        (200, {"thin": 40, "middle": 80, "rich": 80}),
+        (301, {"thin": 40, "middle": 100, "rich": 161}),
+        (1140, {"thin": 40, "middle": 100, "rich": 1000}),
+    ],
+)
+def test_shares_are_equal_as_far_as_the_frames_go(frames, shares):
+    clips = [clip("rich", take=str(take), frames=250) for take in range(4)]
+    clips += [clip("thin", frames=40), clip("middle", take="1", frames=60), clip("middle", take="2", frames=40)]
+    assert frames_of(equal_shares(clips, frames)) == shares
+    with pytest.raises(DataError, match="expected at least 1,141 frames of rich, thin, middle, found 1,140"):
+        equal_shares(clips, 1141)
+
+
+def test_a_share_has_parts_of_several_takes_and_is_in_every_larger_one():
+    """All cameras see the same frames, though one recorded a frame more."""
+    clips = [clip("S1", take=str(take), camera=f"C{camera}", frames=499 + camera) for take in "ab" for camera in (1, 2)]
+    numbered = []  # frame k of a take has k in every coordinate
+    for one in clips:
+        count = np.arange(len(one), dtype=float)[:, None, None]
+        numbered.append(replace(one, poses=count + np.zeros((1, 17, 3)), valid=count[:, 0, 0] % 2 == 0))
+
+    def places(frames, camera):
+        parts = [one for one in equal_shares(numbered, frames) if one.camera == camera]
+        assert max(map(len, parts)) <= PIECE
+        for one in parts:
+            np.testing.assert_array_equal(one.valid, one.poses[:, 0, 0] % 2 == 0)
+        return {(one.take, int(frame)) for one in parts for frame in one.poses[:, 0, 0]}
+
+    smaller, larger, every = (places(frames, "C1") for frames in (200, 400, 1000))
+    assert (len(smaller), len(larger), len(every)) == (200, 400, 1000)
+    assert smaller < larger < every
+    assert {take for take, _ in larger} == {"a", "b"}
+    assert places(400, "C2") == larger == places(400, "C1")

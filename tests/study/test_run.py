@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 from test_trainer import DATA
 
-import mixste.train
+import mixste.data
 from mixste.data.splits import by_takes, validating
 from mixste.skeleton import SKELETONS
 from mixste.study import run as run_module
-from mixste.study.run import Data
 
 
 def test_other_layouts_take_their_joints_by_name():
@@ -51,14 +50,13 @@ def test_the_study_reads_open_people_whole_or_not_at_all(monkeypatch):
     asked = {}
     monkeypatch.setattr(mixste.data, "load", lambda name, **options: asked.update({name: options}) or DATA.load())
     for source in ("open-people", "open-styles"):
-        run_module._load.__wrapped__(Data(source))
+        run_module._source.__wrapped__(source, "gt", None)
     assert asked == {"open-people": {"keypoints": "gt", "strict": True}, "open-styles": {"keypoints": "gt"}}
 
 
-def test_everyone_trains_but_the_test_people(monkeypatch):
-    own = replace(DATA, subjects=("S1", "S5", "S8", "S9")).load()
-    apart = replace(own, train=own.train[1:], validation=own.train[:1])
-    monkeypatch.setattr(mixste.data, "load", lambda *args, **options: apart)
-    every = run_module._load.__wrapped__(replace(DATA, subjects=(), split="everyone", test_cameras=0))
-    assert {clip.name for clip in every.train} == {clip.name for clip in own.train}
-    assert ([clip.name for clip in every.test], every.validation) == ([clip.name for clip in apart.test], [])
+def test_fewer_frames_are_of_training_alone():
+    whole, fewer = DATA.load(), replace(DATA, train_frames=100).load()
+    for camera in {clip.camera for clip in whole.train}:
+        assert sum(len(clip) for clip in fewer.train if clip.camera == camera) == 100
+    assert fewer.test == whole.test
+    assert replace(DATA, train_frames=100).fingerprint != DATA.fingerprint

@@ -1,8 +1,10 @@
 """The tables as data: every row with a key and the paper's numbers, and no run twice."""
 
+from dataclasses import replace
+
 import pytest
 
-from mixste.data.sources.open_mocap import TEST_PEOPLE, VALIDATION_PERSON
+from mixste.data.sources.people import subjects
 from mixste.study.profiles import PROFILES
 from mixste.study.published import published
 from mixste.study.tables import CONSTANT, REGRESSION, TABLES, distinct, named
@@ -22,13 +24,13 @@ def test_distinct_runs(name):
     """Counted by hand for one seed: 5 in Table 1, 3 in 2, 2 in 3, 7 and two pretrainings in 4; 3 new ones in 5, four in
     6, ten in 7, and eleven in notebook 13. The full model is a row of 1, 5, 6 and 7, the start of a row of 4, and the
     base of 13, unless the profile takes a smaller one apart in 6 (two more), or departs from what 13 measures. Ten in
-    notebook 17, of one seed, and one more where there is a longer length. In notebook 18 two, three and four people and
-    three times five; three times the only one of open-styles. Two references each on the data of Tables 1, 2, 3 and 4
-    and of notebooks 17 and 18. A row more in one of these tables is counted here."""
+    notebook 17, of one seed, and one more where there is a longer length. In notebook 18 each number of subjects and of
+    frames, once for each order of subjects. Two references each on the data of Tables 1, 2, 3 and 4 and of notebooks 17
+    and 18. A row more in one of these tables is counted here."""
     profile = PROFILES[name]
     runs = distinct(profile, [table.key for table in named(COUNTED)])
     own = 3 if name.startswith("open") and profile.gpu else 0
-    people = 3 if name == "open-styles" else 6
+    people = {"open": 8 * 3, "open-cpu": 8 * 3, "open-styles": 1, "paper": 6 * 3}.get(name, 3 * 2)
     assert (
         len(runs)
         == len(set(runs))
@@ -123,15 +125,30 @@ def test_the_long_trainings_of_limits_are_the_short_ones_for_longer():
         assert rows["as-recorded"].data.split == "validation"
 
 
-@pytest.mark.parametrize("name", ["open", "open-cpu"])
-def test_more_people_are_tested_on_the_sources_own_strangers(name):
-    rows = {row.key: row for row in networks("more_people", PROFILES[name])}
-    last = rows.pop("all")
-    for count, row in rows.items():
-        assert len(set(row.runs[0].data.subjects) - set(TEST_PEOPLE)) == int(count)
-        assert VALIDATION_PERSON not in row.runs[0].data.subjects
-    assert set(TEST_PEOPLE) | {VALIDATION_PERSON} < set(last.runs[0].data.subjects)
-    assert [run.seed for run in last.runs] == [0, 1, 2]
+@pytest.mark.parametrize("name", PROFILES)
+def test_of_more_people_either_the_subjects_or_the_frames_vary(name):
+    """The orders are of the same subjects; those of fewer subjects are among those of more, and none is tested on."""
+    profile, rows = PROFILES[name], {row.key: row for row in networks("more_people", PROFILES[name])}
+    plan = profile.people
+    assert len({frozenset(order) for order in plan.orders}) == 1
+    assert not set(plan.orders[0]) & set(plan.tested)
+    for key, row in rows.items():
+        count, frames = key.split("-")
+        assert [run.seed for run in row.runs] == list(range(len(plan.orders)))
+        assert {run.poses for run in row.runs} == {profile.long[0] * profile.poses}
+        for run, order in zip(row.runs, plan.orders, strict=True):
+            assert set(run.data.subjects) == {*order[: int(count)], *plan.tested}
+            assert run.data.train_frames == (0 if frames == "all" else int(frames))
+    assert len({replace(run, data=profile.data, seed=0) for row in rows.values() for run in row.runs}) == 1
+
+
+def test_up_to_eight_open_subjects_are_surely_different_people():
+    """All sixteen are the subjects of training, so that the orders then differ in the seed alone."""
+    pairs = ({"cmu_16", "cmu_17"}, {"cmu_29", "cmu_49"}, {"cmu_27", "cmu_135"}, {"cmu_10", "cmu_35"})
+    pairs += ({"cmu_10", "cmu_17"}, {"cmu_07", "cmu_08"}, {"cmu_01", "cmu_16"})
+    assert set(OPEN.people.orders[0]) == set(subjects("train"))
+    for order in OPEN.people.orders:
+        assert not [pair for pair in pairs if pair <= set(order[:8])]
 
 
 def test_tables_are_named_by_number_or_key():

@@ -60,6 +60,12 @@ PEOPLE = {
     "cmu_135": Person("test", 10, "martial arts", hard=True),
 }
 
+
+def subjects(split: str) -> tuple[str, ...]:
+    """The subjects of a split."""
+    return tuple(subject for subject, person in PEOPLE.items() if person.split == split)
+
+
 # CMU's files are numbered. The actions, by subject and trial, follow the descriptions of mocap.cs.cmu.edu (as B. Hahne
 # compiled them in 2008), in a word or two of our own. "Motorcycle" is the name of a posture. Other trials are not part
 # of the data set.
