@@ -1,9 +1,10 @@
-"""How adults' bodies differ: random proportions with measured spreads and correlations.
+"""Bodies: the lengths of a person's, and random proportions with the spreads and correlations of adults.
 
-Source: summary statistics of ANSUR II, the 2012 anthropometric survey of the U.S. Army (Gordon et al., 2014; public
-working databases), 4,082 men and 1,986 women. They are pooled here as half men and half women: the mean of the two
-covariances of log-lengths, plus a quarter of the outer product of the difference of the means. Relative to stature a
-segment varies by 3 to 5 % (one standard deviation), hips by 7 %; the rest of the spread below is that of stature.
+Source of the spreads: summary statistics of ANSUR II, the 2012 anthropometric survey of the U.S. Army (Gordon et al.,
+2014; public working databases), 4,082 men and 1,986 women. They are pooled here as half men and half women: the mean of
+the two covariances of log-lengths, plus a quarter of the outer product of the difference of the means. Relative to
+stature a segment varies by 3 to 5 % (one standard deviation), hips by 7 %; the rest of the spread below is that of
+stature.
 
 The survey measured landmarks on the skin, not joint centres (the trochanter instead of the hip joint, the iliac crests
 instead of the distance between the hips), so its lengths are not those of a skeleton's bones and are left out. What is
@@ -11,13 +12,39 @@ used is by how many percent lengths differ between people, and which of them dif
 """
 
 import functools
+from itertools import pairwise
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mixste.skeleton import Skeleton
+from mixste.skeleton import Skeleton, human36m
+
+BONES = {
+    "thigh": ("Hip", "Knee"),
+    "shank": ("Knee", "Foot"),
+    "upper arm": ("Shoulder", "Elbow"),
+    "forearm": ("Elbow", "Wrist"),
+}
+UPRIGHT = ("Hip", "Spine", "Thorax", "Neck", "Head")
+
+
+def lengths(poses: Float[np.ndarray, "frames 17 3"]) -> dict[str, float]:
+    """Lengths of a person's body, millimetres, from poses in metres with the joints of human36m.
+
+    They are medians over frames, of limbs the mean of left and right. "ankle to head" is the length along the bones
+    from the ankle to the joint Head.
+    """
+
+    def length(a: str, b: str) -> float:
+        bone = poses[:, human36m.joints.index(a)] - poses[:, human36m.joints.index(b)]
+        return float(np.median(np.linalg.norm(bone, axis=-1))) * 1e3
+
+    limbs = {name: float(np.mean([length(side + a, side + b) for side in "LR"])) for name, (a, b) in BONES.items()}
+    trunk = sum(length(a, b) for a, b in pairwise(UPRIGHT))
+    return {"ankle to head": limbs["thigh"] + limbs["shank"] + trunk, **limbs}
+
 
 # Standard deviation of a length's natural logarithm, and its correlations with those above. Measured as, in order:
 # bicristal breadth; trochanter to knee; knee to ankle; cervicale to trochanter (vertical); top of the head to cervicale

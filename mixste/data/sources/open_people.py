@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import itertools
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int16
 from tqdm import tqdm
 
+from mixste.data import bodies
 from mixste.data.clips import PoseDataset
 from mixste.data.readers import asf_amc, bvh, cgspeed
 from mixste.data.sources import open_mocap, people
@@ -208,16 +208,11 @@ _skeleton = functools.lru_cache(maxsize=1)(asf_amc.read_asf)  # all takes of a s
 
 # --- what the data card says of them ---------------------------------------------------------------------------
 
-LIMBS = {"thigh": ("Hip", "Knee"), "shank": ("Knee", "Foot"), "upper arm": ("Shoulder", "Elbow")}
-LIMBS |= {"forearm": ("Elbow", "Wrist")}
-UPRIGHT = ("Hip", "Spine", "Thorax", "Neck", "Head")
-
 
 def card(root=None, strict: bool = False) -> pd.DataFrame:
     """One row for each subject: what is known of the person, the body, the takes, and the hash of the files read.
 
-    Lengths in millimetres are medians over all frames, of limbs the mean of left and right. "ankle to head" is the
-    length along the bones, from the ankles' mean to the head joint, which is mid-head. frames: at `FPS`.
+    Lengths are those of `mixste.data.bodies.lengths`, millimetres; the head joint is mid-head. frames: at `FPS`.
     """
     takes, files = _load(root, strict)
     unseen = unseen_takes(takes)
@@ -227,9 +222,6 @@ def card(root=None, strict: bool = False) -> pd.DataFrame:
         if not of_subject:
             continue
         recordings, sha256 = files[subject]
-        world = np.concatenate([take.world for take in of_subject])
-        limbs = {limb: np.mean([_length(world, side + a, side + b) for side in "LR"]) for limb, (a, b) in LIMBS.items()}
-        trunk = sum(_length(world, a, b) for a, b in itertools.pairwise(UPRIGHT))
         lengths = [len(take.world) for take in of_subject]
         unseen_lengths = [len(it.world) for it in of_subject if (subject, it.action, _number(it)) in unseen]
         collection = next(it for it in PINNED.values() if subject in it.people)
@@ -250,20 +242,13 @@ def card(root=None, strict: bool = False) -> pd.DataFrame:
                 "median clip": int(np.median(lengths)),
                 "longest clip": max(lengths),
                 "clips of 243 frames": sum(length >= 243 for length in lengths),
-                "ankle to head": limbs["thigh"] + limbs["shank"] + trunk,
-                **limbs,
+                **bodies.lengths(np.concatenate([take.world for take in of_subject])),
                 "repository": collection.repository,
                 "commit": collection.commit,
                 "sha256": sha256,
             }
         )
     return pd.DataFrame(rows).set_index("subject")
-
-
-def _length(world: Float[np.ndarray, "frames 17 3"], a: str, b: str) -> float:
-    """Median distance of two joints, millimetres."""
-    bone = world[:, human36m.joints.index(a)] - world[:, human36m.joints.index(b)]
-    return float(np.median(np.linalg.norm(bone, axis=-1))) * 1e3
 
 
 def compare_formats(root=None) -> pd.DataFrame:
