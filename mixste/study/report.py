@@ -50,7 +50,7 @@ def measure(
     """The tidy table of a table's rows: its metrics, by column and on average ("Avg.").
 
     "Avg." is the mean over the columns, each with its frames as weights. Where the profile averages over subjects, it
-    and each column are means over the subjects, and the profile's groups of subjects have columns of their own.
+    and each column are means over the subjects, and the columns are the profile's groups of subjects.
 
     It is computed from records (`mixste.study.records.find`); nothing is trained. rows: used instead of the table's
     own, such as some of them or a user's. clip_errors: by key of a row, its errors by clip
@@ -192,16 +192,18 @@ def _takes(clips: pd.DataFrame, metric: str, column: pd.Series) -> pd.DataFrame:
 
 
 def _columns(takes: pd.DataFrame, profile: Profile, averages_only: bool):
-    """(name, its takes, their weights): each column, groups of subjects, which may overlap, and the average of all."""
+    """(name, its takes, their weights): of each column, and of all on average ("Avg.").
+
+    Where groups of the profile's are among the subjects, they are the columns. They may overlap.
+    """
     by_subject = profile.average == "subjects"
     weigh = _by_subject if by_subject else operator.itemgetter("frames")
     if not averages_only:
-        for name, group in takes.groupby(level="column", sort=False):
+        subject = takes.index.get_level_values("subject")
+        groups = {name: takes[subject.isin(members)] for name, members in profile.groups.items()}
+        groups = {name: group for name, group in groups.items() if len(group)}
+        for name, group in (groups or dict(iter(takes.groupby(level="column", sort=False)))).items():
             yield name, group, weigh(group)
-        for name, members in profile.groups.items():
-            group = takes[takes.index.get_level_values("subject").isin(members)]
-            if len(group):
-                yield name, group, weigh(group)
     of_columns = takes["frames"] / takes.groupby(level="column")["frames"].transform("sum")
     yield "Avg.", takes, weigh(takes) if by_subject else of_columns
 
