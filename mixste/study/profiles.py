@@ -60,7 +60,7 @@ class Profile:
     # which long windows have more than short ones.
     protocol: str = "exact"
     average: str = "actions"  # what averages are over: "actions", as in the paper, or "subjects", who count the same
-    # Columns that replace those of the actions: their names, and the subjects that each averages over. They may overlap.
+    # Columns that replace those of the actions: names, and the subjects that each averages over, which may overlap.
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     comparable: bool = False  # whether the paper's numbers measure the same thing
     gpu: bool = True  # whether its trainings need a GPU
