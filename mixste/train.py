@@ -25,6 +25,7 @@ from mixste.data.clips import Clip
 from mixste.data.windows import ClipFrames
 from mixste.io import DataError
 from mixste.io.files import replacing
+from mixste.optim import Muon
 from mixste.skeleton import Skeleton, mirrored
 
 SAVE_SECONDS = 60.0  # between checkpoints to resume from
@@ -78,7 +79,7 @@ class Recipe:
     def __post_init__(self):
         for name, allowed in (
             ("weights", ("authors", "paper")),
-            ("optimizer", ("adamw", "adam")),
+            ("optimizer", ("adamw", "adam", "muon")),
             ("schedule", ("epochs", "cosine")),
             ("attention_scale", ("head", "model")),
         ):
@@ -209,6 +210,8 @@ class Batches:
 
 
 def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "muon":
+        return Muon(model, recipe.learning_rate, recipe.weight_decay)
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer]
     return kind(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
