@@ -105,7 +105,8 @@ def test_graphs_leave_no_memory_behind():
     for _ in range(6):
         with torch.no_grad():
             accelerate(model.eval())(keypoints)
-        Step(accelerate(model.train()), squared_error, scaled_gradient=False)(keypoints, torch.zeros(4, 81, 17, 3, device="cuda"))
+        step = Step(accelerate(model.train()), squared_error, scaled_gradient=False)
+        step(keypoints, torch.zeros(4, 81, 17, 3, device="cuda"))
         model.zero_grad()
         gc.collect()
         left.append(torch.cuda.memory_allocated())
