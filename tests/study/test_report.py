@@ -164,6 +164,60 @@ def test_seeds_are_paired_only_where_a_network_is_the_same_or_has_the_same_start
     )
 
 
+TRUTH, BETTER, STUDIES = 40.0, 3.0, 300  # mm: the mean over people and trainings, how much the first row is better
+
+
+def made_up(run: Run, values: np.ndarray, people: list[str], frames: np.ndarray) -> records.Record:
+    """The record of a run with one value for each take."""
+    takes = [[person, "walk", str(number)] for number, person in enumerate(people)]
+    about = {"protocol": "exact", "metric": "MPJPE", "unit": "mm", "frames": frames.tolist()}
+    return records.Record(
+        {
+            "format": records.FORMAT,
+            "id": f"{run.frames}-{run.seed}",
+            "spec": json.loads(spec(run)),
+            "failed": "",
+            "takes": takes,
+            "errors": [about | {"value": values.round(3).tolist()}],
+        }
+    )
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_truth_in_95_of_100_studies(monkeypatch):
+    """Of two networks, three trainings each on 8 people: of the average over subjects, and of the difference.
+
+    People differ by 10 mm, and by 2 mm in how much they favour a network; trainings by 1 mm, and by 2 mm on a person;
+    the takes of a person by 10 mm. How many takes and frames there are of a person varies tenfold. With equal seeds the
+    two networks have nothing else in common.
+    """
+    profile = replace(PROFILES["open"], average="subjects", groups={})
+    runs = [[Run(profile.data, frames, 1, seed) for seed in range(3)] for frames in (9, 27)]
+    rows = [Row("base", tuple(runs[1])), Row("ours", tuple(runs[0]), against="base")]
+    rng = np.random.default_rng(24)
+    kept: dict[Run, records.Record] = {}
+    monkeypatch.setattr(records, "find", lambda wanted, name: kept)
+    covered = []
+    for _ in range(STUDIES):
+        counts = rng.integers(1, 11, 8)
+        of_take = np.repeat(np.arange(8), counts)
+        frames = rng.integers(50, 500, len(of_take))
+        common = rng.normal(0, 10, 8)[of_take] + rng.normal(0, 10, len(of_take))
+        for seeds, mean in zip(runs, (TRUTH - BETTER, TRUTH), strict=True):
+            favour = rng.normal(0, 2, 8)
+            for run in seeds:
+                of_person = favour + rng.normal(0, 2, 8)
+                values = mean + common + of_person[of_take] + rng.normal(0, 1) + rng.normal(0, 2, len(of_take))
+                kept[run] = made_up(run, values, [f"P{person}" for person in of_take], frames)
+        table = report.measure(AVERAGES, profile, rows).set_index(["row", "against"])
+        lines = table.loc[[("base", ""), ("ours", ""), ("ours", "base")]]
+        assert set(lines["over"]) == {"8 people, 3 seeds"}
+        truth = np.array([TRUTH, TRUTH - BETTER, -BETTER])
+        covered.append((lines["low"] <= truth) & (truth <= lines["high"]))
+    percent = 100 * np.mean(covered, axis=0)
+    assert ((percent >= 92) & (percent <= 97)).all(), percent
+
+
 def test_on_licensed_data_an_interval_is_over_seeds_on_these_people():
     licensed = replace(PROFILES["paper"], seeds=(0, 1))
     row = walks("row", {"a": 10.0, "b": 20.0, "c": 60.0}, {"a": 11.0, "b": 21.0, "c": 61.0})
