@@ -37,7 +37,10 @@ def results() -> str:
     tables = {key: TABLES[key] for key in SHOWN}
     files = {table.notebook for table in tables.values()}
     profiles = [name for name in PROFILES if files & {path.stem for path in tidy.files(name)}]
-    lines = [["MPJPE, mm, average over actions", *map(_heading, profiles), "printed in the paper: Human3.6M"]]
+    averages = {(key, name): _averages(name, table) for key, table in tables.items() for name in profiles}
+    shown = {name: pd.concat([averages[key, name] for key in tables]) for name in profiles}
+    headings = [_heading(name, tidy.over(shown[name])) for name in profiles]
+    lines = [["MPJPE, mm", *headings, "printed in the paper: Human3.6M"]]
     lines.append(["---"] * len(lines[0]))
     notes: dict[str, str] = {}  # to their marks
 
@@ -49,11 +52,10 @@ def results() -> str:
         return tidy.interval_text(row, ".1f") + mark
 
     for key, table in tables.items():
-        averages = {name: _averages(name, table) for name in profiles}
         for row_key in SHOWN[key]:
             rows = {name: table.row(PROFILES[name], row_key) for name in profiles}
             row = rows[profiles[0]]
-            cells = [cell(averages[name], rows[name].label) for name in profiles]
+            cells = [cell(averages[key, name].set_index("row"), rows[name].label) for name in profiles]
             lines.append([f"Table {table.number}, {table.title}: {row.short}", *cells, _printed(row)])
     lines = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join(lines + [f"\n{mark} {note}." for note, mark in notes.items()])
@@ -67,22 +69,21 @@ def _printed(row: Row) -> str:
     return f"{value:.1f}"
 
 
-def _heading(name: str) -> str:
-    """The heading of a profile's column: its name and the origin of its numbers."""
+def _heading(name: str, over: str) -> str:
+    """The heading of a profile's column: its name, the origin of its numbers, what averages and intervals are over."""
     profile = PROFILES[name]
     frames, share = profile.frames[243], profile.poses / PAPER_POSES
     size = f", small networks, T={frames} for 243" if frames != 243 else ""
     length = f", {share:.1%} of the paper's training" if share < 1 and not size else ""
-    return f"`{name}`: {profile.data.source}{size}{length}"
+    return f"`{name}`: {profile.data.source}{size}{length}; averages over {profile.average}; {over}"
 
 
 def _averages(profile: str, table: Table) -> pd.DataFrame:
-    """The published averages of a table, by label of the row; none where it is not published."""
+    """The published averages of a table; none where it is not published."""
     if table.notebook not in {path.stem for path in tidy.files(profile)}:
         return pd.DataFrame(columns=list(tidy.COLUMNS))
     values = tidy.read(profile, table.notebook)
-    values = values[(values["column"] == "Avg.") & (values["metric"] == "MPJPE") & (values["against"] == "")]
-    return values.set_index("row")
+    return values[(values["column"] == "Avg.") & (values["metric"] == "MPJPE") & (values["against"] == "")]
 
 
 def speed() -> str:

@@ -171,6 +171,7 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
     about = {"column": "Avg.", "metric": "MPJPE", "unit": "mm", "low": 1.0, "high": 9.0, "printed": 4.0, "runs": "a"}
+    about |= {"over": "2 people, 3 seeds", "seeds": 3}
     for profile, note in ("smoke", ""), ("open", "shorter"):
         rows = {row.key: row.label for row in TABLES["table1"].rows(PROFILES[profile])}
         shown = rows if profile == "smoke" else ("mixste-81", "mixste-243-second-detector")
@@ -184,6 +185,7 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
         "2.0 [1.0, 9.0]<sup>1</sup>",
         "42.4",  # by the paper
     ]
+    assert lines[0].count("averages over actions; 95 % intervals: 2 people, 3 seeds |") == 1, "of smoke"
     assert cells[f"{title}MixSTE, T=243"][1] == "not yet", "the row of the other detector is no stand-in"
     assert lines[-1] == "<sup>1</sup> shorter."
     limits = {row.key: row.label for row in TABLES["limits"].rows(PROFILES["smoke"])}
