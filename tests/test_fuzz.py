@@ -28,7 +28,7 @@ from mixste.data import DataError, load
 from mixste.data.readers import asf_amc, bvh
 from mixste.data.readers.detections import LAYOUTS
 from mixste.data.readers.formats import read
-from mixste.data.sources import human36m, humaneva, mpi_inf_3dhp, open_mocap, pose2sim
+from mixste.data.sources import human36m, humaneva, mpi_inf_3dhp, open_people, pose2sim
 from mixste.io.pickles import read_npz
 from mixste.model import MixSTE
 from mixste.wild.lift import lift_clip
@@ -246,12 +246,12 @@ def hierarchy(folder):
 
 
 def archive(folder):
-    return mocap.pack(mocap.SUBJECTS["hdm05"], folder / "a.tar.xz"), open_mocap.load_subjects
+    return mocap.pack(mocap.SUBJECTS["hdm05"], folder / "a.tar.xz"), open_people.load_people
 
 
 def plain_archive(folder):
     path = archive(folder)[0]
-    return put(folder / "a.tar", lzma.decompress(path.read_bytes())), open_mocap.load_subjects
+    return put(folder / "a.tar", lzma.decompress(path.read_bytes())), open_people.load_people
 
 
 def ours(folder):

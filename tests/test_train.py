@@ -303,7 +303,7 @@ def one_thread():
 @pytest.mark.slow
 def test_a_minute_of_training_beats_linear_regression_on_people_never_seen(open_root, one_thread):
     """Real motion, exact keypoints: frame by frame, against the mean pose and least squares on the same frames."""
-    dataset = load("open-subjects", open_root)
+    dataset = load("open-people", open_root)
     test = dataset.test[::4]
 
     def frames(clips, step):

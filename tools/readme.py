@@ -135,7 +135,7 @@ def between(text: str, mark: str, content: str) -> str:
 def picture() -> None:
     """docs/lifted.gif: an unseen subject of HDM05, lifted from one camera's noisy keypoints."""
     model = MixSTE.from_pretrained("open-small")
-    clips = load("open-subjects", keypoints="openpose").test
+    clips = load("open-people", keypoints="openpose").test
     clips = {clip.action: clip for clip in clips if (clip.subject, clip.camera) == ("hdm_tr", "C1")}
 
     def filmed(clip):

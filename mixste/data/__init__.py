@@ -26,7 +26,6 @@ def load(name: str, root=None, keypoints: str = "gt", **options) -> PoseDataset:
 SOURCES = {
     "synthetic": ("mixste.data.sources.synthetic", "load"),
     "open-people": ("mixste.data.sources.open_people", "load_people"),
-    "open-subjects": ("mixste.data.sources.open_mocap", "load_subjects"),
     "open-styles": ("mixste.data.sources.open_mocap", "load_styles"),
     "human36m": ("mixste.data.sources.human36m", "load"),
     "humaneva": ("mixste.data.sources.humaneva", "load"),

@@ -42,7 +42,7 @@ def synthetic_motion(subject: str, name: str, frames: int) -> np.ndarray:
 def open_motion(root):
     """Real people for `motion`: a stretch of an HDM05 or CMU recording for each clip, in turn."""
     # One camera's view is enough: its axes are turned upright and moved to where the licensed cameras look.
-    clips = [clip for clip in mixste.data.load("open-subjects", root).clips if clip.camera == "C1" and len(clip) >= 60]
+    clips = [clip for clip in mixste.data.load("open-people", root).clips if clip.camera == "C1" and len(clip) >= 60]
 
     def motion(subject: str, name: str, frames: int) -> np.ndarray:
         place = zlib.crc32(f"{subject} {name}".encode())

@@ -26,7 +26,7 @@ def test_the_table_averages_over_frames():
 
 def test_the_card_shows_what_was_measured():
     measured = pd.read_csv(open_small.BUNDLED.with_suffix(".csv"))
-    assert set(measured["source"]) == {"open-subjects", "open-styles", "synthetic"}
+    assert set(measured["source"]) == {"open-people", "open-styles", "synthetic"}
     card = open_small.BUNDLED.with_suffix(".md").read_text(encoding="utf-8")
     assert open_small.table(measured) in card
 

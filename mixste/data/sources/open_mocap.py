@@ -1,8 +1,9 @@
 """Real, openly licensed motion capture, seen by virtual cameras.
 
-Two benchmarks: `load_subjects` tests on unseen subjects (HDM05 and CMU), `load_styles` on unseen pairs of content and
-style (Bandai-Namco: long clips, but one skeleton for all of its actors). The parsed motions are cached in the folder
-MIXSTE_CACHE (default: .cache/mixste in the project's folder).
+The benchmark on unseen pairs of content and style (Bandai-Namco: long clips, but one skeleton for all of its actors),
+and what it shares with that on unseen subjects, `open_people`: where the recordings come from, how they are found and
+read, cut and resampled, and seen by cameras. The parsed motions are cached in the folder MIXSTE_CACHE (default:
+.cache/mixste in the project's folder).
 """
 
 import bz2
@@ -25,7 +26,7 @@ from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from mixste.data.clips import Clip, PoseDataset
-from mixste.data.readers import asf_amc, bvh
+from mixste.data.readers import bvh
 from mixste.data.virtual import film
 from mixste.io import DataError
 from mixste.io.files import replacing
@@ -36,7 +37,6 @@ from mixste.skeleton import human36m
 FPS = 50.0  # as Human3.6M, so that a window spans the same time
 FASTEST = 15.0  # m/s from one frame to the next; the fastest kick, throw or dash in these recordings stays below 13
 MARGIN = 0.2  # seconds cut on either side of a jump: the frames around one are often frozen or mixed up as well
-SHORTEST = 25  # frames of the shortest clip of `load_subjects`
 LONG = 243  # frames of the shortest clip of `load_styles`: the paper's longest window
 LARGEST = 2**31  # bytes read from one archive; the largest pinned one holds a quarter of it
 LARGEST_FILE = 2**27  # of one recording; the largest pinned one is a twentieth of it
@@ -146,90 +146,6 @@ class Take:
     world: Float[np.ndarray, "frames 17 3"]
 
 
-# --- unseen subjects -------------------------------------------------------------------------------------------
-
-HDM05_FILE = r"(HDM_([a-z]+))_([^_]+)_(\d+)_120\.amc"  # skeleton, person, label, number
-HDM05_ACTIONS = {
-    "depositFloorR": "Deposit on floor",
-    "elbowToKnee1RepsLelbowStart": "Elbow to knee",
-    "grabHighR": "Grab high",
-    "hopBothLegs1hops": "Hop",
-    "jogLeftCircle4StepsRstart": "Jog in circle",
-    "kickLFront1Reps": "Kick",
-    "lieDownFloor": "Lie down",
-    "rotateArmsBothBackward1Reps": "Rotate arms",
-    "sneak2StepsLStart": "Sneak",
-    "squat1Reps": "Squat",
-    "throwBasketball": "Throw basketball",
-}
-
-# CMU's files are numbered. These are the descriptions of mocap.cs.cmu.edu in a word or two: subject 01 climbs and
-# swings on playground equipment throughout, and subject 03 walks on uneven terrain.
-CMU_ACTIONS = {
-    "01": "Playground",
-    "02_01": "Walk",
-    "02_02": "Walk",
-    "02_03": "Run",
-    "02_04": "Jump",
-    "02_05": "Punch",
-    "02_06": "Bend and lift",
-    "02_07": "Swordplay",
-    "02_08": "Swordplay",
-    "02_09": "Swordplay",
-    "02_10": "Wash",
-    "03": "Walk on uneven ground",
-}
-
-TEST_PEOPLE = ("hdm_mm", "hdm_tr", "cmu_03")
-# Performs every action of HDM05, as two of the test subjects do; has limbs of medium length, so that the shortest and
-# the longest stay in training; and has the fewest frames.
-VALIDATION_PERSON = "hdm_bd"
-
-
-def load_subjects(root=None, keypoints: str = "gt", rig: str = "human36m") -> PoseDataset:
-    """HDM05 and CMU, split by subject: `TEST_PEOPLE`, `VALIDATION_PERSON`, and the others for training.
-
-    root: one archive, or a folder with the archives hdm05.tar.xz and cmu.tar.xz, their unpacked files, or checkouts of
-    the repositories; by default MIXSTE_DATA, then the folder that `fetch` writes to. keypoints: "gt" or one of
-    `virtual.DETECTORS`. rig: one of `virtual.RIGS`. Raises DataError for missing or malformed recordings.
-    """
-
-    def split(take: Take) -> str:
-        if take.subject in TEST_PEOPLE:
-            return "test"
-        return "validation" if take.subject == VALIDATION_PERSON else "train"
-
-    takes = _takes("open-subjects", ("hdm05", "cmu"), _read_subjects, root)
-    return as_dataset("open-subjects", "unseen people", takes, split, keypoints, rig)
-
-
-def _read_subjects(files: Iterator[tuple[str, str]]) -> list[Take]:
-    texts = dict(sorted(files))
-    skeletons = {
-        name.removesuffix(".asf"): asf_amc.read_asf(text, name) for name, text in texts.items() if name.endswith(".asf")
-    }
-    takes = []
-    for file in tqdm(
-        [name for name in texts if name.endswith(".amc")], desc="HDM05 and CMU", unit="take", disable=None
-    ):
-        if match := re.fullmatch(HDM05_FILE, file):
-            skeleton, person, label, number = match.groups()
-            subject, action = f"hdm_{person}", HDM05_ACTIONS.get(label)
-        elif match := re.fullmatch(r"((\d\d))_(\d\d)\.amc", file):
-            skeleton, person, number = match.groups()
-            subject, action = f"cmu_{person}", CMU_ACTIONS.get(f"{person}_{number}", CMU_ACTIONS.get(person))
-        else:
-            action = None
-        if action is None:
-            raise DataError(f"{file}: expected a take of HDM05's cuts or of CMU's subjects 01 to 03")
-        if skeleton not in skeletons:
-            raise DataError(f"{file}: expected its skeleton {skeleton}.asf beside it, found none")
-        motion = asf_amc.read_amc(texts[file], skeletons[skeleton], file)
-        world = asf_amc.joints(skeletons[skeleton], motion)
-        takes += cut(Take(subject, action, number, world), fps=120.0, shortest=SHORTEST)
-    return takes
-
-
 # --- unseen content x style pairs ------------------------------------------------------------------------------
 
 # The two parts of the collection have different names for some styles.
@@ -242,10 +158,10 @@ def load_styles(root=None, keypoints: str = "gt", rig: str = "human36m") -> Pose
     Contents and styles are each sorted alphabetically. A pair whose two indices add up to a multiple of 5 is a test
     pair, and one whose sum is 1 modulo 10 a validation pair; a content with a single style is always trained on. So
     each content and each style of a test pair occurs in training, in other pairs. All clips share one skeleton though
-    three people acted: results say nothing about unseen subjects. Arguments and errors as of `load_subjects`; the
-    archive is bandai-namco.tar.xz.
+    three people acted: results say nothing about unseen subjects. Arguments and errors as of `open_people.load_people`;
+    the archive is bandai-namco.tar.xz.
     """
-    takes = _takes("open-styles", ("bandai-namco",), _read_styles, root)
+    takes = _styles(root)
     splits = split_pairs({(take.action, _style(take)) for take in takes})
     return as_dataset(
         "open-styles", "unseen styles", takes, lambda take: splits[take.action, _style(take)], keypoints, rig
@@ -266,6 +182,25 @@ def split_pairs(pairs: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
 
 def _style(take: Take) -> str:
     return take.name.rsplit("-", 2)[0]
+
+
+def _styles(root) -> list[Take]:
+    """All takes; from the cache if it is up to date with the files."""
+    paths, patterns = find("open-styles", ("bandai-namco",), root), list(PINNED["bandai-namco"].files)
+
+    def arrays() -> dict[str, np.ndarray]:
+        takes = _read_styles(texts(paths, patterns))
+        if not takes:
+            raise DataError(f"open-styles: expected files such as {patterns[0]} in {paths[0]}, found none")
+        return {
+            "labels": np.array([(take.subject, take.action, take.name) for take in takes]),
+            "frames": np.array([len(take.world) for take in takes]),
+            "world": np.concatenate([take.world for take in takes]),
+        }
+
+    stored = cached("open-styles", paths, (__file__, bvh.__file__), arrays)
+    worlds = np.split(stored["world"], np.cumsum(stored["frames"])[:-1])
+    return [Take(*names, world) for names, world in zip(stored["labels"].tolist(), worlds, strict=True)]
 
 
 def _read_styles(files: Iterator[tuple[str, str]]) -> list[Take]:
@@ -355,26 +290,6 @@ def as_dataset(
 
 
 # --- files -----------------------------------------------------------------------------------------------------
-
-
-def _takes(source: str, names: tuple[str, ...], read: Callable, root) -> list[Take]:
-    """The takes of a source; from the cache if it is up to date with the files."""
-    paths = find(source, names, root)
-    patterns = [pattern for name in names for pattern in PINNED[name].files]
-
-    def arrays() -> dict[str, np.ndarray]:
-        takes = read(texts(paths, patterns))
-        if not takes:
-            raise DataError(f"{source}: expected files such as {patterns[0]} in {paths[0]}, found none")
-        return {
-            "labels": np.array([(take.subject, take.action, take.name) for take in takes]),
-            "frames": np.array([len(take.world) for take in takes]),
-            "world": np.concatenate([take.world for take in takes]),
-        }
-
-    stored = cached(source, paths, (__file__, asf_amc.__file__, bvh.__file__), arrays)
-    worlds = np.split(stored["world"], np.cumsum(stored["frames"])[:-1])
-    return [Take(*names, world) for names, world in zip(stored["labels"].tolist(), worlds, strict=True)]
 
 
 def cached(

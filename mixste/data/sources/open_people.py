@@ -18,10 +18,7 @@ from mixste.data.sources import open_mocap, people
 from mixste.data.sources.open_mocap import (
     FASTEST,
     FPS,
-    HDM05_ACTIONS,
-    HDM05_FILE,
     PINNED,
-    SHORTEST,
     Take,
     as_dataset,
     cached,
@@ -29,7 +26,7 @@ from mixste.data.sources.open_mocap import (
     find,
     texts,
 )
-from mixste.data.sources.people import CMU_ACTIONS, PEOPLE
+from mixste.data.sources.people import CMU_ACTIONS, HDM05_ACTIONS, PEOPLE
 from mixste.io import DataError
 from mixste.skeleton import human36m
 
@@ -40,9 +37,11 @@ AS_BVH = {person for name in COLLECTIONS[3:] for person in PINNED[name].people}
 def load_people(root=None, keypoints: str = "gt", rig: str = "human36m", strict: bool = False) -> PoseDataset:
     """HDM05 and CMU, split by subject as in `people.PEOPLE`; the takes of `unseen_takes` are a list of their own.
 
-    root: as of `open_mocap.load_subjects`, with the archives or checkouts of `COLLECTIONS`. Subjects of missing
-    repositories are left out with a warning for each repository; with `strict`, as for results of the study, DataError
-    says who is missing. keypoints, rig and other errors as of `load_subjects`.
+    root: one archive, or a folder with the archives of `COLLECTIONS` (as hdm05.tar.xz), their unpacked files, or
+    checkouts of the repositories; by default MIXSTE_DATA, then the folder that `open_mocap.fetch` writes to. keypoints:
+    "gt" or one of `virtual.DETECTORS`. rig: one of `virtual.RIGS`. Subjects of missing repositories are left out with a
+    warning for each repository; with `strict`, as for results of the study, DataError says who is missing. Raises
+    DataError for malformed recordings, and if there are none.
     """
     takes, _ = _load(root, strict)
     unseen = unseen_takes(takes)
@@ -54,6 +53,7 @@ def load_people(root=None, keypoints: str = "gt", rig: str = "human36m", strict:
     return as_dataset("open-people", "unseen people", takes, split, keypoints, rig)
 
 
+SHORTEST = 25  # frames of the shortest clip
 OFTEN = 4  # takes of an action
 
 
@@ -161,6 +161,7 @@ def _read(files: Iterator[tuple[str, str]]) -> dict[str, np.ndarray]:
     }
 
 
+HDM05_FILE = r"(HDM_([a-z]+))_([^_]+)_(\d+)_120\.amc"  # skeleton, person, label, number
 CMU_FILE = r"(\d+)(?:_(\d+))?\.(?:asf|amc|bvh)"  # subject, trial
 
 

@@ -23,11 +23,12 @@ class Person:
 # person if no thigh, shank, upper arm or forearm differs by 20 mm. All such pairs are on one side: 16 with 17 (12 mm),
 # 29 with 49 (14), 27 with 135 (17), 10 with 35 (17) and 17 (18), 07 with 08 (18), 01 with 16 (18).
 #
-# Test: the three test subjects of open-subjects, so that old and new results can be compared; a dancer and a martial
-# artist, while other dancers are trained on; a runner, a walker and a basketball player. Of all 27, they have the
-# shortest shanks (hdm_mm), the shortest forearms (cmu_05) and the longest upper arms (cmu_09).
+# Test: the three test subjects of the study's first tables, of eight subjects, so that old and new results can be
+# compared; a dancer and a martial artist, while other dancers are trained on; a runner, a walker and a basketball
+# player. Of all 27, they have the shortest shanks (hdm_mm), the shortest forearms (cmu_05) and the longest upper arms
+# (cmu_09).
 #
-# Validation: the validation subject of open-subjects, one with various everyday motions, and one with hard motions.
+# Validation: the validation subject of those tables, one with various everyday motions, and one with hard motions.
 #
 # Training: the other sixteen, the largest (hdm_bk) and the smallest body (cmu_32) among them.
 PEOPLE = {
@@ -65,6 +66,21 @@ def subjects(split: str) -> tuple[str, ...]:
     """The subjects of a split."""
     return tuple(subject for subject, person in PEOPLE.items() if person.split == split)
 
+
+# By the label in a file's name.
+HDM05_ACTIONS = {
+    "depositFloorR": "Deposit on floor",
+    "elbowToKnee1RepsLelbowStart": "Elbow to knee",
+    "grabHighR": "Grab high",
+    "hopBothLegs1hops": "Hop",
+    "jogLeftCircle4StepsRstart": "Jog in circle",
+    "kickLFront1Reps": "Kick",
+    "lieDownFloor": "Lie down",
+    "rotateArmsBothBackward1Reps": "Rotate arms",
+    "sneak2StepsLStart": "Sneak",
+    "squat1Reps": "Squat",
+    "throwBasketball": "Throw basketball",
+}
 
 # CMU's files are numbered. The actions, by subject and trial, follow the descriptions of mocap.cs.cmu.edu (as B. Hahne
 # compiled them in 2008), in a word or two of our own. "Motorcycle" is the name of a posture. Other trials are not part
