@@ -101,12 +101,11 @@ def test_a_replayed_step_draws_new_branches_to_drop():
 def test_graphs_leave_no_memory_behind():
     """Networks of a study are recorded one after another."""
     model, keypoints = on_gpu().train(), torch.randn(4, 81, 17, 2, device="cuda")
-    left = []
+    target, left = torch.zeros(4, 81, 17, 3, device="cuda"), []
     for _ in range(6):
         with torch.no_grad():
             accelerate(model.eval())(keypoints)
-        step = Step(accelerate(model.train()), squared_error, scaled_gradient=False)
-        step(keypoints, torch.zeros(4, 81, 17, 3, device="cuda"))
+        Step(accelerate(model.train()), squared_error, scaled_gradient=False)(keypoints, target)
         model.zero_grad()
         gc.collect()
         left.append(torch.cuda.memory_allocated())
