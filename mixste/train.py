@@ -7,9 +7,10 @@ the seed alone: a run that was killed and resumed ends with the same bits as one
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -287,6 +288,74 @@ def even_pieces(network: nn.Module, windows: int, poses: int) -> int:
     return next((pieces for pieces in even if windows // pieces * poses <= MOST_FRAMES), windows)
 
 
+class TrainingCollapsed(FloatingPointError):
+    """A training whose network is no better than a constant pose, and does not recover; see `CollapseWatch`.
+
+    step: the collapse, after so many steps; 0 if the network never was any better. loss: its mean since then.
+    constant_loss: that of the constant pose. history: the learning curve, which ends where the training was stopped.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        step: int = 0,
+        loss: float = math.nan,
+        constant_loss: float = math.nan,
+        history: Sequence[dict] = (),
+    ):
+        super().__init__(message)
+        self.step, self.loss, self.constant_loss, self.history = step, loss, constant_loss, list(history)
+
+
+class CollapseWatch:
+    """Tells when a training has collapsed, from its mean loss over every 1 % of the steps, and 50 steps at least.
+
+    It has if six means in a row exceed 95 % of the constant pose's loss after one was below 85 %, so that what the
+    network had learned is lost; or if 25 in a row exceed the constant pose's loss. A spike of some steps is no
+    collapse, nor is a loss that is high in the first quarter of the training or in its first 1250 steps, or that
+    stagnates at that of the constant pose. The numbers are chosen by results/bench/collapse.csv, where the loss after a
+    collapse is 0.99 to 1.6 times the constant pose's, depending on its terms. A loss that is not positive for the
+    constant pose is not watched.
+    """
+
+    def __init__(self, steps: int, constant_loss: float, device="cpu"):
+        self.every, self.constant_loss = max(50, steps // 100), constant_loss
+        self.total, self.counted, self.means = torch.zeros((), dtype=torch.float64, device=device), 0, []
+
+    def __call__(self, loss: Float[Tensor, ""]) -> int:
+        """Take the loss of the next step. Returns how many steps ago the training collapsed, 0 if it has not."""
+        self.total, self.counted = self.total + loss, self.counted + 1
+        if self.counted < self.every:  # without waiting for the GPU
+            return 0
+        self.means.append(float(self.total) / self.counted)
+        self.total, self.counted = torch.zeros_like(self.total), 0
+        return collapsed_for(self.means, self.constant_loss) * self.every
+
+    def state(self) -> dict:
+        return {"total": self.total, "counted": self.counted, "means": self.means}
+
+    def resume(self, total: Tensor, counted: int, means: list[float]) -> None:
+        self.total, self.counted, self.means = total, counted, means
+
+
+def collapsed_for(means: Sequence[float], constant_loss: float) -> int:
+    """How many of the last mean losses are those of a collapse, see `CollapseWatch`; 0 if there is none."""
+    if 0 < constant_loss < math.inf:
+        for length, level, learned in ((6, 0.95, 0.85), (25, 1.0, math.inf)):
+            is_high = [mean > level * constant_loss for mean in means[-length:]]
+            if len(is_high) == length and all(is_high) and min(means) < learned * constant_loss:
+                return length
+    return 0
+
+
+def constant_pose_loss(batches: Batches, loss: Callable[[Tensor, Tensor], Tensor], windows: int = 512) -> float:
+    """The loss of the mean pose, if predicted for every frame, over the first batches with so many windows."""
+    targets = [batches[step][1] for step in range(math.ceil(min(windows, len(batches)) / batches.size))]
+    mean = torch.stack([target.mean((0, 1), dtype=torch.float64) for target in targets]).mean(0)  # (joints, 3)
+    constant = mean.to(targets[0].dtype).expand_as(targets[0]).contiguous()
+    return float(torch.stack([loss(constant, target) for target in targets]).double().mean())
+
+
 def train(
     model: nn.Module,
     clips: list[Clip],
@@ -304,7 +373,8 @@ def train(
     The curve has `points` rows: step, poses, epoch, learning_rate, and loss, the mean since the previous row.
     at_point(model, row) is called for each row and may add to it. With a folder, the state is saved there every
     minute, and the training resumes from it. `model.layout` becomes the skeleton's name. Raises FloatingPointError if
-    the loss is no longer finite.
+    the loss is no longer finite, and TrainingCollapsed, after one more row, if the network is no better than a constant
+    pose, see `CollapseWatch`.
     """
     device = next(model.parameters()).device
     model.layout = skeleton.name
@@ -317,9 +387,10 @@ def train(
 
     state = folder / "state.pt" if folder else None
     first, history, total, counted = 0, [], torch.zeros((), device=device), 0
+    watch = CollapseWatch(steps, constant_pose_loss(batches, loss_function), device)
     torch.manual_seed(seed)  # for dropout and stochastic depth
     if state and state.exists():
-        first, history, total, counted = _resume(state, model, optimizer, device)
+        first, history, total, counted = _resume(state, model, optimizer, watch, device)
     last_save = time.monotonic()
     network = accelerate(model.train())
     pieces = even_pieces(network, batches.size, batches.poses_per_window)
@@ -334,8 +405,9 @@ def train(
             loss = gradients(keypoints, target)
             optimizer.step()
             total, counted = total + loss, counted + 1
+            collapsed = watch(loss)
             bar.update()
-            if step + 1 in rows_at:
+            if step + 1 in rows_at or collapsed:
                 row = {"step": step + 1, "poses": (step + 1) * poses_per_step, "epoch": epoch}
                 row |= {"learning_rate": rate, "loss": float(total) / counted}
                 if not math.isfinite(row["loss"]):
@@ -348,13 +420,22 @@ def train(
                     model.train()
                 history.append(row)
                 total, counted = torch.zeros((), device=device), 0
+            if collapsed:
+                since, mean = step + 1 - collapsed, fmean(watch.means[-collapsed // watch.every :])
+                raise TrainingCollapsed(
+                    f"{title}: collapsed at step {since} of {steps} (loss {mean:.3g} over {collapsed} steps, "
+                    f"constant pose {watch.constant_loss:.3g})",
+                    *(since, mean, watch.constant_loss, history),
+                )
             if state and time.monotonic() - last_save > SAVE_SECONDS:
-                _save_state(state, model, optimizer, step + 1, history, total, counted)
+                _save_state(state, model, optimizer, step + 1, history, total, counted, watch)
                 last_save = time.monotonic()
     return history
 
 
-def _save_state(path: Path, model, optimizer, step: int, history: list[dict], total: Tensor, counted: int) -> None:
+def _save_state(
+    path: Path, model, optimizer, step: int, history: list[dict], total: Tensor, counted: int, watch: CollapseWatch
+) -> None:
     rng = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if total.is_cuda else [])]
     with replacing(path) as temporary:
         torch.save(
@@ -363,6 +444,7 @@ def _save_state(path: Path, model, optimizer, step: int, history: list[dict], to
                 "history": history,
                 "total": total,
                 "counted": counted,
+                "watch": watch.state(),
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "rng": rng,
@@ -371,10 +453,12 @@ def _save_state(path: Path, model, optimizer, step: int, history: list[dict], to
         )
 
 
-def _resume(path: Path, model, optimizer, device) -> tuple[int, list[dict], Tensor, int]:
+def _resume(path: Path, model, optimizer, watch: CollapseWatch, device) -> tuple[int, list[dict], Tensor, int]:
     state = torch.load(path, map_location=device, weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    if "watch" in state:  # it is not in those of older versions, whose losses count from here on
+        watch.resume(**state["watch"])
     torch.set_rng_state(state["rng"][0].cpu())
     if len(state["rng"]) > 1:
         torch.cuda.set_rng_state(state["rng"][1].cpu())

@@ -1,5 +1,7 @@
 """Training: batches hold what the recipes say, and a killed run ends with the same bits as one that was not."""
 
+import itertools
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +15,23 @@ from mixste.accel.graphs import Recorder
 from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.camera import normalize_screen
 from mixste.data import Clip, DataError, load
+from mixste.network import Network
 from mixste.skeleton import human36m
-from mixste.train import AUTHORS, PAPER, Batches, Recipe, Step, even_pieces, learning_rate, train
+from mixste.train import (
+    AUTHORS,
+    PAPER,
+    Batches,
+    CollapseWatch,
+    Recipe,
+    Step,
+    TrainingCollapsed,
+    collapsed_for,
+    constant_pose_loss,
+    even_pieces,
+    learning_rate,
+    loss_of,
+    train,
+)
 
 
 def clip(frames: int, seed: int = 0, still: bool = False) -> Clip:
@@ -163,25 +180,31 @@ def test_the_seed_decides_every_bit():
     assert curve[-1]["loss"] < curve[0]["loss"]
 
 
+class Killed(Exception):
+    pass
+
+
+def die_at(monkeypatch, step: int) -> None:
+    """Training keeps its state before its step of this number, and raises Killed instead of that step."""
+    compute, count = Step.__call__, itertools.count(1)
+
+    def dying(self, keypoints, target):
+        done = next(count)
+        if done > step:
+            raise Killed
+        monkeypatch.setattr(training, "SAVE_SECONDS", -1.0 if done == step else 1e9)
+        return compute(self, keypoints, target)
+
+    monkeypatch.setattr(Step, "__call__", dying)
+
+
 @pytest.mark.parametrize("kill_at", [1, 7, 23, 49])
 def test_a_killed_training_resumes_to_the_same_bits(tmp_path, monkeypatch, kill_at):
     whole, curve = run(None)
-    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)  # keep the state at each step
-
-    class Killed(Exception):
-        pass
-
-    steps = Batches.__getitem__
-
-    def dying(self, step):
-        if step == kill_at:
-            raise Killed
-        return steps(self, step)
-
-    monkeypatch.setattr(Batches, "__getitem__", dying)
-    with pytest.raises(Killed):
-        run(tmp_path)
-    monkeypatch.setattr(Batches, "__getitem__", steps)
+    with monkeypatch.context() as patch:
+        die_at(patch, kill_at)
+        with pytest.raises(Killed):
+            run(tmp_path)
     resumed, again = run(tmp_path)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert again == curve
@@ -275,6 +298,132 @@ def test_a_training_in_pieces_is_that_of_whole_batches(monkeypatch):
 def test_a_loss_that_is_not_finite_stops_the_training():
     with pytest.raises(FloatingPointError, match="step"):
         train(small(), [clip(50)], human36m, replace(AUTHORS, batch_frames=18, learning_rate=1e30), 900, 0)
+
+
+class Linear(Network):
+    """The poses of single frames: linear in their keypoints."""
+
+    def __init__(self, frames=1, joints=17):
+        super().__init__(frames=frames, joints=joints)
+        self.layer = torch.nn.Linear(2 * joints, 3 * joints)
+
+    def forward(self, keypoints):
+        return self.layer(keypoints.flatten(-2)).unflatten(-1, (self.joints, 3))
+
+
+def train_linear(monkeypatch, blind: range, folder=None, at_point=None) -> list[dict]:
+    """Train for 1000 steps, of which those in `blind` see nothing: then the best network is a constant pose."""
+    batch = Batches.__getitem__
+
+    def partly_blind(self, step):
+        keypoints, poses = batch(self, step)
+        return keypoints * (step not in blind), poses
+
+    torch.manual_seed(0)
+    recipe = replace(AUTHORS, batch_frames=16, learning_rate=1e-2, loss=(("mpjpe", 1.0),), mirror=False)
+    clips = [clip(50, 0), clip(31, 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "__getitem__", partly_blind)
+        return train(Linear(), clips, human36m, recipe, 16_000, 0, folder, points=10, at_point=at_point)
+
+
+def test_a_training_that_collapses_is_stopped_after_six_to_seven_checks(monkeypatch):
+    rows = []
+    with pytest.raises(
+        TrainingCollapsed, match=r"training: collapsed at step 450 of 1000 \(loss 0\.\d+ over 300"
+    ) as told:
+        train_linear(monkeypatch, range(440, 1000), at_point=lambda model, row: rows.append(row))
+    error = told.value
+    assert error.step == 450, "of the first mean, over 50 steps, that is all of a constant pose"
+    assert error.history == rows
+    assert [row["step"] for row in rows] == [100, 200, 300, 400, 500, 600, 700, 750]
+    assert error.loss == pytest.approx(np.mean([row["loss"] for row in rows[5:7]]), rel=0.02)
+    # By hand: the mean pose of the clips, at its distance from each.
+    poses = np.concatenate([one.poses - one.poses[:, [human36m.root]] for one in (clip(50, 0), clip(31, 1))])
+    assert error.constant_loss == pytest.approx(np.linalg.norm(poses - poses.mean(0), axis=-1).mean(), rel=0.01)
+    same = pickle.loads(pickle.dumps(error))
+    assert (str(same), same.step, same.history) == (str(error), 450, rows)
+
+
+def test_a_spike_of_some_steps_is_no_collapse(monkeypatch):
+    curve = train_linear(monkeypatch, range(440, 640))
+    assert curve[5]["loss"] > 1.5 * curve[3]["loss"]
+    assert curve[-1]["loss"] < curve[3]["loss"]
+
+
+@pytest.mark.parametrize("kill_at", [433, 720])
+def test_a_collapse_is_found_at_the_same_step_after_a_kill(tmp_path, monkeypatch, kill_at):
+    monkeypatch.setattr(training, "SAVE_SECONDS", 1e9)
+    with pytest.raises(TrainingCollapsed) as whole:
+        train_linear(monkeypatch, range(440, 1000))
+    with monkeypatch.context() as patch:
+        die_at(patch, kill_at)
+        with pytest.raises(Killed):
+            train_linear(monkeypatch, range(440, 1000), tmp_path)
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert saved["step"] == kill_at
+    with pytest.raises(TrainingCollapsed) as resumed:
+        train_linear(monkeypatch, range(440, 1000), tmp_path)
+    assert vars(resumed.value) == vars(whole.value)
+
+    del saved["watch"]  # as older versions kept it: the losses count from there on
+    torch.save(saved, tmp_path / "state.pt")
+    assert train_linear(monkeypatch, range(440, 1000), tmp_path)[-1]["step"] == 1000, "nothing learned since the kill"
+
+
+# Means of 50 steps where the constant pose has a loss of 1: where a training that goes on so is stopped, after so many.
+COURSES = {
+    "learns, and loses it": ([1.5, 0.9, 0.8, *[0.97] * 20], 9),
+    "learns, and loses it to more than one pose": ([1.5, 0.9, 0.8, *[1.6] * 20], 9),
+    "recovers in time": ([1.5, 0.9, 0.8, *[1.6] * 5, 0.9] * 9, None),
+    "above the constant pose from the start": ([1.01] * 30, 25),
+    "learns little, then above the constant pose": ([1.3, 0.9, *[1.01] * 30], 27),
+    "a long start": ([*[2.0] * 24, 0.99, *[0.9] * 50], None),
+    "stagnates at the constant pose": ([1.5, *[1.01] * 23, 0.99] * 4, None),
+    "below it, but never by much": ([0.86, *[0.99] * 90], None),
+    "a spike": ([0.5] * 50 + [40.0] + [0.5] * 40, None),
+    "not finite": ([0.5, *[float("nan")] * 50], None),
+}
+
+
+@pytest.mark.parametrize("course", COURSES)
+def test_where_a_training_is_stopped(course):
+    means, stopped = COURSES[course]
+    ends = [n for n in range(1, len(means) + 1) if collapsed_for(means[:n], 1.0)]
+    assert (ends[0] if ends else None) == stopped
+    assert not collapsed_for([-mean for mean in means], -1.0), "no measure of a collapse"
+
+
+@pytest.mark.parametrize(("steps", "every"), [(7, 50), (900, 50), (6173, 61), (10**6, 10**4)])
+def test_losses_are_read_once_in_so_many_steps(steps, every):
+    watch = CollapseWatch(steps, 1.0)
+    for step in range(2 * every):
+        watch(torch.tensor(float(step)))
+        assert len(watch.means) == (step + 1) // every
+    assert watch.means == pytest.approx([(every - 1) / 2, every + (every - 1) / 2])
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_the_loss_of_a_constant_pose_has_all_terms_of_the_recipe(squared):
+    """Two poses in turn, 0.2 m apart along z in the left wrist: the mean is 0.1 m from each, and never moves."""
+    wrist = human36m.joints.index("LWrist")
+    one = clip(40)
+    poses = np.repeat(one.poses[:1], 40, axis=0)
+    poses[::2, wrist, 2] += 0.2
+    batches = Batches(
+        small(),
+        [replace(one, poses=poses)],
+        human36m,
+        replace(AUTHORS, batch_frames=18, mirror=False, interval=1),
+        0,
+        "cpu",
+    )
+    recipe = replace(AUTHORS, loss=(("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 2.0)), squared=squared)
+    expected = human36m.weights("authors")[wrist] * (0.1**2 if squared else 0.1) / 17
+    moving = 2.0 * 0.2 / 17
+    assert constant_pose_loss(batches, loss_of(recipe, human36m)) == pytest.approx(expected + moving, rel=0.1), (
+        "but for the still frames that pad the ends"
+    )
 
 
 def test_no_clips():

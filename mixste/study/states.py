@@ -17,7 +17,7 @@ from mixste import checkpoints
 from mixste.io.files import replacing
 from mixste.study.run import Run
 from mixste.study.store import remove
-from mixste.train import optimizer_of
+from mixste.train import CollapseWatch, optimizer_of
 
 PICKLED = 4 * 2**20  # bytes: a hundred times what the largest network needs, and read in seconds
 
@@ -136,6 +136,17 @@ def _check_steps(state: dict, run: Run) -> None:
             raise StateError(f"a damaged learning curve at step {row['step']}")
     if state["counted"] != step - (curve[-1][0] if curve else 0) or total.shape != () or not total.is_floating_point():
         raise StateError("the loss of other steps")
+    if "watch" in state:  # older versions saved none
+        _check_watch(state["watch"], step, CollapseWatch(steps, math.nan).every)
+
+
+def _check_watch(watch: dict, step: int, every: int) -> None:
+    total, counted, means = watch["total"], watch["counted"], watch["means"]
+    fits = type(counted) is int and 0 <= counted < every and len(means) * every + counted <= step
+    if not fits or not all(type(mean) is float and math.isfinite(mean) for mean in means):
+        raise StateError("a watch over the losses of other steps")
+    if watch.keys() != {"total", "counted", "means"} or total.shape != () or not total.is_floating_point():
+        raise StateError("a damaged watch over the losses")
 
 
 def _check_optimizer(state: dict, run: Run, network: nn.Module) -> None:

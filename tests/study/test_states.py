@@ -82,6 +82,9 @@ DAMAGES = {
     "a row less": (edited("history", 0), "the learning curve of another training"),
     "no loss": (edited("history", 0, "loss"), "a damaged learning curve at step 1"),
     "a loss too many": (edited("counted", value=5), "the loss of other steps"),
+    "a watch of other steps": (edited("watch", "counted", value=4), "a watch over the losses of other steps"),
+    "no mean": (edited("watch", "means", value=[torch.nan]), "a watch over the losses of other steps"),
+    "half a watch": (edited("watch", "total"), "a damaged file"),
     "random numbers": (edited("rng", 0, value=torch.zeros(7, dtype=torch.uint8)), "a damaged file"),
 }
 
@@ -120,6 +123,13 @@ def test_a_state_that_is_not_whole_is_removed_and_the_training_begins_again(begu
     assert f"expected the state of this training, found {what}" in said
     assert [path.name for path in part.iterdir()] == ["spec.json"]
     assert not Path("hostile").exists()
+
+
+def test_a_state_of_a_version_that_did_not_watch_the_loss_is_taken(begun, tmp_path):
+    part = tmp_path / f"{RUN.id}.part"
+    shutil.copytree(begun / part.name, part)
+    edited("watch")(part / "state.pt")
+    assert states.resume(part, RUN, [RUN.build()])["step"] == 3
 
 
 def test_a_damaged_state_does_not_block_its_run(begun, folder):
