@@ -21,7 +21,7 @@ app.add_typer(runs_app, name="runs")
 Source = Annotated[str, typer.Argument(help=f"{', '.join(SOURCES)}.")]
 Root = Annotated[Path | None, typer.Option(help="Folder or archive with the data (default: MIXSTE_DATA).")]
 Keypoints = Annotated[str, typer.Option(help='"gt", or the name of a detector.')]
-ProfileName = Annotated[str, typer.Option(help="Profile of the study: smoke, open-cpu, open, …")]
+ProfileName = Annotated[str, typer.Option(help="Profile of the study: smoke, open, paper, …")]
 Checkpoint = Annotated[str, typer.Option(help="Bundled weights (open-small), or a .safetensors or .bin file.")]
 
 

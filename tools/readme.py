@@ -39,7 +39,7 @@ def results() -> str:
     profiles = [name for name in PROFILES if files & {path.stem for path in tidy.files(name)}]
     averages = {(key, name): _averages(name, table) for key, table in tables.items() for name in profiles}
     shown = {name: pd.concat([averages[key, name] for key in tables]) for name in profiles}
-    headings = [_heading(name, tidy.over(shown[name])) for name in profiles]
+    headings = [_heading(name, shown[name]) for name in profiles]
     lines = [["MPJPE, mm", *headings, "printed in the paper: Human3.6M"]]
     lines.append(["---"] * len(lines[0]))
     notes: dict[str, str] = {}  # to their marks
@@ -69,13 +69,15 @@ def _printed(row: Row) -> str:
     return f"{value:.1f}"
 
 
-def _heading(name: str, over: str) -> str:
+def _heading(name: str, shown: pd.DataFrame) -> str:
     """The heading of a profile's column: its name, the origin of its numbers, what averages and intervals are over."""
-    profile = PROFILES[name]
+    profile, earlier = PROFILES[name], tidy.replaced(shown)
+    if earlier:
+        return f"`{name}`, an earlier version: {earlier}; averages over actions; {tidy.over(shown)}"
     frames, share = profile.frames[243], profile.poses / PAPER_POSES
     size = f", small networks, T={frames} for 243" if frames != 243 else ""
     length = f", {share:.1%} of the paper's training" if share < 1 and not size else ""
-    return f"`{name}`: {profile.data.source}{size}{length}; averages over {profile.average}; {over}"
+    return f"`{name}`: {profile.data.source}{size}{length}; averages over {profile.average}; {tidy.over(shown)}"
 
 
 def _averages(profile: str, table: Table) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from mixste.study import records, store
 from mixste.study.profiles import PROFILES
 from mixste.study.records import Record
 from mixste.study.tables import of_notebook
-from mixste.study.tidy import files, over, read, with_intervals, without_value
+from mixste.study.tidy import files, over, read, replaced, with_intervals, without_value
 
 # The parts of a run's environment that are in runs.csv.
 ENVIRONMENT = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
@@ -51,14 +51,22 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         if not tables.keys() - {root / "results" / name / "01_architecture.csv"}:
             continue
         ledger_lines = ledger(name, root, tables)
+        earlier = dict.fromkeys(map(replaced, tables.values()))  # "" for tables of the profile as it is
+        title = (
+            profile.title
+            if "" in earlier
+            else f"an earlier version: {'; '.join(earlier)}, not comparable with the paper"
+        )
         lines += [
             "",
-            f"## Profile `{name}`: {profile.title}",
+            f"## Profile `{name}`: {title}",
             "",
             f"From {len(ledger_lines)} runs, listed in [runs.csv]({name}/runs.csv).",
         ]
         lines += [_redrawn(name, list(ledger_lines["run"]))] if root == store.ROOT else []
-        if rate := profile.mixste_learning_rate:
+        if "" not in earlier:
+            lines += ["They stay until the profile is run as it is now, see `mixste/study/profiles.py`."]
+        elif rate := profile.mixste_learning_rate:
             lines += [f"MixSTE's learning rate is {rate:g} up to d_m = 512 and T = 81, and lower for wider tokens and"]
             lines += [f"longer windows, which collapse at {rate:g}. The peers' is {profile.recipe().learning_rate:g}."]
         for path, table in tables.items():
@@ -72,6 +80,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                     "",
                     f"### [{path.stem}]({name}/{path.name})" + (f": {planned.title}" if planned else ""),
                     "",
+                    *([f"*An earlier version: {replaced(table)}*", ""] if replaced(table) else []),
                     *([f"*{over(table)}*", ""] if over(table) else []),
                     markdown(with_intervals(table, notes=False).reset_index()),
                     *[f"\n*{row}*: {note}." for row, note in notes_of(table)],
@@ -79,7 +88,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                 # Rows added to the table since the file was written.
                 new = [
                     row.label
-                    for row in (planned.rows(profile) if planned else ())
+                    for row in (planned.rows(profile) if planned and not replaced(table) else ())
                     if row.label not in set(table["row"])
                 ]
                 lines += [f"\nNot trained yet: {'; '.join(new)}."] if new else []

@@ -38,6 +38,9 @@ COLUMNS = {
     "note": str,
 }
 UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
+# Published tables of data that have been replaced stay until their profile is run again: their column source, and what
+# they were made with.
+REPLACED = {"open-subjects": "eight subjects of HDM05 and CMU, 0.8% of the paper's training"}
 FAILED, NOT_TRAINED = "failed", "not trained here"  # in the notes of rows that lack some or all of their runs
 pd.options.display.max_colwidth = None  # a note is shown whole
 
@@ -122,6 +125,11 @@ def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
     except ValueError as error:
         raise ValueError(f"expected a table of the study in {path}: {error}") from None
     return table
+
+
+def replaced(table: pd.DataFrame) -> str:
+    """What a table of data that have been replaced was made with; empty for any other."""
+    return REPLACED.get(table["source"].iloc[0], "")
 
 
 def files(profile: str, root: Path | None = None) -> list[Path]:

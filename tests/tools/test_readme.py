@@ -199,6 +199,25 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     assert f"Not trained yet: {left}." in page
 
 
+def test_tables_of_replaced_data_say_what_they_were_made_with(tmp_path, monkeypatch):
+    """Among tables of the profile as it is, and alone."""
+    monkeypatch.setattr(readme.store, "ROOT", tmp_path)
+    monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
+    profile, earlier = PROFILES["open"], "eight subjects of HDM05 and CMU, 0.8% of the paper's training"
+    for key, source in ("table1", "open-subjects"), ("table2", "open-people"):
+        row = TABLES[key].row(profile, "mixste-81").label
+        about = {"row": row, "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 2.0, "runs": "a"}
+        tidy.save(tidy.table([about], profile, key[-1]).assign(source=source), TABLES[key].notebook)
+    for page in pages.page(tmp_path), readme.results():
+        assert page.count(f"arlier version: {earlier}") == 1
+    assert f"## Profile `open`: {profile.title}" in pages.page(tmp_path)
+    (tmp_path / "results" / "open" / f"{TABLES['table2'].notebook}.csv").unlink()
+    page = pages.page(tmp_path)
+    assert f"## Profile `open`: an earlier version: {earlier}, not comparable with the paper" in page
+    assert profile.title not in page
+    assert "Not trained yet" not in page
+
+
 def test_the_table_of_speeds_has_the_fast_path_at_the_published_size_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(readme.store, "ROOT", tmp_path)
     (tmp_path / "results" / "bench").mkdir(parents=True)
