@@ -1,4 +1,4 @@
-"""The same clips in another joint layout, split otherwise, or fewer of them."""
+"""The same clips in another joint layout, split otherwise, or fewer frames of them."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -95,3 +95,16 @@ def _pieces(takes: list[list[Clip]], frames: int) -> list[Clip]:
                 for view in views
             ]
     return chosen
+
+
+def thinned(dataset: PoseDataset, stride: int) -> PoseDataset:
+    """Every `stride`-th frame of each clip, from the first on, at a frame rate as much lower."""
+    if stride == 1:
+        return dataset
+
+    def thin(clip: Clip) -> Clip:  # copies, so that the frames that are left out can be freed
+        valid = None if clip.valid is None else clip.valid[::stride].copy()
+        keypoints, poses = clip.keypoints[::stride].copy(), clip.poses[::stride].copy()
+        return replace(clip, fps=clip.fps / stride, keypoints=keypoints, poses=poses, valid=valid)
+
+    return replace(dataset, **{split: [thin(clip) for clip in getattr(dataset, split)] for split in SPLITS})

@@ -56,6 +56,7 @@ FIRST_DEFAULTS = {
         "split": "published",
         "test_cameras": 0,
         "train_frames": 0,
+        "stride": 1,
     },
     "Run": {"model": "mixste", "options": (), "start": None, "test_curve": False},
     "Recipe": {

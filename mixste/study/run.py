@@ -11,7 +11,7 @@ import torch
 
 from mixste import data, losses
 from mixste.data.clips import PoseDataset
-from mixste.data.splits import by_takes, equal_shares, in_layout, validating
+from mixste.data.splits import by_takes, equal_shares, in_layout, thinned, validating
 from mixste.io.install import PACKAGE
 from mixste.network import Network, network_class
 from mixste.skeleton import SKELETONS, Skeleton, human36m
@@ -36,7 +36,8 @@ class Data:
     of each action as the test; "validation" tests on the source's validation subjects, or on the last training subject
     where it has none. test_cameras: test on the clips of the first N cameras (0: all), to save time; unseen takes too.
     train_frames: train on this many frames in all, equally many of each subject (0: all), see
-    `mixste.data.splits.equal_shares`.
+    `mixste.data.splits.equal_shares`. stride: keep every Nth frame of each clip, so that a short window spans more time;
+    the number of training frames counts those that are kept.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Data:
     split: str = "published"
     test_cameras: int = 0
     train_frames: int = 0
+    stride: int = 1
 
     def load(self) -> PoseDataset:
         return _load(self)
@@ -87,7 +89,7 @@ def select(dataset: PoseDataset, choice: Data) -> PoseDataset:
     """The part of a source's data that a run reads."""
     if choice.skeleton:
         dataset = in_layout(dataset, SKELETONS[choice.skeleton])
-    dataset = dataset.select(choice.subjects or None, choice.actions or None)
+    dataset = thinned(dataset.select(choice.subjects or None, choice.actions or None), choice.stride)
     if choice.split == "takes":
         dataset = by_takes(dataset)
     elif choice.split == "validation":

@@ -76,7 +76,7 @@ def test_small_attentions_gradient_leaves_the_one_it_is_given():
 def test_a_layer_as_a_convolution_is_the_layer(batch, dtype):
     """In float32 another library computes it, from some sizes on; x lies in memory as it is or turned."""
     torch.manual_seed(0)
-    layer, x = torch.nn.Linear(24, 40, dtype=dtype), torch.randn(batch, 9, 17, 24, dtype=dtype)
+    layer, x = torch.nn.Linear(cpu.NARROW, 40, dtype=dtype), torch.randn(batch, 9, 17, cpu.NARROW, dtype=dtype)
     for given in (x, x.transpose(1, 2)):
         found = []
         for apply in (layer, lambda x: cpu.linear(layer, x)):

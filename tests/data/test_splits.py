@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixste.data import Clip, DataError, PoseDataset
-from mixste.data.splits import PIECE, by_takes, equal_shares, in_layout, validating
+from mixste.data.splits import PIECE, by_takes, equal_shares, in_layout, thinned, validating
 from mixste.skeleton import SKELETONS, human36m
 
 RNG = np.random.default_rng(0)
@@ -151,3 +151,15 @@ def test_a_share_has_parts_of_several_takes_and_is_in_every_larger_one():
     assert smaller < larger < every
     assert {take for take, _ in larger} == {"a", "b"}
     assert places(400, "C2") == larger == places(400, "C1")
+
+
+def test_every_nth_frame_is_kept_of_everything_in_a_clip():
+    first = replace(clip("S1", frames=7), valid=np.array([1, 0, 0, 1, 1, 0, 0], dtype=bool))
+    data = replace(dataset([first], [clip("S9", frames=2)], [clip("S8", frames=4)]), unseen_takes=[clip("S1", take="2")])
+    kept = thinned(data, 3)
+    assert [len(one) for one in kept.clips] == [3, 2, 1, 1]
+    [one] = kept.train
+    np.testing.assert_array_equal(one.poses, first.poses[[0, 3, 6]])
+    np.testing.assert_array_equal(one.keypoints, first.keypoints[[0, 3, 6]])
+    assert one.valid.tolist() == [True, True, False]
+    assert (one.fps, one.name) == (50 / 3, first.name)
