@@ -155,8 +155,8 @@ def test_a_share_has_parts_of_several_takes_and_is_in_every_larger_one():
 
 def test_every_nth_frame_is_kept_of_everything_in_a_clip():
     first = replace(clip("S1", frames=7), valid=np.array([1, 0, 0, 1, 1, 0, 0], dtype=bool))
-    data = replace(dataset([first], [clip("S9", frames=2)], [clip("S8", frames=4)]), unseen_takes=[clip("S1", take="2")])
-    kept = thinned(data, 3)
+    data = dataset([first], [clip("S9", frames=2)], [clip("S8", frames=4)])
+    kept = thinned(replace(data, unseen_takes=[clip("S1", take="2")]), 3)
     assert [len(one) for one in kept.clips] == [3, 2, 1, 1]
     [one] = kept.train
     np.testing.assert_array_equal(one.poses, first.poses[[0, 3, 6]])
