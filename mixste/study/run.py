@@ -36,8 +36,8 @@ class Data:
     of each action as the test; "validation" tests on the source's validation subjects, or on the last training subject
     where it has none. test_cameras: test on the clips of the first N cameras (0: all), to save time; unseen takes too.
     train_frames: train on this many frames in all, equally many of each subject (0: all), see
-    `mixste.data.splits.equal_shares`. stride: keep every Nth frame of each clip, so that a short window spans more time;
-    the number of training frames counts those that are kept.
+    `mixste.data.splits.equal_shares`. stride: keep every Nth frame of each clip, so that a short window spans more
+    time; train_frames counts those that are kept.
     """
 
     source: str
