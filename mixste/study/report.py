@@ -21,6 +21,7 @@ from mixste.study.uncertainty import difference_interval, equal_people, mean_int
 DIVERGED, SEEDS_DIVERGE = 1.5, "seeds diverge"  # if the error of one is more than 1.5 times that of another
 AT_LEVEL = "at the level of a constant pose"  # by `mixste.networks.references.at_constant_level`
 
+UNSEEN = "unseen takes"  # the column of the training subjects' takes that were not trained on
 LEAST = 3  # people from whom an interval over people follows: with two, Student's t is 12.7
 
 
@@ -50,7 +51,8 @@ def measure(
     """The tidy table of a table's rows: its metrics, by column and on average ("Avg.").
 
     "Avg." is the mean over the columns, each with its frames as weights. Where the profile averages over subjects, it
-    and each column are means over the subjects, and the columns are the profile's groups of subjects.
+    and each column are means over the subjects, and the columns are the profile's groups of subjects. `UNSEEN` has a
+    column of its own, if takes of training subjects were kept back, and is not part of the average.
 
     It is computed from records (`mixste.study.records.find`); nothing is trained. rows: used instead of the table's
     own, such as some of them or a user's. clip_errors: by key of a row, its errors by clip
@@ -77,9 +79,10 @@ def measure(
     by_key = {row.key: [of_run[run] for run in row.runs if run in of_run] for row in rows}
     sound = {key: [record for record in own if not record.failed] for key, own in by_key.items()}
     rows = [replace(row, note=_notes(row.note, _absent(row, by_key[row.key]))) for row in rows]
-    errors = {key: _errors(own, protocol) for key, own in sound.items() if own} | (clip_errors or {})
+    errors = {key: _errors(own, protocol, not table.averages_only) for key, own in sound.items() if own}
+    errors |= {key: own.assign(seen=False) for key, own in (clip_errors or {}).items()}
     takes = {
-        (key, metric): _takes(own, metric, table.column(own, profile))
+        (key, metric): _takes(own, metric, table.column(own, profile).mask(own["seen"], UNSEEN))
         for key, own in errors.items()
         for metric in dict.fromkeys((*table.metrics, "MPJPE"))
     }
@@ -103,7 +106,7 @@ def measure(
             out += _values(own, row, metric, table, profile, ids)
             if row.against in errors:
                 other, label = takes[row.against, metric], labels[row.against]
-                if not own.index.isin(other.index).all():
+                if not _tested(own).index.isin(other.index).all():
                     raise store.RunError(
                         f"expected {row.label} and {label} to be tested on the same takes, found others: one of them "
                         "was made with other data, so train it again"
@@ -142,15 +145,22 @@ def _absent(row: Row, of_row: list[Record]) -> str:
     )
 
 
-def _errors(sound: list[Record], protocol: str) -> pd.DataFrame:
-    """Errors of a row's runs: one line per seed, take and metric."""
-    table = pd.concat([record.takes.assign(seed=record.spec.seed) for record in sound])
+def _errors(sound: list[Record], protocol: str, unseen: bool) -> pd.DataFrame:
+    """Errors of a row's runs: one line per seed, take and metric. seen: whether the subject was trained on.
+
+    unseen: with those of unseen takes.
+    """
+    tables = [record.takes.assign(seed=record.spec.seed, seen=False) for record in sound]
+    if unseen:
+        kept_back = [(record, record.unseen_takes) for record in sound]
+        tables += [takes.assign(seed=record.spec.seed, seen=True) for record, takes in kept_back if len(takes)]
+    table = pd.concat(tables)
     return table[table["protocol"] == protocol]
 
 
 def _diverged(clips: pd.DataFrame) -> str:
     """The note on a row whose seeds diverge: their errors differ so much that their mean says nothing."""
-    clips = clips[clips["metric"] == "MPJPE"]
+    clips = clips[(clips["metric"] == "MPJPE") & ~clips["seen"]]
     sums = clips.assign(total=clips["value"] * clips["frames"]).groupby("seed")[["total", "frames"]].sum()
     errors = sums["total"] / sums["frames"]
     if errors.max() <= DIVERGED * errors.min():
@@ -196,6 +206,7 @@ def _columns(takes: pd.DataFrame, profile: Profile, averages_only: bool):
 
     Where groups of the profile's are among the subjects, they are the columns. They may overlap.
     """
+    unseen, takes = takes[takes.index.get_level_values("column") == UNSEEN], _tested(takes)
     by_subject = profile.average == "subjects"
     weigh = _by_subject if by_subject else operator.itemgetter("frames")
     if not averages_only:
@@ -204,8 +215,14 @@ def _columns(takes: pd.DataFrame, profile: Profile, averages_only: bool):
         groups = {name: group for name, group in groups.items() if len(group)}
         for name, group in (groups or dict(iter(takes.groupby(level="column", sort=False)))).items():
             yield name, group, weigh(group)
+        if len(unseen):
+            yield UNSEEN, unseen, weigh(unseen)
     of_columns = takes["frames"] / takes.groupby(level="column")["frames"].transform("sum")
     yield "Avg.", takes, weigh(takes) if by_subject else of_columns
+
+
+def _tested(takes: pd.DataFrame) -> pd.DataFrame:
+    return takes[takes.index.get_level_values("column") != UNSEEN]
 
 
 def _by_subject(takes: pd.DataFrame) -> pd.Series:
@@ -230,6 +247,7 @@ def _differences(
         | summary(group.drop(columns="frames"), weights, profile, other.loc[group.index].drop(columns="frames"), paired)
         | {"printed": np.nan}
         for name, group, weights in _columns(own, profile, table.averages_only)
+        if group.index.isin(other.index).all()
     ]
 
 

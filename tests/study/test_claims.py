@@ -97,9 +97,9 @@ def judged(monkeypatch, ours, theirs, claim):
     def find(wanted, profile):
         """`records.find` of fakes, but for those that are missing."""
         why = {run: "the loss is nan" if run.id.startswith("failed") else "" for run in wanted}
-        takes = {run: records.by_take(run.clips) for run in wanted}
+        takes, none = {run: records.by_take(run.clips) for run in wanted}, pd.DataFrame(columns=records.COLUMNS)
         return {
-            run: SimpleNamespace(id=run.id, spec=run, takes=takes[run], failed=why[run])
+            run: SimpleNamespace(id=run.id, spec=run, takes=takes[run], unseen_takes=none, failed=why[run])
             for run in wanted
             if not run.id.startswith("missing")
         }

@@ -59,8 +59,9 @@ def find(wanted, profile):
     """`records.find` of fakes: none of what is missing."""
 
     def record(run):
-        takes = records.by_take(run.clips)
-        return SimpleNamespace(id=run.id, spec=run, takes=takes, failed=FAILED.get(run.id, ""))
+        takes, none = records.by_take(run.clips), pd.DataFrame(columns=records.COLUMNS)
+        unseen = records.by_take(run.unseen) if hasattr(run, "unseen") else none
+        return SimpleNamespace(id=run.id, spec=run, takes=takes, unseen_takes=unseen, failed=FAILED.get(run.id, ""))
 
     return {run: record(run) for run in wanted if run.id not in MISSING}
 
@@ -137,6 +138,31 @@ def test_an_average_over_subjects_counts_each_of_them_once_in_groups_that_may_ov
     other = replace(profile, groups={"none": ("z",)})  # as where others are tested: a column for each action
     assert report.measure(TABLE, other, [row])["column"].tolist() == ["walk", "Avg."]
     assert report.measure(AVERAGES, SMOKE, [row])["value"].tolist() == pytest.approx([(10 + 2 * 20 + 4 * 60) / 7])
+
+
+def test_takes_of_seen_subjects_have_a_column_that_is_not_in_the_average():
+    """They are half as hard as the test, in each subject."""
+
+    @dataclass(frozen=True)
+    class WithUnseen(Walks):
+        @property
+        def unseen(self) -> pd.DataFrame:
+            return Walks("", 0, tuple((name.upper(), value / 2) for name, value in self.errors)).clips
+
+    def row(key: str, *errors: float, against="") -> Row:
+        return Row(key, (WithUnseen(key, 0, tuple(zip(("a", "bb", "c"), errors, strict=True))),), against=against)
+
+    profile = replace(SMOKE, average="subjects", groups={"few": ("a",)})
+    rows = [row("base", 10, 20, 60), row("better", 8, 14, 56, against="base")]
+    table = report.measure(TABLE, profile, rows).set_index(["against", "row", "column"])["value"]
+    assert table["", "base"].to_dict() == pytest.approx({"few": 10, "unseen takes": 15, "Avg.": 30})
+    assert table["base", "better"].to_dict() == pytest.approx({"few": -2, "unseen takes": -2, "Avg.": -4})
+    # Next to a row that has none of its own, there is no difference in that column, but all others are there.
+    plain = walks("plain", {"a": 10.0, "bb": 20.0, "c": 60.0})
+    against = replace(rows[1], against="plain")
+    table = report.measure(TABLE, profile, [plain, against])
+    assert list(table.loc[table["against"] == "plain", "column"]) == ["few", "Avg."]
+    assert list(report.measure(AVERAGES, profile, rows)["column"]) == ["Avg."] * 3
 
 
 def test_seeds_are_paired_only_where_a_network_is_the_same_or_has_the_same_start():
