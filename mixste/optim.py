@@ -49,29 +49,27 @@ class Muon(torch.optim.AdamW):
         torch._foreach_lerp_(moments, gradients, 1 - matrices["momentum"])
         directions = torch._foreach_lerp(gradients, moments, matrices["momentum"])  # Nesterov's
 
-        by_shape = defaultdict(list)  # matrices of one shape, or its transpose, are computed together
+        by_shape = defaultdict(list)  # matrices of one shape are computed together
         for parameter, direction in zip(parameters, directions, strict=True):
-            matrix = parameter.flatten(1)
-            tall = matrix.shape[0] > matrix.shape[1]
-            direction = direction.flatten(1)
-            by_shape[tuple(sorted(matrix.shape))].append((matrix, direction.mT if tall else direction, tall))
+            by_shape[parameter.flatten(1).shape].append((parameter, direction.flatten(1)))
         torch._foreach_mul_(parameters, 1 - matrices["lr"] * matrices["weight_decay"])
-        for (_, longer), members in by_shape.items():
-            update = orthogonal(torch.stack([direction for _, direction, _ in members])).to(members[0][0].dtype)
-            updates = [x.mT if tall else x for x, (_, _, tall) in zip(update, members, strict=True)]
-            rate = matrices["lr"] * 0.2 * math.sqrt(longer)
-            torch._foreach_add_([matrix for matrix, _, _ in members], updates, alpha=-rate)
+        for shape, members in by_shape.items():
+            updates = orthogonal(torch.stack([direction for _, direction in members]))
+            rate = matrices["lr"] * 0.2 * math.sqrt(max(shape))
+            torch._foreach_add_([parameter.flatten(1) for parameter, _ in members], list(updates), alpha=-rate)
 
 
 def orthogonal(x: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch rows columns"]:
-    """Matrices with the singular vectors of those given, and singular values of about 1 (0.7 to 1.2); rows ≤ columns.
+    """Matrices with the singular vectors of those given, and singular values of about 1 (0.7 to 1.2).
 
     A Newton-Schulz iteration, with coefficients by which small singular values grow fast. On CUDA in bfloat16.
     """
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    x = x.bfloat16() if x.is_cuda else x
+    tall = x.shape[1] > x.shape[2]
+    ortho = x.mT if tall else x
+    ortho = ortho / ortho.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    ortho = ortho.bfloat16() if x.is_cuda else ortho
     (a, b, c), steps = NEWTON_SCHULZ
     for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
+        gram = ortho @ ortho.mT
+        ortho = torch.baddbmm(ortho, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), ortho, beta=a)
+    return (ortho.mT if tall else ortho).to(x.dtype).contiguous()

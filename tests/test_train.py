@@ -166,9 +166,9 @@ def test_learning_rates():
     assert rates[5:] == sorted(rates[5:], reverse=True)
 
 
-def run(folder, model=None, poses=900, **options):
+def run(folder, model=None, poses=900, optimizer="adamw", **options):
     model = model or small()
-    recipe = replace(AUTHORS, batch_frames=18, learning_rate=1e-3)
+    recipe = replace(AUTHORS, batch_frames=18, learning_rate=1e-3, optimizer=optimizer)
     curve = train(model, [clip(50, 0), clip(31, 1)], human36m, recipe, poses, 0, folder, points=5, **options)
     return model.state_dict(), curve
 
@@ -198,14 +198,14 @@ def die_at(monkeypatch, step: int) -> None:
     monkeypatch.setattr(Step, "__call__", dying)
 
 
-@pytest.mark.parametrize("kill_at", [1, 7, 23, 49])
-def test_a_killed_training_resumes_to_the_same_bits(tmp_path, monkeypatch, kill_at):
-    whole, curve = run(None)
+@pytest.mark.parametrize(("kill_at", "optimizer"), [(1, "adamw"), (7, "muon"), (23, "adamw"), (49, "muon")])
+def test_a_killed_training_resumes_to_the_same_bits(tmp_path, monkeypatch, kill_at, optimizer):
+    whole, curve = run(None, optimizer=optimizer)
     with monkeypatch.context() as patch:
         die_at(patch, kill_at)
         with pytest.raises(Killed):
-            run(tmp_path)
-    resumed, again = run(tmp_path)
+            run(tmp_path, optimizer=optimizer)
+    resumed, again = run(tmp_path, optimizer=optimizer)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert again == curve
 

@@ -151,19 +151,22 @@ def _check_watch(watch: dict, step: int, every: int) -> None:
 
 def _check_optimizer(state: dict, run: Run, network: nn.Module) -> None:
     """Moments of every parameter, after as many steps, and the settings of the recipe."""
-    optimizer, expected = state["optimizer"], optimizer_of(network, run.recipe).state_dict()
-    [group], [expected_group] = optimizer["param_groups"], expected["param_groups"]
-    compared = (group.keys() & expected_group.keys()) - {"lr"}  # which is set anew at every step
-    if group["params"] != expected_group["params"] or any(group[key] != expected_group[key] for key in compared):
-        raise StateError("an optimizer with other settings")
-    parameters = dict(enumerate(network.parameters()))
-    if optimizer["state"].keys() != parameters.keys():
+    optimizer, expected = state["optimizer"], optimizer_of(network, run.recipe)
+    groups, expected_groups = optimizer["param_groups"], expected.state_dict()["param_groups"]
+    for group, expected_group in zip(groups, expected_groups, strict=True):
+        compared = (group.keys() & expected_group.keys()) - {"lr"}  # which is set anew at every step
+        if group["params"] != expected_group["params"] or any(group[key] != expected_group[key] for key in compared):
+            raise StateError("an optimizer with other settings")
+    parameters = [(parameter, group) for group in expected.param_groups for parameter in group["params"]]
+    if optimizer["state"].keys() != set(range(len(parameters))):
         raise StateError("an optimizer of other parameters")
-    for number, parameter in parameters.items():
+    for number, (parameter, group) in enumerate(parameters):
         moments = optimizer["state"][number]
+        names = ("momentum",) if group.get("momentum") else ("exp_avg", "exp_avg_sq")
         like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
-        step = torch.empty((), device="meta")
-        if not same(moments, {"step": step, "exp_avg": like, "exp_avg_sq": like}) or moments["step"] != state["step"]:
+        expected_moments = {"step": torch.empty((), device="meta")} | dict.fromkeys(names, like)
+        if not same(moments, expected_moments) or moments["step"] != state["step"]:
             raise StateError("an optimizer that is incomplete")
-        if not all(moment.isfinite().all() for moment in moments.values()) or (moments["exp_avg_sq"] < 0).any():
+        negative = "exp_avg_sq" in moments and (moments["exp_avg_sq"] < 0).any()
+        if negative or not all(moment.isfinite().all() for moment in moments.values()):
             raise StateError("an optimizer with impossible values")
