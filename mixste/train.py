@@ -49,11 +49,11 @@ class Recipe:
     (11). attention_scale, embedding_norm: see `mixste.model.MixSTE` (12, 13). interval: frames between the starts of
     training windows, T if None (19). mirror: also train on the mirror image of each window (19).
 
-    Not in the paper. optimizer "muon": see `mixste.optim`. random_starts: draw each window from anywhere in its clip; if the clip is shorter than T, place it
-    anywhere in the window. by_subject: draw windows so that every subject is equally likely, however many frames it
-    has. body_shapes: scale the bones of each window's person at random. measured_bodies: the same with factors that
-    vary and correlate as between adults, see `mixste.data.bodies`. new_cameras: move the camera of each window at
-    random.
+    Not in the paper. optimizer "muon": see `mixste.optim`. random_starts: draw each window from anywhere in its clip;
+    if the clip is shorter than T, place it anywhere in the window. by_subject: draw windows so that every subject is
+    equally likely, however many frames it has. body_shapes: scale the bones of each window's person at random.
+    measured_bodies: the same with factors that vary and correlate as between adults, see `mixste.data.bodies`.
+    new_cameras: move the camera of each window at random.
     """
 
     loss: tuple[tuple[str, float], ...] = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 2.0))

@@ -25,7 +25,8 @@ def test_singular_vectors_stay_and_singular_values_become_about_one(shape):
     torch.manual_seed(0)
     between = spectrum(torch.randn(shape))
     values = between.diagonal(dim1=1, dim2=2)
-    assert values.min() > 0.6 and values.max() < 1.25
+    assert values.min() > 0.6
+    assert values.max() < 1.25
     assert torch.allclose(between, torch.diag_embed(values), atol=1e-4)
 
 
@@ -108,7 +109,8 @@ def test_convolutions_are_matrices_of_channels_out_by_all_that_they_read():
     trained(model, Muon(model, RATE, 0.0))
     update = (before - layer.weight).flatten(1) / (RATE * 0.2 * math.sqrt(34 * 3))
     values = torch.linalg.svdvals(update.detach())
-    assert values.min() > 0.6 and values.max() < 1.25
+    assert values.min() > 0.6
+    assert values.max() < 1.25
 
 
 def test_a_copy_from_the_state_continues_to_the_last_bit():
