@@ -68,15 +68,22 @@ def show_data(source: Source, root: Root = None, keypoints: Keypoints = "gt") ->
 
 @data_app.command("check")
 def check_data(
-    source: Annotated[str | None, typer.Argument(help="human36m, humaneva or mpi_inf_3dhp. Default: all.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="human36m, humaneva, mpi_inf_3dhp, or open-people. Default: all licensed ones.")
+    ] = None,
     root: Root = None,
     keypoints: Keypoints = "gt",
 ) -> None:
-    """Check the licensed data: which files are present or missing, where to get them, and which tables they allow."""
+    """Check the data: which files are present or missing, where to get them, and which tables they allow."""
     from mixste.data.check import PUBLISHED, check
+    from mixste.data.sources import open_people
     from mixste.study.profiles import PROFILES
     from mixste.study.tables import lacking_data
 
+    if source == "open-people":
+        table, problems = open_people.check(root)
+        print(table.to_string(index=False), *(f"! {problem}" for problem in problems), sep="\n")
+        raise SystemExit(1 if problems else 0)
     reports = [check(name, root, keypoints) for name in ([source] if source else PUBLISHED)]
     print(*reports, "tables of profile paper, and the files they lack", sep="\n\n")
     for table, files in lacking_data(PROFILES["paper"], root).items():
@@ -87,7 +94,7 @@ def check_data(
 
 @data_app.command("fetch")
 def fetch_data(
-    what: Annotated[str, typer.Argument(help='"open": the open motion capture.')],
+    what: Annotated[str, typer.Argument(help='"open": the recordings of open-people and open-styles.')],
     to: Annotated[Path | None, typer.Option(help="Folder for the recordings. Default: where the loaders look.")] = None,
 ) -> None:
     """Fetch the open motion capture with git, at the pinned commits."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from mixste.data import load
-from mixste.data.clips import PoseDataset
+from mixste.data.clips import SPLITS, PoseDataset
 from mixste.data.sources import human36m, humaneva, mpi_inf_3dhp
 from mixste.data.sources.licensed import detectors, folder_of, missing
 from mixste.io import DataError
@@ -140,7 +140,7 @@ def counts(dataset: PoseDataset) -> pd.DataFrame:
     """Clips and valid frames of each subject: columns split, subject, clips, frames."""
     rows = [
         {"split": split, "subject": clip.subject, "frames": len(clip) if clip.valid is None else int(clip.valid.sum())}
-        for split in ("train", "validation", "test")
+        for split in SPLITS
         for clip in getattr(dataset, split)
     ]
     groups = pd.DataFrame(rows).groupby(["split", "subject"], sort=False)["frames"]

@@ -12,6 +12,7 @@ import hashlib
 import lzma
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import warnings
@@ -399,36 +400,44 @@ def fetch(target=None, sources: dict[str, Collection] = PINNED) -> Path:
     """Check out the pinned commits into folders of `target` (default: where the loaders look) and return it.
 
     Fetches only the recordings of each repository, and prints how large they are. Can be interrupted and run again.
-    Raises DataError if git is missing or fails.
+    Raises DataError if git is missing, and, once the others are fetched, if it fails for a repository.
     """
+    if shutil.which("git") is None:
+        raise DataError("fetching the open recordings needs git, found none: install it and run again")
     target = Path(target or HOME / "data" / "open")
     print(f"{sum(it.megabytes for it in sources.values()):,} MB of recordings in all, on disk, to {target}", flush=True)
+    failures = []
     for name, source in sources.items():
         print(f"{source.title}: {source.megabytes} MB from {source.repository}", flush=True)
-        folder = target / name
-        folder.mkdir(parents=True, exist_ok=True)
-        _git(folder, "init", "--quiet")
-        _git(folder, "config", "remote.origin.url", source.repository)
-        _git(folder, "config", "core.sparseCheckout", "true")
-        sparse = folder / ".git" / "info" / "sparse-checkout"
-        sparse.parent.mkdir(exist_ok=True)
-        sparse.write_text("".join(f"/{pattern}\n" for pattern in source.files))
-        head = folder / ".git" / "HEAD"  # holds the commit after a complete checkout
-        if head.read_text().strip() != source.commit:
-            _git(folder, "fetch", "--progress", "--depth=1", "--filter=blob:none", "origin", source.commit)
-        _git(folder, "checkout", "--quiet", "--progress", "--force", source.commit)
-        if not _find_collection(target, name):
-            raise DataError(f"{folder}: expected files such as {source.files[0]} at {source.commit}, found none")
+        try:
+            _check_out(target, name, source)
+        except DataError as error:
+            failures.append(f"{source.repository}: {error}")
+    if failures:
+        raise DataError(
+            f"{'; '.join(failures)}: check the network and the disk space and run again; what has been fetched is kept"
+        )
     return target
 
 
+def _check_out(target: Path, name: str, source: Collection) -> None:
+    folder = target / name
+    folder.mkdir(parents=True, exist_ok=True)
+    _git(folder, "init", "--quiet")
+    _git(folder, "config", "remote.origin.url", source.repository)
+    _git(folder, "config", "core.sparseCheckout", "true")
+    sparse = folder / ".git" / "info" / "sparse-checkout"
+    sparse.parent.mkdir(exist_ok=True)
+    sparse.write_text("".join(f"/{pattern}\n" for pattern in source.files))
+    head = folder / ".git" / "HEAD"  # holds the commit after a complete checkout
+    if head.read_text().strip() != source.commit:
+        _git(folder, "fetch", "--progress", "--depth=1", "--filter=blob:none", "origin", source.commit)
+    _git(folder, "checkout", "--quiet", "--progress", "--force", source.commit)
+    if not _find_collection(target, name):
+        raise DataError(f"expected files such as {source.files[0]} at {source.commit}, found none")
+
+
 def _git(folder: Path, *arguments: str) -> None:
-    try:
-        process = subprocess.run(["git", "-C", str(folder), *arguments], env={**os.environ, "GIT_TERMINAL_PROMPT": "0"})
-    except FileNotFoundError:
-        raise DataError("fetching the open recordings needs git, found none: install it and run again") from None
+    process = subprocess.run(["git", "-C", str(folder), *arguments], env={**os.environ, "GIT_TERMINAL_PROMPT": "0"})
     if process.returncode:
-        raise DataError(
-            f"git {arguments[0]} failed in {folder} (exit status {process.returncode}): check the network and the disk "
-            "space and run again; what has been fetched is kept"
-        )
+        raise DataError(f"git {arguments[0]} failed in {folder} (exit status {process.returncode})")

@@ -76,13 +76,7 @@ def _number(take: Take) -> str:
 
 def _load(root, strict: bool) -> tuple[list[Take], dict[str, tuple[int, str]]]:
     """All takes, and the number of recordings of each subject and the SHA-256 of their files."""
-    paths = find("open-people", COLLECTIONS, root, all_of_them=False)
-    patterns = [pattern for name in COLLECTIONS for pattern in PINNED[name].files]
-    code = (__file__, people.__file__, open_mocap.__file__, asf_amc.__file__, bvh.__file__, cgspeed.__file__)
-    stored = cached("open-people", paths, code, lambda: _read(texts(paths, patterns)))
-    counts = dict(zip(stored["people"].tolist(), stored["counts"].tolist(), strict=True))
-    if not counts:
-        raise DataError(f"open-people: expected files such as {patterns[0]} in {paths[0]}, found none")
+    stored, counts = _stored(root)
     missing = _missing(counts)
     if missing and strict:
         raise DataError(f"open-people: expected all {len(PEOPLE)} subjects, found it {' and '.join(missing)}")
@@ -94,6 +88,33 @@ def _load(root, strict: bool) -> tuple[list[Take], dict[str, tuple[int, str]]]:
         for names, start, end in zip(stored["labels"].tolist(), [0, *ends], ends, strict=False)
     ]
     return takes, dict(zip(counts, zip(counts.values(), stored["sha256"].tolist(), strict=True), strict=True))
+
+
+def check(root=None) -> tuple[pd.DataFrame, list[str]]:
+    """The subjects and takes of each repository that are here and that there are; a sentence for each that lacks some.
+
+    root and errors as of `load_people`.
+    """
+    _, counts = _stored(root)
+    rows = []
+    for source in map(PINNED.get, COLLECTIONS):
+        here = {name: counts[name] for name in source.people if name in counts}
+        takes = sum(PEOPLE[name].takes for name in source.people)
+        of = {"subjects": f"{len(here)} of {len(source.people)}", "takes": f"{sum(here.values())} of {takes}"}
+        rows.append({"repository": source.repository, "licence": source.licence} | of)
+    return pd.DataFrame(rows), [f"open-people is {clause}" for clause in _missing(counts)]
+
+
+def _stored(root) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """The arrays of `_read`, and the number of recordings of each subject."""
+    paths = find("open-people", COLLECTIONS, root, all_of_them=False)
+    patterns = [pattern for name in COLLECTIONS for pattern in PINNED[name].files]
+    code = (__file__, people.__file__, open_mocap.__file__, asf_amc.__file__, bvh.__file__, cgspeed.__file__)
+    stored = cached("open-people", paths, code, lambda: _read(texts(paths, patterns)))
+    counts = dict(zip(stored["people"].tolist(), stored["counts"].tolist(), strict=True))
+    if not counts:
+        raise DataError(f"open-people: expected files such as {patterns[0]} in {paths[0]}, found none")
+    return stored, counts
 
 
 def _missing(counts: dict[str, int]) -> list[str]:

@@ -147,6 +147,9 @@ def test_each_missing_repository_is_one_sentence_and_strict_refuses(root):
     )
     assert "cmu_01 (4 of 14 takes), cmu_02 (1 of 10 takes), cmu_03 of https" in sentences[1]
     assert "cmu_06" not in dataset.subjects
+    table, problems = open_people.check(root)
+    assert problems == sentences
+    assert table.set_index("repository").loc["https://github.com/cyun9601/CMU-MOCAP-Data", "takes"] == "5 of 28"
     with pytest.raises(DataError, match=r"^open-people: expected all 27 subjects, found it without hdm_bd \(2 of 62"):
         load_people(root, strict=True)
 
