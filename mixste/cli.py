@@ -320,12 +320,21 @@ def reproduce(
 
 @runs_app.command("list")
 def list_runs() -> None:
-    """List all runs in the store (finished, failed, unfinished, damaged) with settings, error, time and size."""
+    """List all runs in the store (finished, failed, unfinished, damaged) with settings, error, time and size.
+
+    Of failed ones, the reason follows.
+    """
     from mixste.study import store
 
     table = store.listing()
     if len(table):
-        print(table.to_string(index=False, na_rep="", float_format="{:.1f}".format))
+        print(
+            table.drop(columns="failed", errors="ignore").to_string(
+                index=False, na_rep="", float_format="{:.1f}".format
+            )
+        )
+        for run in table[table["state"] == "failed"].itertuples():
+            print(f"run {run.run} failed: {run.failed}")
     counts = table["state"].value_counts()
     print(f"{len(table)} runs in {store.store()}" + "".join(f", {count} {state}" for state, count in counts.items()))
 

@@ -60,7 +60,7 @@ class Batch:
         """The dry run: what would be done, what is there, and the estimated cost."""
         lines = [f"profile {self.profile.name}: {self.profile.title}", ""]
         for run, label in self.labels.items():
-            state = "in the store"
+            state = "failed, not tried again" if store.failure(self.runs[run]) else "in the store"
             if run in self.missing:
                 interrupted = (store.store() / f"{run}.part" / "state.pt").exists()
                 verb = "another process trains it" if run in self.busy else "resume" if interrupted else "train"

@@ -1,6 +1,6 @@
 """The paper's claims that compare two rows of a table, and the rule for their verdict."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,18 +56,25 @@ def on_claimed_side(claimed: float, low: float, high: float) -> bool | None:
     return True if worst > 0 else False if best < 0 else None
 
 
-def verdict(holds: bool | None, reasons: Iterable[str] = (), these_networks: bool = False) -> str:
+def verdict(
+    holds: bool | None,
+    reasons: Iterable[str] = (),
+    these_networks: bool = False,
+    seeds: Mapping[str, str] | None = None,
+) -> str:
     """ "holds", "does not hold", or "open".
 
     reasons: why the numbers say nothing about the claim, such as a collapsed training. If there are any, the verdict is
     "open", with the first of them. these_networks: whether a method was trained once, so that the verdict is about
-    that network, not about the method: "holds for these networks".
+    that network, not about the method: "holds for these networks". seeds: of each method of which a training failed,
+    how many did not, see `tidy.sound_seeds`: "holds, from 2 of 3 seeds of MixSTE".
     """
+    some = "".join(f", from {sound} of {name}" for name, sound in (seeds or {}).items() if sound)
     for reason in reasons:
-        return f"open: {reason}"
+        return f"open: {reason}{some}"
     if holds is None:
-        return "open"
-    return ("holds" if holds else "does not hold") + (" for these networks" if these_networks else "")
+        return f"open{some}"
+    return ("holds" if holds else "does not hold") + (" for these networks" if these_networks else "") + some
 
 
 def judge(claim: Claim, profile: Profile) -> dict[str, object]:
@@ -92,7 +99,8 @@ def judge(claim: Claim, profile: Profile) -> dict[str, object]:
     value, low, high = (factor * difference[["value", "low", "high"]]).astype(float)
     reasons = [fault for fault in (report.SEEDS_DIVERGE, report.AT_LEVEL) if fault in difference["note"]]
     reasons += [] if difference["over"] else [NOTHING_REPEATED]
-    seeds = values.loc[[(row.label, ""), (base.label, "")], "seeds"]
-    note = verdict(on_claimed_side(claim.printed, low, high), reasons, bool((seeds == 1).any()))
+    both = values.loc[[(row.label, ""), (base.label, "")]]
+    sound = {label: tidy.sound_seeds(note) for (label, _), note in both["note"].items()}
+    note = verdict(on_claimed_side(claim.printed, low, high), reasons, bool((both["seeds"] == 1).any()), sound)
     about |= {"note": note, **difference[["over", "runs", "seeds"]]}
     return about | {"value": value, "low": low, "high": high}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from mixste.study import records, trainer
+from mixste.study import records, tidy, trainer
 from mixste.study.profiles import Profile
 from mixste.study.records import Record
 from mixste.study.report import AT_LEVEL, trains
@@ -21,16 +21,23 @@ def runs(table: Table, profile: Profile) -> dict[str, tuple[Run, ...]]:
     return {name: table.row(profile, key).runs for name, key in METHODS.items()}
 
 
-def sound(table: Table, profile: Profile) -> dict[str, list[Record]]:
+class Sound(list[Record]):
+    """The records of a method's runs, without failed ones, which `note` mentions; it is empty if there are none."""
+
+    def __init__(self, seeds: tuple[Run, ...], kept: dict[Run, Record]):
+        super().__init__(kept[run] for run in seeds if run in kept and not kept[run].failed)
+        failed = {kept[run].id: kept[run].failed for run in seeds if run in kept and kept[run].failed}
+        self.note = tidy.failed_note(len(self), len(seeds), failed)
+
+
+def sound(table: Table, profile: Profile) -> dict[str, Sound]:
     """By method, the records of its runs, without failed ones."""
     wanted = runs(table, profile)
     kept = records.find([run for seeds in wanted.values() for run in seeds], profile.name)
-    return {
-        name: [kept[run] for run in seeds if run in kept and not kept[run].failed] for name, seeds in wanted.items()
-    }
+    return {name: Sound(seeds, kept) for name, seeds in wanted.items()}
 
 
-def compared(table: Table, profile: Profile, train: bool | None = None) -> dict[str, list[Record]]:
+def compared(table: Table, profile: Profile, train: bool | None = None) -> dict[str, Sound]:
     """`sound`, after training missing runs. NotHere if a method has no record.
 
     train: whether to train, see `mixste.study.report.ready`.
@@ -51,18 +58,22 @@ def by_seed(seeds: list[Record], value: Callable[[Record], pd.Series]) -> pd.Dat
     return pd.DataFrame({record.spec.seed: value(record) for record in seeds})
 
 
-def named(name: str, methods: dict[str, list[Record]]) -> str:
-    """A method as figures name it; a second line says where a network is at the level of a constant pose."""
-    return f"{name}\n{AT_LEVEL}" if _at_level(methods[name]) else name
+def named(name: str, methods: dict[str, Sound]) -> str:
+    """A method as figures name it.
+
+    A second line says where some of its seeds failed, or a network is at the level of a constant pose.
+    """
+    flags = [tidy.sound_seeds(methods[name].note), _at_level(methods[name])]
+    return "\n".join(filter(None, [name, ", ".join(filter(None, flags))]))
 
 
-def _at_level(seeds: list[Record]) -> bool:
-    return any(record.at_constant_level for record in seeds)
+def _at_level(seeds: list[Record]) -> str:
+    return AT_LEVEL if any(record.at_constant_level for record in seeds) else ""
 
 
-def about(name: str, methods: dict[str, list[Record]], against: str = "") -> dict[str, str]:
+def about(name: str, methods: dict[str, Sound], against: str = "") -> dict[str, str]:
     """The columns of a tidy table that say whose value it is; against: the method that it is the difference to."""
-    flat = [method for method in (name, against) if method and _at_level(methods[method])]
-    note = "; ".join(AT_LEVEL if method == name else f"{method}: {AT_LEVEL}" for method in flat)
+    notes = {method: [methods[method].note, _at_level(methods[method])] for method in (name, against) if method}
+    faults = [fault if method == name else f"{method}: {fault}" for method in notes for fault in notes[method] if fault]
     ids = " ".join(record.id for record in methods[name])
-    return {"row": name, "against": against, "runs": ids, "protocol": "exact", "note": note}
+    return {"row": name, "against": against, "runs": ids, "protocol": "exact", "note": "; ".join(faults)}

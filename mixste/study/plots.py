@@ -17,7 +17,7 @@ from mixste.study.profiles import Profile
 from mixste.study.report import AT_LEVEL
 from mixste.study.store import output, shown
 from mixste.study.tables import CONSTANT, REGRESSION
-from mixste.study.tidy import columns_of, over, short, why_without, without_value
+from mixste.study.tidy import columns_of, over, short, sound_seeds, why_without, without_value
 
 SIDES = {"left": "#c44e52", "right": "#4c72b0", "middle": "#444444"}
 METHODS = {"VideoPose3D": "#8c8c8c", "PoseFormer": "#e08214", "MixSTE": "#0b7a75"}
@@ -69,7 +69,8 @@ def show(figure: Figure) -> None:
 
 
 def names(table: pd.DataFrame) -> dict[str, str]:
-    """The label of each row of a tidy table; a second line says if it has no value or is at a constant pose's level.
+    """The label of each row of a tidy table. A second line says if it has no value, if some of its seeds failed, or if
+    it is at the level of a constant pose.
 
     The two references are left out: they would stretch the axes.
     """
@@ -77,8 +78,9 @@ def names(table: pd.DataFrame) -> dict[str, str]:
     missing, notes = table["row"][without_value(table)].unique(), table.groupby("row", sort=False)["note"].first()
 
     def label(row: str, note: str) -> str:
-        flag = re.search(rf"(\d+ of \d+ seeds )?{AT_LEVEL}", note)
-        return f"{row}\n{why_without(note)}" if row in missing else f"{row}\n{flag[0]}" if flag else row
+        flat = re.search(rf"(\d+ of \d+ seeds )?{AT_LEVEL}", note)
+        flags = [why_without(note)] if row in missing else [sound_seeds(note), flat[0] if flat else ""]
+        return "\n".join(filter(None, [row, ", ".join(filter(None, flags))]))
 
     return {row: label(row, note) for row, note in notes.items()}
 

@@ -1,6 +1,5 @@
 """From records of runs to tidy tables: values with intervals, beside what the paper prints."""
 
-import contextlib
 import operator
 from collections.abc import Iterable
 from dataclasses import replace
@@ -78,7 +77,6 @@ def measure(
         )
     by_key = {row.key: [of_run[run] for run in row.runs if run in of_run] for row in rows}
     sound = {key: [record for record in own if not record.failed] for key, own in by_key.items()}
-    rows = [replace(row, note=_notes(row.note, _absent(row, by_key[row.key]))) for row in rows]
     errors = {key: _errors(own, protocol, not table.averages_only) for key, own in sound.items() if own}
     errors |= {key: own.assign(seen=False) for key, own in (clip_errors or {}).items()}
     takes = {
@@ -93,12 +91,13 @@ def measure(
             "them were made with other data, so train these again"
         )
     ends = {key: _ends(takes[key, "MPJPE"], profile) for key in errors}
-    faults = {key: _notes(_diverged(own), _at_level(key, ends)) for key, own in errors.items()}
+    absent = {row.key: _absent(row, by_key[row.key]) for row in rows}
+    faults = {key: _notes(absent[key], _diverged(own), _at_level(key, ends)) for key, own in errors.items()}
     out = []
     for row in rows:
         ids = " ".join(record.id for record in sound[row.key] or by_key[row.key])
         if row.key not in errors:
-            out += _without_value(row, table.metrics, ids)
+            out += _without_value(replace(row, note=_notes(row.note, absent[row.key])), table.metrics, ids)
             continue
         row = replace(row, note=_notes(row.note, faults[row.key]))
         for metric in table.metrics:
@@ -126,22 +125,28 @@ def measure(
 
 
 def sound(row: Row) -> Row:
-    """The row without failed runs, for code that needs its networks. NotHere if another run is missing."""
-    runs = []
+    """The row without failed runs, which its note then mentions, for code that needs its networks.
+
+    NotHere if another run is missing.
+    """
+    runs, failed = [], {}
     for run in row.runs:
-        with contextlib.suppress(store.FailedRun):
+        try:
             store.finished(run)
             runs.append(run)
-    return replace(row, runs=tuple(runs))
+        except store.FailedRun:
+            failed[run.id] = store.failure(run)
+    note = _notes(row.note, tidy.failed_note(len(runs), len(row.runs), failed))
+    return replace(row, runs=tuple(runs), note=note)
 
 
 def _absent(row: Row, of_row: list[Record]) -> str:
     """The note on a row with runs that failed or have no record."""
-    failed = [f"run {record.id} failed: {record.failed}" for record in of_row if record.failed]
+    failed = {record.id: record.failed for record in of_row if record.failed}
     missing = len(row.runs) - len(of_row)
     return _notes(
         f"{tidy.NOT_TRAINED}: {missing} of {len(row.runs)} seeds" if missing else "",
-        f"{len(of_row) - len(failed)} of {len(row.runs)} seeds, {', '.join(failed)}" if failed else "",
+        tidy.failed_note(len(of_row) - len(failed), len(row.runs), failed),
     )
 
 

@@ -228,7 +228,7 @@ def listing() -> pd.DataFrame:
     """Every run in the store, finished or not, one a row: id, state, settings, MPJPE by the authors' protocol, cost.
 
     "outdated": the errors were computed by code that has changed, and the next call computes them again. "damaged": it
-    has the name of a run, but is not one or cannot be read.
+    has the name of a run, but is not one or cannot be read. Column failed says why a training failed, where one did.
     """
     rows = [_listed(path) for path in sorted(store().glob("*")) if NAME.fullmatch(path.name)]
     if not rows:
@@ -261,7 +261,7 @@ def _listed(path: Path) -> dict[str, object]:
         if not path.suffix and is_whole(path):
             run = Finished(path)
             if (path / "failed.json").exists():
-                row["state"] = "failed"
+                row |= {"state": "failed", "failed": run.failed}
             else:
                 run.file("clips.csv")
                 row |= {"seconds": float(run.environment["training_seconds"]), "state": "finished"}

@@ -1,5 +1,6 @@
 """Tidy tables, one value a row: their schema, their files, and how notebooks show them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,23 @@ def without_value(table: pd.DataFrame) -> pd.Series:
     return table["value"].isna() & (table["seeds"] == 0) & with_reason
 
 
+def failed_note(sound: int, of: int, failed: dict[str, str]) -> str:
+    """The note on a value from so many seeds of all; failed: why, by the id of each run that failed."""
+    return f"{sound} of {of} seeds, {', '.join(f'run {run} {FAILED}: {why}' for run, why in failed.items())}" * bool(
+        failed
+    )
+
+
+def sound_seeds(note: str) -> str:
+    """ "2 of 3 seeds", from the note on a value if the others failed; else empty."""
+    match = re.search(rf"(\d+ of \d+ seeds), run \S+ {FAILED}", note)
+    return match[1] if match else ""
+
+
 def why_without(note: str) -> str:
     """The text shown instead of a missing value."""
-    return NOT_TRAINED if NOT_TRAINED in note else FAILED
+    sound = sound_seeds(note).removesuffix(" seeds")
+    return NOT_TRAINED if NOT_TRAINED in note else f"{FAILED}: {sound}" if sound else FAILED
 
 
 def save(values: pd.DataFrame, name: str) -> None:
@@ -149,7 +164,9 @@ def beside(table: pd.DataFrame, metric: str = "MPJPE", columns: list[str] | None
             .map(_one)
             .mask((group["seeds"] == 0) & group["value"].isna(), group["note"].map(why_without, na_action="ignore"))
         )
-        out.append(pd.Series(values, name=(row, group["profile"].dropna().iloc[0])))
+        about = group.dropna(subset="profile").iloc[0]
+        seeds = sound_seeds(about["note"]) if about["seeds"] else ""
+        out.append(pd.Series(values, name=(row, ", ".join(filter(None, (about["profile"], seeds))))))
         if group["printed"].notna().any():
             out.append(pd.Series(group["printed"].map(_one), name=(row, "paper")))
     frame = pd.DataFrame(out)

@@ -156,10 +156,20 @@ def test_nothing_is_said_of_a_claim_where_a_training_went_wrong(monkeypatch):
     flat = (Fake("c", 0, (96.0, 99.0)),)
     assert judged(monkeypatch, (sound,), flat, CLAIM)["note"] == "open: at the level of a constant pose"
     failed = judged(monkeypatch, (sound,), (Fake("failed", 0, (0.0, 0.0)),), CLAIM)
-    assert (failed["note"], failed["runs"], failed["seeds"]) == ("open: Theirs failed", "failed", 0)
+    assert (failed["note"], failed["runs"], failed["seeds"]) == ("open: Theirs failed: 0 of 1", "failed", 0)
     assert "value" not in failed
     missing = judged(monkeypatch, (sound,), (Fake("missing", 0, (0.0, 0.0)),), CLAIM)
     assert (missing["note"], missing["runs"], missing["seeds"]) == ("open: Theirs not trained here", "", 0)
+
+
+def test_a_verdict_says_of_how_many_seeds_it_is_where_some_failed(monkeypatch):
+    ours = Fake("a", 0, (30.0, 50.0, 91.0)), Fake("b", 1, (30.0, 50.0, 91.0)), Fake("failed-c", 2, (0.0, 0.0, 0.0))
+    theirs = Fake("d", 0, (40.0, 60.0, 100.0)), Fake("e", 1, (40.0, 60.0, 100.0))
+    result = judged(monkeypatch, ours, theirs, CLAIM)
+    assert (result["note"], result["seeds"]) == ("holds, from 2 of 3 seeds of Ours", 2)
+    assert result["value"] == pytest.approx(-9.67, abs=0.01), "the failed one is left out"
+    other = judged(monkeypatch, theirs, ours, CLAIM)
+    assert other["note"] == "does not hold, from 2 of 3 seeds of Theirs"
 
 
 def test_claims_are_of_tables_of_the_paper():

@@ -64,7 +64,8 @@ def test_a_label_says_why_there_is_no_value_or_that_a_network_learned_nothing():
             line("partly", 90.0, note=f"1 of 3 seeds {AT_LEVEL} (205.3 mm)"),
             missing("lost", f"3 of 3 {FAILED}"),
             missing("absent", NOT_TRAINED),
-            line("some failed", 60.0, note=f"1 of 3 {FAILED}", seeds=2),
+            line("some failed", 60.0, note=f"2 of 3 seeds, run a {FAILED}: the loss is nan", seeds=2),
+            line("some failed, some flat", 90.0, note=f"2 of 3 seeds, run a {FAILED}: nan; 1 of 2 seeds {AT_LEVEL}"),
             line("sound", -3.0, against="flat", note="a difference has no label of its own"),
             line(CONSTANT, 205.3),
             line(REGRESSION, 72.0),
@@ -76,7 +77,8 @@ def test_a_label_says_why_there_is_no_value_or_that_a_network_learned_nothing():
         "partly": f"partly\n1 of 3 seeds {AT_LEVEL}",
         "lost": f"lost\n{FAILED}",
         "absent": f"absent\n{NOT_TRAINED}",
-        "some failed": "some failed",
+        "some failed": "some failed\n2 of 3 seeds",
+        "some failed, some flat": f"some failed, some flat\n2 of 3 seeds, 1 of 2 seeds {AT_LEVEL}",
     }
 
 

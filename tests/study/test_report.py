@@ -332,10 +332,12 @@ def test_rows_whose_runs_failed(tmp_path, monkeypatch, capsys):
     assert own["note"]["part", ""] == f"1 of 2 seeds, run b failed: {reasons['b']}"
     assert own["note"]["lost", ""] == f"small; 0 of 1 seeds, run c failed: {reasons['c']}"
     assert own["runs"].to_dict() == {("lost", ""): "c", ("part", ""): "a", ("sound", ""): "d", ("sound", "part"): "d"}
-    assert tidy.with_intervals(table).loc[("lost", "MPJPE"), "value"] == "failed"
+    assert own["note"]["sound", "part"] == f"part: {own['note']['part', '']}", "of both sides of a difference"
+    assert tidy.with_intervals(table).loc[("lost", "MPJPE"), "value"] == "failed: 0 of 1"
     assert list(tidy.beside(table).columns) == ["walk", "sit", "Avg."]
-    assert tidy.beside(table).loc[("lost", "smoke")].tolist() == ["", "", "failed"]
-    assert plots.names(table) == {"lost": "lost\nfailed", "part": "part", "sound": "sound"}
+    assert tidy.beside(table).loc[("lost", "smoke")].tolist() == ["", "", "failed: 0 of 1"]
+    assert tidy.beside(table).loc[("part", "smoke, 1 of 2 seeds")].tolist() == ["10.0", "10.0", "10.0"]
+    assert plots.names(table) == {"lost": "lost\nfailed: 0 of 1", "part": "part\n1 of 2 seeds", "sound": "sound"}
     for figure in (
         plots.averages(table, ["MPJPE"]),
         plots.by_column(table, "MPJPE"),

@@ -4,10 +4,12 @@ import fcntl
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import fields, replace
 
@@ -18,10 +20,13 @@ import pytest
 import mixste.train
 from mixste import evaluate
 from mixste.io import weights
-from mixste.study import store, trainer
+from mixste.networks import NETWORKS
+from mixste.study import records, report, store, trainer
+from mixste.study.profiles import PROFILES
 from mixste.study.records import Record, by_take
 from mixste.study.run import Data, Run
 from mixste.study.store import RunError
+from mixste.study.tables import Row, Table
 from mixste.study.trainer import make
 from mixste.train import AUTHORS
 
@@ -235,6 +240,65 @@ def test_a_training_that_fails_is_recorded_and_takes_no_other_along(folder, monk
         make(BAD)
     trainer.forget_failed([BAD, tuned, sound])
     assert trainer.lacking([BAD, tuned, sound]) == [BAD, tuned]
+
+
+FADING = """
+import torch
+from mixste.network import Network
+
+class Fading(Network):
+    name = "fading"
+
+    def __init__(self, frames=1, joints=17, steps=0):
+        super().__init__(frames=frames, joints=joints, steps=steps)
+        self.layer = torch.nn.Linear(2 * joints, 3 * joints)
+        self.calls = 0
+
+    def forward(self, keypoints):
+        self.calls += self.training
+        if self.options["steps"] < self.calls:
+            keypoints = 0 * keypoints
+        return self.layer(keypoints.flatten(-2)).unflatten(-1, (self.joints, 3))
+"""
+
+
+def test_a_training_that_collapses_is_recorded_with_its_curve_and_counted_in_the_table(tmp_path, monkeypatch):
+    """Of two seeds, one sees nothing any more after 300 steps of 1000."""
+    (tmp_path / "fading.py").write_text(FADING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    recipe = replace(AUTHORS, batch_frames=16, learning_rate=1e-2, loss=(("mpjpe", 1.0),), scaled_gradient=False)
+    bad, sound = (
+        Run(DATA, 1, 16_000, seed, "fading:Fading", (("steps", steps),), recipe)
+        for seed, steps in enumerate((300, 10**6))
+    )
+    try:
+        said = trainer.make_all([bad, sound], jobs=1)
+        why = store.failure(bad)
+        assert re.fullmatch(r"collapsed at step 300 of 1000 \(loss 0\.\d+ over 300 steps, constant pose 0\.\d+\)", why)
+        assert said.startswith("1 of 2 runs failed, and tables leave them out")
+        assert why in said
+        listed = store.listing().set_index("run")
+        assert listed.loc[bad.id, ["state", "failed"]].tolist() == ["failed", why]
+
+        [path] = records.publish([bad], "smoke")
+        curve = records.read(path).curve
+        assert curve["step"].tolist() == [50 * row for row in range(1, 13)]
+        assert curve["loss"][6:].min() > curve["loss"][5]
+        table = Table("toys", "toys", "toys", "toys", lambda profile: [], metrics=("MPJPE",), averages_only=True)
+        values = report.measure(table, PROFILES["smoke"], [Row("toy", (bad, sound))])
+        assert values["note"].tolist() == [f"1 of 2 seeds, run {bad.id} failed: {why}"]
+        assert (values["seeds"].tolist(), values["runs"].tolist()) == ([1], [sound.id])
+
+        monkeypatch.setattr(trainer, "train", None)  # a training would fail
+        assert trainer.make_all([bad, sound], jobs=1) == said
+        trainer.forget_failed([bad, sound])
+        with pytest.raises(TypeError, match="not callable"):
+            trainer.make_all([bad, sound], jobs=1)
+    finally:
+        NETWORKS.pop("fading", None)
+        sys.modules.pop("fading", None)
 
 
 def test_a_network_whose_poses_are_not_finite_has_failed(folder, monkeypatch):
