@@ -14,9 +14,10 @@ from mixste.study.tables import CONSTANT, REGRESSION, of_notebook
 # One value per row. If `against` names another row, `value` is the difference row − against; otherwise it is empty.
 # low, high: 95 % interval, nan where nothing was repeated. over: what it was repeated over, and so what the interval
 # generalises to, see `mixste.study.uncertainty.Interval`; empty in tables older than this column, whose intervals are
-# a bootstrap over takes and seeds. seeds, seed_spread: their number, and the standard deviation over them. printed: the
-# paper's number, wherever it has one, comparable or not. A row all of whose runs failed or are missing has one line a
-# metric, with 0 seeds and no value; `runs` then names those that failed.
+# a bootstrap over takes and seeds. seeds: how many the row has. seed_spread: standard deviation over seeds, of a
+# difference only where seeds are paired. printed: the paper's number, wherever it has one, comparable or not. A row all
+# of whose runs failed or are missing has one line a metric, with 0 seeds and no value; `runs` then names those that
+# failed.
 COLUMNS = {
     "table": str,
     "row": str,
