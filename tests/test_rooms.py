@@ -19,7 +19,7 @@ PACKAGE = Path(mixste.__file__).parent
 # From below: a room may import from the lines above its own, and within itself. Rooms on one line are apart.
 ROOMS = """
 io
-skeleton camera metrics
+skeleton camera metrics optim
 losses
 data.clips data.bodies
 data.windows data.augment data.cameras data.multiview data.readers
