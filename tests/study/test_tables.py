@@ -30,7 +30,7 @@ def test_distinct_runs(name):
     profile = PROFILES[name]
     runs = distinct(profile, [table.key for table in named(COUNTED)])
     own = {"open": 3, "open-styles": 3, "paper": 0}.get(name, 1)
-    people = {"open": 8 * 3, "open-cpu": 8 * 3, "open-styles": 1, "paper": 6 * 3}.get(name, 3 * 2)
+    people = {"open": 8 * 3, "open-cpu": 8 * 3, "open-styles": 1, "paper": 6 * 3}.get(name, 3)
     assert (
         len(runs)
         == len(set(runs))
