@@ -2,8 +2,8 @@
 
 `results/<profile>/records/<run id>.json` holds a run's settings, where and in what time it was made, its learning
 curve, its errors by take (the views of a take are averaged, as they are no independent evidence), by take and joint,
-and how the errors of its poses are distributed: some 30 KB. A training that failed has a record too, with the reason
-and the curve. Plain JSON, with as many digits as tables show: the same run gives the same bytes.
+and how the errors of its poses are distributed: some 30 to 90 KB. A training that failed has a record too, with the
+reason and the curve. Plain JSON, with as many digits as tables show: the same run gives the same bytes.
 """
 
 import contextlib
