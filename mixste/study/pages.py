@@ -142,7 +142,7 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
 
 
 def _missing(profile: str, name: str, table: pd.DataFrame) -> list[str]:
-    """The rows that a table lacks of the published one, as where a notebook stopped before a network that is not here."""
+    """Rows of the published table that this one lacks, as where a notebook stopped for want of a network."""
     try:
         published = read(profile, name, store.ROOT)
     except (ValueError, OSError):

@@ -503,7 +503,7 @@ def test_the_page_of_ones_own_tells_a_study_cut_short_and_rows_that_are_publishe
     monkeypatch.setattr(store, "ROOT", tmp_path / "repository")
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
     settings = Run(Data("synthetic"), 3, SMOKE.poses - 1, 0)
-    content = {"format": records.FORMAT, "id": "a" * 12, "spec": json.loads(spec(settings)), "failed": "the loss is nan"}
+    content = {"format": records.FORMAT, "id": "a" * 12, "spec": json.loads(spec(settings)), "failed": "nan"}
     records.write(records.Record(content | {"environment": {}, "curve": {}}), records.folder("smoke"))
     rows = [{"row": row, "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 1.0} for row in ("there", "late")]
     tables = [tidy.table(values, SMOKE, "test").assign(runs="a" * 12) for values in (rows, rows[:1])]
