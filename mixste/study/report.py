@@ -198,12 +198,16 @@ def _without_value(row: Row, metrics: tuple[str, ...], ids: str) -> list[dict]:
 
 
 def _takes(clips: pd.DataFrame, metric: str, column: pd.Series) -> pd.DataFrame:
-    """One metric by (column, subject, take): a value per seed, and the number of frames of the take."""
+    """One metric by (column, subject, take): a value per seed, and the number of frames of the take.
+
+    Where each seed has training subjects of its own, unseen takes are those that all of them have.
+    """
     clips = clips.assign(column=column, total=clips["value"] * clips["frames"])
     clips = clips[clips["metric"] == metric]
     sums = clips.groupby(["column", "subject", "action", "take", "seed"], sort=False)[["total", "frames"]].sum()
     value = (sums["total"] / sums["frames"]).unstack("seed")
-    return value.assign(frames=sums["frames"].unstack("seed").iloc[:, 0])
+    takes = value.assign(frames=sums["frames"].unstack("seed").iloc[:, 0])
+    return takes[takes.notna().all(axis=1) | (takes.index.get_level_values("column") != UNSEEN)]
 
 
 def _columns(takes: pd.DataFrame, profile: Profile, averages_only: bool):

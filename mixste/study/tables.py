@@ -408,7 +408,6 @@ TABLES: dict[str, Table] = {
         Table(
             *("more_people", "18", "18_people", "number of subjects and frames trained on", more_people),
             metrics=("MPJPE", "N-MPJPE", "P-MPJPE"),
-            averages_only=True,
             protocol="exact",
         ),
     )
