@@ -397,5 +397,7 @@ def main() -> None:
         raise SystemExit(130) from None
     except SystemExit as end:
         if end.code == 130:  # Ctrl-C, as typer hands it on
-            print("mixste: stopped; the same command goes on from here", file=sys.stderr)
+            resumes = sys.argv[1:2] in (["train"], ["reproduce"])
+            rest = "the same command goes on from here" if resumes else "files written so far are complete"
+            print(f"mixste: stopped; {rest}", file=sys.stderr)
         raise

@@ -311,9 +311,9 @@ class CollapseWatch:
     """Tells when a training has collapsed, from its mean loss over every 1 % of the steps, and 50 steps at least.
 
     It has if six means in a row exceed 95 % of the constant pose's loss after one was below 85 %, so that what the
-    network had learned is lost; or if 25 in a row exceed the constant pose's loss. A spike of some steps is no
-    collapse, nor is a loss that is high in the first quarter of the training or in its first 1250 steps, or that
-    stagnates at that of the constant pose. The numbers are chosen by results/bench/collapse.csv, where the loss after a
+    network had learned is lost; or if twelve in a row exceed 125 %, whether or not it ever learned. A spike of some
+    steps is no collapse, nor is a high loss in the first 600 steps or the first 12 % of the training, nor one that
+    stagnates at the constant pose's. The numbers are chosen by results/bench/collapse.csv, where the loss after a
     collapse is 0.99 to 1.6 times the constant pose's, depending on its terms. A loss that is not positive for the
     constant pose is not watched.
     """
@@ -341,7 +341,7 @@ class CollapseWatch:
 def collapsed_for(means: Sequence[float], constant_loss: float) -> int:
     """How many of the last mean losses are those of a collapse, see `CollapseWatch`; 0 if there is none."""
     if 0 < constant_loss < math.inf:
-        for length, level, learned in ((6, 0.95, 0.85), (25, 1.0, math.inf)):
+        for length, level, learned in ((6, 0.95, 0.85), (12, 1.25, math.inf)):
             is_high = [mean > level * constant_loss for mean in means[-length:]]
             if len(is_high) == length and all(is_high) and min(means) < learned * constant_loss:
                 return length

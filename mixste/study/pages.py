@@ -57,6 +57,9 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
             if "" in earlier
             else f"an earlier version: {'; '.join(earlier)}, not comparable with the paper"
         )
+        longest = pd.to_numeric(ledger_lines["poses"]).max()
+        if root != store.ROOT and 0 < longest < profile.poses:  # with MIXSTE_POSES; such a study is not published
+            title += f", CUT SHORT to at most {longest:g} poses of training"
         lines += [
             "",
             f"## Profile `{name}`: {title}",
@@ -69,7 +72,8 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         elif rate := profile.mixste_learning_rate:
             lines += [f"MixSTE's learning rate is {rate:g} up to d_m = 512 and T = 81, and lower for wider tokens and"]
             lines += [f"longer windows, which collapse at {rate:g}. The peers' is {profile.recipe().learning_rate:g}."]
-        for path, table in tables.items():
+        for path, table_of_file in tables.items():
+            table = table_of_file
             if path.stem == "01_architecture":  # it repeats the averages of Table 1
                 continue
             of_runs = (table["runs"] != "") | without_value(table)
@@ -92,6 +96,8 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                     if row.label not in set(table["row"])
                 ]
                 lines += [f"\nNot trained yet: {'; '.join(new)}."] if new else []
+                missing = _missing(name, path.stem, table_of_file) if root != store.ROOT else []
+                lines += [f"\nRows of the published table that are missing here: {'; '.join(missing)}."] * bool(missing)
     text = "\n".join(lines) + "\n"
     with replacing(root / "results" / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -133,6 +139,16 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False)
     return table
+
+
+def _missing(profile: str, name: str, table: pd.DataFrame) -> list[str]:
+    """Rows of the published table that this one lacks, as where a notebook stopped for want of a network."""
+    try:
+        published = read(profile, name, store.ROOT)
+    except (ValueError, OSError):
+        return []
+    rows = set(published["row"]) if replaced(published) else set(table["row"])
+    return [row for row in dict.fromkeys(published["row"]) if row not in rows]
 
 
 def _redrawn(profile: str, runs: list[str]) -> str:

@@ -151,10 +151,14 @@ def _smoke(
     poses: int,
     detectors=("cpn", "openpose"),
     protocol="exact",
-    people=Profile.people,
     **recipe_changes,
 ) -> Profile:
-    """A profile for two CPU cores: T / 9, d_m / 16, depth 3 instead of 8."""
+    """A profile for two CPU cores: T / 27 and every fifth frame, d_m / 16, depth 3 instead of 8.
+
+    Windows are short, so that a step sees more of them: MixSTE learns faster from five windows of 9 frames than from
+    two of 27, and faster yet from fifteen of 3. Every fifth frame, since neighbours at 50 Hz are nearly equal.
+    """
+    data, humaneva, mpi_inf_3dhp = (replace(one, stride=5) for one in (data, humaneva, mpi_inf_3dhp))
     return Profile(
         name=name,
         title=title,
@@ -162,7 +166,7 @@ def _smoke(
         detectors=detectors,
         humaneva=humaneva,
         mpi_inf_3dhp=mpi_inf_3dhp,
-        frames={1: 1, 27: 3, 43: 5, 81: 9, 128: 15, 243: 27, 300: 33},
+        frames={1: 1, 27: 2, 43: 3, 81: 3, 128: 5, 243: 9, 300: 11},
         dims={64: 8, 128: 16, 256: 24, 512: 32, 640: 40},
         depths={4: 1, 6: 2, 8: 3, 10: 4},
         heads=4,
@@ -170,8 +174,17 @@ def _smoke(
         joint_dim=8,
         poses=poses,
         seeds=(0,),
-        recipe_changes={"learning_rate": 3e-3, "schedule": "cosine", "batch_frames": 64, **recipe_changes},
-        people=people,
+        recipe_changes={
+            "optimizer": "muon",
+            "learning_rate": 7e-3,
+            "schedule": "cosine",
+            "batch_frames": 45,
+            "random_starts": True,
+            "scaled_gradient": False,
+            "drop_path": 0.0,
+            **recipe_changes,
+        },
+        people=MorePeople(orders=MorePeople.orders[:1]),
         protocol=protocol,
         gpu=False,
     )
@@ -226,11 +239,11 @@ _OPEN_GROUPS = {
 PROFILES = {
     "smoke": _smoke(
         "smoke",
-        "synthetic people, small models: shows that the study runs, not what the paper found",
+        "synthetic people at 10 frames/s, small models: shows that the study runs, not what the paper found",
         data=Data("synthetic", test_cameras=1),
         humaneva=Data("synthetic", "cpn", **_HUMANEVA, subjects=("S1", "S5", "S6"), actions=("Walking", "WalkDog")),
         mpi_inf_3dhp=Data("synthetic", **_DHP, test_cameras=1),
-        poses=30_000,
+        poses=40_000,
     ),
     "open": Profile(
         name="open",
@@ -272,7 +285,7 @@ PROFILES = {
         data=Data("human36m", test_cameras=1),
         humaneva=Data("humaneva"),
         mpi_inf_3dhp=Data("mpi_inf_3dhp"),
-        poses=30_000,
+        poses=40_000,
         detectors=_PUBLISHED_DETECTORS,
         protocol="authors",
     ),

@@ -2,8 +2,8 @@
 
 `results/<profile>/records/<run id>.json` holds a run's settings, where and in what time it was made, its learning
 curve, its errors by take (the views of a take are averaged, as they are no independent evidence), by take and joint,
-and how the errors of its poses are distributed: some 30 KB. A training that failed has a record too, with the reason
-and the curve. Plain JSON, with as many digits as tables show: the same run gives the same bytes.
+and how the errors of its poses are distributed: some 30 to 90 KB. A training that failed has a record too, with the
+reason and the curve. Plain JSON, with as many digits as tables show: the same run gives the same bytes.
 """
 
 import contextlib
@@ -277,6 +277,7 @@ def find(wanted: Iterable[Run], profile: str) -> dict[Run, Record]:
 
     The record of a run that is in the store is made from it. For any other run it is the published record with the same
     settings, even where data or code have changed since; the data need not be here. A failed training has a record too.
+    RecordError if two published records have the same settings: neither is preferred.
     """
     wanted = list(wanted)
     stored, published = _settings_in_store(), _published(folder(profile))
@@ -295,10 +296,11 @@ def of_id(name: str, profile: str) -> Record | None:
 
 def publish(wanted: Iterable[Run], profile: str) -> list[Path]:
     """Write the records of these runs into the repository, and remove those of others. Returns the files written."""
-    written = [write(record, folder(profile)) for record in find(wanted, profile).values()]
-    for path in set(folder(profile).glob("*.json")) - set(written):
+    kept = find(wanted, profile).values()
+    # First, so that there are never two of equal settings.
+    for path in set(folder(profile).glob("*.json")) - {folder(profile) / f"{record.id}.json" for record in kept}:
         path.unlink()
-    return written
+    return [write(record, folder(profile)) for record in kept]
 
 
 def _settings_in_store() -> set[Run]:
@@ -332,8 +334,15 @@ def _of(path: Path, sealed: int) -> Record:
 
 def _published(folder: Path) -> dict[Run, Record]:
     paths = sorted(path for path in folder.glob("*.json") if path.is_file())
-    records = (_read(path, path.stat().st_mtime_ns) for path in paths)
-    return {record.spec: record for record in records if record is not None}
+    published: dict[Run, Record] = {}
+    for record in filter(None, (_read(path, path.stat().st_mtime_ns) for path in paths)):
+        if other := published.get(record.spec):
+            raise RecordError(
+                f"expected one record of each training in {store.shown(folder)}, found {other.id}.json and "
+                f"{record.id}.json with the same settings: remove the one that no table names"
+            )
+        published[record.spec] = record
+    return published
 
 
 @functools.lru_cache(maxsize=1024)

@@ -219,6 +219,14 @@ def test_publishing_writes_what_is_behind_the_tables_and_removes_the_rest(folder
     assert list(published.iterdir()) == [written] == [published / f"{RUN.id}.json"]
 
 
+def test_of_two_published_records_with_equal_settings_none_is_preferred(folders):
+    in_store, published = folders
+    for name in "a" * 12, "b" * 12:
+        records.write(Record.of(finished(in_store / "other", name=name)), published)
+    with pytest.raises(RecordError, match=f"found {'a' * 12}.json and {'b' * 12}.json with the same settings"):
+        records.find([RUN], "smoke")
+
+
 def test_published_records_need_no_data(folders, monkeypatch):
     """Nor are they read where a run of the same settings is in the store, which might be one of other data."""
 

@@ -516,6 +516,25 @@ def test_the_page_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert "`mixste reproduce --profile smoke --records`" in pages.page(tmp_path)
 
 
+def test_the_page_of_ones_own_tells_a_study_cut_short_and_rows_that_are_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "ROOT", tmp_path / "repository")
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
+    settings = Run(Data("synthetic"), 3, SMOKE.poses - 1, 0)
+    content = {"format": records.FORMAT, "id": "a" * 12, "spec": json.loads(spec(settings)), "failed": "nan"}
+    records.write(records.Record(content | {"environment": {}, "curve": {}}), records.folder("smoke"))
+    rows = [{"row": row, "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 1.0} for row in ("there", "late")]
+    tables = [tidy.table(values, SMOKE, "test").assign(runs="a" * 12) for values in (rows, rows[:1])]
+    for table, out in zip(tables, (store.ROOT, tmp_path / "own"), strict=True):
+        monkeypatch.setenv("MIXSTE_OUT", str(out))
+        tidy.save(table, "99_test")
+    page = pages.page(tmp_path / "own")
+    assert f"{SMOKE.title}, CUT SHORT to at most {SMOKE.poses - 1} poses of training\n" in page
+    assert "Rows of the published table that are missing here: late." in page
+    page = pages.page(store.ROOT)
+    assert "CUT SHORT" not in page
+    assert "missing here" not in page
+
+
 @pytest.mark.parametrize("profile", [name for name in PROFILES if (store.ROOT / "results" / name).exists()])
 def test_every_run_that_a_committed_table_names_has_its_line(profile):
     ledger = pd.read_csv(store.ROOT / "results" / profile / "runs.csv", keep_default_na=False, dtype=str)

@@ -6,7 +6,7 @@ import numpy as np
 from test_trainer import DATA
 
 import mixste.data
-from mixste.data.splits import by_takes, validating
+from mixste.data.splits import validating
 from mixste.skeleton import SKELETONS
 from mixste.study import run as run_module
 
@@ -19,13 +19,6 @@ def test_other_layouts_take_their_joints_by_name():
         here, there = (one.skeleton.joints.index(name) for one in (dataset, stand_in))
         np.testing.assert_array_equal(stand_in.test[0].poses[:, there], dataset.test[0].poses[:, here])
         np.testing.assert_array_equal(stand_in.test[0].keypoints[:, there], dataset.test[0].keypoints[:, here])
-
-
-def test_by_takes_splits_the_same_people():
-    dataset = by_takes(DATA.load())
-    assert {clip.subject for clip in dataset.train} == {clip.subject for clip in dataset.test}
-    takes = {(clip.subject, clip.action): clip.take for clip in dataset.test}
-    assert all(clip.take != takes[clip.subject, clip.action] for clip in dataset.train)
 
 
 def test_validating_never_touches_the_test_people():

@@ -18,6 +18,7 @@ from mixste.skeleton import human36m
 
 MOST_PIXELS = 100_000  # of an image's side
 HUGE = 1e9  # larger coordinates are ignored
+SMALLEST = 5  # pixels: people who are smaller were not detected in an image
 SAMPLE = 20_000  # people at most from whom layout and units are inferred
 
 READERS: dict[str, Callable[[Path, int | None], Raw]] = {
@@ -270,9 +271,16 @@ def _units(
             "expected image coordinates, found people centred on the origin, as in root-relative poses or MediaPipe's "
             "world landmarks"
         )
-    points = people[(people[..., 2] >= MIN_SCORE) & (people[..., :2] != 0).any(axis=-1)]
+    detected = (people[..., 2] >= MIN_SCORE) & (people[..., :2] != 0).any(axis=-1)
+    points = people[detected]
     points, scores = points[(points[:, :2] != -1).any(axis=-1), :2], points[:, 2]
     if not len(points) or np.quantile(np.abs(points), 0.95) >= 3:
+        sizes = np.linalg.norm(_extent(np.where(detected[..., None], people[..., :2], np.nan)), axis=-1)
+        tall = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else np.inf
+        if tall < SMALLEST:
+            raise DataError(
+                f"expected pixels, found people {tall:.2g} pixels tall, as if in metres: give --units if they are not"
+            )
         return "pixels"
     wide, high = np.quantile(np.abs(points), 0.95, axis=0)
     least = np.quantile(points, 0.05, axis=0).min()

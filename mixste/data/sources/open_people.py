@@ -31,6 +31,7 @@ from mixste.io import DataError
 from mixste.skeleton import human36m
 
 COLLECTIONS = ("hdm05", "cmu", "motion-graphs", "motion-viewer", "Mocap-Data-Utilities", "bvh11")
+FETCH = "`mixste data fetch open`"
 AS_BVH = {person for name in COLLECTIONS[3:] for person in PINNED[name].people}
 
 
@@ -79,9 +80,9 @@ def _load(root, strict: bool) -> tuple[list[Take], dict[str, tuple[int, str]]]:
     stored, counts = _stored(root)
     missing = _missing(counts)
     if missing and strict:
-        raise DataError(f"open-people: expected all {len(PEOPLE)} subjects, found it {' and '.join(missing)}")
-    for sentence in missing:
-        warnings.warn(f"open-people is {sentence}", stacklevel=3)
+        raise DataError(f"open-people: expected all {len(PEOPLE)} subjects, found it {', '.join(missing)}: run {FETCH}")
+    for clause in missing:
+        warnings.warn(f"open-people is {clause}: run {FETCH}", stacklevel=3)
     world, ends = dequantize(stored["roots"], stored["joints"]), np.cumsum(stored["frames"]).tolist()
     takes = [
         Take(*names, world[start:end])
@@ -102,7 +103,7 @@ def check(root=None) -> tuple[pd.DataFrame, list[str]]:
         takes = sum(PEOPLE[name].takes for name in source.people)
         of = {"subjects": f"{len(here)} of {len(source.people)}", "takes": f"{sum(here.values())} of {takes}"}
         rows.append({"repository": source.repository, "licence": source.licence} | of)
-    return pd.DataFrame(rows), [f"open-people is {clause}" for clause in _missing(counts)]
+    return pd.DataFrame(rows), [f"open-people is {clause}: run {FETCH}" for clause in _missing(counts)]
 
 
 def _stored(root) -> tuple[dict[str, np.ndarray], dict[str, int]]:
@@ -124,7 +125,7 @@ def _missing(counts: dict[str, int]) -> list[str]:
         lacking = [person for person in PINNED[name].people if counts.get(person, 0) < PEOPLE[person].takes]
         parts = [f"{it} ({counts[it]} of {PEOPLE[it].takes} takes)" if it in counts else it for it in lacking]
         if parts:
-            clauses.append(f"without {', '.join(parts)} of {PINNED[name].repository} (`mixste data fetch open`)")
+            clauses.append(f"without {', '.join(parts)} of {PINNED[name].repository}")
     return clauses
 
 

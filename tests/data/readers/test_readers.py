@@ -472,6 +472,10 @@ def test_coordinates_that_are_in_no_image_are_refused(tmp_path):
     np.savez(tmp_path / "camera.npz", keypoints=np.concatenate([metres + 1, metres[..., :1] + 4], axis=2))
     with pytest.raises(DataError, match=r"as if in metres: give --units"):
         read(tmp_path / "camera.npz", layout="human36m", resolution=SIZE)
+    np.savez(tmp_path / "room.npz", keypoints=metres + 6)  # far from the origin, where numbers alone could be pixels
+    with pytest.raises(DataError, match=r"found people 1\.\d pixels tall, as if in metres: give --units"):
+        read(tmp_path / "room.npz", layout="human36m", resolution=SIZE)
+    assert read(tmp_path / "room.npz", layout="human36m", resolution=SIZE, units="pixels")
     np.savez(tmp_path / "depth.npz", keypoints=np.concatenate([JOINTS, metres[..., :1] - 1], axis=2))
     with pytest.raises(DataError, match="found negative scores, as if points were 3D"):
         read(tmp_path / "depth.npz", layout="human36m", resolution=SIZE)

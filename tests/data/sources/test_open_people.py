@@ -142,7 +142,7 @@ def test_each_missing_repository_is_one_sentence_and_strict_refuses(root):
     assert len(sentences) == 6
     assert all(sentence.startswith("open-people is without ") for sentence in sentences)
     assert (
-        "without cmu_06, cmu_07, cmu_08 of https://github.com/chrystianosaraujo/motion-viewer (`mixste data fetch"
+        "without cmu_06, cmu_07, cmu_08 of https://github.com/chrystianosaraujo/motion-viewer: run `mixste data fetch"
         in (sentences[3])
     )
     assert "cmu_01 (4 of 14 takes), cmu_02 (1 of 10 takes), cmu_03 of https" in sentences[1]
