@@ -194,6 +194,7 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     tidy.save(tidy.table(values, PROFILES["smoke"], "17"), "17_limits")
     page = pages.page(store.output())
     assert page.count("Not trained yet") == 2
+    assert page.count("\n*95 % intervals: 2 people, 3 seeds*\n") == 3, "once for each table"
     assert f"Not trained yet: {last}." in page
     left = "VideoPose3D, cpn, T=243; PoseFormer, cpn, T=81; MixSTE, cpn, T=243; " + f"{CONSTANT}; {REGRESSION}"
     assert f"Not trained yet: {left}." in page
