@@ -220,11 +220,14 @@ def with_intervals(table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
 def over(table: pd.DataFrame) -> str:
     """A caption: what the intervals of a table are over, most of them first; why there are none; empty without seeds.
 
-    The two references, which have no seeds, are left out if the table has other rows.
+    Left out where there is anything else: the two references, which have no seeds, and differences, which are over what
+    their rows are over.
     """
     table = table[table["seeds"] > 0]
     networks = table[~table["row"].isin((CONSTANT, REGRESSION))]
     table = networks if len(networks) else table
+    averages = table[table["against"] == ""]
+    table = averages if len(averages) else table
     kinds = table.loc[table["low"].notna(), "over"].replace("", "takes and seeds, by bootstrap").value_counts()
     if len(kinds):
         return f"95 % intervals: {'; '.join(kinds.index)}"

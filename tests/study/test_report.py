@@ -449,14 +449,16 @@ def test_a_table_from_before_intervals_said_what_they_are_over_is_read(tmp_path,
 
 def test_a_caption_says_once_what_the_intervals_of_a_table_are_over():
     def caption(*lines):
-        names = "row", "low", "over", "seeds"
-        return tidy.over(pd.DataFrame([dict(zip(names, one, strict=True)) for one in lines]))
+        names = "row", "low", "over", "seeds", "against"
+        return tidy.over(pd.DataFrame([dict(zip(names, (*one, "")[:5], strict=True)) for one in lines]))
 
     two, three = (1.0, "8 people, 2 seeds", 2), (1.0, "8 people, 3 seeds", 3)
     reference = (CONSTANT, 1.0, "8 people, these networks", 1)
-    assert caption(("a", *two), ("b", *three), ("c", *three), reference) == (
+    difference = ("b", 1.0, "8 people, 3 and 2 seeds", 3, "a")
+    assert caption(("a", *two), ("b", *three), ("c", *three), reference, difference) == (
         "95 % intervals: 8 people, 3 seeds; 8 people, 2 seeds"
     )
+    assert caption(difference) == "95 % intervals: 8 people, 3 and 2 seeds"
     assert caption(reference) == "95 % intervals: 8 people, these networks"
     assert caption(("a", np.nan, "", 1)) == "no intervals: one training, these people"
     assert caption(("counted", np.nan, "", 0)) == ""
