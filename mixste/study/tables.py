@@ -271,8 +271,10 @@ def table7(p: Profile) -> list[Row]:
 
 def paper_vs_code(p: Profile) -> list[Row]:
     """The authors' recipe with one setting of the paper's text at a time, then with all of them."""
+    p = p.shorter()
     # Settings that a profile may change, but that are the authors' in the base row of this table.
-    authors = {name: getattr(AUTHORS, name) for name in ("scaled_gradient", "drop_path", "random_starts")}
+    names = ("optimizer", "scaled_gradient", "drop_path", "random_starts")
+    authors, text = ({name: getattr(recipe, name) for name in names} for recipe in (AUTHORS, PAPER))
     half = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 1.0))
     switches = [
         ("squared-norm", "1: squared norm", {"squared": PAPER.squared}),
@@ -291,7 +293,7 @@ def paper_vs_code(p: Profile) -> list[Row]:
         ("not-mirrored", "19: no mirrored windows", {"mirror": False}),
     ]
     recipes = {(key, label): p.recipe(**authors | change) for key, label, change in switches}
-    recipes["paper", "paper's recipe"] = p.recipe(PAPER, random_starts=PAPER.random_starts)
+    recipes["paper", "paper's recipe"] = p.recipe(PAPER, **text)
     trained, note = partial(p.mixste, p.ablation_frames, dim=p.ablation_dim), p.size_note(p.ablation_dim)
     plain = tuple(replace(run, test_curve=True) for run in trained(recipe=p.recipe(**authors)))
     base = Row("authors", plain, "authors' recipe", note=note)
@@ -309,6 +311,7 @@ def limits(p: Profile) -> list[Row]:
     all augmentations, 8 times as long. MixSTE has the learning rate of its peers, at which none of these narrow
     networks collapsed with exact keypoints; the baseline has Table 5's.
     """
+    p = p.shorter()
     data = replace(p.data, keypoints="gt", split="validation")
     names = ("random_starts", "body_shapes", "measured_bodies", "new_cameras")
     bodies_and_cameras = ("body_shapes", "new_cameras")
@@ -360,7 +363,7 @@ def more_people(p: Profile) -> list[Row]:
     Keys are the two numbers, as "2-8000", or "16-all". Each of the profile's orders of subjects is a seed, and all
     networks are trained on as many poses as the first long training of `limits`, from exact keypoints.
     """
-    plan = p.people
+    p, plan = p.shorter(), p.people
     base = replace(p.mixste(81, "gt", dim=256)[0], poses=p.long[0] * p.poses)
 
     def row(count: int, frames: int, against: str = "") -> Row:

@@ -120,7 +120,7 @@ def test_the_long_trainings_of_limits_are_the_short_ones_for_longer():
         rows = {row.key: row.runs[0] for row in TABLES["limits"].rows(profile) if row.trained}
         for times in profile.long:
             long = rows[f"all-{times}x"]
-            assert long.poses == times * rows["all"].poses == times * profile.poses
+            assert long.poses == times * rows["all"].poses == times * profile.shorter().poses
             assert (long.recipe, long.options, long.data) == (rows["all"].recipe, rows["all"].options, rows["all"].data)
         assert rows["as-recorded"].data.split == "validation"
 
@@ -135,7 +135,7 @@ def test_of_more_people_either_the_subjects_or_the_frames_vary(name):
     for key, row in rows.items():
         count, frames = key.split("-")
         assert [run.seed for run in row.runs] == list(range(len(plan.orders)))
-        assert {run.poses for run in row.runs} == {profile.long[0] * profile.poses}
+        assert {run.poses for run in row.runs} == {profile.long[0] * profile.shorter().poses}
         for run, order in zip(row.runs, plan.orders, strict=True):
             assert set(run.data.subjects) == {*order[: int(count)], *plan.tested}
             assert run.data.train_frames == (0 if frames == "all" else int(frames))
