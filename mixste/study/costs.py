@@ -58,6 +58,8 @@ def ledgers(gpu: bool, names: Iterable[str] = tuple(PROFILES)) -> list[Cost]:
         path, profile = RESULTS / name / "runs.csv", PROFILES[name]
         lines = pd.read_csv(path).dropna(subset=["training_seconds", "testing_seconds"]) if path.exists() else None
         for line in () if lines is None else lines.itertuples():
+            if pd.notna(getattr(line, "failed", None)):  # stopped before all of its poses
+                continue
             if bool(GPU.search(line.device)) != gpu:
                 continue
             share = profile.pose_share.get(line.model, 1)

@@ -11,7 +11,7 @@ from mixste.study import records, store
 from mixste.study.profiles import PROFILES
 from mixste.study.records import Record
 from mixste.study.tables import of_notebook
-from mixste.study.tidy import files, over, read, replaced, with_intervals, without_value
+from mixste.study.tidy import failed_runs, files, over, read, replaced, with_intervals, without_value
 
 # The parts of a run's environment that are in runs.csv.
 ENVIRONMENT = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
@@ -107,7 +107,8 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
 def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
     """The runs in a profile's tables, with settings and environment; also written to runs.csv beside the tables.
 
-    The line of a run without a record is kept from the previous file.
+    Failed ones, which notes name, are among them, with the reason. The line of a run without a record is kept from the
+    previous file.
     """
     path = root / "results" / profile / "runs.csv"
     try:
@@ -116,7 +117,7 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
         old = {}
     named: dict[str, list[str]] = {}
     for file, content in tables.items():
-        for run in dict.fromkeys(" ".join(content["runs"]).split()):
+        for run in dict.fromkeys(" ".join(content["runs"]).split() + failed_runs(content)):
             named.setdefault(run, []).append(file.stem[:2])
     lines = []
     for run, numbers in sorted(named.items(), key=lambda item: (item[1], item[0])):
@@ -134,6 +135,7 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
         "learning_rate",
         "seed",
         *ENVIRONMENT,
+        "failed",
     ]
     table = pd.DataFrame(lines, columns=columns)
     with replacing(path) as temporary:
@@ -170,6 +172,7 @@ def _line(record: Record) -> dict[str, object]:
         "keypoints": run.data.keypoints,
         "learning_rate": f"{run.recipe.learning_rate:.3g}",
         **{name: _shown(about[name]) for name in ENVIRONMENT if name in about},
+        "failed": record.failed,
     }
 
 

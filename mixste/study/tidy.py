@@ -97,6 +97,11 @@ def sound_seeds(note: str) -> str:
     return match[1] if match else ""
 
 
+def failed_runs(table: pd.DataFrame) -> list[str]:
+    """The ids of the failed runs that the notes of a table name."""
+    return re.findall(rf"run (\S+) {FAILED}: ", "\n".join(table["note"]))
+
+
 def why_without(note: str) -> str:
     """The text shown instead of a missing value."""
     sound = sound_seeds(note).removesuffix(" seeds")

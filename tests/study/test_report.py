@@ -484,11 +484,12 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
         records.write(records.Record(content), records.folder("smoke"))
     tidy.save(good().assign(runs=" ".join(ids)), "02_one")
     tidy.save(good().assign(runs=ids[1]), "03_two")
-    tidy.save(good().assign(runs=""), "04_none")
+    tidy.save(good().assign(runs="", note=f"1 of 2 seeds, run {ids[0]} failed: the loss is nan"), "04_none")
     tables = {path: tidy.read("smoke", path.stem) for path in tidy.files("smoke")}
     for _ in range(2):
         lines = pages.ledger("smoke", tmp_path, tables).set_index("run")
-        assert lines["notebooks"].to_dict() == {ids[0]: "02", ids[1]: "02 03"}
+        assert lines["notebooks"].to_dict() == {ids[0]: "02 04", ids[1]: "02 03"}
+        assert set(lines["failed"]) == {"the loss is nan"}
         assert lines["seed"].astype(int).to_dict() == {ids[0]: 0, ids[1]: 1}
         assert set(lines["device"]) == {"a CPU"}
         assert set(lines["options"]) == {"depth=2 dim=8"}
@@ -540,9 +541,10 @@ def test_the_page_of_ones_own_tells_a_study_cut_short_and_rows_that_are_publishe
 @pytest.mark.parametrize("profile", [name for name in PROFILES if (store.ROOT / "results" / name).exists()])
 def test_every_run_that_a_committed_table_names_has_its_line(profile):
     ledger = pd.read_csv(store.ROOT / "results" / profile / "runs.csv", keep_default_na=False, dtype=str)
-    named = {run for path in tidy.files(profile) for run in " ".join(tidy.read(profile, path.stem)["runs"]).split()}
+    tables = [tidy.read(profile, path.stem) for path in tidy.files(profile)]
+    named = {run for table in tables for run in (*" ".join(table["runs"]).split(), *tidy.failed_runs(table))}
     assert set(ledger["run"]) == named
-    assert (ledger != "").all(axis=None)
+    assert (ledger.drop(columns="failed", errors="ignore") != "").all(axis=None)
 
 
 COMMITTED = sorted((store.ROOT / "results").glob("*/[0-9]*.csv"))
