@@ -34,6 +34,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         "  trainings differ is unknown.",
         "- *12 takes of one person, 3 seeds*: other trainings, tested on other takes of this person.",
         "- *these people, 3 seeds*: other trainings, tested on the same people, of a benchmark or only two.",
+        "- *no intervals*: one training, tested on the people of a benchmark or on only two.",
         "- *takes and seeds, by bootstrap*: an older table, whose intervals are too narrow for few seeds or people.",
         "",
         "Differences are between the same takes. Trainings of different rows are not paired, even with the same seed.",
@@ -64,7 +65,8 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
             "",
             f"## Profile `{name}`: {title}",
             "",
-            f"From {len(ledger_lines)} runs, listed in [runs.csv]({name}/runs.csv).",
+            f"Averages are over {profile.average}.",
+            f"They are from {len(ledger_lines)} runs, listed in [runs.csv]({name}/runs.csv).",
         ]
         lines += [_redrawn(name, list(ledger_lines["run"]))] if root == store.ROOT else []
         if "" not in earlier:
