@@ -65,7 +65,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
             "",
             f"## Profile `{name}`: {title}",
             "",
-            f"Averages are over {profile.average}.",
+            f"Averages are over {profile.average if '' in earlier else 'actions'}.",
             f"They are from {len(ledger_lines)} runs, listed in [runs.csv]({name}/runs.csv).",
         ]
         lines += [_redrawn(name, list(ledger_lines["run"]))] if root == store.ROOT else []
