@@ -151,7 +151,7 @@ class BrandNew(Network):
             id="a setting",
         ),
         pytest.param(
-            lambda root: swap(root / "train.py", '("adamw", "adam")', '("adamw", "adam", "brand_new")'),
+            lambda root: swap(root / "train.py", '("adamw", "adam", ', '("adamw", "adam", "brand_new", '),
             id="a value of one",
         ),
         pytest.param(lambda root: swap(root / "train.py", "the loss is {", "the loss became {"), id="a message"),
