@@ -110,7 +110,12 @@ class Profile:
 
     def shorter(self) -> "Profile":
         """The profile for the tables whose trainings are `short_poses` long."""
-        return replace(self, poses=self.short_poses or self.poses, short_poses=None)
+        return replace(self, poses=self.short_poses or self.poses)
+
+    @property
+    def length_note(self) -> str:
+        """The note on a row of such a table; empty where it is trained as long as the others."""
+        return f"{self.poses:,} poses of training" if self.poses == self.short_poses else ""
 
     def pose_note(self, model: str) -> str:
         """The note on a row whose network is trained on fewer poses than the others; empty for the others."""

@@ -294,7 +294,8 @@ def paper_vs_code(p: Profile) -> list[Row]:
     ]
     recipes = {(key, label): p.recipe(**authors | change) for key, label, change in switches}
     recipes["paper", "paper's recipe"] = p.recipe(PAPER, **text)
-    trained, note = partial(p.mixste, p.ablation_frames, dim=p.ablation_dim), p.size_note(p.ablation_dim)
+    trained = partial(p.mixste, p.ablation_frames, dim=p.ablation_dim)
+    note = ", ".join(filter(None, (p.size_note(p.ablation_dim), p.length_note)))
     plain = tuple(replace(run, test_curve=True) for run in trained(recipe=p.recipe(**authors)))
     base = Row("authors", plain, "authors' recipe", note=note)
     rows = [
@@ -331,7 +332,7 @@ def limits(p: Profile) -> list[Row]:
     for key, label, chosen in choices:
         recipe = p.recipe(**only(chosen))
         runs = p.mixste(81, dim=256, data=data, recipe=recipe, rate=recipe.learning_rate)[:1]
-        rows[key] = Row(key, runs, label, against="as-recorded" if rows else "")
+        rows[key] = Row(key, runs, label, against="as-recorded" if rows else "", note=p.length_note)
 
     def long(key: str, label: str, runs: tuple[Run, ...], times: int, against: str) -> Row:
         runs = tuple(replace(run, poses=times * run.poses, test_curve=True) for run in runs[:1])

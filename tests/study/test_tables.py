@@ -125,6 +125,14 @@ def test_the_long_trainings_of_limits_are_the_short_ones_for_longer():
         assert rows["as-recorded"].data.split == "validation"
 
 
+def test_rows_of_short_trainings_say_so():
+    for key in ("paper_vs_code", "limits"):
+        short = [row for row in networks(key, SMOKE) if row.runs[0].poses < SMOKE.poses]
+        assert short
+        assert {row.note for row in short} == {"22,500 poses of training"}
+        assert not any("poses of training" in row.note for row in networks(key, OPEN))
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_of_more_people_either_the_subjects_or_the_frames_vary(name):
     """The orders are of the same subjects; those of fewer subjects are among those of more, and none is tested on."""
