@@ -71,9 +71,8 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         lines += [_redrawn(name, list(ledger_lines["run"]))] if root == store.ROOT else []
         if "" not in earlier:
             lines += ["They stay until the profile is run as it is now, see `mixste/study/profiles.py`."]
-        elif rate := profile.mixste_learning_rate:
-            lines += [f"MixSTE's learning rate is {rate:g} up to d_m = 512 and T = 81, and lower for wider tokens and"]
-            lines += [f"longer windows, which collapse at {rate:g}. The peers' is {profile.recipe().learning_rate:g}."]
+        else:
+            lines += [profile.departures]
         for path, table_of_file in tables.items():
             table = table_of_file
             if path.stem == "01_architecture":  # it repeats the averages of Table 1

@@ -48,6 +48,7 @@ class Profile:
     poses: int  # length of a training, in supervised poses
     seeds: tuple[int, ...]  # each row is trained once with each of them
     recipe_changes: dict[str, object] = field(default_factory=dict)  # settings that differ from the authors' recipe
+    adamw_rate: float | None = None  # for AdamW and Adam in `paper_vs_code`, if the recipe has another optimizer
     # For networks that read T frames for each pose: the fraction of `poses` and of the batch that they get. The number
     # of steps stays the same.
     pose_share: dict[str, float] = field(default_factory=dict)
@@ -55,7 +56,6 @@ class Profile:
     # `poses` by default.
     short_poses: int | None = None
     long: tuple[int, ...] = (2,)  # lengths of the long trainings of table `limits`, in multiples of its short ones
-    mixste_learning_rate: float | None = None  # if its peers' is too high, see `mixste_rate`
     ablation_frames: int = 243  # the paper's T that replaces 243 in Tables 5 and 6 and `paper_vs_code`
     ablation_dim: int = 512  # the d_m that replaces 512 in Table 6 and `paper_vs_code`, for all rows alike
     people: MorePeople = MorePeople()
@@ -73,23 +73,25 @@ class Profile:
         """The main source with the first detector's keypoints, on which most rows are trained."""
         return replace(self.data, keypoints=self.detectors[0])
 
-    def recipe(self, base: Recipe = AUTHORS, **changes) -> Recipe:
-        return replace(base, **{**self.recipe_changes, **changes})
+    def recipe(self, **changes) -> Recipe:
+        return replace(AUTHORS, **{**self.recipe_changes, **changes})
+
+    @property
+    def departures(self) -> str:
+        """A sentence on what the recipe changes in the authors'."""
+        changed = {name: value for name, value in self.recipe_changes.items() if value != getattr(AUTHORS, name)}
+        recipe = ", ".join(f"{name} {value} (theirs: {getattr(AUTHORS, name)})" for name, value in changed.items())
+        return "The recipe is the authors'" + (f", but for {recipe}." if recipe else ".")
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.title}. {self.departures}"
 
     def mixste(
-        self, frames=243, keypoints=None, *, dim=512, depth=8, data=None, recipe=None, options=None, rate=None
+        self, frames=243, keypoints=None, *, dim=512, depth=8, data=None, recipe=None, options=None
     ) -> tuple[Run, ...]:
-        """MixSTE's runs, one per seed. frames, dim and depth are the paper's sizes; options are other options.
-
-        rate: the learning rate, if it is not the profile's.
-        """
+        """MixSTE's runs, one per seed. frames, dim and depth are the paper's sizes; options are other options."""
         options = {"dim": self.dims[dim], "depth": self.depths[depth], "heads": self.heads} | (options or {})
-        recipe = recipe or self.recipe()
-        if self.mixste_learning_rate and rate is None:
-            width = options["dim"] * (1 if options.get("separate_joints", True) else 17)
-            rate = mixste_rate(self.mixste_learning_rate, width, frames)
-        recipe = replace(recipe, learning_rate=rate or recipe.learning_rate)
-        return self.seeded("mixste", frames, options, recipe, keypoints, data)
+        return self.seeded("mixste", frames, options, recipe or self.recipe(), keypoints, data)
 
     def peer(self, model: str, frames: int, keypoints=None, data=None, start=None) -> tuple[Run, ...]:
         """VideoPose3D's or PoseFormer's runs, trained on the plain MPJPE as their authors do."""
@@ -140,18 +142,6 @@ class Profile:
             if used != paper
         ]
         return ", ".join(smaller)
-
-
-def mixste_rate(rate: float, width: int, frames: int) -> float:
-    """MixSTE's learning rate for tokens of this width and windows of T = `frames`, from the rate at 512 and 81.
-
-    It is divided by width / 512 for wider tokens, and by √(T / 81) for longer windows, of which a batch has fewer. At a
-    higher rate, trainings collapse: they end with one pose for every frame. In results/bench/collapse.csv
-    (6 M poses, 512 wide, AdamW as here, plain gradient), T = 81 is sound at 2.5e-4, collapses at 5e-4 with one seed of
-    two, and collapses at 1e-3; T = 243 is sound at 1e-4 and collapses at 2.5e-4. These runs give the direction; the
-    exponents are a choice and were not fitted.
-    """
-    return rate * min(1, 512 / width) * min(1, math.sqrt(81 / frames))
 
 
 def _smoke(
@@ -266,23 +256,22 @@ PROFILES = {
         **_PUBLISHED_SIZES,
         poses=3_000_000,
         seeds=(0, 1, 2),
-        # Chosen on validation subjects. With the scaled gradient, or with stochastic depth, a training as short as this
-        # one stays at the level of a constant pose. Three of the 16 training subjects have 69 % of the frames, so
-        # subjects are drawn equally often.
+        # Chosen on validation subjects, see results/bench: with AdamW, trainings with d_m = 512 collapse from 5e-4 on
+        # (collapse.csv), and Muon's error is lower by 10 to 20 mm at 6 M poses (recipe.csv); subjects drawn equally
+        # often cost 5 mm, since three of the 16 have 69 % of the frames. With the scaled gradient or stochastic depth,
+        # trainings as short as these stay at the level of a constant pose.
         recipe_changes={
+            "optimizer": "muon",
             "learning_rate": 1e-3,
             "schedule": "cosine",
             "random_starts": True,
-            "by_subject": True,
-            "body_shapes": True,
+            "measured_bodies": True,
             "scaled_gradient": False,
             "drop_path": 0.0,
         },
+        adamw_rate=2.5e-4,
         pose_share={"poseformer": 1 / 32},
         long=(8, 32),
-        # At 1e-3, seven of eight trainings collapsed with d_m = 512, and one of three with 256. At 5e-4, three of six
-        # collapsed with T = 243, and one of nine with T = 81. Clipping gradients did not change this.
-        mixste_learning_rate=5e-4,
         ablation_frames=81,  # seven of ten clips are shorter than 243 frames
         ablation_dim=256,
         people=_OPEN_PEOPLE,
@@ -329,7 +318,7 @@ PROFILES["open-styles"] = replace(
     "not comparable with the paper",
     data=Data("open-styles", test_cameras=1),
     mpi_inf_3dhp=Data("open-styles", **_DHP, test_cameras=1),
-    recipe_changes=PROFILES["open"].recipe_changes | {"by_subject": False, "body_shapes": False},
+    recipe_changes=PROFILES["open"].recipe_changes | {"measured_bodies": False},
     people=MorePeople((("bandai",),), (), counts=(1,), frames=0, other_frames=()),  # there is one skeleton only
     average="actions",
     groups={},

@@ -270,36 +270,41 @@ def table7(p: Profile) -> list[Row]:
 
 
 def paper_vs_code(p: Profile) -> list[Row]:
-    """The authors' recipe with one setting of the paper's text at a time, then with all of them."""
+    """The profile's recipe with one setting of the authors' code or of the paper's text at a time, then with all.
+
+    Settings that are the profile's already have no row. "authors" and "paper" keep its schedule and batch.
+    """
     p = p.shorter()
-    # Settings that a profile may change, but that are the authors' in the base row of this table.
-    names = ("optimizer", "scaled_gradient", "drop_path", "random_starts")
-    authors, text = ({name: getattr(recipe, name) for name in names} for recipe in (AUTHORS, PAPER))
+    ours, adamw = p.recipe(), {"learning_rate": p.adamw_rate or p.recipe().learning_rate}
     half = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 1.0))
+    windows = ours.batch_frames * p.frames[p.ablation_frames]
     switches = [
         ("squared-norm", "1: squared norm", {"squared": PAPER.squared}),
         ("group-weights", "2: weights by group", {"weights": PAPER.weights}),
         ("half-coefficients", "3: coefficients 0.5, 1.0", {"loss": half}),
+        ("scaled-gradient", "6: scaled gradient", {"scaled_gradient": AUTHORS.scaled_gradient}),
         ("plain-gradient", "6: plain gradient", {"scaled_gradient": PAPER.scaled_gradient}),
-        ("adam", "7: Adam", {"optimizer": PAPER.optimizer, "weight_decay": PAPER.weight_decay}),
-        (
-            "batch-1024",
-            "10: batch of 1024 windows",
-            {"batch_frames": p.recipe().batch_frames * p.frames[p.ablation_frames]},
-        ),
+        ("adamw", "7: AdamW", {"optimizer": AUTHORS.optimizer, **adamw}),
+        ("adam", "7: Adam", {"optimizer": PAPER.optimizer, "weight_decay": PAPER.weight_decay, **adamw}),
+        ("batch-1024", "10: batch of 1024 windows", {"batch_frames": windows}),
+        ("stochastic-depth", "11: stochastic depth", {"drop_path": AUTHORS.drop_path}),
         ("dropout", "11: dropout", {"dropout": PAPER.dropout, "drop_path": PAPER.drop_path}),
         ("attention-scale", "12: attention scale", {"attention_scale": PAPER.attention_scale}),
         ("embedding-norm", "13: embedding norm", {"embedding_norm": PAPER.embedding_norm}),
         ("not-mirrored", "19: no mirrored windows", {"mirror": False}),
     ]
-    recipes = {(key, label): p.recipe(**authors | change) for key, label, change in switches}
-    recipes["paper", "paper's recipe"] = p.recipe(PAPER, **text)
+    recipes = {(key, label): replace(ours, **change) for key, label, change in switches}
+    length = {"schedule": ours.schedule, "batch_frames": ours.batch_frames, **adamw}
+    recipes["authors", "authors' recipe"] = replace(AUTHORS, **length)
+    recipes["paper", "paper's recipe"] = replace(PAPER, **length)
     trained = partial(p.mixste, p.ablation_frames, dim=p.ablation_dim)
     note = ", ".join(filter(None, (p.size_note(p.ablation_dim), p.length_note)))
-    plain = tuple(replace(run, test_curve=True) for run in trained(recipe=p.recipe(**authors)))
-    base = Row("authors", plain, "authors' recipe", note=note)
+    plain = tuple(replace(run, test_curve=True) for run in trained(recipe=ours))
+    base = Row("base", plain, f"recipe of profile {p.name}", note=note)
     rows = [
-        Row(key, trained(recipe=recipe), label, against=base.key, note=note) for (key, label), recipe in recipes.items()
+        Row(key, trained(recipe=recipe), label, against=base.key, note=note)
+        for (key, label), recipe in recipes.items()
+        if recipe != ours
     ]
     return [base, *rows, *references(p.detected)]
 
@@ -309,13 +314,12 @@ def limits(p: Profile) -> list[Row]:
 
     One seed, the first of the profile. The long trainings keep a learning curve. Two other networks, trained for as
     long on the same data, show whether the order of the methods depends on the length. "all-8x" is the training with
-    all augmentations, 8 times as long. MixSTE has the learning rate of its peers, at which none of these narrow
-    networks collapsed with exact keypoints; the baseline has Table 5's.
+    all augmentations, 8 times as long.
     """
     p = p.shorter()
     data = replace(p.data, keypoints="gt", split="validation")
     names = ("random_starts", "body_shapes", "measured_bodies", "new_cameras")
-    bodies_and_cameras = ("body_shapes", "new_cameras")
+    bodies_and_cameras = ("measured_bodies", "new_cameras")
     three = ("random_starts", *bodies_and_cameras)
 
     def only(chosen: tuple[str, ...]) -> dict[str, bool]:
@@ -331,7 +335,7 @@ def limits(p: Profile) -> list[Row]:
     rows = {}
     for key, label, chosen in choices:
         recipe = p.recipe(**only(chosen))
-        runs = p.mixste(81, dim=256, data=data, recipe=recipe, rate=recipe.learning_rate)[:1]
+        runs = p.mixste(81, dim=256, data=data, recipe=recipe)[:1]
         rows[key] = Row(key, runs, label, against="as-recorded" if rows else "", note=p.length_note)
 
     def long(key: str, label: str, runs: tuple[Run, ...], times: int, against: str) -> Row:
@@ -345,11 +349,11 @@ def limits(p: Profile) -> list[Row]:
         for run in p.peer("videopose3d", 81, data=data)
     )
     first, *more = p.long
-    shapes, every = rows["body-shapes"], rows["all"]
+    bodies, every = rows["measured-bodies"], rows["all"]
     ours = long(every.key, every.label, every.runs, first, every.key)
     return [
         *rows.values(),
-        long(shapes.key, shapes.label, shapes.runs, first, shapes.key),
+        long(bodies.key, bodies.label, bodies.runs, first, bodies.key),
         long("videopose3d", "VideoPose3D", videopose3d, first, ours.key),
         long("baseline", "seq2seq baseline", baseline, first, ours.key),
         ours,
