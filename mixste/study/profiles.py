@@ -185,6 +185,7 @@ def _smoke(
             "scaled_gradient": False,
             "drop_path": 0.0,
         },
+        adamw_rate=5e-3,
         people=MorePeople(orders=MorePeople.orders[:1]),
         protocol=protocol,
         gpu=False,

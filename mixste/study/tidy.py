@@ -40,9 +40,12 @@ COLUMNS = {
     "note": str,
 }
 UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
-# Published tables of data that have been replaced stay until their profile is run again: their column source, and what
-# they were made with.
-REPLACED = {"open-subjects": "eight subjects of HDM05 and CMU, 0.8% of the paper's training"}
+# Published tables of data or recipes that have been replaced stay until their profile is run again: their column source,
+# and what they were made with. None of them says what its intervals are over.
+REPLACED = {
+    "open-subjects": "eight subjects of HDM05 and CMU, AdamW, 0.8% of the paper's training",
+    "open-styles": "Bandai-Namco's unseen styles, AdamW, 0.8% of the paper's training",
+}
 FAILED, NOT_TRAINED = "failed", "not trained here"  # in the notes of rows that lack some or all of their runs
 pd.options.display.max_colwidth = None  # a note is shown whole
 
@@ -149,8 +152,8 @@ def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
 
 
 def replaced(table: pd.DataFrame) -> str:
-    """What a table of data that have been replaced was made with; empty for any other."""
-    return REPLACED.get(table["source"].iloc[0], "")
+    """What a table of data or of a recipe that have been replaced was made with; empty for any other."""
+    return "" if table["over"].any() else REPLACED.get(table["source"].iloc[0], "")
 
 
 def files(profile: str, root: Path | None = None) -> list[Path]:

@@ -1,10 +1,13 @@
-"""The scales of the study: what stands for the paper's sizes, and how fast MixSTE may learn."""
+"""The scales of the study: what stands for the paper's sizes, and the recipe."""
+
+from dataclasses import replace
 
 import pytest
 
 from mixste.study.profiles import PROFILES, profile_of
 from mixste.study.published import published
 from mixste.study.tables import TABLES
+from mixste.train import AUTHORS
 
 
 def test_a_model_taught_fewer_poses_takes_as_many_steps_and_its_row_says_so():
@@ -17,24 +20,20 @@ def test_a_model_taught_fewer_poses_takes_as_many_steps_and_its_row_says_so():
         assert fewer == (row.runs[0].model == "poseformer") == ("93,750 poses of training" in row.note)
 
 
-def test_what_would_collapse_learns_more_slowly():
-    """In profile open, by hand: 5e-4, less for tokens wider than 512 and, by the root, for windows longer than 81. A
-    temporal token of 17 joints of 32 is 544 wide. The peers and `limits` keep 1e-3, but for Table 5's baseline."""
-    open_, rates = PROFILES["open"], {}
-    for key in ("table5", "table7"):
-        for row in TABLES[key].rows(open_):
-            if row.trained:
-                run, options = row.runs[0], dict(row.runs[0].options)
-                width = 17 * 32 if not options.get("separate_joints", True) else options["dim"]
-                rates[width, run.frames] = run.recipe.learning_rate
-    slower = {(544, 81): 5e-4 * 512 / 544, (640, 27): 4e-4, (512, 128): 3.977476e-4, (512, 243): 2.886751e-4}
-    slower[512, 300] = 2.598076e-4
-    assert rates == pytest.approx(dict.fromkeys(rates, 5e-4) | slower)
-    others = [*open_.peer("videopose3d", 243), *open_.peer("poseformer", 81)]
-    limits = {row.key: row for row in TABLES["limits"].rows(open_) if row.trained}
-    del limits["baseline-8x"]
-    others += [run for row in limits.values() for run in row.runs]
-    assert {run.recipe.learning_rate for run in others} == {1e-3}
+def test_one_recipe_for_all_networks():
+    """Of a profile, but for the loss and the windows of peers, and where notebook 13 goes back to AdamW."""
+    for name, rates in (("open", {1e-3}), ("smoke", {7e-3}), ("paper", {4e-5})):
+        profile = PROFILES[name]
+        runs = [run for key in TABLES for row in TABLES[key].rows(profile) if row.trained for run in row.runs]
+        assert {run.recipe.learning_rate for run in runs if run.recipe.optimizer == profile.recipe().optimizer} == rates
+    assert {run.recipe.optimizer for run in runs} == {"adamw", "adam"}
+    assert PROFILES["paper"].recipe() == AUTHORS
+
+
+def test_departures_from_the_authors_recipe_are_named():
+    assert PROFILES["paper"].departures == "The recipe is the authors'."
+    assert "optimizer muon (theirs: adamw), learning_rate 0.001 (theirs: 4e-05)" in str(PROFILES["open"])
+    assert replace(PROFILES["open"], recipe_changes={"mirror": True}).departures == "The recipe is the authors'."
 
 
 def test_every_size_of_table_7_has_a_stand_in():

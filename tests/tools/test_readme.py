@@ -204,7 +204,7 @@ def test_tables_of_replaced_data_say_what_they_were_made_with(tmp_path, monkeypa
     """Among tables of the profile as it is, and alone."""
     monkeypatch.setattr(readme.store, "ROOT", tmp_path)
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
-    profile, earlier = PROFILES["open"], "eight subjects of HDM05 and CMU, 0.8% of the paper's training"
+    profile, earlier = PROFILES["open"], "eight subjects of HDM05 and CMU, AdamW, 0.8% of the paper's training"
     for key, source in ("table1", "open-subjects"), ("table2", "open-people"):
         row = TABLES[key].row(profile, "mixste-81").label
         about = {"row": row, "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 2.0, "runs": "a"}
