@@ -24,9 +24,10 @@ def test_distinct_runs(name):
     """Counted by hand for one seed: 5 in Table 1, 3 in 2, 2 in 3, 7 and two pretrainings in 4; 3 new ones in 5, four in
     6, ten in 7, and in notebook 13 eleven beside the authors' recipe, and fourteen beside another. The full model is a
     row of 1, 5, 6 and 7, the start of a row of 4, and the base of 13, unless the profile takes a smaller one apart in 6
-    (two more) or shorter ones in 13 (one more). Eleven in notebook 17, of one seed, and one more where there is a longer length. In notebook 18 each number of subjects and
-    of frames, once for each order of subjects. Two references each on the data of Tables 1, 2, 3 and 4 and of notebooks
-    17 and 18. A row more in one of these tables is counted here."""
+    (two more) or shorter ones in 13 (one more). Eleven in notebook 17, of one seed, and one more where there is a
+    longer length. In notebook 18 each number of subjects and of frames, once for each order of subjects. Two references
+    each on the data of Tables 1, 2, 3 and 4 and of notebooks 17 and 18. A row more in one of these tables is counted
+    here."""
     profile = PROFILES[name]
     runs = distinct(profile, [table.key for table in named(COUNTED)])
     own = {"open": 14 + 3, "open-styles": 14 + 3, "paper": 11}.get(name, 14 + 1)
