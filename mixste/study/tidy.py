@@ -40,8 +40,8 @@ COLUMNS = {
     "note": str,
 }
 UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
-# Published tables of data or recipes that have been replaced stay until their profile is run again: their column source,
-# and what they were made with. None of them says what its intervals are over.
+# Published tables of data or recipes that have been replaced stay until their profile is run again: their column
+# source, and what they were made with. None of them says what its intervals are over.
 REPLACED = {
     "open-subjects": "eight subjects of HDM05 and CMU, AdamW, 0.8% of the paper's training",
     "open-styles": "Bandai-Namco's unseen styles, AdamW, 0.8% of the paper's training",
