@@ -1,6 +1,5 @@
 """The profiles of the study: data, sizes that replace the paper's, length of training, and seeds."""
 
-import math
 import os
 from dataclasses import dataclass, field, replace
 
