@@ -314,7 +314,7 @@ def limits(p: Profile) -> list[Row]:
 
     One seed, the first of the profile. The long trainings keep a learning curve. Two other networks, trained for as
     long on the same data, show whether the order of the methods depends on the length. "all-8x" is the training with
-    all augmentations, 8 times as long.
+    random starts, measured bodies and new cameras, 8 times as long.
     """
     p = p.shorter()
     data = replace(p.data, keypoints="gt", split="validation")
