@@ -276,6 +276,7 @@ FORMATS = {
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:open-people is without")
 @pytest.mark.parametrize("name", FORMATS)
 def test_damaged_files(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MIXSTE_CACHE", str(tmp_path / "cache"))
