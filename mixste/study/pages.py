@@ -52,7 +52,8 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         if not tables.keys() - {root / "results" / name / "01_architecture.csv"}:
             continue
         ledger_lines = ledger(name, root, tables)
-        earlier = dict.fromkeys(map(replaced, tables.values()))  # "" for tables of the profile as it is
+        of_networks = [table for table in tables.values() if (table["runs"] != "").any()]  # not the card of the data
+        earlier = dict.fromkeys(map(replaced, of_networks or tables.values()))  # "" for tables of the profile as it is
         title = (
             profile.title
             if "" in earlier
