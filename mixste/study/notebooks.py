@@ -4,13 +4,17 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from mixste.io import DataError
@@ -28,9 +32,10 @@ DEFAULT = "smoke"  # the profile that the notebooks themselves name
 
 
 def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, train: bool = True) -> None:
-    """Train the runs that these notebooks read, then execute those that are out of date: one process, one machine.
+    """Train the runs that these notebooks read, then execute those that are out of date, on one machine.
 
-    train: if False, tables and figures are drawn from the available records, without data.
+    jobs: the number of trainings, and then of notebooks, at a time, see `trainer.jobs_for`. train: if False,
+    tables and figures are drawn from the available records, without data.
     Executed copies go to notebooks/<profile>/ of the output folder. A training or a notebook that fails, or whose data
     are not there, does not keep the others from being made; RuntimeError then names it at the end.
     """
@@ -42,34 +47,56 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, train: 
     failed = [not_made(lacking)] if lacking else []
     if train:
         failed += [trainer.make_all(distinct(scale, tables_read(chosen)), jobs, title=f"training, profile {profile}")]
-    for number, path in enumerate(chosen, 1):
-        began = time.monotonic()
-        label = f"[{number}/{len(chosen)}] {path.name}"
-        with store.locked(_copy(path, profile)):  # by one process at a time, where several share the store
-            damage = damaged(path, profile)
-            if damage:
-                print(f"{label}: no longer as written, and made again: {', '.join(damage)}", flush=True)
-            elif fresh(path, profile, train):
-                print(f"{label}: up to date", flush=True)
-                continue
-            wanted = distinct(scale, tables_read([path]))
-            if not train and wanted and not records.find(wanted, profile):
-                print(f"{label}: there is no record of any of its runs", flush=True)
-                continue
-            print(f"{label} …", end="", flush=True)
-            try:
-                execute(path, profile, train)
-                print(f" {time.monotonic() - began:.0f} s", flush=True)
-            except RuntimeError as error:
-                print(" failed", flush=True)
-                failed.append(str(error))
-            except OSError:  # a full disk, which the next notebook would meet too
-                print(" failed", flush=True)
-                raise
+    for path, made in _in_workers(chosen, profile, train, trainer.jobs_for(len(chosen), jobs)):
+        print(f"[{chosen.index(path) + 1}/{len(chosen)}] {path.name}", end="", flush=True)
+        try:
+            said = made()
+        except RuntimeError as error:
+            said = " … failed"
+            failed.append(str(error))
+        except OSError:  # a full disk, which the next notebook would meet too
+            print(" … failed", flush=True)
+            raise
+        print(said, flush=True)
     renew_page()
     print(where(profile))
     if any(failed):
         raise RuntimeError("; ".join(filter(None, failed)))
+
+
+def _in_workers(chosen: list[Path], profile: str, train: bool, jobs: int) -> Iterator[tuple[Path, Callable[[], str]]]:
+    """`_make` for each notebook, `jobs` at a time; gives each as it ends, and what then returns or raises its result.
+
+    With one job, it is made when that is called, in this process.
+    """
+    if jobs < 2:
+        yield from ((path, partial(_make, path, profile, train)) for path in chosen)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn"), trainer.start_worker, (os.getpid(),)) as pool:
+        try:
+            waiting = {pool.submit(_make, path, profile, train): path for path in chosen}
+            for done in as_completed(waiting):
+                yield waiting[done], done.result
+        except BaseException:  # Ctrl-C, a full disk
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
+            raise
+
+
+def _make(path: Path, profile: str, train: bool) -> str:
+    """Execute a notebook if it is out of date. Returns what to say of it after its name; raises as `execute` does."""
+    began = time.monotonic()
+    with store.locked(_copy(path, profile)):  # by one process at a time, where several share the store
+        damage = damaged(path, profile)
+        if not damage and fresh(path, profile, train):
+            return ": up to date"
+        wanted = distinct(profile_of(profile), tables_read([path]))
+        if not damage and not train and wanted and not records.find(wanted, profile):
+            return ": there is no record of any of its runs"
+        execute(path, profile, train)
+    again = f": no longer as written, and made again: {', '.join(damage)}" if damage else ""
+    return f"{again} … {time.monotonic() - began:.0f} s"
 
 
 def choose(tables: Sequence[str] = (), numbers: Sequence[str] = ()) -> list[Path]:

@@ -116,7 +116,7 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") ->
     renewed = [run for run in wanted if outdated(run)]
     without = [run for run in renewed if not _has_weights(run)]
     missing += [run for run in renewed if run not in without]
-    jobs = min(len(missing), jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1))
+    jobs = jobs_for(len(missing), jobs)
     with Progress(len(missing), title) as progress:
         ended = _in_workers(missing, jobs, progress) if jobs > 1 else _in_turn(missing, title, progress)
         for run, died in ended:
@@ -137,6 +137,11 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") ->
     )
 
 
+def jobs_for(count: int, jobs: int | None = None) -> int:
+    """The number of processes for `count` jobs: by default one for each CPU core, or one on a GPU."""
+    return min(count, jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1))
+
+
 def _in_turn(wanted: list[Run], title: str, progress: Progress) -> Iterator[tuple[Run, bool]]:
     """`make` for each run in this process; gives each as it ends, as `_in_workers` does."""
     for run in wanted:
@@ -153,7 +158,7 @@ def _in_workers(wanted: list[Run], jobs: int, progress: Progress) -> Iterator[tu
     context = multiprocessing.get_context("spawn")
 
     def pool() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, context, initializer=_worker, initargs=(os.getpid(),))
+        return ProcessPoolExecutor(1, context, initializer=start_worker, initargs=(os.getpid(),))
 
     waiting, idle, working = list(wanted), [pool() for _ in range(jobs)], {}
     try:
@@ -185,7 +190,7 @@ def _in_workers(wanted: list[Run], jobs: int, progress: Progress) -> Iterator[tu
         raise
 
 
-def _worker(parent: int) -> None:
+def start_worker(parent: int) -> None:
     """Leave Ctrl-C to the parent, and end when it does, however it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with(parent)
