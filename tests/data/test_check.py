@@ -165,7 +165,7 @@ def test_real_people_in_the_licensed_formats(open_root, tmp_path):
                 bone = (clip.poses[:, child] - clip.poses[:, parent])[clip.valid]  # None keeps all
                 lengths = np.linalg.norm(bone, axis=-1)
                 assert np.ptp(lengths) < 0.01
-                assert 0.15 < lengths.mean() < 0.6
+                assert 0.13 < lengths.mean() < 0.6  # the shortest forearm is that of cmu_05
         assert all("frames" in problem for problem in check(name, tmp_path).problems)
 
 
