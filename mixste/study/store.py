@@ -234,6 +234,8 @@ def listing() -> pd.DataFrame:
     if not rows:
         return pd.DataFrame(columns=["run", "state"])
     table = pd.DataFrame(rows)
+    counts = table.columns.intersection(["frames", "poses", "seed"])  # which damaged runs lack
+    table[counts] = table[counts].convert_dtypes()
     finished = [Finished(store() / name) for name in table["run"][table["state"].isin(("finished", "outdated"))]]
     try:
         errors = _errors(finished)

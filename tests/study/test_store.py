@@ -101,6 +101,7 @@ def test_what_is_no_run_or_cannot_be_read_is_a_line_of_the_list(folder):
     states = {f"{number:012}": "damaged" for number in range(1, 6)} | {"0123456789ab": "unfinished", RUN.id: "finished"}
     assert listed["state"].to_dict() == states
     assert listed["MPJPE"].notna().to_dict() == {name: name == RUN.id for name in states}
+    assert str(listed["frames"][RUN.id]) == str(RUN.frames), "a whole number, also beside runs that have none"
 
 
 @pytest.mark.parametrize("name", [RUN.id, f"{RUN.id}.part"])

@@ -183,6 +183,8 @@ def follow(detections: Detections, person: int = 0) -> tuple[Float[np.ndarray, "
     tracks = _tracks(frames, points, sizes, ids)
     # Equal ones stay in the order of their first appearance.
     ranked = sorted(tracks, key=lambda track: -len(track) * float(np.median(sizes[track])))
+    if not ranked:
+        raise DataError(f"{detections.name}: expected a person, found nobody with a detected point in any frame")
     if not 0 <= person < len(ranked):
         raise DataError(
             f"{detections.name}: expected person {person}, found {len(ranked)} in the clip, numbered from 0"

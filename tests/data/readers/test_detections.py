@@ -189,7 +189,7 @@ def test_points_with_a_low_score_are_unseen():
 def test_asking_for_more_people_than_there_are():
     with pytest.raises(DataError, match="expected person 1, found 1 in the clip"):
         follow(seen([[person(5)]]), person=1)
-    with pytest.raises(DataError, match="expected person 0, found 0 in the clip"):
+    with pytest.raises(DataError, match="expected a person, found nobody with a detected point in any frame"):
         follow(seen([[], [person(5, score=0.0)]]))
 
 
