@@ -130,7 +130,7 @@ def test_rows_of_short_trainings_say_so():
     for key in ("paper_vs_code", "limits"):
         short = [row for row in networks(key, SMOKE) if row.runs[0].poses == SMOKE.short_poses]
         assert short
-        assert {row.note for row in short} == {"22,500 poses of training"}
+        assert {row.note for row in short} == {"18,000 poses of training"}
         assert not any("poses of training" in row.note for row in networks(key, OPEN))
 
 
