@@ -235,7 +235,7 @@ def listing() -> pd.DataFrame:
         return pd.DataFrame(columns=["run", "state"])
     table = pd.DataFrame(rows)
     counts = table.columns.intersection(["frames", "poses", "seed"])  # which damaged runs lack
-    table[counts] = table[counts].convert_dtypes()
+    table[counts] = table[counts].convert_dtypes().astype(object).fillna("")
     finished = [Finished(store() / name) for name in table["run"][table["state"].isin(("finished", "outdated"))]]
     try:
         errors = _errors(finished)
