@@ -66,7 +66,7 @@ def test_a_table_is_one_entry_and_one_notebook(checkout):
     plan = mixste("reproduce", "--tables", "toy", "--dry-run")
     assert "toy, narrow network, seed 0: train" in plan
     assert "2 of 2 runs to train, 1 of 1 notebooks to execute" in plan
-    assert "2 runs in " in mixste("train", "--table", "19")
+    assert "2 runs in " in mixste("train", "--table", "19", "--jobs", "1")
     assert "[1/1] 19_toy.ipynb" in mixste("reproduce", "--tables", "toy")
     values = tidy.read("smoke", "19_toy", checkout / "runs")
     assert values["row"].tolist() == ["narrow network", "wide", "wide"]

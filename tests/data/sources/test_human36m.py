@@ -211,7 +211,7 @@ def test_many_damaged_originals(worlds, tmp_path, monkeypatch):
     monkeypatch.setattr(foreign, "CPU_SECONDS", 3)
     licensed.write_human36m_originals(tmp_path, {"S1": {"Photo": worlds["S1"]["Photo"]}})
     [path] = tmp_path.glob("S1/*/*/*.cdf")
-    for damaged in licensed.mutations(path, 150, seed=1):
+    for damaged in licensed.mutations(path, 40, seed=1):
         path.write_bytes(damaged)
         refused(tmp_path)
 

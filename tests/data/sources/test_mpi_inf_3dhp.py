@@ -190,7 +190,7 @@ def test_other_content(tmp_path, train, test, message):
 
 @needs_h5py
 @pytest.mark.parametrize("kind", ["annot.mat", "annot_data.mat"])
-@pytest.mark.parametrize("count", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [3, pytest.param(15, marks=pytest.mark.slow)])
 def test_damaged_originals(held, tmp_path, kind, count):
     """Each file is read, or refused in a sentence; none crashes the reader."""
     train, test = held
