@@ -144,7 +144,7 @@ def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=dict.fromkeys(floats, ""))
         if "over" not in table:  # written before there was this column
-            table.insert(list(COLUMNS).index("over"), "over", "")
+            table.insert(min(list(COLUMNS).index("over"), len(table.columns)), "over", "")
         validate(table)
     except ValueError as error:
         raise ValueError(f"expected a table of the study in {path}: {error}") from None
