@@ -1,4 +1,4 @@
-"""Muon: the optimizer of the study's own profiles."""
+"""Muon: the optimizer of all profiles but `paper` (`mixste.study.profiles`)."""
 
 import math
 from collections import defaultdict
@@ -15,8 +15,8 @@ class Muon(torch.optim.AdamW):
     """Muon (Jordan et al., 2024) for the weight matrices of a network, AdamW for its other parameters.
 
     The update of a matrix is its momentum with all singular values set to about 1: every direction of the matrix
-    moves by the same amount. With AdamW, single directions, which the gradients of all tokens share, can grow until
-    all tokens are alike and the network gives one pose for every input (results/bench/collapse.csv).
+    moves by the same amount. With AdamW, a direction that the gradients of all tokens share can grow until all tokens
+    are alike, and the network gives one pose for every input (results/bench/collapse.csv).
 
     Matrices are the weights of `nn.Linear` and `nn.Conv1d`, the latter as (channels out, channels in · width). Updates
     are scaled by 0.2 · √(longer side) (Liu et al., 2025), which gives them about the size of AdamW's, so both share a

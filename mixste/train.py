@@ -44,9 +44,9 @@ class Recipe:
     gradient by the value of the loss, as the authors' `loss.backward(loss)` does (6). optimizer, weight_decay,
     learning_rate: "adamw" with decay 0.1 in the code, Adam in the text (7); the text gives no rate (8). schedule:
     "epochs" multiplies the rate by 0.99 after each epoch, as the authors do (8); "cosine" rises over the first 5 % of
-    the steps and falls to zero, for trainings of any length. batch_frames: supervised poses per step; the authors'
-    batch is 1024 frames, the text's 1024 (10). dropout, drop_path: dropout in the text, stochastic depth in the code
-    (11). attention_scale, embedding_norm: see `mixste.model.MixSTE` (12, 13). interval: frames between the starts of
+    the steps and falls to zero, for trainings of any length. batch_frames: supervised poses per step, 1024 in the code;
+    the text says 1024 without a unit (10). dropout, drop_path: dropout in the text, stochastic depth in the code (11).
+    attention_scale, embedding_norm: see `mixste.model.MixSTE` (12, 13). interval: frames between the starts of
     training windows, T if None (19). mirror: also train on the mirror image of each window (19).
 
     Not in the paper. optimizer "muon": see `mixste.optim`. random_starts: draw each window from anywhere in its clip;
@@ -291,8 +291,8 @@ def even_pieces(network: nn.Module, windows: int, poses: int) -> int:
 class TrainingCollapsed(FloatingPointError):
     """A training whose network is no better than a constant pose, and does not recover; see `CollapseWatch`.
 
-    step: the collapse, after so many steps; 0 if the network never was any better. loss: its mean since then.
-    constant_loss: that of the constant pose. history: the learning curve, which ends where the training was stopped.
+    step: number of steps before the collapse. loss: mean loss since then. constant_loss: loss of the constant pose.
+    history: the learning curve, which ends where the training was stopped.
     """
 
     def __init__(
@@ -308,14 +308,14 @@ class TrainingCollapsed(FloatingPointError):
 
 
 class CollapseWatch:
-    """Tells when a training has collapsed, from its mean loss over every 1 % of the steps, and 50 steps at least.
+    """Detects a collapse from the mean loss over intervals of 1 % of the steps, or of 50 steps if that is more.
 
-    It has if six means in a row exceed 95 % of the constant pose's loss after one was below 85 %, so that what the
-    network had learned is lost; or if twelve in a row exceed 125 %, whether or not it ever learned. A spike of some
-    steps is no collapse, nor is a high loss in the first 600 steps or the first 12 % of the training, nor one that
-    stagnates at the constant pose's. The numbers are chosen by results/bench/collapse.csv, where the loss after a
-    collapse is 0.99 to 1.6 times the constant pose's, depending on its terms. A loss that is not positive for the
-    constant pose is not watched.
+    A training has collapsed if six means in a row exceed 95 % of the constant pose's loss after one was below 85 %, so
+    that what the network had learned is lost; or if twelve in a row exceed 125 %, whether or not it ever learned. These
+    are no collapses: a spike of a few steps, a loss that stagnates at the constant pose's, and a high loss in the first
+    twelve intervals before the network has learned anything. The numbers are chosen from results/bench/collapse.csv,
+    where the loss after a collapse is 0.97 to 1.6 times the constant pose's, depending on its terms. Nothing is
+    detected if the constant pose's loss is not positive.
     """
 
     def __init__(self, steps: int, constant_loss: float, device="cpu"):
@@ -323,7 +323,7 @@ class CollapseWatch:
         self.total, self.counted, self.means = torch.zeros((), dtype=torch.float64, device=device), 0, []
 
     def __call__(self, loss: Float[Tensor, ""]) -> int:
-        """Take the loss of the next step. Returns how many steps ago the training collapsed, 0 if it has not."""
+        """Adds the loss of the next step. Returns how many steps ago the training collapsed, 0 if it has not."""
         self.total, self.counted = self.total + loss, self.counted + 1
         if self.counted < self.every:  # without waiting for the GPU
             return 0

@@ -169,15 +169,15 @@ def _smoke(
         heads=2,
         channels=64,
         joint_dim=4,
-        # With T = 9, some trainings of 40,000 poses end at 100 mm, where others were half-way. All of 50,000 end
-        # between 53 and 65.
+        # With T = 9, some trainings end at 100 mm after 40,000 poses, where others were half-way through theirs. After
+        # 50,000, all end between 53 and 65 mm.
         poses=54_000,
         short_poses=18_000,
         seeds=(0,),
-        # From the authors' recipe, changed where it costs most on synthetic people. After 60,000 poses with T = 9,
-        # batches of 45 poses give 71 mm and of 90 give 113; AdamW gives 65 mm at its best rate, Muon 55. After 40,000,
-        # Muon gives 70 mm, and with the scaled gradient 83; AdamW gives 88. The rate lies
-        # between the best ones for T = 3, 1e-2, and without joint separation, 5e-3.
+        # The changes to the authors' recipe that lower the error most on synthetic people. After 60,000 poses with
+        # T = 9, batches of 45 poses give 71 mm, and of 90 give 113; AdamW gives 65 mm at its best rate, Muon 55. After
+        # 40,000, Muon gives 70 mm, and with the scaled gradient 83; AdamW gives 88. The rate is between the best one
+        # for T = 3, 1e-2, and the best one without joint separation, 5e-3.
         recipe_changes={
             "optimizer": "muon",
             "learning_rate": 8e-3,
@@ -217,8 +217,8 @@ _OPEN_HUMANEVA = Data(
     actions=("Sneak", "Jog in circle"),
 )
 
-# Three random orders. No two of the first eight may be one person (`mixste.data.sources.people`): they are 01 or 16, 29
-# or 49, 07 or 08, and five more. The first four have at least 4,000 frames each, so that two, four and eight subjects
+# Three random orders. No two of the first eight can be one person (`mixste.data.sources.people`): they are 01 or 16, 29
+# or 49, 07 or 08, and five others. The first four have at least 4,000 frames each, so that two, four and eight subjects
 # give equal shares of 8,000 frames. The others follow. Of all sixteen, three have less than their share and give what
 # they have (10: 229, 26: 347, 32: 382 frames); the other thirteen give 541 or 542 frames each.
 _FIRST_EIGHT = (
@@ -259,10 +259,11 @@ PROFILES = {
         **_PUBLISHED_SIZES,
         poses=3_000_000,
         seeds=(0, 1, 2),
-        # Chosen on validation subjects, see results/bench: with AdamW, trainings with d_m = 512 collapse from 5e-4 on
-        # (collapse.csv), and Muon's error is lower by 10 to 20 mm at 6 M poses (recipe.csv); subjects drawn equally
-        # often cost 5 mm, since three of the 16 have 69 % of the frames. With the scaled gradient or stochastic depth,
-        # trainings as short as these stay at the level of a constant pose.
+        # Chosen on validation subjects, see results/bench. With AdamW and d_m = 512, trainings collapse at rates from
+        # 5e-4 on with T = 81, and from 2.5e-4 on with T = 243 (collapse.csv). After 6 M poses, Muon's error is lower by
+        # 10 to 20 mm, and drawing all subjects equally often costs 5 mm (recipe.csv): three of the 16 have 69 % of the
+        # frames. With AdamW and the scaled gradient or stochastic depth, trainings as short as these stayed at the
+        # level of a constant pose.
         recipe_changes={
             "optimizer": "muon",
             "learning_rate": 1e-3,

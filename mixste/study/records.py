@@ -1,8 +1,8 @@
 """Records of runs in the repository, from which all tables and figures that need no weights are drawn.
 
 `results/<profile>/records/<run id>.json` holds a run's settings, where and in what time it was made, its learning
-curve, its errors by take (the views of a take are averaged, as they are no independent evidence), by take and joint,
-and how the errors of its poses are distributed: some 30 to 90 KB. A training that failed has a record too, with the
+curve, its errors by take (averaged over views, which are not independent evidence) and by take and joint, and how the
+errors of its poses are distributed. It has up to some 90 KB. A training that failed has a record too, with the
 reason and the curve. Plain JSON, with as many digits as tables show: the same run gives the same bytes.
 """
 

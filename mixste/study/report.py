@@ -288,7 +288,7 @@ def summary(
     trainings.
 
     The interval is over people and seeds, with a single person over takes and seeds. On licensed data, a benchmark, it
-    is over seeds alone: other trainings, the same test. So it is with fewer than `LEAST` people or takes of one person.
+    is over seeds alone: other trainings, the same test. The same holds for fewer than `LEAST` people, or takes of one.
     """
     people = values.index.get_level_values("subject").to_numpy()
     of_takes = values.to_numpy(), people, weights.to_numpy()

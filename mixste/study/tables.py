@@ -272,7 +272,8 @@ def table7(p: Profile) -> list[Row]:
 def paper_vs_code(p: Profile) -> list[Row]:
     """The profile's recipe with one setting of the authors' code or of the paper's text at a time, then with all.
 
-    Settings that are the profile's already have no row. "authors" and "paper" keep its schedule and batch.
+    Settings that are the profile's already have no row. "authors" and "paper" keep its schedule and batch, and have its
+    `adamw_rate`, as do the rows "adamw" and "adam".
     """
     p = p.shorter()
     ours, adamw = p.recipe(), {"learning_rate": p.adamw_rate or p.recipe().learning_rate}
@@ -310,11 +311,11 @@ def paper_vs_code(p: Profile) -> list[Row]:
 
 
 def limits(p: Profile) -> list[Row]:
-    """The effect of augmentation and of the length of training, from exact keypoints, on validation subjects.
+    """The effect of augmentation and of the length of training, from ground-truth keypoints, on validation subjects.
 
-    One seed, the first of the profile. The long trainings keep a learning curve. Two other networks, trained for as
-    long on the same data, show whether the order of the methods depends on the length. "all-8x" is the training with
-    random starts, measured bodies and new cameras, 8 times as long.
+    One seed, the first of the profile. The long trainings also keep a curve of the error. Two other networks, trained
+    for as long on the same data, show whether the order of the methods depends on the length. "all-8x" is the training
+    with random starts, measured bodies and new cameras, 8 times as long.
     """
     p = p.shorter()
     data = replace(p.data, keypoints="gt", split="validation")
@@ -366,7 +367,7 @@ def more_people(p: Profile) -> list[Row]:
     """The error on unseen subjects by the number of training subjects, and by the number of frames.
 
     Keys are the two numbers, as "2-8000", or "16-all". Each of the profile's orders of subjects is a seed, and all
-    networks are trained on as many poses as the first long training of `limits`, from exact keypoints.
+    networks are trained on as many poses as the first long training of `limits`, from ground-truth keypoints.
     """
     p, plan = p.shorter(), p.people
     base = replace(p.mixste(81, "gt", dim=256)[0], poses=p.long[0] * p.poses)

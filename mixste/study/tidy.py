@@ -40,8 +40,8 @@ COLUMNS = {
     "note": str,
 }
 UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
-# Published tables of data or recipes that have been replaced stay until their profile is run again: their column
-# source, and what they were made with. None of them says what its intervals are over.
+# Published tables of data or recipes that have been replaced stay until their profile is run again. By their column
+# source, what they were made with. None of them says what its intervals are over.
 REPLACED = {
     "open-subjects": "eight subjects of HDM05 and CMU, AdamW, 0.8% of the paper's training",
     "open-styles": "Bandai-Namco's unseen styles, AdamW, 0.8% of the paper's training",
@@ -95,7 +95,7 @@ def failed_note(sound: int, of: int, failed: dict[str, str]) -> str:
 
 
 def sound_seeds(note: str) -> str:
-    """ "2 of 3 seeds", from the note on a value if the others failed; else empty."""
+    """The text "2 of 3 seeds" from the note on a value, if the others failed; else empty."""
     match = re.search(rf"(\d+ of \d+ seeds), run \S+ {FAILED}", note)
     return match[1] if match else ""
 
@@ -226,10 +226,10 @@ def with_intervals(table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
 
 
 def over(table: pd.DataFrame) -> str:
-    """A caption: what the intervals of a table are over, most of them first; why there are none; empty without seeds.
+    """A caption: what the intervals of a table are over, the most frequent first, or why there are none.
 
-    Left out where there is anything else: the two references, which have no seeds, and differences, which are over what
-    their rows are over.
+    The two references, which involve no randomness, and differences count only if the table has nothing else. Empty if
+    no row has a value.
     """
     table = table[table["seeds"] > 0]
     networks = table[~table["row"].isin((CONSTANT, REGRESSION))]

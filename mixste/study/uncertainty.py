@@ -22,7 +22,7 @@ from scipy.special import stdtrit
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its confidence interval; low, high and degrees are nan if nothing was repeated.
+    """A mean and its confidence interval; nan if nothing was repeated.
 
     over: what was sampled, and so what the interval generalises to:
 
@@ -34,7 +34,7 @@ class Interval:
 
     Of a difference between sides with several seeds: "3 and 5 seeds", or "3 and 1 seeds" if one side has a single one.
 
-    degrees: degrees of freedom.
+    degrees: degrees of freedom, nan if there is no interval.
     """
 
     value: float
@@ -67,8 +67,8 @@ def mean_interval(
 
     values: one number per take and seed; average the views of a take first. people: the person of each take. weights:
     positive, by default 1; frames, or see `equal_people`. these_people: the people are the whole population, as in a
-    benchmark, and the interval is over seeds alone. Takes of a single person are resampled in place of people. Raises
-    ValueError if shapes do not match or are empty, if a value is not finite, or if a weight is not positive.
+    benchmark, and the interval is over seeds alone. With a single person, that person's takes play the part of people.
+    Raises ValueError if shapes do not match or are empty, if a value is not finite, or if a weight is not positive.
     """
     return _interval([values], people, weights, these_people, level)
 

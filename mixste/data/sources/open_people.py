@@ -92,7 +92,7 @@ def _load(root, strict: bool) -> tuple[list[Take], dict[str, tuple[int, str]]]:
 
 
 def check(root=None) -> tuple[pd.DataFrame, list[str]]:
-    """The subjects and takes of each repository that are here and that there are; a sentence for each that lacks some.
+    """For each repository, how many subjects and takes are here, of how many; and a sentence for each that lacks some.
 
     root and errors as of `load_people`.
     """

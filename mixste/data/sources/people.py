@@ -9,7 +9,7 @@ class Person:
     """A subject.
 
     split: "train", "validation" or "test". takes: number of recordings. motions: in a few words. hard: whether most of
-    them are dance, martial arts, acrobatics or climbing; such subjects are reported apart.
+    them are dance, martial arts, acrobatics or climbing; such subjects are also reported separately.
     """
 
     split: str
@@ -20,13 +20,14 @@ class Person:
 
 # CMU says that a person may have several of its numbers, each with a skeleton measured anew; HDM05's five are surely
 # five. Left and right limbs of one skeleton differ by 9 mm on average and by up to 32 mm, so two skeletons may be one
-# person if no thigh, shank, upper arm or forearm differs by 20 mm. All such pairs are on one side: 16 with 17 (12 mm),
-# 29 with 49 (14), 27 with 135 (17), 10 with 35 (17) and 17 (18), 07 with 08 (18), 01 with 16 (18).
+# person if no thigh, shank, upper arm or forearm differs by 20 mm or more. The two of each such pair are in the same
+# split: 16 and 17 (12 mm), 29 and 49 (14), 27 and 135 (17), 10 and 35 (17), 10 and 17 (18), 07 and 08 (18), 01 and 16
+# (18).
 #
-# Test: the three test subjects of the study's first tables, of eight subjects, so that old and new results can be
-# compared; a dancer and a martial artist, while other dancers are trained on; a runner, a walker and a basketball
-# player. Of all 27, they have the shortest shanks (hdm_mm), the shortest forearms (cmu_05) and the longest upper arms
-# (cmu_09).
+# Test: the three test subjects of the first tables of profile `open`, which had eight subjects, so that old and new
+# results can be compared; a dancer and a martial artist, while other dancers are trained on; a runner, a walker and a
+# basketball player. Of all 27, they have the shortest shanks (hdm_mm), the shortest forearms (cmu_05) and the longest
+# upper arms (cmu_09).
 #
 # Validation: the validation subject of those tables, one with various everyday motions, and one with hard motions.
 #
