@@ -300,8 +300,7 @@ def reproduce(
 ) -> None:
     """Train missing runs and execute the notebooks, which make every table and figure of the study.
 
-    Without --on, all of it runs on this machine, without Snakemake. With it, Snakemake runs each training and notebook
-    as a job.
+    Without --on, all of it runs on this machine. With it, Snakemake runs each training and notebook as a job.
     """
     from mixste.study import batch, notebooks
 
