@@ -394,7 +394,7 @@ TABLES: dict[str, Table] = {
     table.key: table
     for table in (
         Table("table1", "1", "02_table1", "detected keypoints", table1),
-        Table("table2", "2", "03_table2", "true keypoints", table2),
+        Table("table2", "2", "03_table2", "ground-truth keypoints", table2),
         Table("table3", "3", "04_table3", "MPI-INF-3DHP", table3, ("PCK", "AUC", "MPJPE"), all_frames, True),
         Table("table4", "4", "05_table4", "HumanEva", table4, ("MPJPE", "P-MPJPE"), by_action_and_subject),
         Table("table5", "5", "06_table5_components", "components", table5, averages_only=True),
