@@ -31,7 +31,7 @@ WORKFLOW = PACKAGE.parent / "workflow"
 JOB_SECONDS = 10.0  # of a job of its own: to start, and to read data
 # Of a core (AMD EPYC) to execute a notebook in profile smoke, with its runs in the store, and those that take longer.
 NOTEBOOK_SECONDS = 7
-SLOW_NOTEBOOKS = {"00": 18, "01": 20, "11": 10, "13": 17, "15": 23, "17": 31, "18": 31}  # 18 as 17
+SLOW_NOTEBOOKS = {"00": 17, "01": 20, "13": 15, "14": 13, "15": 58, "16": 36, "17": 28}
 
 
 @dataclass(frozen=True)
