@@ -5,8 +5,6 @@
 GPU and resumes after an interruption.
 """
 
-from dataclasses import replace
-
 import pandas as pd
 import torch
 from readme import between
@@ -14,6 +12,7 @@ from readme import between
 from mixste import MixSTE, checkpoints
 from mixste.accel import accelerate
 from mixste.data import Clip, load
+from mixste.data.splits import thinned
 from mixste.data.virtual import DETECTORS
 from mixste.evaluate import evaluate
 from mixste.io.files import replacing
@@ -42,17 +41,10 @@ KEYPOINTS = ("gt", *DETECTORS)
 BUNDLED = PACKAGE / "weights" / "open-small.safetensors"
 
 
-def half_rate(clip: Clip) -> Clip:
-    """Every second frame: common cameras record 25 or 30 frames/s."""
-    return replace(clip, fps=clip.fps / 2, keypoints=clip.keypoints[::2], poses=clip.poses[::2])
-
-
 def training_clips() -> list[Clip]:
     """All takes of the `TRAINED` subjects, with the keypoints of each detector, at 50 and 25 frames/s."""
-    clips = []
-    for keypoints in KEYPOINTS:
-        clips += load("open-people", keypoints=keypoints).select(TRAINED).clips
-    return clips + [half_rate(clip) for clip in clips]
+    data = [load("open-people", keypoints=keypoints).select(TRAINED) for keypoints in KEYPOINTS]
+    return [clip for stride in (1, 2) for dataset in data for clip in thinned(dataset, stride).clips]
 
 
 def errors(model: MixSTE) -> pd.DataFrame:
@@ -68,8 +60,8 @@ def errors(model: MixSTE) -> pd.DataFrame:
     tables = []
     for source, cameras, keypoints, slower in conditions:
         tested = TESTED if source == "open-people" else ()
-        clips = Data(source, keypoints, subjects=tested, test_cameras=cameras).load().test[:: 4 if cameras else 1]
-        table = evaluate(model, [half_rate(clip) for clip in clips] if slower else clips, "exact")
+        data = Data(source, keypoints, subjects=tested, test_cameras=cameras, stride=2 if slower else 1).load()
+        table = evaluate(model, data.test[:: 4 if cameras else 1], "exact")
         table["value"] *= table["frames"]
         sums = table.groupby(["subject", "metric", "unit"])[["value", "frames"]].sum()
         sums["value"] = (sums["value"] / sums["frames"]).round(2)

@@ -15,6 +15,13 @@ import queue
 import time
 from pathlib import Path
 
+from mixste import evaluate
+from mixste.study import trainer
+from mixste.study.profiles import PROFILES
+from mixste.study.run import Data, Run
+from mixste.train import TrainingCollapsed, train
+
+DATA = Data("open-people", "cpn", split="validation", test_cameras=1)
 COLUMNS = ("network", "frames", "options", "recipe", "poses", "seed", "state", "stopped_at_step", "constant_pose_loss")
 METRICS = {"MPJPE": "mpjpe_validation", "P-MPJPE": "p_mpjpe_validation", "MPJVE": "mpjve_validation"}
 
@@ -23,25 +30,15 @@ class OutOfTime(Exception):
     pass
 
 
-def trial(settings: dict, data, deadline: float) -> dict:
+def trial(settings: dict, choice: Data, deadline: float) -> dict:
     """The line of one trial; see the module's docstring."""
-    import torch
-
-    from mixste import evaluate
-    from mixste.accel import accelerate
-    from mixste.network import network_class
-    from mixste.study.profiles import PROFILES
-    from mixste.train import TrainingCollapsed, train
-
     changes = dict(settings.get("recipe", {}))
     if "loss" in changes:
         changes["loss"] = tuple(map(tuple, changes["loss"]))
-    recipe = PROFILES["open"].recipe(**changes)
-    network = network_class(settings["network"])
-    options = {name: getattr(recipe, name) for name in network.recipe_options} | settings.get("options", {})
-    torch.manual_seed(settings["seed"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = network(frames=settings["frames"], joints=17, **options).to(device)
+    recipe, options = PROFILES["open"].recipe(**changes), settings.get("options", {})
+    frames, poses, seed = settings["frames"], settings["poses"], settings["seed"]
+    data = choice.load()
+    model = Run(choice, frames, poses, seed, settings["network"], options, recipe).build().to(trainer.run_device())
     line = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in settings.items()}
     curve, began = [], time.monotonic()
 
@@ -51,7 +48,7 @@ def trial(settings: dict, data, deadline: float) -> dict:
             raise OutOfTime
 
     try:
-        train(model, data.train, data.skeleton, recipe, settings["poses"], settings["seed"], at_point=at_point)
+        train(model, data.train, data.skeleton, recipe, poses, seed, at_point=at_point)
         line["state"] = "held"
     except TrainingCollapsed as error:
         line |= {"state": "collapsed", "stopped_at_step": error.step, "constant_pose_loss": error.constant_loss}
@@ -62,9 +59,7 @@ def trial(settings: dict, data, deadline: float) -> dict:
     line |= {"seconds_shared_card": round(time.monotonic() - began, 1)}
     line["curve"] = " ".join(f"{step}:{loss:.4g}" for step, loss in curve)
     if line["state"] == "held":
-        camera = min(clip.camera for clip in data.test)
-        clips = [clip for clip in data.test if clip.camera == camera]
-        errors = evaluate.evaluate(accelerate(model.eval()), clips, "exact", skeleton=data.skeleton)
+        errors = evaluate.evaluate(trainer.evaluated(model.eval()), data.test, "exact", skeleton=data.skeleton)
         errors = errors[errors["metric"].isin(METRICS)]
         errors = errors.assign(total=errors["value"] * errors["frames"])
         sums = errors.groupby(["metric", "subject"])[["total", "frames"]].sum()
@@ -74,13 +69,10 @@ def trial(settings: dict, data, deadline: float) -> dict:
 
 
 def worker(card: int, waiting, lines, deadline: float) -> None:
-    os.environ["CUDA_VISIBLE_DEVICES"] = str(card)
-    from mixste.study.run import Data
-
-    data = Data("open-people", "cpn", split="validation").load()
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(card)  # in time: CUDA is not in use before the first network
     while time.monotonic() < deadline:
         try:
-            lines.put(trial(waiting.get_nowait(), data, deadline))
+            lines.put(trial(waiting.get_nowait(), DATA, deadline))
         except queue.Empty:
             return
 

@@ -74,12 +74,11 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
             lines += ["They stay until the profile is run as it is now, see `mixste/study/profiles.py`."]
         else:
             lines += [profile.departures]
-        for path, table_of_file in tables.items():
-            table = table_of_file
+        for path, whole in tables.items():
             if path.stem == "01_architecture":  # it repeats the averages of Table 1
                 continue
-            of_runs = (table["runs"] != "") | without_value(table)
-            table = table[(table["column"] == "Avg.") & table["metric"].isin(evaluate.UNITS) & of_runs]
+            of_runs = (whole["runs"] != "") | without_value(whole)
+            table = whole[(whole["column"] == "Avg.") & whole["metric"].isin(evaluate.UNITS) & of_runs]
             if len(table):
                 planned = of_notebook(path.stem)
                 lines += [
@@ -98,8 +97,10 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                     if row.label not in set(table["row"])
                 ]
                 lines += [f"\nNot trained yet: {'; '.join(new)}."] if new else []
-                missing = _missing(name, path.stem, table_of_file) if root != store.ROOT else []
-                lines += [f"\nRows of the published table that are missing here: {'; '.join(missing)}."] * bool(missing)
+                missing = _missing(name, path.stem, whole) if root != store.ROOT else []
+                lines += (
+                    [f"\nRows of the published table that are missing here: {'; '.join(missing)}."] if missing else []
+                )
     text = "\n".join(lines) + "\n"
     with replacing(root / "results" / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -89,9 +89,9 @@ def without_value(table: pd.DataFrame) -> pd.Series:
 
 def failed_note(sound: int, of: int, failed: dict[str, str]) -> str:
     """The note on a value from so many seeds of all; failed: why, by the id of each run that failed."""
-    return f"{sound} of {of} seeds, {', '.join(f'run {run} {FAILED}: {why}' for run, why in failed.items())}" * bool(
-        failed
-    )
+    if not failed:
+        return ""
+    return f"{sound} of {of} seeds, {', '.join(f'run {run} {FAILED}: {why}' for run, why in failed.items())}"
 
 
 def sound_seeds(note: str) -> str:

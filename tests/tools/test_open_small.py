@@ -5,13 +5,17 @@ import open_small
 import pandas as pd
 
 from mixste import MixSTE
-from mixste.data import Clip
+from mixste.data import Clip, PoseDataset
+from mixste.skeleton import human36m
 
 
-def test_half_rate_keeps_every_second_frame():
-    poses = np.arange(5 * 17 * 3, dtype=np.float32).reshape(5, 17, 3)
-    clip = Clip("S1", "Walking", "C1", 50, (1000, 1000), poses[..., :2], poses)
-    slower = open_small.half_rate(clip)
+def test_half_rate_keeps_every_second_frame(monkeypatch):
+    poses = np.arange(5 * 17 * 3, dtype=np.float32).reshape(5, 17, 3) / 50
+    clip = Clip(open_small.TRAINED[0], "Walking", "C1", 50, (1000, 1000), poses[..., :2], poses)
+    dataset = PoseDataset("toy", "toy", human36m, [clip], [], "none")
+    monkeypatch.setattr(open_small, "load", lambda source, keypoints: dataset)
+    *whole, slower = open_small.training_clips()[: len(open_small.KEYPOINTS) + 1]
+    assert {one.fps for one in whole} == {50}
     assert slower.fps == 25
     np.testing.assert_array_equal(slower.poses, poses[[0, 2, 4]])
     np.testing.assert_array_equal(slower.keypoints, poses[[0, 2, 4], :, :2])

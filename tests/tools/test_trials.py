@@ -20,7 +20,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def data():
-    return Data("synthetic", "cpn", subjects=("S5", "S6"), actions=("Walking",), split="validation").load()
+    return Data("synthetic", "cpn", subjects=("S5", "S6"), actions=("Walking",), split="validation")
 
 
 def test_a_trial_that_held_is_judged_by_subject(data):
