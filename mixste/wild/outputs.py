@@ -24,11 +24,29 @@ MAX_FRAMES = {"html": 50_000, "gif": 5_000}
 
 
 @dataclass(frozen=True, eq=False)
+class World:
+    """A person on the floor, from `mixste.wild.world.place`.
+
+    Axes are z up with the floor at 0, x to the camera's right and y away from it; the origin is below the hip of the
+    first frame. poses: metres. contacts: whether the right and the left foot stand still on the floor. focal: pixels.
+    rotation, position: camera axes in the world (columns) and the camera's place, so that the poses in camera axes are
+    (poses − position) @ rotation.
+    """
+
+    poses: Float[np.ndarray, "frames 17 3"]
+    contacts: Bool[np.ndarray, "frames 2"]
+    focal: float
+    rotation: Float[np.ndarray, "3 3"]
+    position: Float[np.ndarray, "3"]
+
+
+@dataclass(frozen=True, eq=False)
 class Lifted:
     """The result of lifting one person of a clip.
 
     keypoints: the network's input, pixels. poses: metres in camera axes (x right, y down, z forward), relative to the
     hip. filled: which keypoints were not detected but interpolated. notes: assumptions and warnings, a sentence each.
+    world: the person on the floor, if asked for.
     """
 
     name: str
@@ -38,6 +56,7 @@ class Lifted:
     poses: Float[np.ndarray, "frames 17 3"]
     filled: Bool[np.ndarray, "frames 17"]
     notes: tuple[str, ...] = ()
+    world: World | None = None
 
     def __post_init__(self):  # both may contain a file name
         object.__setattr__(self, "name", readable(self.name))
