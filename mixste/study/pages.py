@@ -14,7 +14,10 @@ from mixste.study.tables import of_notebook
 from mixste.study.tidy import failed_runs, files, over, read, replaced, with_intervals, without_value
 
 # The parts of a run's environment that are in runs.csv.
-ENVIRONMENT = ("device", "torch", "numpy", "python", "mixste", "training_seconds", "testing_seconds")
+ENVIRONMENT = (
+    *("device", "driver", "torch", "numpy", "python", "mixste", "commit"),
+    *("steps", "resumed_at", "sharing", "peak_gib", "training_seconds", "testing_seconds"),
+)
 
 
 def page(root: Path, but: Collection[Path] = ()) -> str:

@@ -33,6 +33,7 @@ from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.io.install import CHECKOUT, HOME
 from mixste.network import NETWORKS
+from mixste.study import cards
 from mixste.study.run import Run, code_of_errors, run_of
 
 # The repository, whose results/ and figures/ are the published study; in an installation without it, the current
@@ -350,10 +351,14 @@ def _hash(path: Path) -> str | None:
         return None
 
 
-def environment() -> dict[str, str]:
-    """The environment of a run, as far as it may change digits or speed."""
+def environment() -> dict[str, object]:
+    """The environment of a run, as far as it may change digits or speed.
+
+    On a GPU also its driver, the peak memory of this process in GiB, and sharing: the number of trainings that shared
+    the GPU. Where that is 1, seconds are those of a training alone.
+    """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {
+    about = {
         "device": device,
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -362,6 +367,10 @@ def environment() -> dict[str, str]:
         "mixste": mixste.__version__,
         "commit": _commit(),
     }
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated() / 2**30
+        about |= {"driver": cards.driver(), "sharing": cards.sharing(), "peak_gib": peak}
+    return about
 
 
 @functools.cache

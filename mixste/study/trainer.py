@@ -220,6 +220,8 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
     with replacing(part / "spec.json") as file:
         file.write_text(spec(run))
     device = run_device()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
     dataset = run.data.load()
     model = initial(run).to(device)
@@ -259,7 +261,7 @@ def _make(run: Run, path: Path, title: str, report: Callable[[str], None]) -> No
     about = environment() | {"training_seconds": end - began, "testing_seconds": time.monotonic() - end}
     about["layout"] = dataset.skeleton.name  # of the joints in errors.npz
     # The share of the training that the seconds do not include.
-    about["resumed_at"] = state["step"] / history[-1]["step"]
+    about |= {"steps": history[-1]["step"], "resumed_at": state["step"] / history[-1]["step"]}
     with replacing(part / "environment.json") as file:
         file.write_text(json.dumps(about | errors, indent=1))
     seal(part)

@@ -544,7 +544,9 @@ def test_every_run_that_a_committed_table_names_has_its_line(profile):
     tables = [tidy.read(profile, path.stem) for path in tidy.files(profile)]
     named = {run for table in tables for run in (*" ".join(table["runs"]).split(), *tidy.failed_runs(table))}
     assert set(ledger["run"]) == named
-    assert (ledger.drop(columns="failed", errors="ignore") != "").all(axis=None)
+    # of runs on a GPU alone, that did not fail, from a checkout
+    optional = ["failed", "driver", "sharing", "peak_gib", "steps", "resumed_at", "commit"]
+    assert (ledger.drop(columns=optional, errors="ignore") != "").all(axis=None)
 
 
 COMMITTED = sorted((store.ROOT / "results").glob("*/[0-9]*.csv"))
