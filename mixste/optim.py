@@ -1,7 +1,6 @@
 """Muon: the optimizer of all profiles but `paper` (`mixste.study.profiles`)."""
 
 import math
-from collections import defaultdict
 
 import torch
 from jaxtyping import Float
@@ -38,25 +37,28 @@ class Muon(torch.optim.AdamW):
             super().step()
         finally:
             self.param_groups = groups
-        parameters = [parameter for parameter in matrices["params"] if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in parameters]
-        for parameter in parameters:
-            if not self.state[parameter]:
-                step = torch.zeros((), device=parameter.device)
-                self.state[parameter].update(step=step, momentum=torch.zeros_like(parameter))
-        torch._foreach_add_([self.state[parameter]["step"] for parameter in parameters], 1)
-        moments = [self.state[parameter]["momentum"] for parameter in parameters]
-        torch._foreach_lerp_(moments, gradients, 1 - matrices["momentum"])
-        directions = torch._foreach_lerp(gradients, moments, matrices["momentum"])  # Nesterov's
+        by_shape = {}  # matrices of one shape are computed together
+        for parameter in matrices["params"]:
+            if parameter.grad is not None:
+                by_shape.setdefault(parameter.flatten(1).shape, []).append(parameter)
+        for shape, parameters in by_shape.items():
+            gradients, states = zip(
+                *((parameter.grad, self.state_of(parameter)) for parameter in parameters), strict=True
+            )
+            torch._foreach_add_([state["step"] for state in states], 1)
+            moments = [state["momentum"] for state in states]
+            torch._foreach_lerp_(moments, gradients, 1 - matrices["momentum"])
+            directions = torch._foreach_lerp(gradients, moments, matrices["momentum"])  # Nesterov's
+            rate = matrices["lr"]  # a number, or a tensor if the step is recorded
+            updates = orthogonal(torch.stack(directions).flatten(2)) * (-0.2 * math.sqrt(max(shape)) * rate)
+            torch._foreach_mul_(parameters, 1 - rate * matrices["weight_decay"])
+            torch._foreach_add_(parameters, list(updates.view(-1, *parameters[0].shape)))
 
-        by_shape = defaultdict(list)  # matrices of one shape are computed together
-        for parameter, direction in zip(parameters, directions, strict=True):
-            by_shape[parameter.flatten(1).shape].append((parameter, direction.flatten(1)))
-        torch._foreach_mul_(parameters, 1 - matrices["lr"] * matrices["weight_decay"])
-        for shape, members in by_shape.items():
-            updates = orthogonal(torch.stack([direction for _, direction in members]))
-            rate = matrices["lr"] * 0.2 * math.sqrt(max(shape))
-            torch._foreach_add_([parameter.flatten(1) for parameter, _ in members], list(updates), alpha=-rate)
+    def state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        state = self.state[parameter]
+        if not state:  # AdamW expects that every state counts the steps
+            state.update(step=torch.zeros((), device=parameter.device), momentum=torch.zeros_like(parameter))
+        return state
 
 
 def orthogonal(x: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch rows columns"]:

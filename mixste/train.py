@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mixste import losses
-from mixste.accel import accelerate
+from mixste.accel import accelerate, parameters_changed
 from mixste.accel.graphs import Recorder
 from mixste.data.augment import measured_bodies, project_screen, resize_bodies, turn_cameras
 from mixste.data.clips import Clip
@@ -31,6 +31,7 @@ from mixste.skeleton import Skeleton, mirrored
 
 SAVE_SECONDS = 60.0  # between checkpoints to resume from
 MOST_FRAMES = 8192  # supervised at a time: 27 GiB of GPU memory at the paper's size
+GATHERED_FRAMES = 2**16  # read at a time, for several small batches: to make one alone takes longer than its step
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ class Batches:
     """An endless stream of training batches: each window once per epoch, as it is and mirrored, in a seeded order.
 
     With `by_subject`, an epoch is as many draws with replacement; within a subject, all windows are equally likely.
-    Batches are always full: one may contain the end of an epoch and the start of the next. The order depends only on
-    the seed and the epoch, so that a training can resume at any step.
+    Batches are always full: one may contain the end of an epoch and the start of the next. Small ones are made several
+    at a time. They depend only on the seed and the step, so that a training can resume at any step.
     """
 
     def __init__(self, model: nn.Module, clips: list[Clip], skeleton: Skeleton, recipe: Recipe, seed: int, device):
@@ -132,6 +133,8 @@ class Batches:
         self.frames = ClipFrames.of(clips, skeleton, device, paths=self.augmented)
         self.poses_per_window = model.poses_per_window(model.frames)
         self.size = max(1, recipe.batch_frames // self.poses_per_window)
+        self.together = max(1, GATHERED_FRAMES // (self.size * model.frames))  # batches made at a time
+        self.made = (None, None)  # which ones were made last, and their windows
 
         spans = []
         for clip, (first, length) in enumerate(zip(self.frames.starts, self.frames.lengths, strict=True)):
@@ -140,9 +143,10 @@ class Batches:
             spans += [np.pad(span, ((0, 0), (0, 1)), constant_values=flip) for flip in range(1 + recipe.mirror)]
         # (windows, 5): first frame, the clip's first and last frame, clip, mirrored or not
         windows = np.concatenate(spans)
-        _, subjects = np.unique([clip.subject for clip in clips], return_inverse=True)
-        subjects = subjects[windows[:, 3]]
-        self.shares = torch.from_numpy(1 / np.bincount(subjects)[subjects])  # that make all subjects equally likely
+        if recipe.by_subject:
+            _, subjects = np.unique([clip.subject for clip in clips], return_inverse=True)
+            subjects = subjects[windows[:, 3]]
+            self.shares = torch.from_numpy(1 / np.bincount(subjects)[subjects])
         self.windows = torch.from_numpy(windows).to(device)
         self.offsets = torch.arange(model.frames, device=device)
 
@@ -156,9 +160,8 @@ class Batches:
             return torch.multinomial(self.shares, len(self), replacement=True, generator=generator)
         return torch.randperm(len(self), generator=generator)
 
-    def chosen(self, step: int) -> Int[Tensor, "batch"]:
-        """Indices of the windows of one step."""
-        first, last = step * self.size, (step + 1) * self.size
+    def chosen(self, first: int, last: int) -> Int[Tensor, "windows"]:
+        """Indices of the windows that are drawn from `first` on and before `last`, counted from the first step."""
         parts = []
         while first < last:
             epoch, start = divmod(first, len(self))
@@ -172,19 +175,28 @@ class Batches:
         self, step: int
     ) -> tuple[Float[Tensor, "batch frames joints 2"], Float[Tensor, "batch supervised joints 3"]]:
         """Keypoints and target poses of one step."""
-        windows = self.windows[self.chosen(step).to(self.windows.device, non_blocking=True)]
-        first, low, high, clip, flip = windows.unbind(1)
+        part, place = divmod(step, self.together)
+        if self.made[0] != part:
+            self.made = part, self.make(part)
+        keypoints, poses = self.made[1]
+        windows = slice(place * self.size, (place + 1) * self.size)
+        return keypoints[windows], poses[windows]
+
+    def make(self, part: int) -> tuple[Tensor, Tensor]:
+        """Keypoints and target poses of `together` steps, one after the other."""
+        windows = self.chosen(*(index * self.together * self.size for index in (part, part + 1)))
+        first, low, high, clip, flip = self.windows[windows.to(self.windows.device, non_blocking=True)].unbind(1)
         if self.recipe.random_starts:
-            generator = torch.Generator(first.device).manual_seed(seed_of(self.seed, step, 2))
+            generator = torch.Generator(first.device).manual_seed(seed_of(self.seed, part, 2))
             spare = (
                 high - low + 1 - len(self.offsets)
             )  # how many frames the clip is longer than a window; negative if shorter
             share = torch.rand(len(first), generator=generator, device=first.device, dtype=torch.float64)
             first = low + spare.clamp(max=0) + (share * (spare.abs() + 1)).long()
-        index = (first[:, None] + self.offsets).clamp(low[:, None], high[:, None])  # (batch, frames)
+        index = (first[:, None] + self.offsets).clamp(low[:, None], high[:, None])  # (windows, frames)
         keypoints, poses = self.frames.keypoints[index], self.frames.poses[index]
         if self.augmented:
-            keypoints, poses = self.augment_windows(step, index, clip, keypoints, poses)
+            keypoints, poses = self.augment_windows(part, index, clip, keypoints, poses)
         flip = flip.bool()[:, None, None, None]
         keypoints = torch.where(flip, mirrored(keypoints, self.skeleton), keypoints)
         poses = torch.where(flip, mirrored(poses, self.skeleton), poses)
@@ -193,10 +205,10 @@ class Batches:
             poses = poses[:, centre : centre + 1]
         return keypoints, poses
 
-    def augment_windows(self, step: int, index, clip, keypoints, poses) -> tuple[Tensor, Tensor]:
+    def augment_windows(self, part: int, index, clip, keypoints, poses) -> tuple[Tensor, Tensor]:
         """Change bodies or cameras of the windows and project the poses again, with the same errors of the detector."""
         frames = self.frames
-        generator = torch.Generator(index.device).manual_seed(seed_of(self.seed, step, 1))
+        generator = torch.Generator(index.device).manual_seed(seed_of(self.seed, part, 1))
         intrinsics, resolution = frames.intrinsics[clip], frames.resolutions[clip]
         poses = poses + frames.roots[index][:, :, None]
         errors = keypoints - project_screen(poses, intrinsics, resolution)
@@ -274,6 +286,31 @@ class Step:
         # The authors' loss.backward(loss) multiplies the gradient by the value of the loss (notebook 13, row 6).
         loss.backward(loss.detach() if self.scaled_gradient and self.pieces == 1 else None)
         return loss.detach()
+
+
+class Update:
+    """Makes a step of the optimizer: update(learning rate). On CUDA it is recorded as a graph at the second call."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        self.optimizer, self.recorder = optimizer, None
+
+    def __call__(self, rate: float) -> None:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        device = parameters[0].device
+        if self.recorder:
+            self.recorder(self.step, torch.full((), rate, device=device))
+            parameters_changed()
+            return
+        self.step(torch.full((), rate, device=device) if device.type == "cuda" else rate)
+        if device.type == "cuda":  # now that the optimizer has made its state
+            state = [x for values in self.optimizer.state.values() for x in values.values()]
+            self.recorder = Recorder(state=[*parameters, *state])
+
+    def step(self, rate: float | Tensor) -> float | Tensor:
+        for group in self.optimizer.param_groups:
+            group.update(lr=rate, capturable=isinstance(rate, Tensor))
+        self.optimizer.step()
+        return rate
 
 
 def even_pieces(network: nn.Module, windows: int, poses: int) -> int:
@@ -394,16 +431,14 @@ def train(
     last_save = time.monotonic()
     network = accelerate(model.train())
     pieces = even_pieces(network, batches.size, batches.poses_per_window)
-    gradients = Step(network, loss_function, recipe.scaled_gradient, pieces)
+    gradients, update = Step(network, loss_function, recipe.scaled_gradient, pieces), Update(optimizer)
     with tqdm(total=steps, initial=first, desc=title, unit="step", disable=None, leave=False) as bar:
         for step in range(first, steps):
             epoch = step * batches.size // len(batches)
             rate = learning_rate(recipe, step, steps, epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             keypoints, target = batches[step]
             loss = gradients(keypoints, target)
-            optimizer.step()
+            update(rate)
             total, counted = total + loss, counted + 1
             collapsed = watch(loss)
             bar.update()

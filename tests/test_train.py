@@ -27,11 +27,13 @@ from mixste.train import (
     Recipe,
     Step,
     TrainingCollapsed,
+    Update,
     collapsed_for,
     constant_pose_loss,
     even_pieces,
     learning_rate,
     loss_of,
+    optimizer_of,
     train,
 )
 
@@ -56,7 +58,7 @@ def test_an_epoch_holds_every_window_once_plain_and_mirrored():
     recipe = replace(AUTHORS, batch_frames=9)
     batches = Batches(small(), clips, human36m, recipe, 0, "cpu")
     assert len(batches) == 2 * (3 + 1)
-    seen = torch.cat([batches.chosen(step) for step in range(8)])
+    seen = batches.chosen(0, 8)
     assert sorted(seen.tolist()) == list(range(8))
 
     keypoints, poses = zip(*(batches[step] for step in range(8)), strict=True)
@@ -72,7 +74,7 @@ def test_an_epoch_holds_every_window_once_plain_and_mirrored():
 def test_batches_are_full_and_cross_epochs():
     batches = Batches(small(), [clip(20)], human36m, replace(AUTHORS, batch_frames=36, mirror=False), 3, "cpu")
     assert (len(batches), batches.size) == (3, 4)
-    seen = torch.cat([batches.chosen(step) for step in range(3)])
+    seen = batches.chosen(0, 12)
     assert [sorted(seen[i : i + 3].tolist()) for i in (0, 3, 6, 9)] == [[0, 1, 2]] * 4
 
 
@@ -125,14 +127,33 @@ def test_subjects_are_drawn_equally_often_however_many_windows_they_have():
     clips = [replace(clip(9, 0), subject="S5"), clip(9 * 20, 1), clip(9 * 7, 2)]
     recipe = replace(AUTHORS, batch_frames=36, mirror=False, by_subject=True)
     batches = Batches(small(), clips, human36m, recipe, 0, "cpu")
-    drawn = torch.cat([batches.chosen(step) for step in range(700)])
+    drawn = batches.chosen(0, 2800)
     counts = torch.bincount(drawn, minlength=28) / len(drawn)
     assert counts[0].item() == pytest.approx(1 / 2, abs=0.03)
     assert counts[1:].numpy() == pytest.approx(np.full(27, 1 / 54), abs=0.01)
     # A training that resumes in the middle of an epoch, and another seed.
     again = Batches(small(), clips, human36m, recipe, 0, "cpu")
-    assert torch.equal(torch.cat([again.chosen(step) for step in range(345, 700)]), drawn[4 * 345 :])
-    assert not torch.equal(Batches(small(), clips, human36m, recipe, 1, "cpu").chosen(0), drawn[:4])
+    assert torch.equal(again.chosen(4 * 345, 2800), drawn[4 * 345 :])
+    assert not torch.equal(Batches(small(), clips, human36m, recipe, 1, "cpu").chosen(0, 4), drawn[:4])
+
+
+@pytest.mark.parametrize(("network", "recipe"), [(MixSTE, {"random_starts": True}), (PoseFormer, {})])
+def test_a_batch_does_not_depend_on_which_was_made_before(monkeypatch, network, recipe):
+    """Small batches are made several at a time, here three: each in turn, or one alone."""
+    monkeypatch.setattr("mixste.train.GATHERED_FRAMES", 3 * 18 + 17)
+    recipe = replace(AUTHORS, **recipe, batch_frames=18 if network is MixSTE else 2, measured_bodies=True)
+
+    def batches():
+        return Batches(network(9, 17, 8, 1, 2), [clip(20), clip(30, 1)], human36m, recipe, 0, "cpu")
+
+    in_turn = batches()
+    assert in_turn.together == 3
+    steps = [tuple(x.clone() for x in in_turn[step]) for step in range(8)]
+    for step in (7, 4, 0):
+        for one, expected in zip(batches()[step], steps[step], strict=True):
+            assert torch.equal(one, expected)
+    keypoints = [batch[0] for batch in steps]
+    assert all(not torch.equal(one, other) for one, other in itertools.combinations(keypoints, 2))
 
 
 def test_a_person_is_resized_in_one_way():
@@ -513,6 +534,33 @@ def test_on_a_gpu_a_replayed_step_gives_the_gradients_of_one_that_is_not_recorde
     monkeypatch.setattr(Recorder, "__call__", lambda self, compute, *inputs: compute(*inputs))
     expected = step_on_gpu(1)
     assert (replayed - expected).norm() / expected.norm() < (0.005 if pieces == 1 else 0.02)
+
+
+@needs_cuda
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "muon"])
+def test_on_a_gpu_replayed_updates_are_those_of_the_optimizer(optimizer):
+    """To the last bit, at a rate that changes, and in what inference computes after each."""
+    rates, recipe = [0.01, 0.02, 0.005, 0.001], replace(AUTHORS, optimizer=optimizer)
+    keypoints, target = torch.randn(2, 27, 17, 2).cuda(), torch.randn(2, 27, 17, 3).cuda()
+    results = []
+    for replayed in (True, False):
+        torch.manual_seed(0)
+        model = MixSTE(frames=27, joints=17, dim=128, depth=2).cuda()
+        fast = accelerate(model)
+        step, steps = Step(fast, squared_error, scaled_gradient=False), optimizer_of(model, recipe)
+        update = Update(steps)
+        for rate in rates:
+            fast.train()
+            step(keypoints, target)
+            (update if replayed else update.step)(rate if replayed else torch.tensor(rate).cuda())
+            fast.eval()
+            with torch.no_grad():
+                results.append(fast(keypoints))
+        assert {int(state["step"]) for state in steps.state.values()} == {len(rates)}
+    for one, expected in zip(results[:4], results[4:], strict=True):
+        assert torch.equal(one, expected)
+    assert not torch.equal(results[0], results[1])
 
 
 @needs_cuda

@@ -14,17 +14,23 @@ from mixste.accel import cpu, cuda
 from mixste.accel.graphs import Recorder
 from mixste.model import MixSTE
 
-__all__ = ["Accelerated", "accelerate", "covers"]  # and so pdoc does not import modules that need Triton
+__all__ = [
+    "Accelerated",
+    "accelerate",
+    "covers",
+    "parameters_changed",
+]  # and so pdoc does not import modules that need Triton
 
 optimizer_steps = 0  # of all optimizers: fused ones change parameters without raising their version
 
 
-def _count(*_) -> None:
+def parameters_changed(*_) -> None:
+    """Tell that parameters were changed where PyTorch does not notice: by a recorded step of an optimizer."""
     global optimizer_steps
     optimizer_steps += 1
 
 
-register_optimizer_step_post_hook(_count)
+register_optimizer_step_post_hook(parameters_changed)
 
 
 def covers(model: nn.Module) -> bool:
@@ -57,7 +63,7 @@ class Accelerated(nn.Module):
 
     Inference follows the parameters: it prepares weights again when one has been written to, when any optimizer has
     made a step, and when they have moved. A write through `.data`, or by a graph that is replayed, goes unseen:
-    call `refresh` after it. Parameters must not be replaced by others.
+    call `refresh` or `parameters_changed` after it. Parameters must not be replaced by others.
     """
 
     training = property(lambda self: self.model.training, lambda self, mode: None)  # `train` sets the model's

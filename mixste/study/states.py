@@ -154,7 +154,7 @@ def _check_optimizer(state: dict, run: Run, network: nn.Module) -> None:
     optimizer, expected = state["optimizer"], optimizer_of(network, run.recipe)
     groups, expected_groups = optimizer["param_groups"], expected.state_dict()["param_groups"]
     for group, expected_group in zip(groups, expected_groups, strict=True):
-        compared = (group.keys() & expected_group.keys()) - {"lr"}  # which is set anew at every step
+        compared = (group.keys() & expected_group.keys()) - {"lr", "capturable"}  # set at every step
         if group["params"] != expected_group["params"] or any(group[key] != expected_group[key] for key in compared):
             raise StateError("an optimizer with other settings")
     parameters = [(parameter, group) for group in expected.param_groups for parameter in group["params"]]
