@@ -1,7 +1,8 @@
 """Optional speed: `accelerate(model)` computes what the model does, faster, up to rounding.
 
 `cpu` is MixSTE in plain PyTorch, arranged for CPUs. `cuda` is MixSTE in bfloat16, by kernels in Triton (`kernels`) and
-Gluon (`hopper`, `hopper_gelu`) and matrix products of cuBLASLt (`cublaslt`). `graphs` records work on a GPU.
+Gluon (`hopper`, `hopper_gelu`) and matrix products of cuBLASLt (`cublaslt`). `videopose3d` is the training of that
+network on CUDA in bfloat16. `graphs` records work on a GPU.
 """
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from mixste.accel import cpu, cuda
+from mixste.accel import cpu, cuda, videopose3d
 from mixste.accel.graphs import Recorder
 from mixste.model import MixSTE
 
@@ -59,7 +60,8 @@ class Accelerated(nn.Module):
     With gradients, or in training mode: on the CPU `cpu.forward`, in float32; on CUDA `cuda.forward`, or under autocast
     to bfloat16 where there are no kernels for the network's sizes. Without gradients, which is inference: on the CPU
     `cpu.forward`; on CUDA `cuda.infer`, or again autocast, recorded for each size of batch. Networks without a fast
-    path (`covers`) are called as they are, in training on CUDA under autocast.
+    path (`covers`) are called as they are, in training on CUDA under autocast; VideoPose3D trains by
+    `videopose3d.forward` there, where its kernels fit.
 
     Inference follows the parameters: it prepares weights again when one has been written to, when any optimizer has
     made a step, and when they have moved. A write through `.data`, or by a graph that is replayed, goes unseen:
@@ -113,6 +115,8 @@ class Accelerated(nn.Module):
                     self._low = cuda.low_precision(self.model)
                 torch._foreach_copy_(list(self._low.values()), list(self._low))
             return cuda.forward(self.model, keypoints, self._low)
+        if keypoints.is_cuda and videopose3d.covers(self.model, keypoints):
+            return videopose3d.forward(self.model, keypoints)
         return self._plain(keypoints)
 
     def _infer(self, keypoints: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
-"""Twins of `mixste.accel.kernels` and `mixste.accel.cublaslt` in plain PyTorch, on any device and in any precision.
+"""Twins of what `mixste.accel` computes by `kernels`, `videopose3d.kernels` and `cublaslt`, in plain PyTorch, on any
+device and in any precision.
 
 Each function is its definition; gradients are autograd's. On a GPU the kernels are compared with them in double
 precision, and on the CPU they stand in for the kernels, so that what calls those is tested without a GPU.
 """
 
+import copy
 import itertools
 from types import SimpleNamespace
 
@@ -111,6 +113,37 @@ def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log
         out = _attention(layout, wide, bias, heads, scale, temporal, keep, None)
     d_qkv, d_bias = torch.autograd.grad(out, (wide, bias), d_out.to(out.dtype))
     return d_qkv.to(qkv.dtype), d_bias
+
+
+# --- videopose3d.kernels -----------------------------------------------------------------------------------------
+
+
+def statistics(x, norm):
+    wide = x.to(torch.promote_types(x.dtype, norm.weight.dtype))
+    F.batch_norm(wide, norm.running_mean, norm.running_var, training=True, momentum=norm.momentum)
+    variance, mean = torch.var_mean(wide, 0, correction=0)
+    return torch.stack([mean, (variance + norm.eps).rsqrt()])
+
+
+def _activated(x, norm, keep, factor):
+    x = F.batch_norm(x, None, None, norm.weight.to(x.dtype), norm.bias.to(x.dtype), training=True, eps=norm.eps).relu()
+    return x if keep is None else x * keep * factor
+
+
+def activate(x, statistics, norm, keep, factor, skipped=None):
+    out = _activated(x.to(statistics.dtype), norm, keep, factor)
+    if skipped is not None:
+        out = out + skipped.unflatten(0, (len(x), -1))[:, len(skipped) // len(x) // 2]
+    return out.to(x.dtype)
+
+
+def activate_backward(x, statistics, norm, keep, factor, d_out):
+    norm = copy.deepcopy(norm)
+    with torch.enable_grad():
+        leaf = x.detach().to(statistics.dtype).requires_grad_()
+        out = _activated(leaf, norm, keep, factor)
+    d_x, *sums = torch.autograd.grad(out, (leaf, norm.bias, norm.weight), d_out.to(out.dtype))
+    return d_x.to(x.dtype), torch.stack(sums)
 
 
 # --- cublaslt ----------------------------------------------------------------------------------------------------
