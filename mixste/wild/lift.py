@@ -19,11 +19,18 @@ from mixste.io import DataError
 from mixste.io.guard import guarded
 from mixste.predict import predict
 from mixste.skeleton import human36m, layouts_of
+from mixste.wild.motion import c3d, write_c3d, write_glb, write_trc
 from mixste.wild.outputs import MAX_FRAMES, WRITERS, Lifted
 from mixste.wild.video import SUFFIXES, detect, pyav
 from mixste.wild.viewer import view
 
-OUTPUTS = {**WRITERS, "html": lambda lifted, path: view(lifted.cut("html")).save(path)}
+OUTPUTS = {
+    **WRITERS,
+    "glb": write_glb,
+    "trc": write_trc,
+    "c3d": write_c3d,
+    "html": lambda lifted, path: view(lifted.cut("html")).save(path),
+}
 
 SHORT_GAP = 0.5  # seconds: the longest gap of a point for which a straight line is a fair guess
 FPS = 30.0  # if a file has no frame rate
@@ -216,8 +223,9 @@ def lift(
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
     if unknown:
         raise DataError(f"unknown output {unknown[0]!r}: expected some of {', '.join(OUTPUTS)}")
-    if "mp4" in outputs:
-        pyav()  # fail before anything is written
+    for kind, needed in (("mp4", pyav), ("c3d", c3d)):
+        if kind in outputs:
+            needed()  # fail before anything is written
     clips = clips_in(source)
     stems = [clip.stem for clip in clips]
     names = [clip.stem if stems.count(clip.stem) == 1 else clip.name for clip in clips]

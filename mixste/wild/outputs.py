@@ -1,4 +1,4 @@
-"""A lifted clip, and the files that it is written to: .npz, .csv, .json, .bvh, .gif and .mp4."""
+"""A lifted clip, and the files that it is written to: .npz, .csv, .json, .bvh, .gif and .mp4; more in `wild.motion`."""
 
 import json
 import warnings
@@ -20,7 +20,9 @@ from mixste.wild.video import save_mp4
 
 PART = 10_000  # frames written at a time
 # Pages and pictures of more frames open slowly or not at all: they show the first so many.
-MAX_FRAMES = {"html": 50_000, "gif": 5_000}
+MAX_FRAMES = {"html": 50_000, "gif": 5_000, "glb": 50_000, "c3d": 65_534}  # C3D counts frames in 16 bits
+# Camera axes to those of `Lifted.upright`: y up, and z towards the camera.
+UPRIGHT = np.array([1, -1, -1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +94,23 @@ class Lifted:
     def cut(self, kind: str) -> "Lifted":
         """The first frames, as many as an output of that kind shows (MAX_FRAMES)."""
         first = slice(MAX_FRAMES.get(kind))
-        return replace(self, keypoints=self.keypoints[first], poses=self.poses[first], filled=self.filled[first])
+        return replace(
+            self,
+            keypoints=self.keypoints[first],
+            poses=self.poses[first],
+            filled=self.filled[first],
+            world=None if self.world is None else self.world[first],
+        )
+
+    def upright(self, part: slice = slice(None)) -> Float[np.ndarray, "frames 17 3"]:
+        """Poses with y up and the floor at y = 0, metres: `world`, or, without it, as the camera is held.
+
+        Then x points right in the image and z towards the camera, and the hip stays above the origin, at the height
+        that puts the lowest joint of the clip on the floor.
+        """
+        if self.world is not None:
+            return self.world[part].astype(np.float64)
+        return self.poses[part].astype(np.float64) * UPRIGHT + [0, float(self.poses[..., 1].max()), 0]
 
 
 def write_npz(lifted: Lifted, path) -> None:
@@ -114,7 +132,7 @@ def write_csv(lifted: Lifted, path) -> None:
     """One row per frame: frame, seconds, then x, y and z of every joint in metres."""
     names = [f"{joint}_{axis}" for joint in human36m.joints for axis in "xyz"]
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        for part in _parts(lifted):
+        for part in parts(lifted):
             frames = np.arange(part.start, part.stop)
             table = pd.DataFrame(lifted.poses[part].reshape(len(frames), -1), index=frames, columns=names)
             table.insert(0, "seconds", frames / lifted.fps)
@@ -139,14 +157,14 @@ def write_json(lifted: Lifted, path) -> None:
         file.write(text(about)[:-1])
         for name, values, digits in (("poses", lifted.poses, 5), ("keypoints", lifted.keypoints, 2)):
             file.write(f',"{name}":[')
-            for part in _parts(lifted):
+            for part in parts(lifted):
                 rounded = np.round(values[part].astype(np.float64), digits).tolist()
                 file.write("," * (part.start > 0) + text(rounded)[1:-1])
             file.write("]")
         file.write(f',"filled":{text(lifted.filled.tolist())},"notes":{text(lifted.notes)}}}')
 
 
-def _parts(lifted: Lifted) -> Iterator[slice]:
+def parts(lifted: Lifted) -> Iterator[slice]:
     """The frames of a clip in parts: a million of them as text would fill the memory."""
     frames = len(lifted.poses)
     return (slice(start, min(start + PART, frames)) for start in range(0, frames, PART))
@@ -154,8 +172,6 @@ def _parts(lifted: Lifted) -> Iterator[slice]:
 
 # --- BVH -------------------------------------------------------------------------------------------------------
 
-# Camera axes to BVH's: y up, and z towards the camera.
-UPRIGHT = np.array([1, -1, -1])
 # The rest pose is a T, facing +z: the direction of each joint from its parent.
 _DOWN, _UP, _LEFT, _RIGHT = (0, -1, 0), (0, 1, 0), (1, 0, 0), (-1, 0, 0)
 AT_REST = np.array(
@@ -165,19 +181,18 @@ TIPS = {3: (0, 0, 0.15), 6: (0, 0, 0.15), 10: (0, 0.05, 0), 13: (0.1, 0, 0), 16:
 
 
 def write_bvh(lifted: Lifted, path) -> None:
-    """A skeleton with joint rotations, for Blender and other animation programs; lengths are metres.
+    """A skeleton with joint rotations, for Blender and other animation programs; metres, y up, floor at y = 0.
 
-    Every bone has its median length over the clip and the direction of the pose's bone. For that, a joint with several
-    children (hip, thorax) gets an extra joint of zero length for each of them. The hip stays above the origin, at the
-    height that puts the lowest foot of the clip on the floor: the root's path is not lifted.
+    Every bone has the direction of the pose's bone and a constant length: the median over the clip, averaged over left
+    and right. For that, a joint with several children (hip, thorax) gets an extra joint of zero length for each of
+    them. The hip moves as in `Lifted.upright`.
     """
-    lengths = np.concatenate([np.linalg.norm(_bones(lifted.poses[part]), axis=-1) for part in _parts(lifted)])
-    offsets = AT_REST * np.median(lengths, axis=0)[:, None]
-    floor = float(lifted.poses[..., 1].max())  # y is down there
+    offsets = rest_offsets(lifted)
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         before = None  # the angles of the frame before a part
-        for part in _parts(lifted):
-            joints = _hierarchy(offsets, _bones(lifted.poses[part]))
+        for part in parts(lifted):
+            upright = lifted.upright(part)
+            joints = hierarchy(offsets, upright)
             if before is None:
                 text, order = _header(joints)
                 text += ["MOTION", f"Frames: {len(lifted.poses)}", f"Frame Time: {1 / lifted.fps:.8f}"]
@@ -186,19 +201,27 @@ def write_bvh(lifted: Lifted, path) -> None:
             whole = angles if before is None else np.concatenate([before, angles])
             angles = np.unwrap(whole, period=360, axis=0)[-len(angles) :]
             before = angles[-1:]
-            file.writelines(f"0.00000 {floor:.5f} 0.00000 {_numbers(row)}\n" for row in angles.tolist())
+            rows = np.concatenate([upright[:, human36m.root], angles], axis=1)
+            file.writelines(f"{_numbers(row)}\n" for row in rows.tolist())
 
 
-def _bones(poses: Float[np.ndarray, "frames 17 3"]) -> Float[np.ndarray, "frames 17 3"]:
-    """Each joint relative to its parent, y up."""
-    poses = poses.astype(np.float64) * UPRIGHT
-    return poses - poses[:, [max(0, parent) for parent in human36m.parents]]
+def rest_offsets(lifted: Lifted) -> Float[np.ndarray, "17 3"]:
+    """Each joint from its parent in the rest pose, metres; bones have one length for left and right."""
+    lengths = np.concatenate([np.linalg.norm(_bones(lifted.upright(part)), axis=-1) for part in parts(lifted)])
+    lengths = np.median(lengths, axis=0)
+    return AT_REST * ((lengths + lengths[human36m.mirror]) / 2)[:, None]
 
 
-def _hierarchy(
-    offsets: Float[np.ndarray, "17 3"], bones: Float[np.ndarray, "frames 17 3"]
+def _bones(upright: Float[np.ndarray, "frames 17 3"]) -> Float[np.ndarray, "frames 17 3"]:
+    """Each joint relative to its parent."""
+    return upright - upright[:, [max(0, parent) for parent in human36m.parents]]
+
+
+def hierarchy(
+    offsets: Float[np.ndarray, "17 3"], upright: Float[np.ndarray, "frames 17 3"]
 ) -> dict[str, tuple[str, Float[np.ndarray, "3"], Rotation]]:
-    """The joints of the file by name: their parent there, offset and world rotation."""
+    """The joints of an animated skeleton by name, parents first: their parent there, offset and world rotation."""
+    bones = _bones(upright)
     names, parents = human36m.joints, human36m.parents
     joints = {"": ("", np.zeros(3), Rotation.identity(len(bones)))}
     hangs_from = {human36m.root: ""}
