@@ -204,7 +204,9 @@ def lift(
     ] = None,
     to: Annotated[
         list[str] | None,
-        typer.Option(help='Output formats: npz, csv, json, bvh, gif, mp4, html, as "npz,bvh". May be repeated.'),
+        typer.Option(
+            help='Output formats: npz, csv, json, bvh, glb, trc, c3d, gif, mp4, html, as "npz,bvh". May be repeated.'
+        ),
     ] = None,
 ) -> None:
     """Lift videos or 2D keypoints to 3D poses."""

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import ImageColor
 
-from mixste.io.files import readable, replacing
+from mixste.io.files import replacing
 from mixste.io.install import install
 from mixste.skeleton import human36m
 from mixste.wild.outputs import SIDES, Lifted, hierarchy, parts, rest_offsets
@@ -24,11 +24,15 @@ MARKERS = tuple(
 
 def write_trc(lifted: Lifted, path) -> None:
     """Marker trajectories as text, for OpenSim, Pose2Sim and Sports2D: metres, y up, MARKERS."""
-    frames, fps = len(lifted.poses), f"{lifted.fps:.10g}"
+    frames, rate = str(len(lifted.poses)), f"{lifted.fps:.10g}"
+    about = {
+        **{"DataRate": rate, "CameraRate": rate, "NumFrames": frames, "NumMarkers": str(len(MARKERS)), "Units": "m"},
+        **{"OrigDataRate": rate, "OrigDataStartFrame": "1", "OrigNumFrames": frames},
+    }
     head = [
         ("PathFileType", "4", "(X/Y/Z)", " ".join(lifted.name.split()) + ".trc"),
-        ("DataRate CameraRate NumFrames NumMarkers Units OrigDataRate OrigDataStartFrame OrigNumFrames".split()),
-        (fps, fps, str(frames), str(len(MARKERS)), "m", fps, "1", str(frames)),
+        about.keys(),
+        about.values(),
         ("Frame#", "Time", "\t\t\t".join(MARKERS)),
         ("", "", *(f"{axis}{number}" for number in range(1, len(MARKERS) + 1) for axis in "XYZ")),
         (),

@@ -94,22 +94,23 @@ class Lifted:
     def cut(self, kind: str) -> "Lifted":
         """The first frames, as many as an output of that kind shows (MAX_FRAMES)."""
         first = slice(MAX_FRAMES.get(kind))
+        world = self.world and replace(self.world, poses=self.world.poses[first], contacts=self.world.contacts[first])
         return replace(
             self,
             keypoints=self.keypoints[first],
             poses=self.poses[first],
             filled=self.filled[first],
-            world=None if self.world is None else self.world[first],
+            world=world,
         )
 
     def upright(self, part: slice = slice(None)) -> Float[np.ndarray, "frames 17 3"]:
-        """Poses with y up and the floor at y = 0, metres: `world`, or, without it, as the camera is held.
+        """Poses with y up and the floor at y = 0, x to the camera's right and z towards it, metres.
 
-        Then x points right in the image and z towards the camera, and the hip stays above the origin, at the height
-        that puts the lowest joint of the clip on the floor.
+        Those of `world`; without it, as the camera is held: the hip stays above the origin, at the height that puts the
+        lowest joint of the clip on the floor.
         """
         if self.world is not None:
-            return self.world[part].astype(np.float64)
+            return self.world.poses[part][..., [0, 2, 1]].astype(np.float64) * [1, 1, -1]
         return self.poses[part].astype(np.float64) * UPRIGHT + [0, float(self.poses[..., 1].max()), 0]
 
 

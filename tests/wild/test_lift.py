@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -182,10 +183,11 @@ def test_folders_are_lifted_clip_by_clip_as_they_come(model, tmp_path):
     assert [path.name for path in clips_in(source)] == ["a_coco.json", "b_broken.json", "c_array.npz", "d_openpose"]
     assert clips_in(source / "d_openpose") == [source / "d_openpose"]
     out = tmp_path / "out"
-    run = lift(source, out, model, resolution=(1000, 1000), outputs=tuple(OUTPUTS))
+    outputs = [kind for kind in OUTPUTS if kind != "c3d" or find_spec("c3d")]
+    run = lift(source, out, model, resolution=(1000, 1000), outputs=outputs)
     first = next(run)
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        f"a_coco.{kind}" for kind in OUTPUTS
+        f"a_coco.{kind}" for kind in outputs
     )  # written already
     assert len(first.poses) == 12
     broken, array, openpose = run
@@ -193,7 +195,7 @@ def test_folders_are_lifted_clip_by_clip_as_they_come(model, tmp_path):
     assert "b_broken.json: expected JSON" in str(broken)
     assert (array.name, array.fps, len(array.poses)) == ("c_array", 25.0, 20)
     assert (openpose.name, len(openpose.poses)) == ("d_openpose", 5)
-    assert len(list(out.iterdir())) == 3 * len(OUTPUTS)
+    assert len(list(out.iterdir())) == 3 * len(outputs)
     np.testing.assert_allclose(Lifted.read(out / "c_array.npz").poses, array.poses, atol=1e-6)
     assert "c_array" in (out / "c_array.html").read_text(encoding="utf-8")
 
