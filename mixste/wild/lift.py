@@ -213,10 +213,11 @@ def lift(
 ) -> Iterator[Lifted | DataError]:
     """Lift every clip of a file or folder and write each, as soon as it is lifted, as out/NAME.npz and so on.
 
-    format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of
-    OUTPUTS. A clip that cannot be read yields its DataError instead of a result, and the others are lifted. The network is accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at
-    once if the network has another joint layout, there are no clips, an output is unknown, or a result would overwrite
-    its input; ImportError for .mp4 without the extra `video`, for .c3d without `c3d`.
+    format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of OUTPUTS.
+    A clip that cannot be read yields its DataError instead of a result, and the others are lifted. The network is
+    accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at once if the network has another
+    joint layout, there are no clips, an output is unknown, or a result would overwrite its input; ImportError for .mp4
+    without the extra `video`, for .c3d without `c3d`.
     """
     check_layout(model)
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
