@@ -44,6 +44,12 @@ class Clip:
     def __len__(self) -> int:
         return len(self.keypoints)
 
+    def part(self, frames: slice) -> "Clip":
+        """The clip of some frames, copied; with a step, the frame rate is lower accordingly."""
+        arrays = {name: getattr(self, name) for name in ("keypoints", "poses", "valid")}
+        parts = {name: None if array is None else array[frames].copy() for name, array in arrays.items()}
+        return replace(self, fps=self.fps / (frames.step or 1), **parts)
+
     def check(self, skeleton: Skeleton) -> None:
         """Raise DataError unless shapes fit the skeleton and each other and numbers are finite and in metres."""
         joints = len(skeleton.joints)

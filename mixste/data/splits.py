@@ -85,15 +85,7 @@ def _pieces(takes: list[list[Clip]], frames: int) -> list[Clip]:
         part = slice(start, min(stop, start + frames))
         frames -= part.stop - part.start
         if part.stop > part.start:
-            chosen += [
-                replace(
-                    view,
-                    keypoints=view.keypoints[part],
-                    poses=view.poses[part],
-                    valid=None if view.valid is None else view.valid[part],
-                )
-                for view in views
-            ]
+            chosen += [view.part(part) for view in views]
     return chosen
 
 
@@ -101,10 +93,7 @@ def thinned(dataset: PoseDataset, stride: int) -> PoseDataset:
     """Every `stride`-th frame of each clip, from the first on, at a frame rate as much lower."""
     if stride == 1:
         return dataset
-
-    def thin(clip: Clip) -> Clip:  # copies, so that the frames that are left out can be freed
-        valid = None if clip.valid is None else clip.valid[::stride].copy()
-        keypoints, poses = clip.keypoints[::stride].copy(), clip.poses[::stride].copy()
-        return replace(clip, fps=clip.fps / stride, keypoints=keypoints, poses=poses, valid=valid)
-
-    return replace(dataset, **{split: [thin(clip) for clip in getattr(dataset, split)] for split in SPLITS})
+    return replace(
+        dataset,
+        **{split: [clip.part(slice(None, None, stride)) for clip in getattr(dataset, split)] for split in SPLITS},
+    )
