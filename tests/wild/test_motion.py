@@ -1,14 +1,17 @@
 """Files for other tools, read back by those tools' own readers, or by hand."""
 
+import base64
 import json
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import jsonschema
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 from test_outputs import a_lifted, a_person
+from test_viewer import browser, visit
 
 from mixste.skeleton import human36m
 from mixste.wild import motion, outputs
@@ -54,7 +57,8 @@ def test_trc_of_two_frames_by_hand(tmp_path):
     assert {len(line) for line in lines[6:8]} == {2 + 3 * 17}
 
 
-def test_opensim_opens_trc(tmp_path):
+def test_opensim_opens_trc(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where OpenSim writes its log
     opensim = pytest.importorskip("opensim", reason="OpenSim's own reader is not installed (pip install opensim)")
     lifted = replace(a_lifted(poses=a_person(40)), fps=29.97)
     motion.write_trc(lifted, tmp_path / "walk.trc")
@@ -85,6 +89,7 @@ def test_c3d_is_read_by_another_library(tmp_path):
     assert (file["data"]["meta_points"]["residuals"] >= 0).all()  # no marker is marked as missing
 
 
+@pytest.mark.slow
 def test_c3d_of_a_long_clip_has_its_first_frames(tmp_path):
     """65,535 would mean "unknown" to some readers."""
     pytest.importorskip("c3d")
@@ -203,6 +208,47 @@ def test_trimesh_opens_glb(tmp_path):
     assert len(body.faces) == 16 * 8
     assert body.volume > 0  # triangles face outwards
     assert set(human36m.joints) <= set(scene.graph.nodes)
+
+
+def test_glb_keeps_to_the_schema_of_its_format(tmp_path):
+    """The Khronos Group's, which trimesh has."""
+    gltf = pytest.importorskip("trimesh.exchange.gltf")
+    motion.write_glb(a_lifted(poses=a_person(3)), tmp_path / "walk.glb")
+    jsonschema.validate(glb(tmp_path / "walk.glb")[0], gltf.get_schema())
+
+
+@pytest.mark.slow
+@browser
+def test_three_js_plays_glb(tmp_path):
+    """The loader and the player of the library that most pages show glTF with; a copy is in trimesh's wheel."""
+    util = pytest.importorskip("trimesh").util
+    archive = pytest.importorskip("trimesh").resources.get_bytes("templates/viewer.zip")
+    page = util.decompress(archive, file_type="zip")["viewer.html.template"].read().decode()
+    page, start, _ = page.rpartition("init();")
+    assert start
+    lifted = a_lifted(poses=a_person(10))
+    motion.write_glb(lifted, tmp_path / "walk.glb")
+    data = base64.b64encode((tmp_path / "walk.glb").read_bytes()).decode()
+    script = f"""
+const bytes = Uint8Array.from(atob('{data}'), letter => letter.charCodeAt(0));
+const file = await new Promise((done, fail) => new THREE.GLTFLoader().parse(bytes.buffer, '', done, fail));
+const mixer = new THREE.AnimationMixer(file.scene), [clip] = file.animations;
+mixer.clipAction(clip).play();
+found.seconds = clip.duration;
+found.frames = [0, 4, 9].map(frame => {{
+  mixer.setTime(Math.min(frame / 25, clip.duration - 1e-6));
+  file.scene.updateMatrixWorld(true);
+  const place = name => file.scene.getObjectByName(name).getWorldPosition(new THREE.Vector3()).toArray();
+  return {list(human36m.joints)}.map(place);
+}});
+const body = file.scene.getObjectByName('body');
+found.skinned = body.isSkinnedMesh;
+found.corners = body.geometry.attributes.position.count;
+"""
+    found = visit(page + "</script>", script, tmp_path / "page.html")
+    assert found["seconds"] == pytest.approx(9 / 25)
+    np.testing.assert_allclose(found["frames"], expected(lifted)[[0, 4, 9]], atol=1e-4)
+    assert (found["skinned"], found["corners"]) == (True, 16 * 24)
 
 
 # --- all of them -----------------------------------------------------------------------------------------------
