@@ -67,11 +67,11 @@ def orthogonal(x: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch r
     A Newton-Schulz iteration, with coefficients by which small singular values grow fast. On CUDA in bfloat16.
     """
     tall = x.shape[1] > x.shape[2]
-    ortho = x.mT if tall else x
-    ortho = ortho / ortho.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    ortho = ortho.bfloat16() if x.is_cuda else ortho
+    ortho = x.bfloat16() if x.is_cuda else x
+    ortho = ortho / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7).to(ortho.dtype)
     (a, b, c), steps = NEWTON_SCHULZ
     for _ in range(steps):
-        gram = ortho @ ortho.mT
-        ortho = torch.baddbmm(ortho, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), ortho, beta=a)
-    return (ortho.mT if tall else ortho).to(x.dtype).contiguous()
+        gram = ortho.mT @ ortho if tall else ortho @ ortho.mT  # of the shorter side
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        ortho = torch.baddbmm(ortho, *((ortho, factor) if tall else (factor, ortho)), beta=a)
+    return ortho.to(x.dtype)
