@@ -6,6 +6,7 @@ large ones, and the start for short trainings on a GPU.
 """
 
 import functools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -62,8 +63,10 @@ def ledgers(gpu: bool, names: Iterable[str] = tuple(PROFILES)) -> list[Cost]:
                 continue
             if bool(GPU.search(line.device)) != gpu:
                 continue
-            share = profile.pose_share.get(line.model, 1)
-            batch = max(1, round(profile.recipe().batch_frames * share))  # which holds for all rows but one
+            if getattr(line, "steps", 0) > 0:
+                batch = math.ceil(line.poses / line.steps)
+            else:  # written before there was this column
+                batch = 32 if gpu and line.model == "poseformer" else profile.recipe().batch_frames
             recipe = replace(AUTHORS, batch_frames=batch)
             run = Run(Data("synthetic"), line.frames, line.poses, 0, line.model, _options(line.options), recipe)
             costs.append(Cost(line.run, run, line.device, line.training_seconds, line.testing_seconds))

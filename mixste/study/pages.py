@@ -10,7 +10,7 @@ from mixste.io.files import replacing
 from mixste.study import records, store
 from mixste.study.profiles import PROFILES
 from mixste.study.records import Record
-from mixste.study.tables import of_notebook
+from mixste.study.tables import of_csv
 from mixste.study.tidy import failed_runs, files, over, read, replaced, with_intervals, without_value
 
 # The parts of a run's environment that are in runs.csv.
@@ -83,7 +83,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
             of_runs = (whole["runs"] != "") | without_value(whole)
             table = whole[(whole["column"] == "Avg.") & whole["metric"].isin(evaluate.UNITS) & of_runs]
             if len(table):
-                planned = of_notebook(path.stem)
+                planned = of_csv(path.stem)
                 lines += [
                     "",
                     f"### [{path.stem}]({name}/{path.name})" + (f": {planned.title}" if planned else ""),

@@ -29,6 +29,30 @@ class MorePeople:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """The plan of table `rates`, which learning rates are chosen by.
+
+    networks: keys of `mixste.study.tables.networks`. rates: learning rates. length: of these trainings, as a share of
+    each network's. seeds: of each training.
+    """
+
+    networks: tuple[str, ...]
+    rates: tuple[float, ...]
+    length: float
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained where this differs from the profile: None stands for the profile's."""
+
+    poses: int | None = None  # length of a training, in supervised poses
+    learning_rate: float | None = None
+    batch_frames: int | None = None  # supervised poses in a step
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Profile:
     """A scale of the study: data, sizes that replace the paper's, and length and number of trainings."""
 
@@ -48,13 +72,14 @@ class Profile:
     seeds: tuple[int, ...]  # each row is trained once with each of them
     recipe_changes: dict[str, object] = field(default_factory=dict)  # settings that differ from the authors' recipe
     adamw_rate: float | None = None  # for AdamW and Adam in `paper_vs_code`, if the recipe has another optimizer
-    # For networks that read T frames for each pose: the fraction of `poses` and of the batch that they get. The number
-    # of steps stays the same.
-    pose_share: dict[str, float] = field(default_factory=dict)
-    # Length of the trainings of `paper_vs_code`, `limits` and `more_people`, whose rows are compared among themselves;
-    # `poses` by default.
-    short_poses: int | None = None
-    long: tuple[int, ...] = (2,)  # lengths of the long trainings of table `limits`, in multiples of its short ones
+    # By network, as "poseformer" (see `kind`), or by network and the paper's T, as "mixste-243", which comes first.
+    networks: dict[str, Training] = field(default_factory=dict)
+    # By table: length of its trainings as a share of each network's, and seeds; by default 1, and those of the network.
+    lengths: dict[str, float] = field(default_factory=dict)
+    table_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    # Table `curves`: lengths as shares of each network's, each with the number of seeds at most.
+    curves: dict[float, int] = field(default_factory=lambda: {1 / 8: 1, 1 / 3: 1, 1: 1})
+    sweep: Sweep = Sweep(("mixste-81",), (2e-5, 4e-5, 8e-5), length=1 / 12)
     ablation_frames: int = 243  # the paper's T that replaces 243 in Tables 5 and 6 and `paper_vs_code`
     ablation_dim: int = 512  # the d_m that replaces 512 in Table 6 and `paper_vs_code`, for all rows alike
     people: MorePeople = MorePeople()
@@ -96,33 +121,37 @@ class Profile:
         """VideoPose3D's or PoseFormer's runs, trained on the plain MPJPE as their authors do."""
         options = network_class(model).sizes(self)
         recipe = self.recipe(loss=(("mpjpe", 1.0),), scaled_gradient=False, random_starts=False)
-        share = self.pose_share.get(model, 1)
-        recipe = replace(recipe, batch_frames=max(1, round(recipe.batch_frames * share)))
-        return self.seeded(model, frames, options, recipe, keypoints, data, start, round(self.poses * share))
+        return self.seeded(model, frames, options, recipe, keypoints, data, start)
 
-    def seeded(self, model, frames, options, recipe, keypoints, data, start=None, poses=None) -> tuple[Run, ...]:
+    def seeded(self, model, frames, options, recipe, keypoints, data, start=None) -> tuple[Run, ...]:
         """One run per seed. start: for each of them, the run that it is fine-tuned from."""
         data = data or (replace(self.data, keypoints=keypoints) if keypoints else self.detected)
+        network = kind(model, options)
+        training = self.networks.get(f"{network}-{frames}") or self.networks.get(network) or Training()
+        changes = {name: getattr(training, name) for name in ("learning_rate", "batch_frames")}
+        recipe = replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+        poses, seeds = training.poses or self.poses, training.seeds or self.seeds
         options = tuple(sorted(options.items()))
         return tuple(
-            Run(data, self.frames[frames], poses or self.poses, seed, model, options, recipe, first)
-            for seed, first in zip(self.seeds, start or [None] * len(self.seeds), strict=True)
+            Run(data, self.frames[frames], poses, seed, model, options, recipe, first)
+            for seed, first in zip(seeds, start or [None] * len(seeds), strict=True)
         )
 
-    def shorter(self) -> "Profile":
-        """The profile for the tables whose trainings are `short_poses` long."""
-        return replace(self, poses=self.short_poses or self.poses)
+    def scaled(self, times: float) -> "Profile":
+        """The profile with all trainings `times` as long."""
+        networks = {
+            name: replace(training, poses=training.poses and round(times * training.poses))
+            for name, training in self.networks.items()
+        }
+        return replace(self, poses=round(times * self.poses), networks=networks)
 
-    @property
-    def length_note(self) -> str:
-        """The note on a row of such a table; empty where it is trained as long as the others."""
-        return f"{self.poses:,} poses of training" if self.poses == self.short_poses else ""
-
-    def pose_note(self, model: str) -> str:
-        """The note on a row whose network is trained on fewer poses than the others; empty for the others."""
-        share = self.pose_share.get(model, 1)
-        few = f"{self.poses * share:,.0f} poses of training to the others' {self.poses:,}, in as many steps"
-        return "" if share == 1 else f"{few}: for each pose it reads all T frames"
+    def of_table(self, key: str) -> "Profile":
+        """The profile with the length and the seeds of this table's trainings."""
+        profile, seeds = self.scaled(self.lengths.get(key, 1)), self.table_seeds.get(key)
+        if seeds is None:
+            return profile
+        networks = {name: replace(training, seeds=None) for name, training in profile.networks.items()}
+        return replace(profile, seeds=seeds, networks=networks)
 
     def full(self) -> tuple[Run, ...]:
         """The paper's model, T = 243, by the authors' recipe, on the first detector: a row of Tables 1, 5, 6 and 7."""
@@ -141,6 +170,16 @@ class Profile:
             if used != paper
         ]
         return ", ".join(smaller)
+
+
+def kind(model: str, options: dict) -> str:
+    """The name in `Profile.networks`: the model's, or, for MixSTE without joint separation, that of a row of Table 5.
+
+    These are "baseline", or "alternating" if its blocks alternate.
+    """
+    if options.get("separate_joints", True):
+        return model
+    return "alternating" if options.get("alternating", True) else "baseline"
 
 
 def _smoke(
@@ -172,8 +211,9 @@ def _smoke(
         # With T = 9, some trainings end at 100 mm after 40,000 poses, where others were half-way through theirs. After
         # 50,000, all end between 53 and 65 mm.
         poses=54_000,
-        short_poses=18_000,
         seeds=(0,),
+        lengths={"paper_vs_code": 1 / 3, "limits": 1 / 3, "more_people": 2 / 3},
+        sweep=Sweep(("mixste-81",), (4e-3, 8e-3, 1.6e-2), length=1 / 12),
         # The changes to the authors' recipe that lower the error most on synthetic people. After 60,000 poses with
         # T = 9, batches of 45 poses give 71 mm, and of 90 give 113; AdamW gives 65 mm at its best rate, Muon 55. After
         # 40,000, Muon gives 70 mm, and with the scaled gradient 83; AdamW gives 88. The rate is between the best one
@@ -240,6 +280,8 @@ _OPEN_GROUPS = {
     "hard": tuple(name for name in subjects("test") if PEOPLE[name].hard),
 }
 
+FIVE = (0, 1, 2, 3, 4)
+
 PROFILES = {
     "smoke": _smoke(
         "smoke",
@@ -250,15 +292,40 @@ PROFILES = {
     ),
     "open": Profile(
         name="open",
-        title="27 subjects of real motion capture (HDM05, CMU) by virtual cameras, short trainings: not comparable "
-        "with the paper",
+        title="27 subjects of real motion capture (HDM05, CMU) by virtual cameras, 300 GPU seconds a training: "
+        "not comparable with the paper",
         data=Data("open-people"),
         detectors=("cpn", "openpose"),
         humaneva=_OPEN_HUMANEVA,
         mpi_inf_3dhp=Data("open-people", **_DHP),
         **_PUBLISHED_SIZES,
-        poses=3_000_000,
+        # What 300 seconds of an H200 are for each network, at the speeds in results/bench/study.csv, and the rates that
+        # table `rates` gave.
+        poses=24_900_000,
         seeds=(0, 1, 2),
+        networks={
+            "mixste-81": Training(seeds=FIVE),
+            "baseline": Training(60_000_000, seeds=FIVE),
+            "alternating": Training(60_000_000),
+            "videopose3d": Training(36_000_000, seeds=FIVE),
+            "poseformer": Training(6_000_000, batch_frames=256, seeds=FIVE),
+            "poseformer-43": Training(12_000_000, batch_frames=256, seeds=FIVE),
+        },
+        lengths={
+            **dict.fromkeys(("table3", "table4"), 1 / 3),
+            **dict.fromkeys(("table6", "table7", "paper_vs_code", "limits", "more_people"), 1 / 2),
+        },
+        table_seeds={
+            **dict.fromkeys(("table3", "table4", "table6"), (0, 1, 2)),
+            "table7": (0, 1),
+            **dict.fromkeys(("paper_vs_code", "limits"), (0,)),
+        },
+        curves={1 / 8: 3, 1: 5, 3: 2},
+        sweep=Sweep(
+            ("mixste-81", "mixste-243", "baseline", "videopose3d-243", "poseformer-81"),
+            (5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3),
+            length=1 / 4,
+        ),
         # Chosen on validation subjects, see results/bench. With AdamW and d_m = 512, trainings collapse at rates from
         # 5e-4 on with T = 81, and from 2.5e-4 on with T = 243 (collapse.csv). After 6 M poses, Muon's error is lower by
         # 10 to 20 mm, and drawing all subjects equally often costs 5 mm (recipe.csv): three of the 16 have 69 % of the
@@ -274,8 +341,6 @@ PROFILES = {
             "drop_path": 0.0,
         },
         adamw_rate=2.5e-4,
-        pose_share={"poseformer": 1 / 32},
-        long=(8, 32),
         ablation_frames=81,  # seven of ten clips are shorter than 243 frames
         ablation_dim=256,
         people=_OPEN_PEOPLE,
@@ -318,7 +383,7 @@ PROFILES = {
 PROFILES["open-styles"] = replace(
     PROFILES["open"],
     name="open-styles",
-    title="real motion capture (Bandai-Namco, unseen styles) by virtual cameras, short trainings: "
+    title="real motion capture (Bandai-Namco, unseen styles) by virtual cameras, 300 GPU seconds a training: "
     "not comparable with the paper",
     data=Data("open-styles", test_cameras=1),
     mpi_inf_3dhp=Data("open-styles", **_DHP, test_cameras=1),
@@ -342,4 +407,5 @@ def profile_of(name: str) -> Profile:
     if not poses.isdecimal() or int(poses) < 1:
         raise ValueError(f"MIXSTE_POSES must be a positive number, found {poses!r}")
     title = f"{profile.title}, CUT SHORT to {poses} poses of training"
-    return replace(profile, poses=int(poses), short_poses=None, title=title)
+    networks = {name: replace(training, poses=None) for name, training in profile.networks.items()}
+    return replace(profile, poses=int(poses), networks=networks, lengths={}, title=title)

@@ -6,6 +6,7 @@ To add one, write a function that gives its rows at a scale (`mixste.study.profi
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from itertools import chain
 
@@ -94,10 +95,11 @@ class Table:
     """A table of the study.
 
     key: its name in `TABLES` and on the command line. number: the paper's, or that of its notebook if the paper has
-    no such table; the column `table` of its CSV. notebook: the name of its notebook, and of its CSV. title: what it
-    shows, in a few words. rows: the rows in a profile, with unique keys and labels. metrics: the metrics shown. column:
+    no such table; the column `table` of its CSV. notebook: the name of its notebook. title: what it shows, in a few
+    words. rows: the rows in a profile, with unique keys and labels. metrics: the metrics shown. column:
     for each clip, the name of the column in which it is averaged. averages_only: show only the mean over the columns.
-    protocol: see `mixste.evaluate.evaluate`; empty for the profile's.
+    protocol: see `mixste.evaluate.evaluate`; empty for the profile's. csv: the name of its CSV, by default the
+    notebook's.
     """
 
     key: str
@@ -109,6 +111,10 @@ class Table:
     column: Callable[[pd.DataFrame, Profile], pd.Series] = by_action
     averages_only: bool = False
     protocol: str = ""
+    csv: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "csv", self.csv or self.notebook)
 
     def row(self, profile: Profile, key: str) -> Row:
         """The row with this key. KeyError for an unknown key lists all keys."""
@@ -150,12 +156,7 @@ def table1(p: Profile) -> list[Row]:
     hrnet = f"{second} instead of HRNet, whose keypoints were never released"
     rows = [
         row("videopose3d-243", "VideoPose3D", 243, p.peer("videopose3d", 243), printed={"method": "Pavllo et al."}),
-        row(
-            "poseformer-81",
-            *("PoseFormer", 81, p.peer("poseformer", 81)),
-            printed={"method": "Zheng et al."},
-            note=p.pose_note("poseformer"),
-        ),
+        row("poseformer-81", "PoseFormer", 81, p.peer("poseformer", 81), printed={"method": "Zheng et al."}),
         row("mixste-81", "MixSTE", 81, p.mixste(81), printed=ours | {"frames": 81}, against="poseformer-81"),
         row("mixste-243", "MixSTE", 243, p.full(), printed=ours | {"frames": 243}, against="mixste-81"),
         row(
@@ -175,9 +176,8 @@ def table2(p: Profile) -> list[Row]:
         printed = _printed(2, method=method, frames=frames)
         return Row(key, runs, f"{network}, GT, T={frames}", printed, against, note, f"{network}, T={frames}")
 
-    peer, note = p.peer("poseformer", 81, "gt"), p.pose_note("poseformer")
     rows = [
-        row("poseformer-81", "PoseFormer", 81, peer, "Zheng et al.", note=note),
+        row("poseformer-81", "PoseFormer", 81, p.peer("poseformer", 81, "gt"), "Zheng et al."),
         row("mixste-81", "MixSTE", 81, p.mixste(81, "gt"), "Ours", against="poseformer-81"),
         row("mixste-243", "MixSTE", 243, p.mixste(243, "gt"), "Ours", against="mixste-81"),
     ]
@@ -185,6 +185,7 @@ def table2(p: Profile) -> list[Row]:
 
 
 def table3(p: Profile) -> list[Row]:
+    p = p.of_table("table3")
     rows = [
         Row(f"mixste-{frames}", p.mixste(frames, data=p.mpi_inf_3dhp), f"MixSTE, T={frames}", printed, against)
         for frames, against in ((1, ""), (27, "mixste-1"))
@@ -199,18 +200,19 @@ def table4(p: Profile) -> list[Row]:
     The peers are pretrained with 15 joints. MixSTE's pretrained network is the study's full model, transferred to 15
     joints and another T by `mixste.checkpoints.transfer`.
     """
+    p = p.of_table("table4")
     fifteen = replace(p.detected, skeleton="humaneva15")
     rows = []
     for key, label, model, frames, method in (
         ("videopose3d-81", "VideoPose3D, T=81", "videopose3d", 81, "Pavllo et al."),
         ("poseformer-43", "PoseFormer, T=43", "poseformer", 43, "Zheng et al."),
     ):
-        pretrained, note = p.peer(model, frames, data=fifteen), p.pose_note(model)
+        pretrained = p.peer(model, frames, data=fifteen)
         scratch = p.peer(model, frames, data=p.humaneva)
         tuned = p.peer(model, frames, data=p.humaneva, start=pretrained)
         printed, printed_tuned = (_printed(4, method=method, detail=detail) for detail in ("", "fine-tuned"))
-        rows.append(Row(key, scratch, label, printed, note=note))
-        rows.append(Row(f"{key}-fine-tuned", tuned, f"{label}, fine-tuned", printed_tuned, key, note))
+        rows.append(Row(key, scratch, label, printed))
+        rows.append(Row(f"{key}-fine-tuned", tuned, f"{label}, fine-tuned", printed_tuned, key))
     scratch, every = (
         p.mixste(43, data=p.humaneva, recipe=p.recipe(random_starts=False, interval=interval)) for interval in (None, 1)
     )
@@ -223,22 +225,20 @@ def table4(p: Profile) -> list[Row]:
     return rows + references(p.humaneva)
 
 
-def _not_separated(p: Profile) -> dict[str, int | bool]:
-    """Options without joint separation."""
-    return {"separate_joints": False, "dim": p.joint_dim}
+def _baseline(p: Profile, **options) -> tuple[Run, ...]:
+    """The runs of Table 5's seq2seq baseline, without joint separation. options: of a row that differs from it."""
+    options = {"separate_joints": False, "dim": p.joint_dim, "alternating": False} | options
+    return p.mixste(p.ablation_frames, recipe=p.recipe(loss=(("mpjpe", 1.0),)), options=options)
 
 
 def table5(p: Profile) -> list[Row]:
     """A joint's token is joint_dim wide without joint separation, as in PoseFormer, and dim wide with it."""
-    plain, narrow = p.recipe(loss=(("mpjpe", 1.0),)), _not_separated(p)
-    sequential = p.mixste(p.ablation_frames, recipe=plain, options=narrow | {"alternating": False})
-    alternating = p.mixste(p.ablation_frames, recipe=plain, options=narrow)
-    separated = p.mixste(p.ablation_frames, recipe=plain)
+    separated = p.mixste(p.ablation_frames, recipe=p.recipe(loss=(("mpjpe", 1.0),)))[: len(p.seeds)]
     rows = [
         Row(key, runs, label, _printed(5, detail=detail), against, p.size_note())
         for key, label, detail, runs, against in (
-            ("baseline", "seq2seq baseline", "seq2seq baseline", sequential, ""),
-            ("alternating", "+ alternating", "+ alternating design", alternating, "baseline"),
+            ("baseline", "seq2seq baseline", "seq2seq baseline", _baseline(p), ""),
+            ("alternating", "+ alternating", "+ alternating design", _baseline(p, alternating=True), "baseline"),
             ("joint-separation", "+ joint separation", "+ joint separation", separated, "alternating"),
             ("full", "+ our loss", "+ our loss", p.ablated(), "joint-separation"),
         )
@@ -248,6 +248,7 @@ def table5(p: Profile) -> list[Row]:
 
 def table6(p: Profile) -> list[Row]:
     """Keys are the terms of the loss, as "wmpjpe+tc"."""
+    p = p.of_table("table6")
     dim, rows = p.ablation_dim, []
     for label, terms in TABLE_6.items():
         recipe = p.recipe(loss=tuple(terms.items()))
@@ -261,7 +262,7 @@ def table6(p: Profile) -> list[Row]:
 
 def table7(p: Profile) -> list[Row]:
     """Keys are the paper's sizes, as "8-512-243": depth, dim, T."""
-    rows = []
+    p, rows = p.of_table("table7"), []
     for (depth, dim, frames), printed in published(7).groupby(["depth", "dim", "frames"], sort=False):
         full = (depth, dim, frames) == (8, 512, 243)
         runs = p.full() if full else p.mixste(frames, dim=dim, depth=depth)
@@ -275,7 +276,7 @@ def paper_vs_code(p: Profile) -> list[Row]:
     Settings that are the profile's already have no row. "authors" and "paper" keep its schedule and batch, and have its
     `adamw_rate`, as do the rows "adamw" and "adam".
     """
-    p = p.shorter()
+    p = p.of_table("paper_vs_code")
     ours, adamw = p.recipe(), {"learning_rate": p.adamw_rate or p.recipe().learning_rate}
     half = (("wmpjpe", 1.0), ("tc", 0.5), ("mpjve", 1.0))
     windows = ours.batch_frames * p.frames[p.ablation_frames]
@@ -299,7 +300,7 @@ def paper_vs_code(p: Profile) -> list[Row]:
     recipes["authors", "authors' recipe"] = replace(AUTHORS, **length)
     recipes["paper", "paper's recipe"] = replace(PAPER, **length)
     trained = partial(p.mixste, p.ablation_frames, dim=p.ablation_dim)
-    note = ", ".join(filter(None, (p.size_note(p.ablation_dim), p.length_note)))
+    note = p.size_note(p.ablation_dim)
     plain = tuple(replace(run, test_curve=True) for run in trained(recipe=ours))
     base = Row("base", plain, f"recipe of profile {p.name}", note=note)
     rows = [
@@ -311,66 +312,80 @@ def paper_vs_code(p: Profile) -> list[Row]:
 
 
 def limits(p: Profile) -> list[Row]:
-    """The effect of augmentation and of the length of training, from ground-truth keypoints, on validation subjects.
-
-    One seed, the first of the profile. The long trainings also keep a curve of the error. Two other networks, trained
-    for as long on the same data, show whether the order of the methods depends on the length. "all-8x" is the training
-    with random starts, measured bodies and new cameras, 8 times as long.
-    """
-    p = p.shorter()
+    """The effect of augmentation, from ground-truth keypoints, on validation subjects."""
+    p = p.of_table("limits")
     data = replace(p.data, keypoints="gt", split="validation")
     names = ("random_starts", "body_shapes", "measured_bodies", "new_cameras")
     bodies_and_cameras = ("measured_bodies", "new_cameras")
-    three = ("random_starts", *bodies_and_cameras)
-
-    def only(chosen: tuple[str, ...]) -> dict[str, bool]:
-        """The settings of these augmentations and no others."""
-        return {name: name in chosen for name in names}
-
     choices = [
         ("as-recorded", "as recorded", ()),
         *((name.replace("_", "-"), name.replace("_", " "), (name,)) for name in names),
         ("bodies-and-cameras", "bodies and cameras", bodies_and_cameras),
-        ("all", "all three", three),
+        ("all", "all three", ("random_starts", *bodies_and_cameras)),
     ]
-    rows = {}
+    rows: list[Row] = []
     for key, label, chosen in choices:
-        recipe = p.recipe(**only(chosen))
-        runs = p.mixste(81, dim=256, data=data, recipe=recipe)[:1]
-        rows[key] = Row(key, runs, label, against="as-recorded" if rows else "", note=p.length_note)
+        recipe = p.recipe(**{name: name in chosen for name in names})
+        runs = p.mixste(81, dim=256, data=data, recipe=recipe)
+        rows.append(Row(key, runs, label, against="as-recorded" if rows else ""))
+    return rows + references(data)
 
-    def long(key: str, label: str, runs: tuple[Run, ...], times: int, against: str) -> Row:
-        runs = tuple(replace(run, poses=times * run.poses, test_curve=True) for run in runs[:1])
-        return Row(f"{key}-{times}x", runs, f"{label}, {times} times as long", against=against)
 
-    recipe = p.recipe(loss=(("mpjpe", 1.0),), **only(three))
-    baseline = p.mixste(81, data=data, recipe=recipe, options={**_not_separated(p), "alternating": False})
-    videopose3d = tuple(  # reads a window around every frame, so random_starts does not apply
-        replace(run, recipe=replace(run.recipe, **only(bodies_and_cameras)))
-        for run in p.peer("videopose3d", 81, data=data)
-    )
-    first, *more = p.long
-    bodies, every = rows["measured-bodies"], rows["all"]
-    ours = long(every.key, every.label, every.runs, first, every.key)
-    return [
-        *rows.values(),
-        long(bodies.key, bodies.label, bodies.runs, first, bodies.key),
-        long("videopose3d", "VideoPose3D", videopose3d, first, ours.key),
-        long("baseline", "seq2seq baseline", baseline, first, ours.key),
-        ours,
-        *(long(every.key, every.label, every.runs, times, ours.key) for times in more),
-        *references(data),
-    ]
+def networks(p: Profile) -> dict[str, tuple[str, tuple[Run, ...]]]:
+    """The networks that are compared, by key: label and runs, from the first detector's keypoints.
+
+    All but the last are rows of Tables 1 and 5.
+    """
+    return {
+        "videopose3d-243": ("VideoPose3D, T=243", p.peer("videopose3d", 243)),
+        "poseformer-81": ("PoseFormer, T=81", p.peer("poseformer", 81)),
+        "baseline": (f"seq2seq baseline, T={p.ablation_frames}", _baseline(p)),
+        "mixste-81": ("MixSTE, T=81", p.mixste(81)),
+        "mixste-243": ("MixSTE, T=243", p.mixste(243)),
+    }
+
+
+def curves(p: Profile) -> list[Row]:
+    """The error by the length of training: networks of Tables 1 and 5, shorter and longer, each with a schedule of its
+    own that ends at a rate of zero.
+
+    Keys are the network's and the length as a share of its length in the profile, as "mixste-81-1/8".
+    """
+    rows = []
+    for key in ("videopose3d-243", "poseformer-81", "baseline", "mixste-81"):
+        for share, seeds in p.curves.items():
+            label, runs = networks(p.scaled(share))[key]
+            length = str(Fraction(share).limit_denominator(100))
+            against = f"{key}-1" if length != "1" else ""
+            rows.append(Row(f"{key}-{length}", runs[:seeds], f"{label}, length × {length}", against=against))
+    return rows + references(p.detected)
+
+
+def rates(p: Profile) -> list[Row]:
+    """The error by learning rate, on validation subjects, by which the rates of the networks are chosen.
+
+    Keys are the network's and the rate, as "mixste-81-0.001".
+    """
+    plan, data = p.sweep, replace(p.detected, split="validation", test_cameras=1)
+    trained = networks(p.scaled(plan.length))
+    rows = []
+    for key in plan.networks:
+        label, [first, *_] = trained[key]
+        for rate in plan.rates:
+            run = replace(first, data=data, recipe=replace(first.recipe, learning_rate=rate))
+            runs = tuple(replace(run, seed=seed) for seed in plan.seeds)
+            rows.append(Row(f"{key}-{rate:g}", runs, f"{label}, rate {rate:g}"))
+    return rows + references(data)
 
 
 def more_people(p: Profile) -> list[Row]:
     """The error on unseen subjects by the number of training subjects, and by the number of frames.
 
     Keys are the two numbers, as "2-8000", or "16-all". Each of the profile's orders of subjects is a seed, and all
-    networks are trained on as many poses as the first long training of `limits`, from ground-truth keypoints.
+    networks are trained from ground-truth keypoints.
     """
-    p, plan = p.shorter(), p.people
-    base = replace(p.mixste(81, "gt", dim=256)[0], poses=p.long[0] * p.poses)
+    p, plan = p.of_table("more_people"), p.people
+    base = p.mixste(81, "gt", dim=256)[0]
 
     def row(count: int, frames: int, against: str = "") -> Row:
         trained = [tuple(sorted(order[:count])) for order in plan.orders]
@@ -409,10 +424,21 @@ TABLES: dict[str, Table] = {
             averages_only=True,
         ),
         Table(
-            *("limits", "17", "17_limits", "augmentation and length of training", limits),
+            *("limits", "17", "17_limits", "augmentation", limits),
             metrics=("MPJPE", "N-MPJPE", "P-MPJPE"),
             averages_only=True,
             protocol="exact",
+        ),
+        Table(
+            *("curves", "17", "17_limits", "length of training", curves),
+            averages_only=True,
+            csv="17_curves",
+        ),
+        Table(
+            *("rates", "17", "17_limits", "learning rates, on validation subjects", rates),
+            averages_only=True,
+            protocol="exact",
+            csv="17_rates",
         ),
         Table(
             *("more_people", "18", "18_people", "number of subjects and frames trained on", more_people),
@@ -425,16 +451,16 @@ TABLES: dict[str, Table] = {
 
 def named(names: Iterable[str]) -> list[Table]:
     """The tables of these keys or numbers, as "table5" or "5"; ValueError for an unknown one lists all."""
-    by_name = {name: table for table in TABLES.values() for name in (table.key, table.number)}
-    if unknown := [name for name in names if name not in by_name]:
+    of_name = {name: [table for table in TABLES.values() if name in (table.key, table.number)] for name in names}
+    if unknown := [name for name, tables in of_name.items() if not tables]:
         tables = ", ".join(f"{table.number} ({table.key})" for table in TABLES.values())
         raise ValueError(f"table must be among {tables}, found {', '.join(unknown)}")
-    return list({by_name[name].key: by_name[name] for name in names}.values())
+    return list({table.key: table for table in chain.from_iterable(of_name.values())}.values())
 
 
-def of_notebook(stem: str) -> Table | None:
-    """The table of this notebook, or None."""
-    return next((table for table in TABLES.values() if table.notebook == stem), None)
+def of_csv(stem: str) -> Table | None:
+    """The table of the CSV of this name, or None."""
+    return next((table for table in TABLES.values() if table.csv == stem), None)
 
 
 def lacking_data(profile: Profile, root=None) -> dict[str, list[str]]:

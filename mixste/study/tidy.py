@@ -9,7 +9,7 @@ import pandas as pd
 from mixste.io.files import replacing
 from mixste.study import store
 from mixste.study.profiles import Profile, profile_of
-from mixste.study.tables import CONSTANT, REGRESSION, of_notebook
+from mixste.study.tables import CONSTANT, REGRESSION, of_csv
 
 # One value per row. If `against` names another row, `value` is the difference row − against; otherwise it is empty.
 # low, high: 95 % interval, nan where nothing was repeated. over: what it was repeated over, and so what the interval
@@ -118,7 +118,7 @@ def save(values: pd.DataFrame, name: str) -> None:
     """
     validate(values)
     profile = values["profile"].iloc[0]
-    if table := of_notebook(name):
+    if table := of_csv(name):
         rows = table.rows(profile_of(profile))
         others = values[(values["runs"] != "") & ~values["row"].isin([row.label for row in rows])]
         known = {run.id for row in rows for run in row.runs} if len(others) else set()

@@ -101,7 +101,7 @@ def test_every_missing_file_is_named_with_the_tables_that_want_it(root, tmp_path
         "table2": [],
         "table3": dhp,
         "table4": [cpn, "data_3d_humaneva15.npz"],
-        **{table: [cpn] for table in ("table5", "table6", "table7", "paper_vs_code")},
+        **{table: [cpn] for table in ("table5", "table6", "table7", "paper_vs_code", "curves", "rates")},
         "limits": [],
         "more_people": [],
     }

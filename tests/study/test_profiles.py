@@ -4,30 +4,47 @@ from dataclasses import replace
 
 import pytest
 
-from mixste.study.profiles import PROFILES, profile_of
+from mixste.study.profiles import PROFILES, Training, profile_of
 from mixste.study.published import published
 from mixste.study.tables import TABLES
 from mixste.train import AUTHORS
 
 
-def test_a_model_taught_fewer_poses_takes_as_many_steps_and_its_row_says_so():
-    profile = PROFILES["open"]
-    rows = [row for key in ("table1", "table2", "table4") for row in TABLES[key].rows(profile) if row.trained]
-    steps = {run.poses // run.recipe.batch_frames for row in rows for run in row.runs}
-    assert max(steps) - min(steps) <= 1
-    for row in rows:
-        fewer = {run.poses for run in row.runs} != {profile.poses}
-        assert fewer == (row.runs[0].model == "poseformer") == ("93,750 poses of training" in row.note)
+def test_a_network_is_trained_by_its_own_settings():
+    """The entry of a network and T before that of the network, each before the profile; by the row of Table 5 where
+    joints are not separated."""
+    networks = {
+        "mixste": Training(poses=10, seeds=(0, 1)),
+        "mixste-243": Training(poses=20, learning_rate=0.5),
+        "baseline": Training(poses=30),
+        "videopose3d": Training(batch_frames=4),
+    }
+    profile = replace(PROFILES["smoke"], poses=99, seeds=(7,), networks=networks)
+    narrow = {"separate_joints": False}
+
+    def settings(runs):
+        return [(run.poses, run.recipe.learning_rate, run.recipe.batch_frames, run.seed) for run in runs]
+
+    assert settings(profile.mixste(81)) == [(10, 8e-3, 45, 0), (10, 8e-3, 45, 1)]
+    assert settings(profile.mixste(243)) == settings(profile.full()) == [(20, 0.5, 45, 7)]
+    assert settings(profile.mixste(243, options=narrow | {"alternating": False})) == [(30, 8e-3, 45, 7)]
+    assert settings(profile.mixste(243, options=narrow)) == [(99, 8e-3, 45, 7)]
+    assert settings(profile.peer("videopose3d", 243)) == [(99, 8e-3, 4, 7)]
+    assert settings(profile.peer("poseformer", 81)) == [(99, 8e-3, 45, 7)]
+    shorter = replace(profile, lengths={"table6": 0.5}, table_seeds={"table6": (3,)}).of_table("table6")
+    assert settings(shorter.mixste(81)) == [(5, 8e-3, 45, 3)]
+    assert settings(shorter.full()) == [(10, 0.5, 45, 3)]
 
 
 def test_one_recipe_for_all_networks():
-    """Of a profile, but for the loss and the windows of peers, and where notebook 13 goes back to AdamW."""
+    """Augmentation and optimizer, but for peers, which have a window around every frame; rates are a network's own."""
+    own = {"loss": (), "random_starts": False, "learning_rate": 1.0, "batch_frames": 1, "scaled_gradient": False}
     for profile in (PROFILES[name] for name in ("open", "smoke", "paper")):
-        runs = [run for key in TABLES for row in TABLES[key].rows(profile) if row.trained for run in row.runs]
-        ours = profile.recipe()
-        rates = {run.recipe.learning_rate for run in runs if run.recipe.optimizer == ours.optimizer}
-        assert rates == {ours.learning_rate}
-    assert {run.recipe.optimizer for run in runs} == {"adamw", "adam"}
+        keys = ("table1", "table2", "table5", "curves", "rates")
+        runs = [run for key in keys for row in TABLES[key].rows(profile) if row.trained for run in row.runs]
+        assert {replace(run.recipe, **own) for run in runs} == {replace(profile.recipe(), **own)}
+        assert {run.recipe.random_starts for run in runs if run.model == "mixste"} == {profile.recipe().random_starts}
+    assert {run.recipe.optimizer for run in runs} == {"adamw"}
     assert PROFILES["paper"].recipe() == AUTHORS
 
 
@@ -60,6 +77,8 @@ def test_a_profile_is_found_by_its_name_and_cut_short_by_the_environment(monkeyp
     monkeypatch.setenv("MIXSTE_POSES", "300")
     assert profile_of("smoke").poses == 300
     assert profile_of("smoke").title.endswith("CUT SHORT to 300 poses of training")
+    core = [run for key in ("table1", "table7") for row in TABLES[key].rows(profile_of("open")) for run in row.runs]
+    assert {run.poses for run in core} == {0, 300}
     monkeypatch.setenv("MIXSTE_POSES", "-3")
     with pytest.raises(ValueError, match="MIXSTE_POSES must be a positive number, found '-3'"):
         profile_of("smoke")

@@ -189,7 +189,7 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     assert cells[f"{title}MixSTE, T=243"][1] == "not yet", "the row of the other detector is no stand-in"
     assert lines[-1] == "<sup>1</sup> shorter."
     limits = {row.key: row.label for row in TABLES["limits"].rows(PROFILES["smoke"])}
-    last = limits.pop("all-2x")
+    last = limits.pop("all")
     values = [about | {"row": row, "value": 2.0, "note": ""} for row in limits.values()]
     tidy.save(tidy.table(values, PROFILES["smoke"], "17"), "17_limits")
     page = pages.page(store.output())
