@@ -31,9 +31,12 @@ def style() -> None:
     sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 72, "axes.titlesize": "medium"})
 
 
-def save_figure(figure: Figure, name: str, profile: Profile) -> None:
-    """Write figures/<profile>/<name>.png in the output folder, labelled with profile and data, and print its path."""
-    about = textwrap.wrap(f"{profile.name}: {profile.title}", int(18 * figure.get_figwidth()))
+def save_figure(figure: Figure, name: str, profile: Profile, about: str = "") -> None:
+    """Write figures/<profile>/<name>.png in the output folder, labelled with profile and data, and print its path.
+
+    about: the label of a figure that shows other data than the profile's.
+    """
+    about = textwrap.wrap(about or f"{profile.name}: {profile.title}", int(18 * figure.get_figwidth()))
     if (engine := figure.get_layout_engine()) is not None:
         strip = (0.1 + 0.1 * len(about)) / figure.get_figheight()  # inches below the figure, for the text
         engine.set(rect=(0, strip, 1, 1 - strip))

@@ -9,7 +9,7 @@ import pandas as pd
 from mixste.io.files import replacing
 from mixste.study import store
 from mixste.study.profiles import Profile, profile_of
-from mixste.study.tables import CONSTANT, REGRESSION, of_csv
+from mixste.study.tables import CONSTANT, REGRESSION, TABLES, of_csv
 
 # One value per row. If `against` names another row, `value` is the difference row − against; otherwise it is empty.
 # low, high: 95 % interval, nan where nothing was repeated. over: what it was repeated over, and so what the interval
@@ -114,14 +114,16 @@ def why_without(note: str) -> str:
 def save(values: pd.DataFrame, name: str) -> None:
     """Check a tidy table, write it to results/<profile>/<name>.csv of the output folder, and say where it went.
 
-    ValueError if a table of the study has this name and the values name rows that are neither its own nor of its runs.
+    ValueError if a table of the study has this name and the values name rows that are neither its own nor of a run of
+    its notebook's tables.
     """
     validate(values)
     profile = values["profile"].iloc[0]
     if table := of_csv(name):
         rows = table.rows(profile_of(profile))
         others = values[(values["runs"] != "") & ~values["row"].isin([row.label for row in rows])]
-        known = {run.id for row in rows for run in row.runs} if len(others) else set()
+        parts = [part.rows(profile_of(profile)) for part in TABLES.values() if part.notebook == table.notebook]
+        known = {run.id for part in parts for row in part for run in row.runs} if len(others) else set()
         others = others.loc[[not known.issuperset(ids.split()) for ids in others["runs"]], "row"]
         if len(others):
             names = ", ".join(sorted(set(others)))
