@@ -1,4 +1,4 @@
-"""Checkpoints: our safetensors files, and the .bin files that the authors of three networks published.
+"""Checkpoints: our safetensors files, and the .bin files that the authors of the networks published.
 
 No file can run code: safetensors files contain only numbers, and the pickles in .bin files are read as data
 (`mixste.io.archives`). A key that is missing, unexpected or of another shape is an error that names it.
@@ -39,7 +39,7 @@ def save_checkpoint(model: Network, path, dtype: torch.dtype = torch.float32) ->
 def load_checkpoint(path) -> Network:
     """The network of a checkpoint, in eval mode, on the CPU.
 
-    path: our .safetensors, or a .bin published by the authors of MixSTE, VideoPose3D or PoseFormer; its sizes are
+    path: our .safetensors, or a file published by the authors of one of the networks (.bin, .pth.tr); its sizes are
     inferred from the shapes. The joint layout is in our files only. For another file with 17 joints, of which there are
     two layouts, it must be given: see `Network.skeleton`. Raises CheckpointError, in one sentence, for a file that is
     not a checkpoint of a network in `NETWORKS`, or is incomplete.
@@ -72,7 +72,8 @@ def export_authors(model: Network, path) -> None:
         for key, value in model.authors_state().items()
     }
     with replacing(path) as temporary:
-        torch.save({"epoch": 0, "lr": 4e-5, "random_state": None, "optimizer": None, "model_pos": weights}, temporary)
+        content = {"epoch": 0, "lr": 4e-5, "random_state": None, "optimizer": None, model.authors_container: weights}
+        torch.save(content, temporary)
 
 
 def transfer(model: Network, frames: int, source: Skeleton, target: Skeleton) -> Network:
@@ -111,7 +112,7 @@ def _load_authors(path: Path) -> Network:
     weights = _read_authors(path)
     shapes = Shapes({key: tuple(value.shape) for key, value in weights.items()})
     published = [network for network in NETWORKS.values() if network.authors_key]
-    for network in published:
+    for network in reversed(published):  # KTPFormer's file has MixSTE's key too; it is defined after what it extends
         if shapes.count(network.authors_key):
             return network.from_weights(network.authors_sizes(shapes), weights, state=network.authors_state)
     names = [network.__name__ for network in published]
@@ -122,11 +123,16 @@ def _load_authors(path: Path) -> Network:
 def _read_authors(path: Path) -> dict[str, Tensor]:
     """The weights of a .bin file, without the prefix `module.` of a DataParallel network."""
     content = read_archive(path)
-    if not isinstance(content, dict) or not isinstance(content.get("model_pos"), dict):
+    containers = dict.fromkeys(network.authors_container for network in NETWORKS.values())
+    stored = [content[name] for name in containers if isinstance(content, dict) and name in content]
+    stored = [weights for weights in stored if isinstance(weights, dict)]
+    if not stored:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise CheckpointError(f"expected a dictionary with the weights under model_pos, found {keys or 'none'}")
+        raise CheckpointError(
+            f"expected a dictionary with the weights under {' or '.join(containers)}, found {keys or 'none'}"
+        )
     weights = {}
-    for key, value in content["model_pos"].items():
+    for key, value in stored[0].items():
         key = str(key).removeprefix("module.")
         if key in weights:
             raise CheckpointError(f"expected each key once, found {key} with and without the prefix module.")

@@ -33,6 +33,7 @@ class Network(nn.Module):
     closed_form: True for a reference that is solved for by `fit(clips, skeleton) -> MPJPE in metres`, not trained.
     recipe_options: the settings of `mixste.train.Recipe` that are options of the constructor.
     authors_key: the first part of a key by which the authors' checkpoints are recognised; None if there are none.
+    authors_container: the key of the weights in such a file.
     authors_options: options that the authors' code fixes and that cannot be inferred from the weights.
 
     options, frames, joints: as given to the constructor. layout: the name in `mixste.skeleton.SKELETONS` of the joint
@@ -45,6 +46,7 @@ class Network(nn.Module):
     closed_form: ClassVar[bool] = False
     recipe_options: ClassVar[tuple[str, ...]] = ()
     authors_key: ClassVar[str | None] = None
+    authors_container: ClassVar[str] = "model_pos"
     authors_options: ClassVar[dict[str, object]] = {}
 
     def __init_subclass__(cls, **options):
