@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from mixste.evaluate import evaluate
 from mixste.io import weights as weights_module
 from mixste.io.weights import bundled, write_sums
 from mixste.metrics import mpjpe
+from mixste.networks import DSTformer, KTPFormer, MotionAGFormer
 from mixste.predict import predict
 from mixste.skeleton import human36m, humaneva15, mpi_inf_3dhp
 from mixste.study.run import Data
@@ -74,8 +76,7 @@ def videopose3d_file(layers=2, joints=JOINTS, channels=DIM) -> dict[str, torch.T
         weights[f"layers_conv.{2 * i + 1}.weight"] = torch.randn(channels, channels, 1)
         norms += [f"layers_bn.{2 * i}", f"layers_bn.{2 * i + 1}"]
     for name in norms:
-        weights |= {f"{name}.{part}": torch.randn(channels) for part in ("weight", "bias", "running_mean")}
-        weights |= {f"{name}.running_var": torch.rand(channels) + 0.5, f"{name}.num_batches_tracked": torch.tensor(7)}
+        weights |= batch_norm(name, channels)
     return weights | {"shrink.weight": torch.randn(3 * joints, channels, 1), "shrink.bias": torch.randn(3 * joints)}
 
 
@@ -84,18 +85,83 @@ def filled(shapes: dict[str, tuple]) -> dict[str, torch.Tensor]:
     return weights | {f"{name}.bias": torch.randn(shape[0]) for name, shape in shapes.items()}
 
 
-FILES = {MixSTE: mixste_file, PoseFormer: poseformer_file, VideoPose3D: videopose3d_file}
+def batch_norm(name: str, channels: int) -> dict[str, torch.Tensor]:
+    weights = {f"{name}.{part}": torch.randn(channels) for part in ("weight", "bias", "running_mean")}
+    return weights | {f"{name}.running_var": torch.rand(channels) + 0.5, f"{name}.num_batches_tracked": torch.tensor(7)}
+
+
+def dstformer_file(frames=FRAMES, joints=JOINTS, dim=DIM, depth=DEPTH, rep_dim=24) -> dict[str, torch.Tensor]:
+    shapes = {"joints_embed": (dim, 3), "norm": (dim,), "pre_logits.fc": (rep_dim, dim), "head": (3, rep_dim)}
+    for i in range(depth):
+        shapes[f"ts_attn.{i}"] = (2, 2 * dim)
+        for stream, axis in itertools.product(("blocks_st", "blocks_ts"), "st"):
+            for name, shape in block(f"{stream}.{i}", dim).items():
+                start, part, *rest = name.rsplit(".", name.count(".") - 1)  # blocks_st.0, attn, qkv
+                shapes[".".join([start, f"{part}_{axis}", *rest])] = shape
+    positions = {"pos_embed": (1, joints, dim), "temp_embed": (1, frames, 1, dim)}
+    return filled(shapes) | {name: torch.randn(shape) for name, shape in positions.items()}
+
+
+def motionagformer_file(frames=FRAMES, joints=JOINTS, dim=DIM, depth=DEPTH, rep_dim=24) -> dict[str, torch.Tensor]:
+    shapes = {"joints_embed": (dim, 3), "norm": (dim,), "rep_logit.fc": (rep_dim, dim), "head": (3, rep_dim)}
+    weights = {"pos_embed": torch.randn(1, joints, dim)}
+    for i in range(depth):
+        shapes[f"layers.{i}.fusion"] = (2, 2 * dim)
+        for kind, (axis, nodes) in itertools.product(("att", "graph"), (("spatial", joints), ("temporal", frames))):
+            name = f"layers.{i}.{kind}_{axis}"
+            shapes |= {f"{name}.norm1": (dim,), f"{name}.norm2": (dim,)}
+            shapes |= {f"{name}.mlp.fc1": (4 * dim, dim), f"{name}.mlp.fc2": (dim, 4 * dim)}
+            weights |= {f"{name}.layer_scale_{k}": torch.randn(dim) for k in (1, 2)}
+            if kind == "att":
+                weights[f"{name}.mixer.qkv.weight"] = torch.randn(3 * dim, dim) / math.sqrt(dim)
+                shapes[f"{name}.mixer.proj"] = (dim, dim)
+            else:
+                shapes |= {f"{name}.mixer.U": (dim, dim), f"{name}.mixer.V": (dim, dim)}
+                weights |= batch_norm(f"{name}.mixer.batch_norm", nodes)
+    return filled(shapes) | weights
+
+
+def ktpformer_file(frames=FRAMES, joints=JOINTS, dim=DIM, depth=DEPTH) -> dict[str, torch.Tensor]:
+    shapes = {"Spatial_norm": (dim,), "Temporal_norm": (dim,), "head.0": (dim,), "head.1": (3, dim)}
+    for i in range(depth):
+        shapes |= block(f"STEblocks.{i}", dim) | block(f"TTEblocks.{i}", dim)
+    weights = {
+        "kpattention.attn.Spatial_pos_embed": torch.randn(1, joints, dim),
+        "tpattention.attn.Temporal_pos_embed": torch.randn(1, frames, dim),
+    }
+    for part in ("kpattention", "tpattention"):
+        shapes |= {f"{part}.attn.norm1": (dim,), f"{part}.attn.qkv": (3 * dim, dim), f"{part}.attn.proj": (dim, dim)}
+        shapes |= {f"{part}.norm2": (dim,), f"{part}.mlp.fc1": (2 * dim, dim), f"{part}.mlp.fc2": (dim, 2 * dim)}
+    for step, nodes, inputs in (
+        ("kpattention.attn.kpa", joints, 2),
+        *((f"tpattention.attn.tpa.gconv{k}", frames, dim) for k in (1, 2)),
+    ):
+        sizes = {"W": (2, inputs, dim), "M": (nodes, dim), "adj2": (nodes, nodes), "bias": (dim,)}
+        weights |= {f"{step}.gconv.{name}": 0.5 * torch.randn(size) for name, size in sizes.items()}
+        weights |= batch_norm(f"{step}.bn", dim)
+    return filled(shapes) | weights
+
+
+FILES = {
+    MixSTE: mixste_file,
+    PoseFormer: poseformer_file,
+    VideoPose3D: videopose3d_file,
+    DSTformer: dstformer_file,
+    MotionAGFormer: motionagformer_file,
+    KTPFormer: ktpformer_file,
+}
+CONTAINERS = dict.fromkeys(FILES, "model_pos") | {MotionAGFormer: "model"}
 ALL = pytest.mark.parametrize("kind", FILES, ids=lambda kind: kind.__name__)
 
 
-def write(path, weights, prefix="module.", legacy=False, **changes) -> Path:
+def write(path, weights, prefix="module.", legacy=False, container="model_pos", **changes) -> Path:
     """What the authors' training scripts save."""
     content = {
         "epoch": 120,
         "lr": 1.2e-5,
         "random_state": np.random.RandomState(1234),
         "optimizer": {"state": {0: {"step": 3, "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1e-5}]},
-        "model_pos": {prefix + key: value for key, value in weights.items()},
+        container: {prefix + key: value for key, value in weights.items()},
     }
     torch.save(content | changes, path, _use_new_zipfile_serialization=not legacy)
     return path
@@ -151,7 +217,7 @@ def test_the_authors_network_computes_what_its_weights_say(tmp_path):
 def test_published_files(kind, prefix, legacy, tmp_path):
     """In the old and the new format of torch.save, with and without DataParallel's prefix."""
     weights = FILES[kind]()
-    model = load_checkpoint(write(tmp_path / "a.bin", weights, prefix, legacy))
+    model = load_checkpoint(write(tmp_path / "a.bin", weights, prefix, legacy, CONTAINERS[kind]))
     assert type(model) is kind
     numbers = sorted(tuple(value.flatten().tolist()) for value in model.state_dict().values())
     assert numbers == sorted(tuple(value.flatten().tolist()) for value in weights.values())
@@ -160,12 +226,14 @@ def test_published_files(kind, prefix, legacy, tmp_path):
         assert buffer.dtype == (torch.int64 if name.endswith("num_batches_tracked") else torch.float32)
 
 
-@pytest.mark.parametrize("sizes", [(5, 15, 24, 2), (1, 3, 8, 1)])
+@pytest.mark.parametrize("sizes", [(5, 15, 24, 2), (1, 17, 8, 1)])
 def test_sizes_are_read_off(sizes):
-    for kind, width in ((MixSTE, "dim"), (PoseFormer, "joint_dim")):
+    for kind in (MixSTE, PoseFormer, DSTformer, MotionAGFormer, KTPFormer):
         options = load(FILES[kind](*sizes)).options
+        width = "joint_dim" if kind is PoseFormer else "dim"
         assert tuple(options[name] for name in ("frames", "joints", width, "depth")) == sizes
-        assert (options["heads"], options["mlp_ratio"]) == (8, 2)
+        assert (options["heads"], options["mlp_ratio"]) == (8, 4 if kind is MotionAGFormer else 2)
+        assert options.get("rep_dim", 24) == 24
 
 
 def test_sizes_of_convolutions():
@@ -183,6 +251,15 @@ def load(weights):
 def _scratch(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     torch.manual_seed(0)
+
+
+@ALL
+def test_a_file_with_a_best_error_and_a_name_beside_the_weights(kind, tmp_path):
+    """A NumPy scalar under the names of NumPy 1, and a string."""
+    beside = {"min_loss": np.float64(41.2), "min_mpjpe": np.float64(40.9), "wandb_id": "a1b2"}
+    path = write(tmp_path / "a.bin", FILES[kind](), legacy=True, container=CONTAINERS[kind], **beside)
+    path.write_bytes(path.read_bytes().replace(b"numpy._core", b"numpy.core"))
+    assert type(load_checkpoint(path)) is kind
 
 
 @pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"])
@@ -218,6 +295,9 @@ SMALL = {
     MixSTE: lambda: mixste_file(3, 5, 8, 1),
     PoseFormer: lambda: poseformer_file(3, 5, 8, 1),
     VideoPose3D: lambda: videopose3d_file(2, 5, 8),
+    DSTformer: lambda: dstformer_file(3, 5, 8, 1, 4),
+    MotionAGFormer: lambda: motionagformer_file(3, 15, 8, 1, 4),
+    KTPFormer: lambda: ktpformer_file(3, 15, 8, 1),
 }
 
 
@@ -255,7 +335,7 @@ def test_a_whole_part_missing():
 
 
 def test_other_networks(tmp_path):
-    with pytest.raises(CheckpointError, match=r"MixSTE, PoseFormer or VideoPose3D, found conv1\.weight"):
+    with pytest.raises(CheckpointError, match=r"MixSTE, .*KTPFormer, .* or VideoPose3D, found conv1\.weight"):
         load({"conv1.weight": torch.ones(3)})
     with pytest.raises(CheckpointError, match="found none"):
         load({})
@@ -280,11 +360,11 @@ def load_raw(content) -> None:
 
 
 def test_other_content(tmp_path):
-    with pytest.raises(CheckpointError, match="model_pos, found a list"):
+    with pytest.raises(CheckpointError, match="model_pos or model, found a list"):
         load_raw([1, 2])
-    with pytest.raises(CheckpointError, match="model_pos, found epoch, state_dict"):
+    with pytest.raises(CheckpointError, match="model_pos or model, found epoch, state_dict"):
         load_raw({"epoch": 1, "state_dict": {}})
-    with pytest.raises(CheckpointError, match="model_pos, found model_pos"):
+    with pytest.raises(CheckpointError, match="model_pos or model, found model_pos"):
         load_raw({"model_pos": [torch.ones(1)]})
     with pytest.raises(CheckpointError, match="no such file"):
         load_checkpoint(tmp_path / "none.bin")
@@ -378,6 +458,7 @@ def test_bombs(tmp_path):
     [
         {"depth": 10**9},
         {"dim": 8 * 10**9},
+        {"frames": 10**8},
         {"frames": 10**15},
         {"joints": 10**15},
         {"heads": 0},
@@ -385,9 +466,11 @@ def test_bombs(tmp_path):
         {"a": 1},
     ],
 )
-def test_options_that_would_take_all_the_memory(options, tmp_path):
-    about = {"model": "mixste", "options": json.dumps({"frames": 3, "dim": 8, "depth": 1} | options)}
-    save_file(MixSTE(3, dim=8, depth=1).state_dict(), tmp_path / "c.safetensors", about)
+@pytest.mark.parametrize("kind", [MixSTE, DSTformer, MotionAGFormer, KTPFormer], ids=lambda kind: kind.name)
+def test_options_that_would_take_all_the_memory(kind, options, tmp_path):
+    model = kind(3, dim=8, depth=1)
+    about = {"model": kind.name, "options": json.dumps(model.options | options)}
+    save_file(model.state_dict(), tmp_path / "c.safetensors", about)
     with pytest.raises(CheckpointError, match=r"c\.safetensors: expected"):
         load_checkpoint(tmp_path / "c.safetensors")
 
@@ -423,6 +506,9 @@ def test_mutated_files(kind, tmp_path):
         lambda: VideoPose3D(9, 15, 8),
         lambda: PoseFormer(9, 17, 8, 2),
         lambda: PoseFormer(3, 17, 8, 1, heads=2, mlp_ratio=1.0, drop_path=0.0),
+        lambda: DSTformer(5, 17, 8, 6, 2, 4),
+        lambda: MotionAGFormer(5, 17, 8, 6, 2, 4),
+        lambda: KTPFormer(5, 15, 8, 2, 4, 1.0, 0.2),
     ],
 )
 def test_round_trip(model, tmp_path):
@@ -467,10 +553,11 @@ def test_export(kind, tmp_path):
     model = load(theirs)
     export_authors(model, tmp_path / "out.bin")
     content = torch.load(tmp_path / "out.bin", weights_only=True)
-    assert content.keys() == {"epoch", "lr", "random_state", "optimizer", "model_pos"}
-    assert content["model_pos"].keys() == {f"module.{key}" for key in theirs}
+    assert content.keys() == {"epoch", "lr", "random_state", "optimizer", CONTAINERS[kind]}
+    written = content[CONTAINERS[kind]]
+    assert written.keys() == {f"module.{key}" for key in theirs}
     for key, value in theirs.items():
-        torch.testing.assert_close(content["model_pos"][f"module.{key}"], value, atol=0, rtol=0)
+        torch.testing.assert_close(written[f"module.{key}"], value, atol=0, rtol=0)
     again = load_checkpoint(tmp_path / "out.bin")
     assert again.options.keys() == model.options.keys()
     assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))

@@ -9,13 +9,12 @@ keypoints (batch, frames, joints, 2)
 poses (batch, frames, joints, 3)
 """
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mixste.model import AUTHORS_HEADS, BLOCK_EPS, Block
@@ -50,9 +49,9 @@ class KTPFormer(Network):
         self.STEblocks, self.Spatial_norm = blocks(), nn.LayerNorm(dim, eps=BLOCK_EPS)
         self.TTEblocks, self.Temporal_norm = blocks(), nn.LayerNorm(dim, eps=BLOCK_EPS)
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3))
-        self.register_buffer("chain", topology(range(-1, frames - 1)), persistent=False)
+        self.register_buffer("chain", topology(torch.arange(-1, frames - 1)), persistent=False)
         for name in layouts_of(joints):  # which of them is known later
-            self.register_buffer(name, topology(SKELETONS[name].parents), persistent=False)
+            self.register_buffer(name, topology(torch.tensor(SKELETONS[name].parents)), persistent=False)
 
     def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Float[Tensor, "batch frames joints 3"]:
         if keypoints.shape[1:] != (self.frames, self.joints, 2):
@@ -141,10 +140,8 @@ class GraphStep(nn.Module):
         return F.relu(self.bn(x.flatten(0, -2)).reshape(x.shape))
 
 
-def topology(parents: Sequence[int]) -> Float[Tensor, "tokens tokens"]:
-    """1 on the diagonal; beside it, the tokens that a row's bones lead to share 1 equally."""
-    edges = torch.zeros(len(parents), len(parents))
-    for child, parent in enumerate(parents):
-        if parent >= 0:
-            edges[child, parent] = edges[parent, child] = 1.0
+def topology(parents: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens tokens"]:
+    """1 on the diagonal; beside it, the tokens that a row's bones lead to share 1 equally. parents: -1 for none."""
+    edges = (parents[:, None] == torch.arange(len(parents))).float()
+    edges = edges + edges.T
     return edges / edges.sum(dim=1, keepdim=True).clamp(min=1) + torch.eye(len(parents))

@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixste.io.install import PACKAGE
-from mixste.networks import NETWORKS, MixSTE
+from mixste.networks import NETWORKS, ConstantPose, FrameRegression, MixSTE
 from mixste.study import store
 from mixste.study.profiles import PROFILES, Profile
 from mixste.study.run import Data, Run
@@ -28,8 +28,9 @@ from mixste.train import AUTHORS
 
 RESULTS = PACKAGE.parent / "results"
 GPU = re.compile("NVIDIA|AMD Instinct|Radeon")  # in a device's name
-NAMES = tuple(NETWORKS)  # of the package's networks; an operation of any other is taken to cost what MixSTE's do
 PEER_FRAMES = {"videopose3d": 243, "poseformer": 81}  # T of the peers in results/bench/h100.csv
+# Of the networks in runs.csv. An operation of any other is taken to cost what MixSTE's do.
+NAMES = (MixSTE.name, *PEER_FRAMES, ConstantPose.name, FrameRegression.name)
 JOINTS = 17  # of the networks in runs.csv: those of HumanEva, two fewer, cost little less
 
 
