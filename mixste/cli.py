@@ -237,6 +237,7 @@ def lift(
             continue
         lifted += 1
         print(f"{result.name}: {len(result.poses)} frames to {out}/")
+        print(f"  quality: {result.quality['words']}")
         for note in result.notes:
             print(f"  {note}")
     if failed:

@@ -11,7 +11,6 @@ from torch import nn
 from tqdm import tqdm
 
 from mixste.accel import accelerate
-from mixste.camera import normalize_screen
 from mixste.data.readers.detections import Detections, fill_gaps, follow, to_human36m
 from mixste.data.readers.formats import READERS, read
 from mixste.data.readers.structures import is_clip
@@ -21,6 +20,7 @@ from mixste.predict import predict
 from mixste.skeleton import human36m, layouts_of
 from mixste.wild.motion import c3d, write_c3d, write_glb, write_trc
 from mixste.wild.outputs import MAX_FRAMES, WRITERS, Lifted
+from mixste.wild.quality import on_screen
 from mixste.wild.video import SUFFIXES, detect, pyav
 from mixste.wild.viewer import view
 
@@ -36,10 +36,6 @@ SHORT_GAP = 0.5  # seconds: the longest gap of a point for which a straight line
 FPS = 30.0  # if a file has no frame rate
 FPS_RANGE = (0.01, 10_000.0)
 FARTHEST = 1000  # image sizes from the origin; no detector puts a point farther away
-
-# Height of a person on the screen in training, from the highest to the lowest joint in units of `normalize_screen` (the
-# image is 2 wide): the smallest, the largest and the median clip of the synthetic source with Human3.6M's cameras.
-HEIGHTS, MEDIAN_HEIGHT = (0.27, 0.95), 0.64
 
 
 def lift_clip(
@@ -154,7 +150,7 @@ def _unlike_training(joints: Float[np.ndarray, "frames 17 2"], resolution: tuple
 
 def _lifted(about: dict, model: nn.Module, flip: bool) -> Lifted:
     """The result with the poses, from the fields that `_keypoints` gave."""
-    screen, note = _on_screen(about["keypoints"], about["resolution"])
+    screen, note = on_screen(about["keypoints"], about["resolution"])
     with tqdm(desc=about["name"], total=len(screen), unit="frame", unit_scale=True, leave=False, disable=None) as bar:
         try:
             poses = predict(model, screen.astype(np.float32), flip, progress=bar.update)
@@ -162,24 +158,6 @@ def _lifted(about: dict, model: nn.Module, flip: bool) -> Lifted:
             raise DataError(f"{about['name']}: {error}") from None
     poses -= poses[:, [human36m.root]]
     return Lifted(**about | {"poses": poses, "notes": (*about["notes"], *([note] if note else []))})
-
-
-def _on_screen(
-    joints: Float[np.ndarray, "frames 17 2"], resolution: tuple[int, int]
-) -> tuple[Float[np.ndarray, "frames 17 2"], str]:
-    """Joints in screen units, and a note if the image was extended or cropped for that."""
-    tall = float(np.median(np.ptp(joints[..., 1], axis=1)))  # pixels
-    height = 2 * tall / resolution[0]  # screen units
-    if HEIGHTS[0] <= height <= HEIGHTS[1] or tall == 0:
-        return normalize_screen(joints, *resolution), ""
-    side = 2 * tall / MEDIAN_HEIGHT
-    # A wider view keeps the middle, the optical axis; a narrower one is centred on the person, who might be outside it.
-    wider = height > HEIGHTS[1]
-    middle = np.array(resolution) / 2 if wider else np.median(joints, axis=(0, 1))
-    return normalize_screen(joints - middle + side / 2, side, side), (
-        f"the person is {height / 2:.2f} image widths tall, {HEIGHTS[0] / 2:g} to {HEIGHTS[1] / 2:g} in training: "
-        f"lifted as from an image {side:.0f} pixels wide{'' if wider else ', centred on the person'}"
-    )
 
 
 def clips_in(source) -> list[Path]:

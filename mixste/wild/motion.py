@@ -98,6 +98,7 @@ def write_glb(lifted: Lifted, path) -> None:
         "scenes": [{"name": lifted.name, "nodes": [0, len(names)]}],
         "nodes": [{"name": name, "translation": joints[name][1].tolist()} for name in names],
         "meshes": [],
+        "materials": [{"pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 0.8}}],
         "skins": [],
         "animations": [{"name": lifted.name, "samplers": [], "channels": []}],
         "accessors": [],
@@ -137,7 +138,7 @@ def write_glb(lifted: Lifted, path) -> None:
         "JOINTS_0": stored(carriers, "VEC4", BYTE),
         "WEIGHTS_0": stored(np.tile([1.0, 0, 0, 0], (len(corners), 1)), "VEC4"),
     }
-    content["meshes"].append({"primitives": [{"attributes": attributes}]})
+    content["meshes"].append({"primitives": [{"attributes": attributes, "material": 0}]})
     inverse = np.tile(np.eye(4), (len(names), 1, 1))
     inverse[:, 3, :3] = [-rest[name] for name in names]  # column by column
     inverse = stored(inverse.reshape(-1, 16), "MAT4")

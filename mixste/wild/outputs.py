@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from mixste.io import DataError
 from mixste.io.files import readable, replacing
 from mixste.io.guard import guarded, read_arrays
 from mixste.skeleton import Skeleton, human36m
+from mixste.wild.quality import quality
 from mixste.wild.video import save_mp4
 
 PART = 10_000  # frames written at a time
@@ -103,6 +105,11 @@ class Lifted:
             world=world,
         )
 
+    @cached_property
+    def quality(self) -> dict:
+        """How far the result can be trusted, see `mixste.wild.quality.quality`."""
+        return quality(self.keypoints, self.filled, self.resolution, self.fps)
+
     def upright(self, part: slice = slice(None)) -> Float[np.ndarray, "frames 17 3"]:
         """Poses with y up and the floor at y = 0, x to the camera's right and z towards it, metres.
 
@@ -126,6 +133,8 @@ def write_npz(lifted: Lifted, path) -> None:
             resolution=np.array(lifted.resolution),
             joints=np.array(human36m.joints),
             notes=np.array(lifted.notes, dtype=np.str_),
+            quality=np.array(lifted.quality["words"]),
+            swaps=np.array(lifted.quality["swaps"], dtype=np.int64),
         )
 
 
@@ -162,7 +171,8 @@ def write_json(lifted: Lifted, path) -> None:
                 rounded = np.round(values[part].astype(np.float64), digits).tolist()
                 file.write("," * (part.start > 0) + text(rounded)[1:-1])
             file.write("]")
-        file.write(f',"filled":{text(lifted.filled.tolist())},"notes":{text(lifted.notes)}}}')
+        file.write(f',"filled":{text(lifted.filled.tolist())},"notes":{text(lifted.notes)}')
+        file.write(f',"quality":{text(lifted.quality)}}}')
 
 
 def parts(lifted: Lifted) -> Iterator[slice]:
