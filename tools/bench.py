@@ -1,18 +1,21 @@
 """Speed of the network, compared with a reference written as the authors' code is: plain, eager, single precision.
 
 `python tools/bench.py` measures everything on the machine it runs on, side by side, and writes results/bench/: the
-table of speeds, and on CUDA scaling.csv (how time and memory grow) and accuracy.csv (the cost of low precision).
+table of speeds, and on CUDA scaling.csv (how time and memory grow), accuracy.csv (the cost of low precision) and
+study.csv (the study's own speed, see speed.py; `study=5` measures only the five kinds of training with the most steps).
 """
 
+import contextlib
 import copy
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import speed
 import torch
 from measuring import hardware, peak_gib, rows, seconds
 from torch import Tensor
@@ -21,6 +24,7 @@ from mixste.accel import accelerate
 from mixste.data import load
 from mixste.evaluate import evaluate
 from mixste.model import MixSTE
+from mixste.network import Network
 from mixste.networks.poseformer import PoseFormer
 from mixste.networks.videopose3d import VideoPose3D
 from mixste.skeleton import human36m
@@ -29,6 +33,8 @@ from mixste.train import AUTHORS, Step, even_pieces, loss_of, optimizer_of, repl
 
 FRAMES, JOINTS = 243, 17
 OUT = Path("results/bench")
+# What the networks are compared with, written plainly, and the form of `training_step` that computes it.
+REFERENCES = {"float32": "reference", "TF32": "TF32", "bfloat16 autocast": "bfloat16 autocast"}
 
 
 def batch_of(batch: int, frames: int, device) -> tuple[Tensor, Tensor]:
@@ -37,40 +43,66 @@ def batch_of(batch: int, frames: int, device) -> tuple[Tensor, Tensor]:
     return keypoints.to(device), torch.randn(batch, frames, JOINTS, 3, generator=generator).mul(0.3).to(device)
 
 
-def training_step(model: MixSTE, batch: int, device, form: str = "fast") -> Callable[[], Tensor]:
+@contextlib.contextmanager
+def products(form: str) -> Iterator[None]:
+    """Products and convolutions of float32 in TF32, if that is the form, and otherwise in float32 proper.
+
+    By default PyTorch has convolutions in TF32 and products in float32.
+    """
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [setting.allow_tf32 for setting in settings]
+    try:
+        for setting in settings:
+            setting.allow_tf32 = form == "TF32"
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.allow_tf32 = value
+
+
+def training_step(model: Network, batch: int, device, form: str = "fast") -> Callable[[], Tensor]:
     """One optimisation step of the authors' recipe on random data, which returns the loss.
 
-    form: "reference", as they wrote it, or "fast".
+    form: "reference", as they wrote it, in float32 proper; the same in "TF32" or under "bfloat16 autocast"; or "fast".
+    A peer, which is written plainly already, learns the MPJPE with the same optimizer.
     """
     keypoints, target = batch_of(batch, model.frames, device)
-    loss = loss_of(AUTHORS, human36m, device)
-    if form == "reference":
-        plain = plain_copy(model).train()
-        optimizer = torch.optim.AdamW(plain.parameters(), lr=4e-5, weight_decay=0.1, foreach=False)
+    recipe = AUTHORS
+    if not isinstance(model, MixSTE):
+        recipe = replace(AUTHORS, loss=(("mpjpe", 1.0),), scaled_gradient=False)
+        target = target[:, :1]
+    loss = loss_of(recipe, human36m, device)
+    if form == "fast":
+        optimizer = optimizer_of(model, recipe)
+        pieces = even_pieces(model, batch, target.shape[1])
+        gradients = Step(accelerate(model.train()), loss, recipe.scaled_gradient, pieces)
 
         def step():
-            optimizer.zero_grad()
-            value = loss(plain(keypoints), target)
-            value.backward(value.detach())
+            value = gradients(keypoints, target)
             optimizer.step()
-            return value.detach()
+            return value
 
         return step
-    optimizer = optimizer_of(model, AUTHORS)
-    pieces = even_pieces(model, batch, model.frames)
-    gradients = Step(accelerate(model.train()), loss, AUTHORS.scaled_gradient, pieces)
+    plain = (plain_copy(model) if isinstance(model, MixSTE) else model).train()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=4e-5, weight_decay=0.1, foreach=False)
 
     def step():
-        value = gradients(keypoints, target)
-        optimizer.step()
-        return value
+        with products(form):
+            optimizer.zero_grad()
+            with torch.autocast(keypoints.device.type, torch.bfloat16, enabled=form == "bfloat16 autocast"):
+                lifted = plain(keypoints)
+            value = loss(lifted.float(), target)
+            value.backward(value.detach() if recipe.scaled_gradient else None)
+            optimizer.step()
+        return value.detach()
 
     return step
 
 
-def without_gradients(network: Callable, keypoints: Tensor, autocast: bool = False) -> Callable[[], object]:
+def without_gradients(network: Callable, keypoints: Tensor, autocast: bool = False, form="") -> Callable[[], object]:
     def run():
-        with torch.no_grad(), torch.autocast(keypoints.device.type, torch.bfloat16, enabled=autocast):
+        device = keypoints.device.type
+        with torch.no_grad(), products(form), torch.autocast(device, torch.bfloat16, enabled=autocast):
             return network(keypoints)
 
     return run
@@ -100,6 +132,7 @@ def cuda_table(device: torch.device) -> pd.DataFrame:
         plain = plain_copy(model)
         variants = {
             "reference, float32": without_gradients(plain, keypoints),
+            "reference, TF32": without_gradients(plain, keypoints, form="TF32"),
             "reference, bfloat16 autocast": without_gradients(plain, keypoints, autocast=True),
             "model.py, bfloat16 autocast": without_gradients(model, keypoints, autocast=True),
             "fast, bfloat16": without_gradients(accelerate(model), keypoints),
@@ -110,13 +143,8 @@ def cuda_table(device: torch.device) -> pd.DataFrame:
         times["ceiling, bfloat16 products alone"] = ceiling * batch * FRAMES
         table += rows(device, "inference", batch, batch * FRAMES, times, peaks)
     for batch in (4, 16, 32):
-        variants, peaks, times = {}, {}, {}
-        for name, form in (("reference, float32", "reference"), ("fast, bfloat16", "fast")):
-            run = training_step(copy.deepcopy(model), batch, device, form)
-            peaks[name] = peak_gib(run, device)
-            times |= seconds({name: run}, device, 20)
-            del run
-            torch.cuda.empty_cache()
+        variants = {f"reference, {kind}": form for kind, form in REFERENCES.items()} | {"fast, bfloat16": "fast"}
+        times, peaks = training_times(model, batch, device, variants, 20)
         times["ceiling, bfloat16 products alone"] = 3 * ceiling * batch * FRAMES
         table += rows(device, "training step", batch, batch * FRAMES, times, peaks)
         if batch == 4:
@@ -126,6 +154,18 @@ def cuda_table(device: torch.device) -> pd.DataFrame:
                 device, "training loop", batch, batch * FRAMES, {"bare step": bare, "data, schedule, logging": loop}, {}
             )
     return pd.DataFrame(table + peers(device))
+
+
+def training_times(model: Network, batch: int, device, variants: dict[str, str], repeats: int) -> tuple[dict, dict]:
+    """Seconds and peak memory of a training step, by variant; their forms are those of `training_step`."""
+    times, peaks = {}, {}
+    for name, form in variants.items():
+        run = training_step(copy.deepcopy(model), batch, device, form)
+        peaks[name] = peak_gib(run, device)
+        times |= seconds({name: run}, device, repeats)
+        del run
+        torch.cuda.empty_cache()
+    return times, peaks
 
 
 def epoch_seconds(model: MixSTE, short: int = 40, long: int = 240) -> float:
@@ -144,7 +184,7 @@ def epoch_seconds(model: MixSTE, short: int = 40, long: int = 240) -> float:
 
 
 def peers(device: torch.device) -> list[dict]:
-    """VideoPose3D and PoseFormer as Figure 1 compares them: batched; eager, and compiled in bfloat16."""
+    """VideoPose3D and PoseFormer: inference, batched, as Figure 1 compares it, and the training steps."""
     table = []
     for what, model, shape, frames in (
         ("inference, VideoPose3D", VideoPose3D(), (8, 2187 + 242, JOINTS, 2), 8 * 2187),
@@ -154,11 +194,21 @@ def peers(device: torch.device) -> list[dict]:
         keypoints = torch.randn(shape, device=device)
         variants = {
             "eager, float32": without_gradients(model, keypoints),
+            "eager, TF32": without_gradients(model, keypoints, form="TF32"),
             "eager, bfloat16 autocast": without_gradients(model, keypoints, autocast=True),
             "recorded, bfloat16 autocast": without_gradients(accelerate(model, bfloat16=True), keypoints),
             "compiled, bfloat16 autocast": without_gradients(torch.compile(model), keypoints, autocast=True),
         }
         table += rows(device, what, shape[0], frames, seconds(variants, device, 10), {})
+    for what, model, batches in (
+        ("training step, PoseFormer", PoseFormer(), (256, 1024)),
+        ("training step, VideoPose3D", VideoPose3D(), (1024,)),
+    ):
+        model = model.to(device)
+        for batch in batches:
+            variants = {f"eager, {kind}": form for kind, form in REFERENCES.items()} | {"fast, bfloat16": "fast"}
+            times, peaks = training_times(model, batch, device, variants, 6)
+            table += rows(device, what, batch, batch, times, peaks)
     return table
 
 
@@ -248,23 +298,31 @@ def cpu_table() -> pd.DataFrame:
 
 
 def main(*parts: str) -> None:
-    """Write the tables of this machine to results/bench: speeds, and on CUDA also "scaling" and "accuracy"."""
+    """Write the tables of this machine to results/bench: speeds, and on CUDA also "scaling", "accuracy" and "study"."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     name = torch.cuda.get_device_name().split()[1].lower() if cuda else "cpu"
     tables = {name: lambda: cuda_table(device) if cuda else cpu_table()}
+    wanted = dict(part.split("=") if "=" in part else (part, "") for part in parts)
     if cuda:
         tables |= {"scaling": lambda: scaling(device), "accuracy": lambda: accuracy(device)}
-    unknown = set(parts) - set(tables)
-    if unknown:
+        tables["study"] = lambda: speed.table(device, most=int(wanted.get("study") or 0))
+    elif "study" in wanted:
+        raise ValueError("part study measures trainings on a GPU, and this machine has none that PyTorch can use")
+    if unknown := set(wanted) - set(tables):
         raise ValueError(f"on this machine, parts are {', '.join(tables)}, found {', '.join(sorted(unknown))}")
     OUT.mkdir(parents=True, exist_ok=True)
     for part, make in tables.items():
-        if not parts or part in parts:
+        if not parts or part in wanted:
             table = make()
             table.to_csv(OUT / f"{part}.csv", index=False)
             print(table.to_string(index=False), flush=True)
+            if part == "study":
+                print(speed.summary(table))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"bench: {error}")

@@ -89,14 +89,23 @@ def _averages(profile: str, table: Table) -> pd.DataFrame:
 
 
 def speed() -> str:
-    """Speed of the fast path at the published size as Markdown, from results/bench."""
+    """Speed of the fast path at the published size as Markdown, from results/bench.
+
+    Beside each reference that was measured in the same run; a dash stands for one that was not.
+    """
     bench = pd.concat(pd.read_csv(store.ROOT / "results" / "bench" / f"{name}.csv") for name in ("h100", "cpu"))
     bench = bench[bench["what"].isin(("inference", "training step"))]
-    bench = bench[bench["variant"].isin(("fast, bfloat16", "fast, float32"))]
-    lines = [["on", "what", "windows at once", "frames a second", "times the reference"], ["---"] * 5]
-    for row in bench.itertuples():
+    speeds = bench.set_index(["hardware", "what", "batch", "variant"])["frames_per_second"]
+    references = {"float32": "float32", "TF32": "TF32", "bfloat16 autocast": "bfloat16"}
+    lines = [["on", "what", "windows at once", "frames a second"]]
+    lines[0] += [f"times the reference in {name}" for name in references.values()]
+    lines.append(["---"] * len(lines[0]))
+    for row in bench[bench["variant"].isin(("fast, bfloat16", "fast, float32"))].itertuples():
         what = f"{row.what}, {row.variant.removeprefix('fast, ')}"
-        lines.append([row.hardware, what, str(row.batch), f"{row.frames_per_second:,.0f}", f"{row.ratio:.1f}"])
+        lines.append([row.hardware, what, str(row.batch), f"{row.frames_per_second:,.0f}"])
+        for reference in references:
+            speed = speeds.get((row.hardware, row.what, row.batch, f"reference, {reference}"))
+            lines[-1].append("–" if speed is None else f"{row.frames_per_second / speed:.1f}")
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -1,10 +1,34 @@
-"""The GPUs of this machine, and how several trainings share one."""
+"""The GPUs of this machine, and how several trainings share one.
 
+A small network leaves a GPU idle for much of each step. Processes that take turns on it gain next to nothing; under
+CUDA's Multi-Process Service (MPS) they compute at the same time, see results/bench/study.csv. MPS runs as the user, and
+changes no setting of the GPU.
+"""
+
+import contextlib
 import functools
 import os
+import shutil
 import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 SHARING = "MIXSTE_SHARING"  # environment variable: the number of trainings that share each GPU
+PIPES = "CUDA_MPS_PIPE_DIRECTORY"  # environment variable: where processes meet the MPS server
+PER_CARD = 4  # trainings that share a GPU by default
+MEMORY = 16  # GiB of a GPU for each of them
+CONTROL = "nvidia-cuda-mps-control"
+# Starts MPS, and ends it as soon as the process that holds the other end of its standard input closes it or ends.
+KEEPER = f"""
+{CONTROL} -d < /dev/null > "$1/said" 2>&1 || exit 1
+echo started
+read -r _
+echo quit | {CONTROL} > /dev/null 2>&1
+rm -rf "$1"
+"""
+PROBE = [sys.executable, "-c", "import torch; torch.zeros(1, device='cuda')"]
 
 
 def query(*columns: str) -> list[list[str]]:
@@ -26,3 +50,117 @@ def driver() -> str:
 def sharing() -> int:
     """How many trainings share the GPU of this process."""
     return int(os.environ.get(SHARING, 1))
+
+
+def visible() -> list[str]:
+    """The names (UUIDs) of the GPUs that this process may use; empty where nvidia-smi does not list them."""
+    names, allowed = [name for [name] in query("uuid")], os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return names
+    allowed = [name.strip() for name in allowed.split(",") if name.strip()]
+    return [names[int(name)] if name.isdecimal() and int(name) < len(names) else name for name in allowed if names]
+
+
+@contextlib.contextmanager
+def shared(gpus: list[str], count: int, jobs: int | None = None, say: Callable[[str], None] = print) -> Iterator[int]:
+    """Gives how many of `count` trainings each of these GPUs has at a time; those started meanwhile may share them.
+
+    jobs: trainings at a time on all GPUs. By default PER_CARD on each, if it has MEMORY for each of them and if MPS can
+    be started or is running already, and otherwise one. With more than one on a GPU and no MPS, they take turns.
+    """
+    per_card = -(-min(count, jobs or count) // len(gpus))
+    if jobs is None:
+        room = [
+            int(mib) // 1024 // MEMORY
+            for name, mib in query("uuid", "memory.total")
+            if name in gpus and mib.isdecimal()
+        ]
+        per_card = min([per_card, PER_CARD, *room])
+        if SHARING in os.environ or not shutil.which(CONTROL):  # in a training's place already
+            per_card = 1
+    if per_card < 2:
+        yield 1
+        return
+    with mps(gpus) as why:
+        if why:
+            per_card = per_card if jobs else 1
+            rest = "trainings on one GPU take turns" if jobs else "one training at a time runs on each GPU"
+            say(f"CUDA's Multi-Process Service cannot be used ({why}): {rest}")
+        with _environment({SHARING: str(per_card)} if per_card > 1 else {}):
+            yield per_card
+
+
+@contextlib.contextmanager
+def mps(gpus: list[str]) -> Iterator[str]:
+    """Let processes that are started meanwhile compute on one of these GPUs at the same time.
+
+    They must name their GPU by its UUID. Gives why they cannot, empty if they can. An MPS server that runs already is
+    used and left as it is; one that is started here ends with the context, however it or its process ends.
+    """
+    if not shutil.which(CONTROL):
+        yield f"{CONTROL} is not installed"
+        return
+    if _is_running():
+        yield ""
+        return
+    folder = Path(tempfile.mkdtemp(prefix="mixste-mps-"))
+    for name in ("pipes", "log"):
+        (folder / name).mkdir()
+    place = {PIPES: str(folder / "pipes")}
+    environment = os.environ | place | {"CUDA_MPS_LOG_DIRECTORY": str(folder / "log")}
+    if "CUDA_VISIBLE_DEVICES" in os.environ:  # no server on others' GPUs
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    keeper = subprocess.Popen(
+        ["sh", "-c", KEEPER, "sh", folder],
+        **{"env": environment, "text": True, "start_new_session": True},  # Ctrl-C is not for it
+        **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL},
+    )
+    try:
+        if keeper.stdout.readline() != "started\n":
+            said = (folder / "said").read_text(errors="replace").split("\n")[0] if (folder / "said").exists() else ""
+            yield said or f"{CONTROL} failed"
+        elif why := _probe(place | {"CUDA_VISIBLE_DEVICES": gpus[0]}):
+            yield why
+        else:
+            with _environment(place):
+                yield ""
+    finally:
+        keeper.stdin.close()
+        keeper.stdout.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it still waits for a process; it will end after it
+            keeper.wait(30)
+        if keeper.returncode:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running() -> bool:
+    """Whether an MPS server is where processes of this environment look for it."""
+    try:
+        asked = subprocess.run(CONTROL, input="get_server_list\n", capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return asked.returncode == 0 and "Cannot find" not in asked.stdout + asked.stderr
+
+
+def _probe(variables: dict[str, str]) -> str:
+    """Why a process cannot use its GPU under MPS; empty if it can. PyTorch would go on without a GPU."""
+    try:
+        done = subprocess.run(PROBE, env=os.environ | variables, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return "a first process under it hangs"
+    return (done.stderr.strip().splitlines() or ["a first process under it failed"])[-1] if done.returncode else ""
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

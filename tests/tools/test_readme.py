@@ -223,14 +223,16 @@ def test_the_table_of_speeds_has_the_fast_path_at_the_published_size_alone(tmp_p
     monkeypatch.setattr(readme.store, "ROOT", tmp_path)
     (tmp_path / "results" / "bench").mkdir(parents=True)
     columns = "hardware,what,variant,batch,frames_per_second,ratio"
-    gpu = ('"reference, float32",32,10,1', '"fast, bfloat16",32,123456.7,12.34', '"fast, float8 queries",32,13,13')
+    gpu = ('"reference, float32",32,10000,1', '"reference, bfloat16 autocast",32,50000,5')
+    gpu += ('"fast, bfloat16",32,123456.7,12.34', '"fast, float8 queries",32,13,13')
     text = "\n".join([columns, *(f"a GPU,inference,{rest}" for rest in gpu)])
     (tmp_path / "results" / "bench" / "h100.csv").write_text(text)
-    cpu = 'a CPU,inference,"fast, float32",1,273,1.97', 'a CPU,"inference, dim 32","fast, float32",1,900,1'
+    cpu = 'a CPU,inference,"reference, float32",1,100,1', 'a CPU,inference,"fast, float32",1,273,2.73'
+    cpu += ('a CPU,"inference, dim 32","fast, float32",1,900,1',)
     (tmp_path / "results" / "bench" / "cpu.csv").write_text("\n".join([columns, *cpu]))
     assert readme.speed().splitlines()[2:] == [
-        "| a GPU | inference, bfloat16 | 32 | 123,457 | 12.3 |",
-        "| a CPU | inference, float32 | 1 | 273 | 2.0 |",
+        "| a GPU | inference, bfloat16 | 32 | 123,457 | 12.3 | – | 2.5 |",
+        "| a CPU | inference, float32 | 1 | 273 | 2.7 | – | – |",
     ]
 
 
