@@ -18,6 +18,7 @@ from mixste.camera import normalize_screen
 from mixste.data import Clip, DataError, load
 from mixste.io.install import PACKAGE
 from mixste.network import Network
+from mixste.networks import DSTformer, KTPFormer, MotionAGFormer
 from mixste.skeleton import human36m
 from mixste.train import (
     AUTHORS,
@@ -565,7 +566,10 @@ def test_on_a_gpu_replayed_updates_are_those_of_the_optimizer(optimizer):
 
 @needs_cuda
 @pytest.mark.gpu
-@pytest.mark.parametrize(("network", "width"), [(MixSTE, 128), (PoseFormer, 16), (VideoPose3D, 64)])
+@pytest.mark.parametrize(
+    ("network", "width"),
+    [(MixSTE, 128), (PoseFormer, 16), (VideoPose3D, 64), (DSTformer, 32), (MotionAGFormer, 32), (KTPFormer, 32)],
+)
 def test_on_a_gpu_a_training_is_that_of_the_cpu_in_its_first_steps(network, width):
     curves = []
     for device in ("cpu", "cuda"):

@@ -70,7 +70,9 @@ class DSTformer(Network):
             raise ValueError(f"expected 1 to {self.frames} frames, found keypoints {tuple(keypoints.shape)}")
         x = self.joints_embed(with_confidence(keypoints, self.joints)) + self.pos_embed + self.temp_embed[:, :frames]
         for st, ts, fusion in zip(self.blocks_st, self.blocks_ts, self.ts_attn, strict=True):
-            x = fused(fusion, over_frames(st["t"], st["s"](x)), ts["s"](over_frames(ts["t"], x)))
+            first = over_frames(st["t"], over_joints(st["s"], x))
+            second = over_joints(ts["s"], over_frames(ts["t"], x))
+            x = fused(fusion, first, second)
         return lifted(self.pre_logits["fc"](self.norm(x)).tanh(), self.head)
 
     @classmethod
@@ -106,9 +108,17 @@ def with_confidence(
     return F.pad(keypoints, (0, 3 - keypoints.shape[-1]), value=1.0)
 
 
-def over_frames(block: nn.Module, x: Float[Tensor, "batch frames joints dim"]) -> Tensor:
-    """A block, which acts on the second-last axis, applied to the frames of each joint."""
-    return block(x.transpose(1, 2)).transpose(1, 2)
+def over_joints(block: nn.Module, x: Float[Tensor, "batch frames joints inputs"], *graph: Tensor) -> Tensor:
+    """A block applied to the joints of each frame, as (batch · frames, joints, inputs).
+
+    PyTorch's fused attention takes no more than one axis of batches.
+    """
+    return block(x.flatten(0, 1), *graph).unflatten(0, x.shape[:2])
+
+
+def over_frames(block: nn.Module, x: Float[Tensor, "batch frames joints inputs"], *graph: Tensor) -> Tensor:
+    """A block applied to the frames of each joint, (batch · joints, frames, inputs)."""
+    return over_joints(block, x.transpose(1, 2), *graph).transpose(1, 2)
 
 
 def fused(fusion: nn.Linear, first: Float[Tensor, "*batch dim"], second: Float[Tensor, "*batch dim"]) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mixste.model import AUTHORS_HEADS, BLOCK_EPS, Block
 from mixste.network import Network, Shapes
-from mixste.networks.dstformer import lifted
+from mixste.networks.dstformer import lifted, over_frames, over_joints
 from mixste.skeleton import SKELETONS, layouts_of, of_joints
 
 
@@ -58,12 +58,12 @@ class KTPFormer(Network):
             expected = f"(batch, {self.frames}, {self.joints}, 2)"
             raise ValueError(f"keypoints must be {expected}, found {tuple(keypoints.shape)}")
         graph = self.get_buffer(self.layout or of_joints(self.joints).name)
-        x = self.Spatial_norm(self.kpattention(keypoints, graph))
-        x = self.Temporal_norm(self.tpattention(x.transpose(1, 2), self.chain))  # (batch, joints, frames, dim)
+        x = self.Spatial_norm(over_joints(self.kpattention, keypoints, graph))
+        x = self.Temporal_norm(over_frames(self.tpattention, x, self.chain))
         for spatial, temporal in zip(self.STEblocks, self.TTEblocks, strict=True):
-            x = self.Spatial_norm(spatial(x.transpose(1, 2)))
-            x = self.Temporal_norm(temporal(x.transpose(1, 2)))
-        return lifted(x.transpose(1, 2), self.head)
+            x = self.Spatial_norm(over_joints(spatial, x))
+            x = self.Temporal_norm(over_frames(temporal, x))
+        return lifted(x, self.head)
 
     @classmethod
     def sizes(cls, profile) -> dict[str, int]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mixste.model import AUTHORS_HEADS, MLP, Attention
 from mixste.network import Network, Shapes
-from mixste.networks.dstformer import fused, lifted, over_frames, start_with_the_mean, with_confidence
+from mixste.networks.dstformer import fused, lifted, over_frames, over_joints, start_with_the_mean, with_confidence
 from mixste.skeleton import SKELETONS, Skeleton, human36m, layouts_of, of_joints
 
 NEIGHBOURS = 2  # of a frame in the temporal graph; one of them is usually itself
@@ -96,8 +96,8 @@ class Layer(nn.Module):
         start_with_the_mean(self.fusion)
 
     def forward(self, x: Float[Tensor, "batch frames joints dim"], graph: Float[Tensor, "joints joints"]) -> Tensor:
-        attended = over_frames(self.att_temporal, self.att_spatial(x))
-        convolved = over_frames(self.graph_temporal, self.graph_spatial(x, graph))
+        attended = over_frames(self.att_temporal, over_joints(self.att_spatial, x))
+        convolved = over_frames(self.graph_temporal, over_joints(self.graph_spatial, x, graph))
         return fused(self.fusion, attended, convolved)
 
 
@@ -124,12 +124,12 @@ class GraphConvolution(nn.Module):
         for layer in (self.U, self.V):
             nn.init.normal_(layer.weight, std=(2 / dim) ** 0.5)
 
-    def forward(self, x: Float[Tensor, "batch others nodes dim"], graph: Tensor | None = None) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch nodes dim"], graph: Tensor | None = None) -> Tensor:
         """graph: 1 where the row's node receives from the column's; if None, from the nodes that are most similar."""
         graph = similarity_graph(x) if graph is None else graph
         scale = graph.sum(dim=-1).rsqrt()  # the sums of rows on both sides, though no graph here is symmetric
         y = (scale[..., None] * graph * scale[..., None, :]) @ self.V(x) + self.U(x)
-        return F.relu(x + self.batch_norm(y.flatten(0, 1)).reshape(x.shape))
+        return F.relu(x + self.batch_norm(y))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 from mixste.accel import accelerate
 from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.model import MixSTE
+from mixste.networks import DSTformer, KTPFormer, MotionAGFormer
 from mixste.predict import predict
 from mixste.skeleton import human36m, mpi_inf_3dhp
 from mixste.wild import export
@@ -35,8 +36,11 @@ def shaken(model):
         MixSTE(frames=9, dim=8, depth=1, heads=2, separate_joints=False, attention_scale="model"),
         PoseFormer(frames=9, joint_dim=8, depth=1),
         VideoPose3D(frames=9, channels=16),
+        DSTformer(frames=9, dim=16, rep_dim=8, depth=1),
+        MotionAGFormer(frames=9, dim=16, rep_dim=8, depth=1),
+        KTPFormer(frames=9, dim=16, depth=1),
     ],
-    ids=["MixSTE", "joints-together", "PoseFormer", "VideoPose3D"],
+    ids=["MixSTE", "joints-together", "PoseFormer", "VideoPose3D", "DSTformer", "MotionAGFormer", "KTPFormer"],
 )
 def test_onnx_gives_pytorchs_poses_for_any_batch(model, tmp_path):
     pytest.importorskip("onnx", reason="the extra onnx is not installed")
