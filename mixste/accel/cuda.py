@@ -46,7 +46,7 @@ def forward(model: MixSTE, keypoints: Float[Tensor, "batch frames joints 2"], lo
     """model(keypoints), differentiable. low: the parameters' copies of `low_precision`, up to date."""
     layout = kernels.Layout(*keypoints.shape[:3], keypoints.device)
     steps = ordered_blocks(model)
-    keeps = draw(model, layout)
+    keeps = draw([(block, temporal) for block, _, temporal, _ in steps], layout)
     ahead = [(block.attn.proj.bias.detach(), keep[0]) for (block, *_), keep in zip(steps, keeps, strict=True)]
     x, normed = Beginning.apply(keypoints, layout, model, ahead[0], *beginning_parameters(model))
     for (block, inner, temporal, _), keep, following, next_ahead in zip(
@@ -71,22 +71,25 @@ def attention_parameters(block: Block) -> list[nn.Parameter]:
     return [*block.attn.qkv.parameters(), *block.attn.proj.parameters(), *block.norm2.parameters()]
 
 
-def mlp_parameters(block: Block, inner: nn.LayerNorm, outer: nn.LayerNorm) -> list[nn.Parameter]:
-    return [*block.mlp.fc1.parameters(), *block.mlp.fc2.parameters(), *inner.parameters(), *outer.parameters()]
+def mlp_parameters(block: Block, inner: nn.LayerNorm | None, outer: nn.LayerNorm) -> list[nn.Parameter]:
+    norms = [*(inner.parameters() if inner else ()), *outer.parameters()]
+    return [*block.mlp.fc1.parameters(), *block.mlp.fc2.parameters(), *norms]
 
 
-def draw(model: MixSTE, layout) -> list[tuple[Tensor | None, Tensor | None]]:
-    """Stochastic depth: the factors of each block's two branches, by token; None for a branch that is never dropped."""
-    if not model.training:
-        return [(None, None)] * (2 * len(model.spatial_blocks))
+def draw(blocks: list[tuple[Block, bool]], layout, joined: bool = False) -> list[tuple[Tensor | None, Tensor | None]]:
+    """Stochastic depth: the factors of each block's two branches, by token; None for a branch that is never dropped.
+
+    blocks: those in the order they run, each with whether it is temporal. joined: in temporal ones, a frame is a token.
+    """
     keeps = []
-    for block, _, temporal, _ in ordered_blocks(model):
-        if block.drop_path == 0.0:
+    for block, temporal in blocks:
+        if block.drop_path == 0.0 or not block.training:
             keeps.append((None, None))
             continue
-        sequences = (2, layout.batch, 1, layout.joints) if temporal else (2, layout.batch, layout.frames, 1)
-        keep = torch.empty(sequences, device=model.embed.weight.device).bernoulli_(1 - block.drop_path)
-        keep = keep.div_(1 - block.drop_path).expand(2, layout.batch, layout.frames, layout.joints)
+        joints = 1 if joined and temporal else layout.joints
+        sequences = (2, layout.batch, 1, joints) if temporal else (2, layout.batch, layout.frames, 1)
+        keep = torch.empty(sequences, device=block.norm1.weight.device).bernoulli_(1 - block.drop_path)
+        keep = keep.div_(1 - block.drop_path).expand(2, layout.batch, layout.frames, joints)
         keeps.append(tuple(keep.flatten(1).unbind()))
     return keeps
 
@@ -190,6 +193,7 @@ class MLPHalf(torch.autograd.Function):
     def backward(ctx, d_stream, d_after):
         normed, hidden, active, x, keep, position = ctx.saved_tensors
         mlp = ctx.mlp
+        d_stream = torch.zeros_like(d_after) if d_stream is None else d_stream  # of the last, whose norm alone is read
         d_x, d_position, sums = kernels.norm_backward(
             ctx.layout, x, d_after, d_stream, ctx.outer, mlp.fc2.bias, keep, ctx.inner, position
         )
@@ -197,7 +201,7 @@ class MLPHalf(torch.autograd.Function):
         d_hidden, d_fc1_bias = cublaslt.gelu_backward(d_x, ctx.low[mlp.fc2.weight], hidden, ctx.factor)
         d_fc1 = weight_gradient(d_hidden, normed)
         d_normed = cublaslt.product(d_hidden, ctx.low[mlp.fc1.weight])
-        norms = (sums[3], sums[4], sums[1], sums[2])
+        norms = (*sums[3:], sums[1], sums[2])
         return d_x, d_normed, *[None] * 7, d_position, d_fc1, d_fc1_bias, d_fc2, sums[0], *norms
 
 

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from mixste.accel import uneven
+
 try:
     from mixste.accel import hopper
 except ImportError:  # no Gluon in this Triton
@@ -572,6 +574,11 @@ def _chunk(rows: int, least: int, most: int, programs: int) -> int:
     return max(least, min(most, triton.next_power_of_2(rows // programs)))
 
 
+def _warps(columns: int) -> int:
+    """Of a program that takes rows one by one: a single warp, unless a row would fill its registers."""
+    return max(1, columns // 512)
+
+
 def _added(partial):
     """The sum over programs."""
     out = torch.empty_like(partial[0])
@@ -601,7 +608,7 @@ def norm(layout, x, outer, bias=None, keep=None, inner=None, position=None, ahea
         layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
         DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, BIASED=bias is not None,
         KEPT=keep is not None, INNER=inner is not None, PLACED=position is not None, NEXT=ahead is not None,
-        NEXT_KEPT=next_keep is not None, FOLDED=folded, num_warps=1,
+        NEXT_KEPT=next_keep is not None, FOLDED=folded, num_warps=_warps(triton.next_power_of_2(dim)),
     )  # fmt: skip
     return stream, inverse if folded else normed
 
@@ -620,7 +627,7 @@ def norm_backward(layout, x, d_normed, d_stream, outer, bias=None, keep=None, in
         d_x, d_placed, partial,
         layout.rows, layout.joints, layout.frames, inner.eps if inner else 0.0, outer.eps,
         DIM=dim, COLUMNS=triton.next_power_of_2(dim), CHUNK=chunk, BIASED=bias is not None, KEPT=keep is not None,
-        INNER=inner is not None, PLACED=position is not None, SUMS=sums, STAGES=3, num_warps=1,
+        INNER=inner is not None, PLACED=position is not None, SUMS=sums, STAGES=3, num_warps=_warps(triton.next_power_of_2(dim)),
     )  # fmt: skip
     if position is not None:
         d_placed = d_placed.view(layout.batch, layout.frames, layout.joints, dim).sum((0, 2), dtype=torch.float32)
@@ -656,6 +663,8 @@ def attention(layout, qkv, bias, heads: int, scale: float, temporal: bool, keep=
             TOKENS=tokens, FOLDED=inverse is not None, num_warps=4,
         )  # fmt: skip
         return out, None
+    if uneven.covers(layout, dim // heads):
+        return uneven.attention(layout, qkv, bias, heads, scale, keep)
     sequences = layout.batch * layout.joints * heads
     log_sum = torch.empty(sequences, layout.frames, dtype=torch.float32, device=qkv.device)
     block = min(64, max(16, triton.next_power_of_2(layout.frames)))
@@ -673,6 +682,9 @@ def attention(layout, qkv, bias, heads: int, scale: float, temporal: bool, keep=
 def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log_sum, d_out):
     """Gradients of qkv and bias."""
     dim = out.shape[1]
+    if temporal and uneven.covers(layout, dim // heads):
+        d_qkv, partial = uneven.attention_backward(layout, qkv, bias, heads, scale, keep, out, log_sum, d_out)
+        return d_qkv, _added(partial)
     if hopper is not None and hopper.covers(layout, dim // heads, temporal, qkv.device):
         given = (layout, qkv, bias, heads, scale, keep)
         if temporal:
