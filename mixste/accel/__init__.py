@@ -1,8 +1,9 @@
 """Optional speed: `accelerate(model)` computes what the model does, faster, up to rounding.
 
 `cpu` is MixSTE in plain PyTorch, arranged for CPUs. `cuda` is MixSTE in bfloat16, by kernels in Triton (`kernels`) and
-Gluon (`hopper`, `hopper_gelu`) and matrix products of cuBLASLt (`cublaslt`). `videopose3d` is the training of that
-network on CUDA in bfloat16. `graphs` records work on a GPU.
+Gluon (`hopper`, `hopper_gelu`) and matrix products of cuBLASLt (`cublaslt`). `joined` is that for
+PoseFormer, and MixSTE without joint separation; `videopose3d` is the training of that network on CUDA in bfloat16.
+`graphs` records work on a GPU.
 """
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from mixste.accel import cpu, cuda, videopose3d
+from mixste.accel import cpu, cuda, joined, videopose3d
 from mixste.accel.graphs import Recorder
 from mixste.model import MixSTE
+from mixste.networks import PoseFormer
 
 __all__ = [
     "Accelerated",
@@ -57,11 +59,11 @@ def accelerate(model: nn.Module, *, float8: bool = False, bfloat16: bool = False
 class Accelerated(nn.Module):
     """A network computed faster. It holds the model itself: training one trains both.
 
-    With gradients, or in training mode: on the CPU `cpu.forward`, in float32; on CUDA `cuda.forward`, or under autocast
-    to bfloat16 where there are no kernels for the network's sizes. Without gradients, which is inference: on the CPU
-    `cpu.forward`; on CUDA `cuda.infer`, or again autocast, recorded for each size of batch. Networks without a fast
-    path (`covers`) are called as they are, in training on CUDA under autocast; VideoPose3D trains by
-    `videopose3d.forward` there, where its kernels fit.
+    With gradients, or in training mode: on the CPU `cpu.forward`, in float32; on CUDA `cuda.forward` or
+    `joined.forward`, or under autocast to bfloat16 where there are no kernels for the network's sizes. Without
+    gradients, which is inference: on the CPU `cpu.forward`; on CUDA `cuda.infer`, `joined.forward`, or again autocast,
+    recorded for each size of batch. Networks without a fast path (`covers`) are called as they are, in training on
+    CUDA under autocast, or by `joined.forward` and `videopose3d.forward` where their kernels fit.
 
     Inference follows the parameters: it prepares weights again when one has been written to, when any optimizer has
     made a step, and when they have moved. A write through `.data`, or by a graph that is replayed, goes unseen:
@@ -94,7 +96,7 @@ class Accelerated(nn.Module):
 
     def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Float[Tensor, "batch lifted joints 3"]:
         model = self.model
-        if covers(model) and keypoints.shape[1:] != (model.frames, model.joints, 2):
+        if isinstance(model, MixSTE | PoseFormer) and keypoints.shape[1:] != (model.frames, model.joints, 2):
             return model(keypoints)  # raises the error about the shape
         addresses = [p.data_ptr() for p in self._weights]
         if addresses != self._addresses:
@@ -109,19 +111,32 @@ class Accelerated(nn.Module):
             return self._infer(keypoints)
 
     def _differentiable(self, keypoints: Tensor) -> Tensor:
-        if keypoints.is_cuda and covers(self.model) and cuda.covers(self.model):
-            with torch.no_grad():
-                if self._low is None:
-                    self._low = cuda.low_precision(self.model)
-                torch._foreach_copy_(list(self._low.values()), list(self._low))
-            return cuda.forward(self.model, keypoints, self._low)
+        fast = self._fast() if keypoints.is_cuda else None
+        if fast is not None:
+            self._copy(fast)
+            return fast.forward(self.model, keypoints, self._low)
         if keypoints.is_cuda and videopose3d.covers(self.model, keypoints):
             return videopose3d.forward(self.model, keypoints)
         return self._plain(keypoints)
 
+    def _fast(self):
+        """The module with kernels for the network on this GPU, or None."""
+        if covers(self.model) and cuda.covers(self.model):
+            return cuda
+        return joined if joined.covers(self.model) else None
+
+    @torch.no_grad()
+    def _copy(self, fast) -> None:
+        """Round the parameters that products of matrices read."""
+        if self._low is None:
+            self._low = fast.low_precision(self.model)
+        torch._foreach_copy_(list(self._low.values()), list(self._low))
+
     def _infer(self, keypoints: Tensor) -> Tensor:
         if self._blocks is not None:
             return cuda.infer(self.model, self._blocks, keypoints)
+        if keypoints.is_cuda and (covers(self.model) or self.bfloat16) and self._fast() is joined:
+            return joined.forward(self.model, keypoints, self._low)
         if self._low_blocks is not None:
             return functional_call(cpu.Forward(self.model), self._low_blocks, (keypoints,))
         if keypoints.is_cuda and not (covers(self.model) or self.bfloat16):
@@ -145,6 +160,8 @@ class Accelerated(nn.Module):
                 self._blocks = blocks
             else:  # where graphs read them
                 cuda.refresh(self._blocks, blocks)
+        elif on_cuda and joined.covers(self.model):
+            self._copy(joined)
         elif not on_cuda and self.bfloat16 and covers(self.model):
             self._low_blocks = cpu.low_precision(self.model)
 

@@ -1,14 +1,11 @@
 """MixSTE on CUDA: on any machine with twins instead of the kernels, in double precision; on a GPU as it is."""
 
-import copy
-
 import pytest
 import torch
 import twins
-from twins import SEPARATE, VARIANTS, branches, error, gradients, network, squared_error
+from twins import SEPARATE, VARIANTS, error, errors, network, squared_error
 
 from mixste.accel import accelerate, cuda
-from mixste.model import Block
 from mixste.train import Step
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -19,24 +16,6 @@ def with_twins(monkeypatch):
     for name, twin in (("LOW", torch.float64), ("kernels", twins), ("cublaslt", twins)):
         monkeypatch.setattr(cuda, name, twin)
     monkeypatch.setattr(twins, "APPROXIMATE", "none")
-
-
-def errors(monkeypatch, model, step, batch: int) -> dict[str, float]:
-    """Of the loss and of each parameter's gradient, against the model itself, which keeps the same branches.
-
-    step(keypoints, target) returns the loss and leaves the gradients.
-    """
-    exact, parameter = copy.deepcopy(model), model.embed.weight
-    keypoints = torch.randn(batch, model.frames, model.joints, 2).to(parameter)
-    target = torch.randn(batch, model.frames, model.joints, 3).to(parameter)
-    draw, dropped = branches(model, batch)
-    monkeypatch.setattr(cuda, "draw", draw)
-    monkeypatch.setattr(Block, "dropped", dropped)
-    loss = step(keypoints, target).detach().clone()
-    expected = squared_error(exact(keypoints), target)
-    expected.backward()
-    ours, theirs = gradients(model), gradients(exact)
-    return {"loss": error(loss, expected.detach())} | {name: error(ours[name], theirs[name]) for name in theirs}
 
 
 # --- with twins --------------------------------------------------------------------------------------------------

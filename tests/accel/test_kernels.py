@@ -12,7 +12,13 @@ kernels = pytest.importorskip("mixste.accel.kernels", reason="Triton, which come
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 MOST = 0.005  # a result in bfloat16 is off by 0.002
-SIZES = [(2, 27, 17, 128), (3, 243, 17, 512), (2, 30, 5, 96), (7, 1, 17, 128)]  # batch, frames, joints, dim
+SIZES = [
+    (2, 27, 17, 128),
+    (3, 243, 17, 512),
+    (2, 30, 5, 96),
+    (7, 1, 17, 128),
+    (30, 81, 1, 544),
+]  # batch, frames, joints, dim
 
 
 def exact(x):
@@ -143,6 +149,25 @@ def test_attention_and_its_gradients(monkeypatch, batch, frames, joints, heads, 
     theirs, _ = twins.attention(layout, exact(qkv), exact(bias), *map(exact, given))
     assert error(out, theirs) < 2 * MOST
     d_out = tokens(layout, 128)
+    ours = kernels.attention_backward(layout, qkv, bias, *given, out, log_sum, d_out)
+    theirs = twins.attention_backward(layout, exact(qkv), exact(bias), *map(exact, given), None, None, exact(d_out))
+    for one, other in zip(ours, theirs, strict=True):
+        assert error(one, other) < 4 * MOST
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(
+    ("frames", "heads", "width"), [(81, 8, 68), (243, 8, 68), (9, 4, 68), (27, 2, 34), (81, 3, 20)]
+)
+def test_attention_over_frames_with_heads_of_uneven_width(frames, heads, width, kept):
+    torch.manual_seed(0)
+    layout = kernels.Layout(5, frames, 1, torch.device("cuda"))
+    dim = heads * width
+    qkv, bias, d_out = tokens(layout, 3 * dim), random(3 * dim), tokens(layout, dim)
+    given = (heads, width**-0.5, True, keeps(layout, temporal=True) if kept else None)
+    out, log_sum = kernels.attention(layout, qkv, bias, *given)
+    theirs, _ = twins.attention(layout, exact(qkv), exact(bias), *map(exact, given))
+    assert error(out, theirs) < 2 * MOST
     ours = kernels.attention_backward(layout, qkv, bias, *given, out, log_sum, d_out)
     theirs = twins.attention_backward(layout, exact(qkv), exact(bias), *map(exact, given), None, None, exact(d_out))
     for one, other in zip(ours, theirs, strict=True):

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from mixste import MixSTE
-from mixste.accel.cpu import ordered_blocks
+from mixste.accel import cuda, joined
+from mixste.model import Block
 
 APPROXIMATE = "tanh"  # of GELU, as the kernels compute it
 
@@ -146,6 +147,44 @@ def activate_backward(x, statistics, norm, keep, factor, d_out):
     return d_x.to(x.dtype), torch.stack(sums)
 
 
+# --- joined.kernels ----------------------------------------------------------------------------------------------
+
+
+def _half(x, branch, keep, after=None):
+    x = x + (branch if keep is None else keep[:, None] * branch)
+    return x if after is None else _norm(x, after)
+
+
+def joint_attention(layout, x, block, keep=None):
+    wide = x.to(torch.promote_types(x.dtype, block.norm1.weight.dtype))
+    branch = block.attn(block.norm1(wide).unflatten(0, (-1, layout.joints))).flatten(0, 1)
+    return _half(wide, branch, keep).to(x.dtype)
+
+
+def joint_mlp(layout, x, block, keep=None, after=None):
+    wide = x.to(torch.promote_types(x.dtype, block.norm2.weight.dtype))
+    branch = block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(wide)), approximate=APPROXIMATE))
+    return _half(wide, branch, keep, after).to(x.dtype)
+
+
+def _half_backward(half, x, parameters, d_out):
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        out = half(leaf)
+    d_x, *gradients = torch.autograd.grad(out, (leaf, *parameters), d_out.to(out.dtype))
+    return d_x, gradients
+
+
+def joint_attention_backward(layout, x, block, d_out, keep=None):
+    parameters = (*block.norm1.parameters(), *block.attn.parameters())
+    return _half_backward(lambda x: joint_attention(layout, x, block, keep), x, parameters, d_out)
+
+
+def joint_mlp_backward(layout, x, block, d_out, keep=None, after=None):
+    parameters = (*block.norm2.parameters(), *block.mlp.parameters(), *(after.parameters() if after else ()))
+    return _half_backward(lambda x: joint_mlp(layout, x, block, keep, after), x, parameters, d_out)
+
+
 # --- cublaslt ----------------------------------------------------------------------------------------------------
 
 FOLDS = False  # whether the products with GELU take an inverse, as those of `hopper_gelu` do
@@ -217,16 +256,17 @@ def record(compute, *inputs):
     return SimpleNamespace(replay=lambda: result.copy_(compute(*inputs))), inputs, result
 
 
-def network(matrices: float = 0.2, **options) -> MixSTE:
+def network(matrices: float = 0.2, kind=MixSTE, **options):
     """Random norms, biases and positions: zero position embeddings and unit norms would hide mistakes.
 
     matrices: how much is added to those, of normal deviates; large ones sharpen attention, and with it rounding.
     """
     torch.manual_seed(0)
-    model = MixSTE(**{"frames": 6, "joints": 5, "dim": 16, "depth": 2, "heads": 4} | options)
+    dim = {"dim" if kind is MixSTE else "joint_dim": 16}
+    model = kind(**{"frames": 6, "joints": 5, "depth": 2, "heads": 4} | dim | options)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            size = 0.2 if parameter.ndim == 1 or "position" in name else matrices
+            size = 0.2 if parameter.ndim == 1 or "pos" in name else matrices
             parameter.add_(torch.randn_like(parameter), alpha=size)
     return model
 
@@ -247,16 +287,16 @@ def gradients(model) -> dict[str, torch.Tensor]:
 def branches(model, batch: int):
     """Which branches stochastic depth keeps, of a batch: as `cuda.draw` gives it, and a `Block.dropped` of the same."""
     by_token, in_order = [], []
-    for block, _, temporal, _ in ordered_blocks(model):
+    for block, _, temporal in joined.steps(model):
         if not block.drop_path:
             by_token.append((None, None))
             in_order += [None, None]
             continue
-        joints = model.joints if model.separate_joints else 1
+        joints = 1 if temporal and not getattr(model, "separate_joints", False) else model.joints
         size = (2, batch, 1, joints) if temporal else (2, batch, model.frames, 1)
-        chance = torch.full(size, 1 - block.drop_path, device=model.embed.weight.device)
+        chance = torch.full(size, 1 - block.drop_path, device=block.norm1.weight.device)
         keep = torch.bernoulli(chance) / chance
-        by_token.append(tuple(keep.expand(2, batch, model.frames, model.joints).flatten(1).unbind()))
+        by_token.append(tuple(keep.expand(2, batch, model.frames, joints).flatten(1).unbind()))
         in_order += keep.unbind()
     each = itertools.cycle(in_order)
 
@@ -264,4 +304,23 @@ def branches(model, batch: int):
         keep = next(each)
         return x if keep is None else x * keep.to(x.dtype).view(*x.shape[:-2], 1, 1)
 
-    return (lambda model, layout: by_token), dropped
+    return (lambda *_, **__: by_token), dropped
+
+
+def errors(monkeypatch, model, step, batch: int) -> dict[str, float]:
+    """Of the loss and of each parameter's gradient, against the model itself, which keeps the same branches.
+
+    step(keypoints, target) returns the loss and leaves the gradients.
+    """
+    exact, parameter = copy.deepcopy(model), next(model.parameters())
+    keypoints = torch.randn(batch, model.frames, model.joints, 2).to(parameter)
+    lifted = 1 if model.mode == "seq2frame" else model.frames
+    target = torch.randn(batch, lifted, model.joints, 3).to(parameter)
+    draw, dropped = branches(model, batch)
+    monkeypatch.setattr(cuda, "draw", draw)
+    monkeypatch.setattr(Block, "dropped", dropped)
+    loss = step(keypoints, target).detach().clone()
+    expected = squared_error(exact(keypoints), target)
+    expected.backward()
+    ours, theirs = gradients(model), gradients(exact)
+    return {"loss": error(loss, expected.detach())} | {name: error(ours[name], theirs[name]) for name in theirs}

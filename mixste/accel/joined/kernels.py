@@ -150,10 +150,7 @@ def _attention_backward(
         q = ((tl.dot(affine, tl.trans(w_q)) + _row(B_QKV, DIM)) * scale).to(low)
         k = (tl.dot(affine, tl.trans(w_k)) + _row(B_QKV + DIM, DIM)).to(low)
         v = (tl.dot(affine, tl.trans(w_v)) + _row(B_QKV + 2 * DIM, DIM)).to(low)
-        if KEPT:
-            d_proj = (d * tl.load(KEEP + first + token, inside, 0.0)[:, None]).to(low)
-        else:
-            d_proj = d.to(low)
+        d_proj = (d * tl.load(KEEP + first + token, inside, 0.0)[:, None]).to(low) if KEPT else d.to(low)
         d_out = tl.dot(d_proj, w_proj).to(low)
         out = tl.zeros([TOKENS, DIM], tl.float32)
         d_q = tl.zeros([TOKENS, DIM], tl.float32)
@@ -263,10 +260,7 @@ def _mlp_backward(
             d_after_w += tl.sum(d * out, 0)
             d_after_b += tl.sum(d, 0)
             d = _norm_backward(d * _row(AFTER_W, DIM), out, out_inverse)
-        if KEPT:
-            d_branch = (d * keep).to(low)
-        else:
-            d_branch = d.to(low)
+        d_branch = (d * keep).to(low) if KEPT else d.to(low)
         d_w_2 = tl.dot(tl.trans(d_branch), active, d_w_2)
         d_b_2 = tl.dot(tl.trans(d_branch), ones, d_b_2)
         slope = share + hidden * (share - share * share) * (1.5957691216 + 0.2140644488 * hidden * hidden)
@@ -339,7 +333,7 @@ def _tiles(layout, tokens: int) -> tuple[int, int]:
     return used, triton.cdiv(layout.rows, used)
 
 
-def attention(layout, x, block, keep=None):
+def joint_attention(layout, x, block, keep=None):
     """x + keep · attention(norm1(x)) of a block over joints."""
     (tokens, warps, each), attn, out = ATTENTION, block.attn, torch.empty_like(x)
     used, tiles = _tiles(layout, tokens)
@@ -351,7 +345,7 @@ def attention(layout, x, block, keep=None):
     return out
 
 
-def attention_backward(layout, x, block, d_out, keep=None):
+def joint_attention_backward(layout, x, block, d_out, keep=None):
     """Gradients of x and of the parameters of norm1, qkv and proj."""
     (tokens, warps, each), attn, d_x, dim = ATTENTION_BACKWARD, block.attn, torch.empty_like(x), x.shape[1]
     used, tiles = _tiles(layout, tokens)
@@ -366,7 +360,7 @@ def attention_backward(layout, x, block, d_out, keep=None):
     return d_x, [*gradients, rest[: dim * dim].view(dim, dim), rest[dim * dim :]]
 
 
-def mlp(layout, x, block, keep=None, after=None):
+def joint_mlp(layout, x, block, keep=None, after=None):
     """x + keep · MLP(norm2(x)), and the norm `after` of it, if given."""
     (tokens, warps, each), out = MLP, torch.empty_like(x)
     tiles = triton.cdiv(layout.rows, tokens)
@@ -379,7 +373,7 @@ def mlp(layout, x, block, keep=None, after=None):
     return out
 
 
-def mlp_backward(layout, x, block, d_out, keep=None, after=None):
+def joint_mlp_backward(layout, x, block, d_out, keep=None, after=None):
     """Gradients of x and of the parameters of norm2, fc1, fc2 and after, if given."""
     (tokens, warps, each), d_x, dim, hidden = MLP_BACKWARD, torch.empty_like(x), x.shape[1], block.mlp.fc1.out_features
     tiles = triton.cdiv(layout.rows, tokens)

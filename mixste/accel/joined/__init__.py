@@ -1,7 +1,7 @@
 """Networks over frames as tokens on CUDA in bfloat16: PoseFormer, and MixSTE without joint separation.
 
-Their blocks over joints are narrow, and each half of one is a kernel of `narrow`. The blocks over frames, where all
-joints of a frame are joined to one token, are those of `cuda`, with heads of any width by `uneven`.
+Their blocks over joints are narrow, and each half of one is a kernel of `joined.kernels`. The blocks over frames, where
+all joints of a frame are joined to one token, are those of `cuda`.
 """
 
 from itertools import groupby
@@ -16,22 +16,28 @@ from mixste.accel.cpu import ordered_blocks
 from mixste.model import Block, MixSTE
 from mixste.networks import PoseFormer
 
+__all__ = ["covers", "forward", "low_precision", "steps"]  # so that pdoc does not import the module that needs Triton
+
 try:
-    from mixste.accel import kernels, narrow, uneven
+    from mixste.accel.joined import kernels
 except ImportError:  # Triton comes with PyTorch for CUDA only
-    kernels = narrow = uneven = None
+    kernels = None
 
 
 def covers(model: nn.Module) -> bool:
-    """Whether there are kernels for the network, on this GPU and with the installed packages."""
+    """Whether there are kernels for the network, on this GPU and with the installed packages; none do dropout."""
     if not (type(model) is PoseFormer or (type(model) is MixSTE and not model.separate_joints)):
         return False
-    if narrow is None or cublaslt.loaded() is None or torch.cuda.get_device_capability() < (8, 0):
+    if model.training and getattr(model, "dropout", 0) > 0:
+        return False
+    if kernels is None or cublaslt.loaded() is None or torch.cuda.get_device_capability() < (8, 0):
         return False
     blocks = {temporal: block for block, _, temporal in steps(model)}
     width, hidden = blocks[True].mlp.fc1.in_features, blocks[True].mlp.fc1.out_features
-    sizes = width % 8 == 0 and hidden % 8 == 0 and uneven.covers(model.frames, width // blocks[True].attn.heads)
-    return sizes and narrow.covers(blocks[False], model.joints)
+    sizes = (
+        width % 8 == 0 and hidden % 8 == 0 and cuda.kernels.uneven(model.frames, 1, width // blocks[True].attn.heads)
+    )
+    return sizes and kernels.covers(blocks[False], model.joints)
 
 
 def steps(model: nn.Module) -> list[tuple[Block, nn.LayerNorm | None, bool]]:
@@ -53,7 +59,7 @@ def low_precision(model: nn.Module) -> dict[nn.Parameter, Tensor]:
 def forward(model: nn.Module, keypoints: Float[Tensor, "batch frames joints 2"], low: dict) -> Tensor:
     """model(keypoints), differentiable. low: the parameters' copies of `low_precision`, up to date."""
     batch, frames, joints, _ = keypoints.shape
-    layout, whole = (kernels.Layout(batch, frames, count, keypoints.device) for count in (joints, 1))
+    layout, whole = (cuda.kernels.Layout(batch, frames, count, keypoints.device) for count in (joints, 1))
     mixste, order = isinstance(model, MixSTE), steps(model)
     keeps = cuda.draw([(block, temporal) for block, _, temporal in order], layout, joined=True)
     if mixste:
@@ -78,9 +84,9 @@ def forward(model: nn.Module, keypoints: Float[Tensor, "batch frames joints 2"],
         x = x.view(batch, frames, -1)
         if mixste:
             return model.head(model.head_norm(x.to(model.head.weight.dtype))).view(*keypoints.shape[:3], 3)
-        mean = model.weighted_mean
-        x = (mean.weight[:, :, 0].to(x.dtype) @ x).to(mean.weight.dtype) + mean.bias  # (batch, 1, joints · joint_dim)
-        return model.head(x).unflatten(2, (joints, 3))
+        weight, bias = model.weighted_mean.weight, model.weighted_mean.bias
+        x = torch.bmm(weight[:, :, 0].to(x.dtype).expand(batch, 1, -1), x)  # (batch, 1, joints · joint_dim)
+        return model.head(x.to(bias.dtype) + bias).unflatten(2, (joints, 3))
 
 
 def over_frames(run: list, x: Float[Tensor, "rows width"], layout, low: dict) -> Float[Tensor, "rows width"]:
@@ -117,7 +123,7 @@ class Embedding(torch.autograd.Function):
     def forward(ctx, keypoints, layout, weight, bias, position):
         ctx.save_for_backward(keypoints)
         ctx.layout = layout
-        return kernels.embed(layout, keypoints, weight, bias, position, cuda.LOW)
+        return cuda.kernels.embed(layout, keypoints, weight, bias, position, cuda.LOW)
 
     @staticmethod
     @once_differentiable
@@ -133,17 +139,17 @@ class SpatialBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, keep, layout, block, after, *parameters):
-        between = narrow.attention(layout, x, block, keep[0])
+        between = kernels.joint_attention(layout, x, block, keep[0])
         ctx.save_for_backward(x, between, *keep)
         ctx.layout, ctx.block, ctx.after = layout, block, after
-        return narrow.mlp(layout, between, block, keep[1], after)
+        return kernels.joint_mlp(layout, between, block, keep[1], after)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out):
         x, between, *keep = ctx.saved_tensors
-        d_between, d_mlp = narrow.mlp_backward(ctx.layout, between, ctx.block, d_out, keep[1], ctx.after)
-        d_x, d_attention = narrow.attention_backward(ctx.layout, x, ctx.block, d_between, keep[0])
+        d_between, d_mlp = kernels.joint_mlp_backward(ctx.layout, between, ctx.block, d_out, keep[1], ctx.after)
+        d_x, d_attention = kernels.joint_attention_backward(ctx.layout, x, ctx.block, d_between, keep[0])
         return d_x, None, None, None, None, *d_attention, *d_mlp
 
 
@@ -154,11 +160,11 @@ class Beginning(torch.autograd.Function):
     def forward(ctx, x, layout, norm, ahead, *parameters):
         ctx.save_for_backward(x)
         ctx.layout, ctx.norm = layout, norm
-        return kernels.norm(layout, x, norm, ahead=ahead)
+        return cuda.kernels.norm(layout, x, norm, ahead=ahead)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_stream, d_normed):
         [x] = ctx.saved_tensors
-        d_x, _, sums = kernels.norm_backward(ctx.layout, x, d_normed, d_stream, ctx.norm)
+        d_x, _, sums = cuda.kernels.norm_backward(ctx.layout, x, d_normed, d_stream, ctx.norm)
         return d_x, None, None, None, *sums[1:]
