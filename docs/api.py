@@ -17,14 +17,9 @@ import pdoc
 import mixste
 
 REFERENCE = re.compile(r"`(\w+(?:\.\w+)+)(?:\([^`]*\))?`")
-# The last would start, the others want Triton.
-WITHOUT = (
-    "mixste.accel.kernels",
-    "mixste.accel.joined.kernels",
-    "mixste.accel.hopper",
-    "mixste.accel.hopper_gelu",
-    "mixste.__main__",
-)
+# The last would start, the others need Triton.
+TRITON = ("kernels", "joined.kernels", "videopose3d.kernels", "hopper", "hopper_gelu")
+WITHOUT = (*(f"mixste.accel.{name}" for name in TRITON), "mixste.__main__")
 
 
 def modules() -> list[str]:
