@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -185,6 +186,24 @@ def _bench() -> list[tuple[Run, float]]:
         for [run, *_], row, forwards in rows
         for speed in table[[row]]
     ]
+
+
+def alone(run: Run) -> float:
+    """GPU seconds of a training that has the GPU of results/bench/study.csv to itself; nan for a kind not in there."""
+    dropout = f" dropout={run.recipe.dropout}" if run.recipe.dropout else ""
+    options = " ".join(f"{name}={value}" for name, value in run.options) + dropout
+    kind = run.model, run.frames, options, run.poses_per_step, run.recipe.optimizer
+    return run.poses / _speeds(RESULTS / "bench" / "study.csv").get(kind, math.nan)
+
+
+@functools.cache
+def _speeds(path: Path) -> dict[tuple, float]:
+    """Poses a second of trainings alone, by network, T, options, poses in a step, and optimizer."""
+    if not path.exists():
+        return {}
+    table = pd.read_csv(path, keep_default_na=False).query("processes == 1")
+    kinds = table.groupby(["network", "frames", "options", "poses_per_step", "optimizer"])
+    return kinds["poses_per_second"].first().to_dict()
 
 
 @functools.lru_cache(maxsize=1024)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from mixste import evaluate
 from mixste.io.files import replacing
-from mixste.study import records, store
+from mixste.study import records, store, tidy
 from mixste.study.profiles import PROFILES
 from mixste.study.records import Record
 from mixste.study.tables import of_csv
@@ -41,6 +41,9 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         "- *takes and seeds, by bootstrap*: an older table, whose intervals are too narrow for few seeds or people.",
         "",
         "Differences are between the same takes. Trainings of different rows are not paired, even with the same seed.",
+        "Below it stands what one training takes: supervised poses, steps, multiply-accumulates of the forward pass",
+        "for each supervised pose, and, if the profile needs a GPU, seconds of a training that has it to itself.",
+        "",
         "Only profile `paper` is comparable with the paper: in the others, compare the pattern of the column *paper*,",
         "not its level. They count each frame once; the authors' protocol also counts padding and overlaps.",
     ]
@@ -91,6 +94,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                     *([f"*An earlier version: {replaced(table)}*", ""] if replaced(table) else []),
                     *([f"*{over(table)}*", ""] if over(table) else []),
                     markdown(with_intervals(table, notes=False).reset_index()),
+                    *effort(table),
                     *[f"\n*{row}*: {note}." for row, note in notes_of(table)],
                 ]
                 # Rows added to the table since the file was written.
@@ -184,6 +188,16 @@ def _line(record: Record) -> dict[str, object]:
 
 def _shown(value):
     return round(value, 1) if isinstance(value, float) else value
+
+
+def effort(table: pd.DataFrame) -> list[str]:
+    """What a training of each row takes: a table, or a sentence where all take the same."""
+    shown = tidy.effort(table)
+    if shown.empty:
+        return []
+    if len(shown.drop_duplicates()) > 1:
+        return ["", "One training takes:", "", markdown(shown.reset_index())]
+    return ["", f"One training takes {', '.join(f'{value} {name}' for name, value in shown.iloc[0].items())}."]
 
 
 def notes_of(table: pd.DataFrame) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import pandas as pd
 from mixste import evaluate
 from mixste.data.check import PUBLISHED
 from mixste.networks.references import at_constant_level
-from mixste.study import records, store, tidy, trainer
+from mixste.study import costs, records, store, tidy, trainer
 from mixste.study.profiles import Profile
 from mixste.study.records import Record
 from mixste.study.run import Run
@@ -114,6 +114,8 @@ def measure(
                 both = replace(row, against=label, note=note)
                 paired = _paired(row.runs, runs[row.against]) and own.columns.equals(other.columns)
                 out += _differences(own, other, paired, both, metric, table, profile, ids)
+    efforts = {row.label: _effort(row.runs[0], of_run.get(row.runs[0])) for row in rows}
+    out = [values | efforts[values["row"]] for values in out]
     about = {
         "table": table.number,
         "protocol": protocol,
@@ -187,6 +189,22 @@ def _at_level(key: str, ends: dict[str, pd.Series]) -> str:
     flat = sum(at_constant_level(error, constant) for error in ends[key])
     some = f"{flat} of {len(ends[key])} seeds " if flat < len(ends[key]) else ""
     return f"{some}{AT_LEVEL} ({constant:.1f} mm)" if flat else ""
+
+
+def _effort(run: Run, record: Record | None) -> dict[str, float]:
+    """What a training takes, by the columns of a tidy table. record: its own, if there is one."""
+    if not run.poses:
+        return {"poses": 0, "steps": 0, "macs": np.nan, "gpu_seconds": np.nan}
+    about = record.environment if record else {}
+    seconds, resumed = costs.alone(run), about.get("resumed_at", 0.0)
+    if np.isnan(seconds) and costs.GPU.search(about.get("device", "")) and about.get("sharing", 1) == 1 > resumed:
+        seconds = about["training_seconds"] / (1 - resumed)
+    joints = len(record.layout.joints) if record and not record.failed else costs.JOINTS
+    try:
+        macs = costs.size(run.model, run.frames, run.options, joints)[0] / 1e6
+    except RuntimeError:  # a network of one's own that does not run on PyTorch's meta device
+        macs = np.nan
+    return {"poses": run.poses, "steps": run.steps, "macs": macs, "gpu_seconds": seconds}
 
 
 def _without_value(row: Row, metrics: tuple[str, ...], ids: str) -> list[dict]:

@@ -15,9 +15,11 @@ from mixste.study.tables import CONSTANT, REGRESSION, TABLES, of_csv
 # low, high: 95 % interval, nan where nothing was repeated. over: what it was repeated over, and so what the interval
 # generalises to, see `mixste.study.uncertainty.Interval`; empty in tables older than this column, whose intervals are
 # a bootstrap over takes and seeds. seeds: how many the row has. seed_spread: standard deviation over seeds, of a
-# difference only where seeds are paired. printed: the paper's number, wherever it has one, comparable or not. A row all
-# of whose runs failed or are missing has one line a metric, with 0 seeds and no value; `runs` then names those that
-# failed.
+# difference only where seeds are paired. poses, steps: length of one training; 0 where nothing is trained. macs:
+# millions of multiply-accumulates of the forward pass for each supervised pose. gpu_seconds: of one training alone on
+# the GPU of results/bench/study.csv, or as recorded where its kind is not in there; nan for trainings on a CPU.
+# printed: the paper's number, wherever it has one, comparable or not. A row all of whose runs failed or are missing has
+# one line a metric, with 0 seeds and no value; `runs` then names those that failed.
 COLUMNS = {
     "table": str,
     "row": str,
@@ -31,6 +33,10 @@ COLUMNS = {
     "over": str,
     "seeds": int,
     "seed_spread": float,
+    "poses": int,
+    "steps": int,
+    "macs": float,
+    "gpu_seconds": float,
     "protocol": str,
     "profile": str,
     "source": str,
@@ -39,6 +45,7 @@ COLUMNS = {
     "printed": float,
     "note": str,
 }
+EMPTY = {str: "", float: np.nan, int: 0, bool: False}
 UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
 # Published tables of data or recipes that have been replaced stay until their profile is run again. By their column
 # source, what they were made with. None of them says what its intervals are over.
@@ -46,15 +53,20 @@ REPLACED = {
     "open-subjects": "eight subjects of HDM05 and CMU, AdamW, 0.8% of the paper's training",
     "open-styles": "Bandai-Namco's unseen styles, AdamW, 0.8% of the paper's training",
 }
+EFFORT = {  # heads of the columns that say what one training takes
+    "poses": "poses",
+    "steps": "steps",
+    "macs": "million multiply-accumulates a pose",
+    "gpu_seconds": "GPU seconds",
+}
 FAILED, NOT_TRAINED = "failed", "not trained here"  # in the notes of rows that lack some or all of their runs
 pd.options.display.max_colwidth = None  # a note is shown whole
 
 
 def table(values: list[dict], profile: Profile, number: str) -> pd.DataFrame:
     """A tidy table from values that no run's clips give (counts, timings): missing columns get their empty value."""
-    empty = {str: "", float: np.nan, int: 0, bool: False}
     about = {"table": number, "profile": profile.name, "source": profile.data.source, "comparable": profile.comparable}
-    rows = [{name: empty[kind] for name, kind in COLUMNS.items()} | about | value for value in values]
+    rows = [{name: EMPTY[kind] for name, kind in COLUMNS.items()} | about | value for value in values]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -145,8 +157,9 @@ def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
     floats = [name for name, kind in COLUMNS.items() if kind is float]
     try:
         table = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=dict.fromkeys(floats, ""))
-        if "over" not in table:  # written before there was this column
-            table.insert(min(list(COLUMNS).index("over"), len(table.columns)), "over", "")
+        for place, (name, kind) in enumerate(COLUMNS.items()):
+            if name in ("over", *EFFORT) and name not in table:  # written before there was this column
+                table.insert(min(place, len(table.columns)), name, EMPTY[kind])
         validate(table)
     except ValueError as error:
         raise ValueError(f"expected a table of the study in {path}: {error}") from None
@@ -225,6 +238,15 @@ def with_intervals(table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
         lines.append(line)
     shown = pd.DataFrame(lines).fillna("").set_index(["row", "metric"])
     return shown.rename_axis(columns=over(table[table["column"] == "Avg."]))
+
+
+def effort(table: pd.DataFrame) -> pd.DataFrame:
+    """What one training of each row takes, by `EFFORT`; without columns that are empty in all rows."""
+    rows = table[(table["against"] == "") & (table["poses"] > 0)].drop_duplicates("row").set_index("row")
+    shown = rows[list(EFFORT)].dropna(axis="columns", how="all").rename(columns=EFFORT)
+    return shown.map(
+        lambda value: "" if pd.isna(value) else f"{value:,.{'2f' if value < 1 else '1f' if value < 10 else '0f'}}"
+    )
 
 
 def over(table: pd.DataFrame) -> str:

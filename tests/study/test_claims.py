@@ -74,6 +74,7 @@ class Fake:
     seed: int
     errors: tuple[float, ...]
     start: None = None
+    poses = 0
 
     @property
     def clips(self) -> pd.DataFrame:

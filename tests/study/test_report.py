@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from mixste.study import pages, plots, records, report, store, tidy
+from mixste.study import costs, pages, plots, records, report, store, tidy
 from mixste.study.profiles import PROFILES, profile_of
 from mixste.study.published import published
 from mixste.study.run import Data, Run, spec
@@ -31,6 +31,7 @@ class Fake:
     seed: int
     values: tuple[float, ...]
     start: None = None
+    poses = 0
 
     @property
     def clips(self) -> pd.DataFrame:
@@ -112,6 +113,7 @@ class Walks:
     seed: int
     errors: tuple[tuple[str, float], ...]
     start: "Walks | None" = None
+    poses = 0
 
     @property
     def clips(self) -> pd.DataFrame:
@@ -219,11 +221,48 @@ def made_up(run: Run, values: np.ndarray, people: list[str], frames: np.ndarray)
             "format": records.FORMAT,
             "id": f"{run.frames}-{run.seed}",
             "spec": json.loads(spec(run)),
+            "environment": {},
+            "layout": "human36m",
             "failed": "",
             "takes": takes,
             "errors": [about | {"value": values.round(3).tolist()}],
         }
     )
+
+
+def test_a_row_says_what_one_of_its_trainings_takes(monkeypatch, tmp_path):
+    """From the speed on record; as recorded where there is none, unless the GPU was shared; nothing on a CPU."""
+    bench = tmp_path / "bench"
+    bench.mkdir()
+    columns = "network,frames,joints,options,poses_per_step,optimizer,processes,poses_per_second"
+    lines = ("mixste,27,17,depth=1 dim=16 heads=2,54,adamw,4,9", "mixste,27,17,depth=1 dim=16 heads=2,54,adamw,1,50")
+    (bench / "study.csv").write_text("\n".join([columns, *lines]))
+    monkeypatch.setattr(costs, "RESULTS", tmp_path)
+    options = (("depth", 1), ("dim", 16), ("heads", 2))
+    run = Run(SMOKE.data, 27, 1000, 0, "mixste", options, replace(AUTHORS, batch_frames=60))
+    other = replace(run, frames=9)
+    rows = [Row("ours", (run,), against="other"), Row("other", (other,)), Row("one", (Run(SMOKE.data, 1, 0, 0),))]
+    kept = {one: made_up(one, np.array([1.0, 2.0]), ["a", "b"], np.array([10, 10])) for row in rows for one in row.runs}
+    monkeypatch.setattr(records, "find", lambda wanted, name: kept)
+
+    def seconds(**environment):
+        kept[other].content["environment"] = {"training_seconds": 30.0} | environment
+        table = report.measure(AVERAGES, SMOKE, rows).drop_duplicates("row").set_index("row")
+        assert table["poses"].to_dict() == {"ours": 1000, "other": 1000, "one": 0}
+        assert table["steps"].to_dict() == {"ours": 19, "other": 19, "one": 0}  # of 54 poses
+        assert table["macs"].isna().to_dict() == {"ours": False, "other": False, "one": True}
+        assert table["gpu_seconds"]["ours"] == 1000 / 50
+        return table["gpu_seconds"]["other"]
+
+    gpu = {"device": "NVIDIA H200"}
+    assert seconds(**gpu) == seconds(**gpu, sharing=1) == 30
+    assert seconds(**gpu, sharing=1, resumed_at=0.25) == 40
+    assert np.isnan([seconds(**gpu, sharing=2), seconds(device="AMD EPYC"), seconds()]).all()
+    table = report.measure(AVERAGES, SMOKE, rows)
+    assert tidy.effort(table)["GPU seconds"].to_dict() == {"ours": "20", "other": ""}
+    assert "One training takes:" in pages.effort(table)
+    assert pages.effort(table[table["row"] == "ours"])[-1].startswith("One training takes 1,000 poses, 19 steps, 0.")
+    assert pages.effort(table[table["row"] == "one"]) == []
 
 
 @pytest.mark.slow
