@@ -199,6 +199,12 @@ def lift(
     ] = "auto",
     fps: Annotated[float | None, typer.Option(help="Frame rate. Overrides the file's.")] = None,
     person: Annotated[int, typer.Option(help="Person to lift: 0 is the most prominent one, 1 the next.")] = 0,
+    world: Annotated[
+        bool, typer.Option(help="Place the person on the floor: path, vertical, and feet that stand still.")
+    ] = False,
+    focal_length: Annotated[
+        float | None, typer.Option(help="Focal length of the camera in pixels, for --world. Overrides the file's.")
+    ] = None,
     network_layout: Annotated[
         str | None, typer.Option(help="Joint layout that the network was trained on, if its file lacks it: human36m.")
     ] = None,
@@ -217,6 +223,8 @@ def lift(
     if size is not None and not sides:
         raise DataError(f"expected a size such as 1920x1080, found {size!r}")
     resolution = sides and (int(sides[1]), int(sides[2]))
+    if focal_length is not None and not world:
+        raise DataError("expected --world with --focal-length: without it, nothing depends on the focal length")
     outputs = {"outputs": listed(to)} if to else {}
     failed, lifted = [], 0
     for result in lift(
@@ -229,6 +237,8 @@ def lift(
         units=units,
         fps=fps,
         person=person,
+        world=world,
+        focal=focal_length,
         **outputs,
     ):
         if isinstance(result, DataError):

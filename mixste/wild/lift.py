@@ -23,6 +23,7 @@ from mixste.wild.outputs import MAX_FRAMES, WRITERS, Lifted
 from mixste.wild.quality import on_screen
 from mixste.wild.video import SUFFIXES, detect, pyav
 from mixste.wild.viewer import view
+from mixste.wild.world import place
 
 OUTPUTS = {
     **WRITERS,
@@ -36,6 +37,8 @@ SHORT_GAP = 0.5  # seconds: the longest gap of a point for which a straight line
 FPS = 30.0  # if a file has no frame rate
 FPS_RANGE = (0.01, 10_000.0)
 FARTHEST = 1000  # image sizes from the origin; no detector puts a point farther away
+FOCAL = 1.15  # longer sides of the image, if the focal length is unknown: 47° across, as phones and many cameras see
+FOCAL_RANGE = (0.2, 50.0)  # longer sides of the image: 136° to 1° across
 
 
 def lift_clip(
@@ -160,6 +163,36 @@ def _lifted(about: dict, model: nn.Module, flip: bool) -> Lifted:
     return Lifted(**about | {"poses": poses, "notes": (*about["notes"], *([note] if note else []))})
 
 
+def in_world(lifted: Lifted, focal: float | None = None) -> Lifted:
+    """The clip with `world`: the person on the floor, see `mixste.wild.world.place`.
+
+    focal: the camera's focal length in pixels; None for one that is usual, as a note says. Raises DataError for one
+    that no camera has.
+    """
+    longer = max(lifted.resolution)
+    notes = ["in the world, z is up and 0 on the floor, x to the camera's right, y away from it; the camera stands still"]
+    if focal is None:
+        focal = FOCAL * longer
+        notes.append(
+            f"no focal length in the file: assumed {focal:.0f} pixels, {np.degrees(2 * np.arctan(0.5 / FOCAL)):.0f}° "
+            "across the longer side; --focal-length sets another"
+        )
+    if not _plausible(focal, lifted.resolution):
+        raise DataError(
+            f"{lifted.name}: expected a focal length of {FOCAL_RANGE[0] * longer:.0f} to {FOCAL_RANGE[1] * longer:.0f} "
+            f"pixels, {FOCAL_RANGE[0]:g} to {FOCAL_RANGE[1]:g} times the longer side of the image, found {focal:g}"
+        )
+    screen, _ = on_screen(lifted.keypoints, lifted.resolution)
+    scale = np.ptp(lifted.keypoints) / max(np.ptp(screen), 1e-9)
+    axis = lifted.keypoints[0, 0] - scale * screen[0, 0]  # the middle of what the network saw
+    world, more = place(lifted.poses, lifted.keypoints, lifted.filled, lifted.fps, lifted.resolution, focal, axis)
+    return replace(lifted, world=world, notes=(*lifted.notes, *notes, *more))
+
+
+def _plausible(focal: float, resolution: tuple[int, int]) -> bool:
+    return FOCAL_RANGE[0] <= focal / max(resolution) <= FOCAL_RANGE[1]
+
+
 def clips_in(source) -> list[Path]:
     """The clips in a file or folder: the path itself, or a folder's videos, keypoint files and folders of frames."""
     source = Path(source)
@@ -187,12 +220,14 @@ def lift(
     fps: float | None = None,
     person: int = 0,
     flip: bool = True,
+    world: bool = False,
+    focal: float | None = None,
     outputs: Sequence[str] = ("npz", "csv", "json", "bvh", "html"),
 ) -> Iterator[Lifted | DataError]:
     """Lift every clip of a file or folder and write each, as soon as it is lifted, as out/NAME.npz and so on.
 
-    format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. outputs: any of OUTPUTS.
-    A clip that cannot be read yields its DataError instead of a result, and the others are lifted. The network is
+    format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. world: also find the
+    person's place in the world, see `in_world`; focal: overrides the file's. outputs: any of OUTPUTS. A clip that cannot be read yields its DataError instead of a result, and the others are lifted. The network is
     accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at once if the network has another
     joint layout, there are no clips, an output is unknown, or a result would overwrite its input; ImportError for .mp4
     without the extra `video`, for .c3d without `c3d`.
@@ -226,8 +261,10 @@ def lift(
                     detections = detect(clip) if video else read(clip, format, layout, resolution, units)
                 with guarded(detections.name, "a clip of a person"):
                     keypoints = _keypoints(detections, fps, person)
+                    length = detections.focal if focal is None else focal
                     del detections  # large for a long clip
                     lifted = _lifted(keypoints, model, flip)
+                    lifted = in_world(lifted, length) if world else lifted
             except DataError as error:
                 yield error
                 continue

@@ -72,7 +72,8 @@ class Lifted:
         path = Path(path)
         expected = "the .npz of a lifted clip"
         with guarded(path, expected):
-            arrays = read_arrays(path, ("fps", "resolution", "keypoints", "poses", "filled", "notes"), expected)
+            names = ("fps", "resolution", "keypoints", "poses", "filled", "notes", *WORLD)
+            arrays = read_arrays(path, names, expected)
             for name, last in (("poses", (17, 3)), ("keypoints", (17, 2)), ("filled", (17,))):
                 shape = (len(arrays["poses"]), *last)
                 if arrays[name].shape != shape or not np.isfinite(arrays[name]).all() or not len(arrays[name]):
@@ -91,6 +92,7 @@ class Lifted:
                 poses=arrays["poses"],
                 filled=arrays["filled"].astype(bool),
                 notes=tuple(map(str, arrays["notes"].tolist())),
+                world=_world(arrays) if "world" in arrays else None,
             )
 
     def cut(self, kind: str) -> "Lifted":
@@ -121,6 +123,32 @@ class Lifted:
         return self.poses[part].astype(np.float64) * UPRIGHT + [0, float(self.poses[..., 1].max()), 0]
 
 
+WORLD = {  # the fields of `World` by their names in files
+    "world": "poses",
+    "contacts": "contacts",
+    "focal": "focal",
+    "camera_rotation": "rotation",
+    "camera_position": "position",
+}
+
+
+def _arrays(world: World | None) -> dict[str, np.ndarray]:
+    """The fields of a world as arrays, none without one."""
+    return {name: np.array(getattr(world, field)) for name, field in WORLD.items()} if world else {}
+
+
+def _world(arrays: dict[str, np.ndarray]) -> World:
+    """The world in a file's arrays."""
+    frames = len(arrays["poses"])
+    shapes = {"world": (frames, 17, 3), "contacts": (frames, 2), "focal": (), "camera_rotation": (3, 3)}
+    for name, shape in {**shapes, "camera_position": (3,)}.items():
+        if name not in arrays or arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
+            size = arrays[name].shape if name in arrays else "none"
+            raise DataError(f"expected finite {name} {shape} of a clip in the world, found {size}")
+    fields = {field: arrays[name] for name, field in WORLD.items()}
+    return World(**fields | {"contacts": fields["contacts"].astype(bool), "focal": float(fields["focal"])})
+
+
 def write_npz(lifted: Lifted, path) -> None:
     """Every field as an array, for `Lifted.read` and NumPy."""
     with replacing(path) as temporary:
@@ -135,17 +163,24 @@ def write_npz(lifted: Lifted, path) -> None:
             notes=np.array(lifted.notes, dtype=np.str_),
             quality=np.array(lifted.quality["words"]),
             swaps=np.array(lifted.quality["swaps"], dtype=np.int64),
+            **_arrays(lifted.world),
         )
 
 
 def write_csv(lifted: Lifted, path) -> None:
-    """One row per frame: frame, seconds, then x, y and z of every joint in metres."""
+    """One row per frame: frame, seconds, then x, y and z of every joint in metres.
+
+    In the world if the clip is placed there; then also 1 for each foot that stands still.
+    """
+    poses = lifted.world.poses if lifted.world else lifted.poses
     names = [f"{joint}_{axis}" for joint in human36m.joints for axis in "xyz"]
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         for part in parts(lifted):
             frames = np.arange(part.start, part.stop)
-            table = pd.DataFrame(lifted.poses[part].reshape(len(frames), -1), index=frames, columns=names)
+            table = pd.DataFrame(poses[part].reshape(len(frames), -1), index=frames, columns=names)
             table.insert(0, "seconds", frames / lifted.fps)
+            if lifted.world:
+                table[["RFoot_contact", "LFoot_contact"]] = lifted.world.contacts[part].astype(int)
             first = part.start == 0
             table.to_csv(file, header=first, index_label="frame", float_format="%.5f", lineterminator="\n")
 
@@ -165,12 +200,17 @@ def write_json(lifted: Lifted, path) -> None:
 
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text(about)[:-1])
-        for name, values, digits in (("poses", lifted.poses, 5), ("keypoints", lifted.keypoints, 2)):
+        large = [("poses", lifted.poses, 5), ("keypoints", lifted.keypoints, 2)]
+        large += [("world", lifted.world.poses, 5)] if lifted.world else []
+        for name, values, digits in large:
             file.write(f',"{name}":[')
             for part in parts(lifted):
                 rounded = np.round(values[part].astype(np.float64), digits).tolist()
                 file.write("," * (part.start > 0) + text(rounded)[1:-1])
             file.write("]")
+        for name in WORLD if lifted.world else ():
+            if name != "world":
+                file.write(f',"{name}":{text(_arrays(lifted.world)[name].tolist())}')
         file.write(f',"filled":{text(lifted.filled.tolist())},"notes":{text(lifted.notes)}')
         file.write(f',"quality":{text(lifted.quality)}}}')
 

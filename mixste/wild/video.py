@@ -23,6 +23,8 @@ from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.io.install import install
 
+# The focal length of a phone's lens, as on film 36 x 24 mm, whose diagonal is 43.27 mm.
+FOCAL_TAG, FILM_DIAGONAL = "com.apple.quicktime.camera.focal_length.35mm_equivalent", 43.27
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")  # of videos
 
 
@@ -51,7 +53,7 @@ def detect(path, everyone: bool = False) -> Detections:
                 for glance in ([False] * MOST if everyone else [False, True])
             ]
             stream = video.streams.video[0]
-            rate = stream.average_rate
+            rate, lens = stream.average_rate, video.metadata.get(FOCAL_TAG)
             step = max(1, (stream.frames or 30 * GLANCES) // GLANCES)
             frames = tqdm(
                 video.decode(stream), path.name, stream.frames or None, unit="frame", file=terminal, disable=None
@@ -78,7 +80,10 @@ def detect(path, everyone: bool = False) -> Detections:
         notes += (
             "more than one person is in the film: lifted the one that the detector took first; --person all lifts each",
         )
-    return Detections(path.stem, LAYOUTS["mediapipe33"], people, sizes.pop(), fps, notes=notes)
+    size = sizes.pop()
+    known = lens and lens.replace(".", "", 1).isdecimal()
+    focal = float(np.hypot(*size)) * float(lens) / FILM_DIAGONAL if known else None
+    return Detections(path.stem, LAYOUTS["mediapipe33"], people, size, fps, notes=notes, focal=focal)
 
 
 def _people_in(picture: UInt8[np.ndarray, "height width 3"], trackers: list) -> Float[np.ndarray, "_ 33 3"]:

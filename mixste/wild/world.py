@@ -1,9 +1,9 @@
 """A lifted person in the world: the root's path, the vertical, the floor, and feet that stand still on it.
 
 The camera is taken as still and without distortion, with its optical axis in the middle of the image. Lengths are in
-the scale of the poses: whoever is smaller in truth is nearer, and walks less far, by the same factor. The constants were
-chosen on subjects of open-people that neither `open-small` was trained on nor the test has; `tools/open_world.py`
-measures the result on the test subjects.
+the scale of the poses: whoever is smaller in truth is nearer, and walks less far, by the same factor. The constants
+were chosen on subjects of open-people that are not in the test and that `open-small` was not trained on;
+`tools/open_world.py` measures the result on test subjects.
 """
 
 import numpy as np
@@ -51,18 +51,17 @@ def place(
     fps: float,
     resolution: tuple[int, int],
     focal: float,
-    axis: Float[np.ndarray, "2"] | None = None,
+    axis: Float[np.ndarray, "2"],
 ) -> tuple[World, tuple[str, ...]]:
     """The person in the world, and a sentence for all that could not be determined and was assumed.
 
     poses: metres, camera axes, relative to the hip. keypoints, focal: pixels. filled: keypoints that were not detected.
-    axis: where in the image the optical axis is for the network that made the poses, pixels, if not in the middle.
+    axis: where in the image the optical axis is for the network that made the poses, pixels: in the middle, or on a
+    person around whom the image was cropped.
     """
     centre = np.array(resolution) / 2
-    poses = steady(poses, fps)
-    if axis is not None:
-        aim = np.append((axis - centre) / focal, 1.0)
-        poses = poses @ _shortest(np.array([0, 0, 1.0]), aim).as_matrix().T
+    aim = np.append((axis - centre) / focal, 1.0)
+    poses = steady(poses, fps) @ _shortest(np.array([0, 0, 1.0]), aim).as_matrix().T
     rays = (keypoints.astype(np.float64) - centre) / focal
     weights = np.where(filled, GUESS, 1.0)
 

@@ -37,6 +37,7 @@ class Raw:
     resolution: tuple[int, int] | None = None
     fps: float | None = None
     notes: list[str] = field(default_factory=list)
+    focal: float | None = None
 
 
 def by_frame(people: Float[np.ndarray, "all points 3"], counts: Iterable[int]) -> list[np.ndarray]:

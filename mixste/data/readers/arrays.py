@@ -28,7 +28,7 @@ def read_file(path: Path, count: int | None) -> Raw:
         return _custom_videos(read_npz(path, "positions_2d"), read_npz(path, "metadata") if "metadata" in names else {})
     if "boxes" in names and "keypoints" in names:
         return _detectron(read_npz(path, "keypoints"), read_npz(path, "metadata") if "metadata" in names else {})
-    about = {name for name in (*POINTS, *SCORES, "joints", "resolution", "fps") if name in names}
+    about = {name for name in (*POINTS, *SCORES, "joints", "resolution", "fps", "focal") if name in names}
     if not about & set(POINTS):
         if len(names) != 1:
             raise DataError(f"expected an array keypoints, found {', '.join(names[:10]) or 'none'}")
@@ -49,8 +49,8 @@ def _array(path: Path, name: str) -> np.ndarray:
 
 
 def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
-    """The clip in `keypoints`, or MHFormer's `reconstruction`, with scores, `joints` (names), `resolution` and `fps`,
-    if any.
+    """The clip in `keypoints`, or MHFormer's `reconstruction`, with scores, `joints` (names), `resolution`, `fps` and
+    `focal`, if any.
 
     Arrays are (frames, points, 2 or 3), the third value being the score; also with an axis of people before or after
     the frames, of a single frame, or with one row of numbers per frame.
@@ -94,9 +94,15 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
         names,
         [[str(person) for person in range(points.shape[1])]] * len(points),
         size_in(arrays["resolution"]) if "resolution" in arrays else None,
-        float(_numbers(arrays, "fps").reshape(-1)[0]) if "fps" in arrays and np.size(arrays["fps"]) == 1 else None,
+        _number(arrays, "fps"),
         notes,
+        _number(arrays, "focal"),
     )
+
+
+def _number(arrays: Mapping[str, Any], name: str) -> float | None:
+    """The only number of an array; None if there is no such array."""
+    return float(_numbers(arrays, name).reshape(-1)[0]) if name in arrays and np.size(arrays[name]) == 1 else None
 
 
 def _numbers(arrays: Mapping[str, Any], name: str) -> np.ndarray:

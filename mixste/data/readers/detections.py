@@ -147,7 +147,8 @@ class Detections:
 
     names: of the points, as in LAYOUTS. people: for each frame (people, points, 3): x and y in pixels and the score, 0
     if not detected. resolution: width, height in pixels. fps: None if unknown. ids: of those people, if the detector
-    tracked them; None for a person that it did not track. notes: assumptions made in reading, a sentence each.
+    tracked them; None for a person that it did not track. notes: assumptions made in reading, a sentence each. focal:
+    the camera's focal length in pixels, if the file has it.
     """
 
     name: str
@@ -157,6 +158,7 @@ class Detections:
     fps: float | None = None
     ids: list[list[str | None]] | None = None
     notes: tuple[str, ...] = ()
+    focal: float | None = None
 
 
 # A track without a detection is kept for as many frames as it is long, within these bounds: a false detection is soon

@@ -33,7 +33,8 @@ TIME = ("timestamp", "time", "timestamp_ms", "time_ms", "seconds")
 IDS = ("track_id", "idx", "person_id")
 FPS = ("fps", "frame_rate", "framerate")  # of a clip
 SIZES = (("width", "height"), ("image_width", "image_height"), ("resolution",), ("image_size",))  # of its images
-ABOUT = ("info", "meta", "metadata", "meta_info", "video", "video_info")  # objects that may hold rate and size
+FOCAL = ("focal_length", "focal")  # of the camera, pixels
+ABOUT = ("info", "meta", "metadata", "meta_info", "video", "video_info")  # objects that may hold rate, focal length and size
 OF_ONE_IMAGE = ("keypoint_scores", "bbox", "box")  # keys of people, by which their list is one frame
 
 KINDS = dict.fromkeys(("people", "bodies", *POINTS[:2]), "openpose")
@@ -165,7 +166,7 @@ def _frames(content: dict) -> list | None:
 
 
 def _add_metadata(raw: Raw, content: dict) -> Raw:
-    """The clip with the object's metadata: names of the points, frame rate and image size."""
+    """The clip with the object's metadata: names of the points, frame rate, focal length and image size."""
     names = (content.get("meta_info") or {}).get("keypoint_id2name")
     if isinstance(names, dict):
         places = {int(key): name for key, name in names.items() if key.isdecimal()}
@@ -173,6 +174,7 @@ def _add_metadata(raw: Raw, content: dict) -> Raw:
     raw.names = raw.names or (canonical_names(names) if names else None)
     for about in content, *(content[key] for key in ABOUT if isinstance(content.get(key), dict)):
         raw.fps = raw.fps or next((about[key] for key in FPS if isinstance(about.get(key), (int, float))), None)
+        raw.focal = raw.focal or next((about[key] for key in FOCAL if isinstance(about.get(key), (int, float))), None)
         keys = next((keys for keys in SIZES if all(about.get(key) for key in keys)), None)
         if keys and not set(POINTS) & set(about):  # a person's is a bounding box
             size = size_in([about[key] for key in keys])
