@@ -170,7 +170,7 @@ def in_world(lifted: Lifted, focal: float | None = None) -> Lifted:
     that no camera has.
     """
     longer = max(lifted.resolution)
-    notes = ["in the world, z is up and 0 on the floor, x to the camera's right, y away from it; the camera stands still"]
+    notes = ["in the world, z is up and 0 on the floor, x to the camera's right, y away from it, metres"]
     if focal is None:
         focal = FOCAL * longer
         notes.append(
@@ -226,11 +226,12 @@ def lift(
 ) -> Iterator[Lifted | DataError]:
     """Lift every clip of a file or folder and write each, as soon as it is lifted, as out/NAME.npz and so on.
 
-    format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. world: also find the
-    person's place in the world, see `in_world`; focal: overrides the file's. outputs: any of OUTPUTS. A clip that cannot be read yields its DataError instead of a result, and the others are lifted. The network is
-    accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at once if the network has another
-    joint layout, there are no clips, an output is unknown, or a result would overwrite its input; ImportError for .mp4
-    without the extra `video`, for .c3d without `c3d`.
+    format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. world: also place the
+    person in the world, see `in_world`; focal: overrides the file's. outputs: any of OUTPUTS. A clip that cannot be
+    read yields its DataError instead of a result, and the others are lifted. The network is accelerated: poses are
+    those of `lift_clip` up to rounding. Raises DataError at once if the network has another joint layout, there are no
+    clips, an output is unknown, or a result would overwrite its input; ImportError for .mp4 without the extra `video`,
+    for .c3d without `c3d`.
     """
     check_layout(model)
     unknown = [kind for kind in outputs if kind not in OUTPUTS]

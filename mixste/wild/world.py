@@ -30,11 +30,11 @@ GUESS = 0.1  # weight of a keypoint that was not detected
 SLOW, LOW, LEVEL = 0.3, 0.06, 0.02  # m/s; metres above the other foot at which contact is doubtful, and not yet
 SURE = 0.3  # of 1
 BRIEF = 0.06  # seconds, of contacts and of breaks between them that are ignored
-# The vertical, as a weighted sum of joints relative to the hip, left and right alike: least squares over people who
-# stand and walk. As a sum over joints, it turns with the pose.
+# The vertical as a weighted sum of joints relative to the hip, left and right alike: a ridge regression over people who
+# stand. A sum of joints turns with the pose.
 UPWARD = {
-    **{"RHip LHip": -0.34, "RKnee LKnee": -0.279, "RFoot LFoot": -0.623, "Spine": -0.263, "Thorax": -0.202},
-    **{"Neck": 0.304, "Head": 0.295, "LShoulder RShoulder": 0.114, "LElbow RElbow": 0.296, "LWrist RWrist": -0.15},
+    **{"RHip LHip": -0.1, "RKnee LKnee": -0.39, "RFoot LFoot": -0.47, "Spine": 0.08, "Thorax": 0.12},
+    **{"Neck": 0.21, "Head": 0.24, "LShoulder RShoulder": 0.16, "LElbow RElbow": 0.1, "LWrist RWrist": -0.05},
 }
 STRAIGHT = 0.9  # distance from hip to foot, in lengths of the leg, of whoever stands
 MOST_TILT = np.radians(45)  # between the vertical and that of the image

@@ -125,7 +125,9 @@ def _interpreted(name: str, raw: Raw, layout: str | None, resolution: tuple[int,
     everyone[~visible & (scores >= MIN_SCORE)] = 0.0
     _check_inside(_some(everyone), units, size, notes)
     width, height = size.tolist()
-    return Detections(name, names, by_frame(everyone, counts), (width, height), raw.fps, raw.ids, tuple(notes), raw.focal)
+    return Detections(
+        name, names, by_frame(everyone, counts), (width, height), raw.fps, raw.ids, tuple(notes), raw.focal
+    )
 
 
 def _some(everyone: Float[np.ndarray, "all points 3"]) -> Float[np.ndarray, "people points 3"]:

@@ -34,7 +34,7 @@ IDS = ("track_id", "idx", "person_id")
 FPS = ("fps", "frame_rate", "framerate")  # of a clip
 SIZES = (("width", "height"), ("image_width", "image_height"), ("resolution",), ("image_size",))  # of its images
 FOCAL = ("focal_length", "focal")  # of the camera, pixels
-ABOUT = ("info", "meta", "metadata", "meta_info", "video", "video_info")  # objects that may hold rate, focal length and size
+ABOUT = ("info", "meta", "metadata", "meta_info", "video", "video_info")  # objects with the same keys
 OF_ONE_IMAGE = ("keypoint_scores", "bbox", "box")  # keys of people, by which their list is one frame
 
 KINDS = dict.fromkeys(("people", "bodies", *POINTS[:2]), "openpose")

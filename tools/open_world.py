@@ -1,0 +1,164 @@
+"""How well `mixste lift --world` places unseen people: results/bench/world.csv, which notebook 16 quotes.
+
+`python tools/open_world.py` lifts the test subjects of open-people with `open-small`, one camera of each take, places
+them, and compares with the truth of the virtual cameras. It takes half an hour on one core; poses are kept in
+`runs/open-world/`, so that a second call only places them. `--validation` shows the same of subjects that `open-small`
+was not trained on, where the constants of `mixste.wild.world` were chosen.
+"""
+
+import sys
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.ndimage import gaussian_filter1d
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from mixste import MixSTE
+from mixste.accel import accelerate
+from mixste.camera import normalize_screen
+from mixste.data import Clip, load
+from mixste.data.sources.people import subjects
+from mixste.data.virtual import DETECTORS, RIGS, _set_up, random_of
+from mixste.io.files import replacing
+from mixste.io.install import PACKAGE, needs_checkout
+from mixste.metrics import mpjpe
+from mixste.predict import predict
+from mixste.study import store
+from mixste.wild.world import FEET, place, root_path
+
+RESULT = PACKAGE.parent / "results" / "bench" / "world.csv"
+VALIDATION = ("cmu_07", "cmu_08", "cmu_12", "cmu_14", "cmu_16", "cmu_29", "cmu_32", "cmu_35", "cmu_49", "cmu_127")
+SHORTEST = 50  # frames of a clip
+WALK = 2.0  # metres: a shorter path says nothing about errors in percent
+# What is measured: keypoints, poses, and the focal length in units of the true one.
+CONDITIONS = [(keypoints, "lifted", 1.0) for keypoints in ("gt", *DETECTORS)]
+CONDITIONS += [("cpn", "true", 1.0), ("gt", "true", 1.0), ("cpn", "lifted", 0.8), ("cpn", "lifted", 1.25)]
+
+
+def chosen(keypoints: str, people: tuple[str, ...]) -> list[Clip]:
+    """The clips of these subjects, each take seen by one camera, the next for the next take."""
+    clips = [clip for clip in load("open-people", keypoints=keypoints).clips if clip.subject in people]
+    takes = list(dict.fromkeys((clip.subject, clip.action, clip.take) for clip in clips))
+    cameras = list(dict.fromkeys(clip.camera for clip in clips))
+    camera = {take: cameras[number % len(cameras)] for number, take in enumerate(takes)}
+    return [
+        clip for clip in clips if len(clip) >= SHORTEST and clip.camera == camera[clip.subject, clip.action, clip.take]
+    ]
+
+
+def lifted(clips: list[Clip], name: str) -> list[Float[np.ndarray, "frames 17 3"]]:
+    """The poses of the clips by `open-small`, kept in the store under this name."""
+    path = store.store() / "open-world" / f"{name}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model = accelerate(MixSTE.from_pretrained("open-small"))
+        poses = {}
+        for clip in tqdm(clips, name, unit="clip", disable=None):
+            screen = normalize_screen(clip.keypoints, *clip.resolution).astype(np.float32)
+            poses[clip.name] = predict(model, screen)
+        with replacing(path) as temporary:
+            np.savez(temporary, **poses)
+    with np.load(path) as stored:
+        return [stored[clip.name] for clip in clips]
+
+
+def vertical_of(clip: Clip) -> Float[np.ndarray, "3"]:
+    """The true vertical in the axes of the camera, which was set up for this subject as `virtual.film` does."""
+    camera = next(camera for camera in RIGS["human36m"] if camera.name == clip.camera)
+    camera = _set_up(camera, random_of(0, "camera", "human36m", clip.subject, clip.camera))
+    return Rotation.from_quat(camera.orientation, scalar_first=True).inv().apply([0.0, 0, 1])
+
+
+def measured(clip: Clip, poses: Float[np.ndarray, "frames 17 3"], focal: float) -> dict:
+    """The errors of one clip. poses: relative to the hip, as lifted, or true; focal: in units of the true one."""
+    true, up = clip.poses.astype(np.float64), vertical_of(clip)
+    pixels = clip.keypoints.astype(np.float64)
+    length, centre = focal * np.sqrt(np.prod(clip.intrinsics[:2])), np.array(clip.resolution) / 2
+    pixels += centre - clip.intrinsics[2:4]  # a user does not know the centre either, but it is not what is measured
+    filled = np.zeros(pixels.shape[:2], dtype=bool)
+    world, _ = place(poses, pixels, filled, clip.fps, clip.resolution, length, centre)
+    placed = (world.poses - world.position) @ world.rotation  # camera axes
+    raw = root_path(poses.astype(np.float64), (pixels - centre) / length, clip.fps, np.ones(filled.shape))
+    raw = poses + raw[:, None]
+
+    path = gaussian_filter1d(true[:, 0], 0.2 * clip.fps, axis=0, mode="nearest")  # without the sway of each step
+    walked = float(np.linalg.norm(np.diff(path - np.outer(path @ up, up), axis=0), axis=-1).sum())
+    feet = true[:, FEET]
+    speed = np.linalg.norm(np.gradient(gaussian_filter1d(feet, 1.5, axis=0, mode="nearest"), axis=0), axis=-1)
+    height = feet @ up
+    stands = (speed * clip.fps < 0.15) & (height < np.percentile(height, 5) + 0.06)
+    both = stands[1:] & stands[:-1]
+
+    def skating(body) -> float:  # centimetres a second, horizontally, of feet that stand in truth
+        steps = np.diff(body[:, FEET], axis=0)
+        steps -= (steps @ up)[..., None] * up
+        return 100 * clip.fps * float(np.linalg.norm(steps, axis=-1)[both].mean()) if both.any() else np.nan
+
+    def path_error(turn: bool) -> float:  # percent of the distance walked
+        off = _moved_onto(placed[:, 0], true[:, 0], turn) - true[:, 0]
+        return 100 * float(np.linalg.norm(off, axis=-1).mean()) / walked if walked >= WALK else np.nan
+
+    standing = world.poses[:, FEET, 2][stands]
+    return {
+        "subject": clip.subject,
+        "walked, m": walked,
+        "path error, %": path_error(turn=True),
+        "path error unturned, %": path_error(turn=False),
+        "tilt, degrees": np.degrees(np.arccos(np.clip(world.rotation[2] @ up, -1, 1))),
+        "skating as lifted, cm/s": skating(raw),
+        "skating, cm/s": skating(placed),
+        "feet off the floor, mm": 1000 * float(np.abs(standing - 0.08).mean()) if stands.any() else np.nan,
+        "MPJPE as lifted, mm": 1000 * mpjpe(poses - poses[:, :1], true - true[:, :1]),
+        "MPJPE, mm": 1000 * mpjpe(placed - placed[:, :1], true - true[:, :1]),
+        "frames": len(clip),
+    }
+
+
+def _moved_onto(path, target, turn: bool):
+    """The path after the translation, and with `turn` also the rotation, that brings it nearest to the target."""
+    centred, goal = path - path.mean(axis=0), target - target.mean(axis=0)
+    if turn:
+        u, _, vt = np.linalg.svd(centred.T @ goal)
+        centred = centred @ (u * [1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
+    return centred + target.mean(axis=0)
+
+
+def table(people: tuple[str, ...], split: str) -> pd.DataFrame:
+    """One row for each condition and subject, and for all subjects: medians over clips, MPJPE averaged over frames."""
+    rows = []
+    for keypoints, kind, focal in CONDITIONS:
+        clips = chosen(keypoints, people)
+        bodies = (
+            lifted(clips, f"{split}-{keypoints}") if kind == "lifted" else [it.poses - it.poses[:, :1] for it in clips]
+        )
+        clips_of = tqdm(zip(clips, bodies, strict=True), f"{keypoints}, {kind}", len(clips), disable=None)
+        errors = pd.DataFrame([measured(clip, body, focal) for clip, body in clips_of])
+        about = {"keypoints": keypoints, "poses": kind, "focal length": focal}
+        for subject in (*people, "all"):
+            some = errors if subject == "all" else errors[errors["subject"] == subject]
+            if len(some) == 0:
+                continue
+            values = some.drop(columns=["subject", "frames"]).median()
+            for name in ("MPJPE as lifted, mm", "MPJPE, mm"):
+                values[name] = np.average(some[name], weights=some["frames"])
+            walks = int((some["walked, m"] >= WALK).sum())
+            rows.append({**about, "subject": subject, "clips": len(some), "walks": walks, **values.round(2)})
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Measure and write; with --validation, measure and print."""
+    if sys.argv[1:] == ["--validation"]:
+        print(table(VALIDATION, "validation").query("subject == 'all'").T.to_string())
+        return
+    needs_checkout("measuring the world")
+    measurements = table(subjects("test"), "test")
+    with replacing(RESULT) as temporary:
+        measurements.to_csv(temporary, index=False)
+    print(measurements.query("subject == 'all'").T.to_string())
+
+
+if __name__ == "__main__":
+    main()
