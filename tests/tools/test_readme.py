@@ -84,7 +84,7 @@ def test_python_runs_as_it_stands(page, here):
         assert scope["poses"].shape == (100, 17, 3)
     if page == "docs/your-own-row.md":
         table = tidy.read("smoke", "my_rows", here / "runs")
-        others = ["Adam", "wider", "+ acceleration", "frame by frame"]
+        others = ["Adam", "wider", "+ acceleration", "KTPFormer", "frame by frame"]
         assert table.loc[table["against"] == "+ joint separation", "row"].drop_duplicates().tolist() == others
         assert table["low"].notna().all()
 
