@@ -281,7 +281,7 @@ def export(
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help="Parts to run. On a CPU: cpu. On a GPU: its name, accuracy, scaling. Default: all."),
+        typer.Argument(help="Parts to run. On a CPU: cpu. On a GPU: its name, accuracy, scaling, study. Default: all."),
     ] = None,
 ) -> None:
     """Time the network against the plain reference, and write results/bench."""
@@ -302,7 +302,9 @@ def reproduce(
         typer.Option(help='Only the notebooks of these tables, as "5,6" or "limits". May be repeated.'),
     ] = None,
     notebook: Annotated[list[str] | None, typer.Option(help='Only these notebooks, as "6,7". May be repeated.')] = None,
-    jobs: Annotated[int | None, typer.Option(help="Number of jobs at a time.", min=1)] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Number of jobs at a time. Default: all cores, or up to four a GPU.", min=1)
+    ] = None,
     on: Annotated[str, typer.Option(help="Run through Snakemake on: laptop, node or slurm.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print what would be done and its estimated cost.")

@@ -21,7 +21,7 @@ import yaml
 
 from mixste.io import DataError
 from mixste.io.install import PACKAGE, install
-from mixste.study import costs, notebooks, store, trainer
+from mixste.study import cards, costs, notebooks, store, trainer
 from mixste.study.profiles import Profile, profile_of
 from mixste.study.progress import span
 from mixste.study.run import Run, spec
@@ -132,9 +132,9 @@ def place(name: str) -> Path:
 def run_jobs(batch: Batch, on: Path, jobs: int | None = None) -> None:
     """Run a batch through Snakemake, to its end.
 
-    on: its profile, by `place`. jobs: at most so many at a time (default: one a CPU core, or one a GPU; on SLURM what
-    the profile says). Raises RuntimeError, naming the logs, if a job failed or the data of a notebook are missing; the
-    others are done nevertheless.
+    on: its profile, by `place`. jobs: at most so many at a time (default: one a CPU core, or what `cards.shared` says
+    of GPUs; on SLURM what the profile says). Raises RuntimeError, naming the logs, if a job failed or the data of a
+    notebook are missing; the others are done nevertheless.
     """
     if batch.lacking and not batch.chosen:
         raise DataError(notebooks.not_made(batch.lacking))
@@ -145,14 +145,17 @@ def run_jobs(batch: Batch, on: Path, jobs: int | None = None) -> None:
     if names:
         remote = yaml.safe_load(on.read_text()).get("executor", "local") != "local"
         gpus = torch.cuda.device_count()
-        folder = write(batch, gpu=batch.profile.gpu and (remote or gpus > 0))
+        gpu = batch.profile.gpu and (remote or gpus > 0)
+        folder = write(batch, gpu)
         command = [sys.executable, "-m", "snakemake", "--snakefile", WORKFLOW / "Snakefile", "--directory", folder]
         command += ["--workflow-profile", on.parent, "--logger", "mixste"]
-        if not remote:
-            command += ["--cores", str(jobs or max(gpus, os.cpu_count() or 1)), "--resources", f"gpu={gpus}"]
-        elif jobs:
-            command += ["--jobs", str(jobs)]
-        call(command, folder)
+        if remote:
+            call([*command, *(["--jobs", str(jobs)] if jobs else [])], folder)
+        else:
+            with cards.shared(cards.visible() if gpu else [], len(names), jobs) as per_card:
+                places = gpus * per_card
+                cores = jobs or max(places, os.cpu_count() or 1)
+                call([*command, "--cores", str(cores), "--resources", f"gpu={places}"], folder)
         left = [name for name in names if not any((folder / done / name).exists() for done in ("trained", "executed"))]
         if left:
             problems.append(

@@ -68,14 +68,10 @@ def shared(gpus: list[str], count: int, jobs: int | None = None, say: Callable[[
     jobs: trainings at a time on all GPUs. By default PER_CARD on each, if it has MEMORY for each of them and if MPS can
     be started or is running already, and otherwise one. With more than one on a GPU and no MPS, they take turns.
     """
-    per_card = -(-min(count, jobs or count) // len(gpus))
+    per_card = -(-min(count, jobs or count) // len(gpus)) if gpus else 1
     if jobs is None:
-        room = [
-            int(mib) // 1024 // MEMORY
-            for name, mib in query("uuid", "memory.total")
-            if name in gpus and mib.isdecimal()
-        ]
-        per_card = min([per_card, PER_CARD, *room])
+        mib = [int(total) for name, total in query("uuid", "memory.total") if name in gpus and total.isdecimal()]
+        per_card = min(per_card, PER_CARD, *(total // 1024 // MEMORY for total in mib))
         if SHARING in os.environ or not shutil.which(CONTROL):  # in a training's place already
             per_card = 1
     if per_card < 2:

@@ -37,7 +37,10 @@ JOINTS = 17  # of the networks in runs.csv: those of HumanEva, two fewer, cost l
 
 @dataclass(frozen=True)
 class Cost:
-    """What one training took, in seconds. run: its settings; the data do not matter here. id: of the run."""
+    """What one training took, in seconds of its device: where several shared that, an equal part.
+
+    run: its settings; the data do not matter here. id: of the run.
+    """
 
     id: str
     run: Run
@@ -71,7 +74,9 @@ def ledgers(gpu: bool, names: Iterable[str] = tuple(PROFILES)) -> list[Cost]:
                 batch = 32 if gpu and line.model == "poseformer" else profile.recipe().batch_frames
             recipe = replace(AUTHORS, batch_frames=batch)
             run = Run(Data("synthetic"), line.frames, line.poses, 0, line.model, _options(line.options), recipe)
-            costs.append(Cost(line.run, run, line.device, line.training_seconds, line.testing_seconds))
+            sharing = getattr(line, "sharing", 1)  # no number in older lines, nor of a CPU core
+            seconds = np.array([line.training_seconds, line.testing_seconds]) / (sharing if sharing > 1 else 1)
+            costs.append(Cost(line.run, run, line.device, *seconds.tolist()))
     return costs
 
 
@@ -88,7 +93,8 @@ def measured(runs: dict[str, Run], finished: Iterable[str], gpu: bool) -> list[C
         about = Finished(store.store() / name).environment
         share = 1 - about.get("resumed_at", 0.0)
         if share > 0.5 and bool(GPU.search(about["device"])) == gpu:
-            seconds = about["training_seconds"] / share, about["testing_seconds"]
+            sharing = about.get("sharing", 1)
+            seconds = about["training_seconds"] / share / sharing, about["testing_seconds"] / sharing
             costs.append(Cost(name, runs[name], about["device"], *seconds))
     return costs
 

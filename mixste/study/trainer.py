@@ -26,7 +26,7 @@ from mixste.data.clips import Clip, PoseDataset
 from mixste.io.files import replacing
 from mixste.networks.references import ConstantPose, at_constant_level
 from mixste.skeleton import Skeleton
-from mixste.study import states
+from mixste.study import cards, states
 from mixste.study.progress import EVERY, Progress
 from mixste.study.run import Data, Run, code_of_errors, describe, read_spec, spec
 from mixste.study.store import (
@@ -106,7 +106,7 @@ def make_as_planned(path: Path, retry_failed: bool = False) -> Finished:
 
 
 def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") -> str:
-    """`make` for many runs, `jobs` at a time (default: one for each CPU core, or one on a GPU).
+    """`make` for many runs, `jobs` at a time (default: one for each CPU core, or what `cards.shared` says of GPUs).
 
     If a training fails, the others are still made. Returns one sentence that names the failed ones, now or before;
     empty if there are none. Raises RunError, once the others are made, for a run whose process was ended from
@@ -116,9 +116,8 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") ->
     renewed = [run for run in wanted if outdated(run)]
     without = [run for run in renewed if not _has_weights(run)]
     missing += [run for run in renewed if run not in without]
-    jobs = jobs_for(len(missing), jobs)
-    with Progress(len(missing), title) as progress:
-        ended = _in_workers(missing, jobs, progress) if jobs > 1 else _in_turn(missing, title, progress)
+    with _places(len(missing), jobs) as places, Progress(len(missing), title) as progress:
+        ended = _in_workers(missing, places, progress) if len(places) > 1 else _in_turn(missing, title, progress)
         for run, died in ended:
             killed += [run] if died else []
             progress.advance()
@@ -142,6 +141,17 @@ def jobs_for(count: int, jobs: int | None = None) -> int:
     return min(count, jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1))
 
 
+@contextlib.contextmanager
+def _places(count: int, jobs: int | None) -> Iterator[list[str]]:
+    """The GPU of each of the processes for `count` trainings; empty where a process has no GPU to choose."""
+    gpus = cards.visible() if count > 1 and torch.cuda.is_available() else []
+    if not gpus:
+        yield [""] * jobs_for(count, jobs)
+        return
+    with cards.shared(gpus, count, jobs, lambda line: print(line, flush=True)) as per_card:
+        yield (gpus * per_card)[: min(count, jobs or count)]
+
+
 def _in_turn(wanted: list[Run], title: str, progress: Progress) -> Iterator[tuple[Run, bool]]:
     """`make` for each run in this process; gives each as it ends, as `_in_workers` does."""
     for run in wanted:
@@ -150,48 +160,56 @@ def _in_turn(wanted: list[Run], title: str, progress: Progress) -> Iterator[tupl
         yield run, False
 
 
-def _in_workers(wanted: list[Run], jobs: int, progress: Progress) -> Iterator[tuple[Run, bool]]:
-    """`make` for each run in one of `jobs` processes; gives each as it ends, and whether its process died before it.
+def _in_workers(wanted: list[Run], places: list[str], progress: Progress) -> Iterator[tuple[Run, bool]]:
+    """`make` for each run in one of several processes; gives each as it ends, and whether its process died before it.
 
-    Each process has its own pool: if a process dies, its run is known, and no other run is lost.
+    places: the GPU of each process, see `_places`. Each process has its own pool: if one dies, its run is known, and no
+    other run is lost.
     """
     context = multiprocessing.get_context("spawn")
 
-    def pool() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, context, initializer=start_worker, initargs=(os.getpid(),))
+    def pool(place: str) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, context, initializer=start_worker, initargs=(os.getpid(), place))
 
-    waiting, idle, working = list(wanted), [pool() for _ in range(jobs)], {}
+    waiting, idle, working = list(wanted), [(place, pool(place)) for place in reversed(places)], {}
     try:
         while waiting or working:
             while waiting and idle:
-                run, worker = waiting.pop(0), idle.pop()
-                working[worker.submit(make, run)] = run, worker
+                run, (place, worker) = waiting.pop(0), idle.pop()
+                working[worker.submit(make, run)] = run, place, worker
             ended = wait(working, EVERY, return_when=FIRST_COMPLETED).done
             if not ended:
                 progress.tell()
             for done in ended:
-                run, worker = working.pop(done)
+                run, place, worker = working.pop(done)
                 killed = False
                 try:
                     done.result()
                 except FailedRun:
                     pass  # the store holds why
                 except BrokenProcessPool:
-                    killed, worker = True, pool()
-                idle.append(worker)
+                    killed, worker = True, pool(place)
+                except torch.OutOfMemoryError:
+                    raise RunError(
+                        f"run {describe(run)} needs more memory than is left on its GPU, which {cards.sharing()} "
+                        "trainings share: the same command with --jobs 1 goes on from there"
+                    ) from None
+                idle.append((place, worker))
                 yield run, killed
-        for worker in idle:
+        for _, worker in idle:
             worker.shutdown()
     except BaseException:  # Ctrl-C, a full disk: the next call resumes the running trainings
-        for worker in [*idle, *(worker for _, worker in working.values())]:
+        for *_, worker in [*idle, *working.values()]:
             worker.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()
         raise
 
 
-def start_worker(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and end when it does, however it ended."""
+def start_worker(parent: int, gpu: str = "") -> None:
+    """Leave Ctrl-C to the parent, and end when it does, however it ended. gpu: the one to train on."""
+    if gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # in time: CUDA is not in use before the first network
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with(parent)
 

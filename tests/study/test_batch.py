@@ -266,6 +266,33 @@ def test_gpus_are_handed_out_one_a_command_and_come_back_from_the_dead(tmp_path)
     only = start("echo $CUDA_VISIBLE_DEVICES", CUDA_VISIBLE_DEVICES="1")
     assert only.communicate(timeout=30)[0].strip() == "GPU-b"
 
+    # With two places on each, four commands run at once, and the first two on different GPUs.
+    shared = [start("echo $CUDA_VISIBLE_DEVICES; exec sleep 60", MIXSTE_SHARING="2") for _ in range(4)]
+    taken = [process.stdout.readline().strip() for process in shared]
+    assert sorted(taken) == ["GPU-a", "GPU-a", "GPU-b", "GPU-b"]
+    shared[taken.index("GPU-b")].kill()
+    fifth = start("echo $CUDA_VISIBLE_DEVICES", MIXSTE_SHARING="2")
+    assert fifth.communicate(timeout=30)[0].strip() == "GPU-b"
+    for process in shared:
+        process.kill()
+
+
+def test_on_a_node_each_gpu_has_as_many_jobs_as_share_it(checkout, monkeypatch):
+    """Snakemake is told so, and the jobs are."""
+    calls = []
+    monkeypatch.setattr(batch, "call", lambda command, folder: calls.append((command, os.environ["MIXSTE_SHARING"])))
+    monkeypatch.setattr(batch.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(batch.cards, "visible", lambda: ["GPU-a", "GPU-b"])
+    monkeypatch.setattr(batch.cards, "mps", lambda gpus: contextlib.nullcontext(""))
+    monkeypatch.setattr(batch.cards.shutil, "which", lambda name: name)
+    wanted = of(*(replace(RUN, seed=seed) for seed in range(5)))
+    wanted = replace(wanted, profile=replace(wanted.profile, gpu=True))
+    for jobs, resources, sharing in ((None, "gpu=6", "3"), (4, "gpu=4", "2")):
+        with pytest.raises(RuntimeError, match="5 of 5 jobs are left"):
+            batch.run_jobs(wanted, batch.place("node"), jobs)
+        command, told = calls.pop()
+        assert (command[command.index("--resources") + 1], told) == (resources, sharing)
+
 
 @pytest.fixture
 def slurm(tmp_path):

@@ -1,6 +1,7 @@
 """The estimate of a dry run, held against what the committed ledgers tell that trainings took."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,6 +65,28 @@ def test_what_is_finished_here_sets_the_pace(tmp_path, monkeypatch):
     assert estimated.basis == f"1 trainings in the store, on {done['device']}"
     assert seconds[1][run.id] == pytest.approx(done["training_seconds"] + done["testing_seconds"])
     assert seconds[1]["longer"] / seconds[0]["longer"] == pytest.approx(seconds[1][run.id] / seconds[0][run.id])
+
+
+def test_a_run_that_shared_its_gpu_costs_its_part(tmp_path, monkeypatch):
+    """In the ledger and in the store. Lines of a CPU core, and older ones, have no number there."""
+    line = costs.pd.read_csv(costs.RESULTS / "open" / "runs.csv").query("poses > 0").head(1)
+    (tmp_path / "open").mkdir()
+    seconds = {}
+    for sharing in (None, np.nan, 1, 4):
+        table = line if sharing is None else line.assign(sharing=sharing)
+        table.to_csv(tmp_path / "open" / "runs.csv", index=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(costs, "RESULTS", tmp_path)
+            [cost] = costs.ledgers(True, ["open"])
+        seconds[sharing] = cost.training + cost.testing
+    assert len({seconds[name] for name in (None, 1)}) == 1
+    assert set(seconds.values()) == {seconds[1], seconds[4]}
+    assert seconds[4] == pytest.approx(seconds[1] / 4)
+
+    about = {"device": "NVIDIA X", "training_seconds": 30.0, "testing_seconds": 10.0, "resumed_at": 0.25, "sharing": 2}
+    monkeypatch.setattr(costs, "Finished", lambda path: SimpleNamespace(environment=about))
+    [cost] = costs.measured({"a": None}, ["a"], gpu=True)
+    assert (cost.training, cost.testing) == (20.0, 5.0)
 
 
 def test_a_line_of_the_ledger_is_what_the_same_run_costs():
