@@ -104,7 +104,8 @@ def estimate(
 ) -> Estimate:
     """What runs cost on the kind of device that the profile is for.
 
-    A run that is listed in a runs.csv costs what that says, any other what the fit says. Finished runs in the store
+    A run that is listed in a runs.csv costs what that says, one of a kind whose speed was measured what `alone` says,
+    and any other what the fit says. Finished runs in the store
     tell how much faster or slower this machine is. recorded: trainings to estimate from, instead of those in runs.csv.
     """
     recorded = ledgers(profile.gpu) if recorded is None else recorded
@@ -114,8 +115,9 @@ def estimate(
     listed = {cost.id: cost.training + cost.testing for cost in recorded}
 
     def cost_of(name: str, run: Run) -> float:
-        evaluation = _testing(run) @ testing
-        return listed.get(name) or _training(run) @ training + evaluation * (1 + run.points * run.test_curve)
+        evaluation = _testing(run) @ testing * (1 + run.points * run.test_curve)
+        exactly = training[0] + alone(run) if profile.gpu and run.poses else math.nan
+        return listed.get(name) or evaluation + (_training(run) @ training if math.isnan(exactly) else exactly)
 
     seconds = {name: float(cost_of(name, run)) for name, run in runs.items()}
     basis, where = recorded, "in results/*/runs.csv"

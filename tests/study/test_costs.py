@@ -52,6 +52,24 @@ def test_long_trainings_on_a_gpu_cost_what_the_bench_measured():
     assert full.poses / speed / 2 < estimated < full.poses / speed * 2
 
 
+def test_a_training_of_a_measured_kind_costs_what_its_speed_says(tmp_path, monkeypatch):
+    full = PROFILES["open"].mixste(81)[0]
+    longer = replace(full, poses=3 * full.poses)
+    recorded = costs.ledgers(True)
+    (tmp_path / "bench").mkdir()
+    for name in ("study", "h100"):
+        text = (costs.RESULTS / "bench" / "h100.csv").read_text()
+        if name == "study":
+            text = "network,frames,joints,options,poses_per_step,optimizer,processes,poses_per_second\n"
+            text += "mixste,81,17,depth=8 dim=512 heads=8,972,muon,1,50000\n"
+        (tmp_path / "bench" / f"{name}.csv").write_text(text)
+    monkeypatch.setattr(costs, "RESULTS", tmp_path)
+    seconds = costs.estimate(PROFILES["open"], {"full": full, "longer": longer}, [], recorded).seconds
+    assert seconds["longer"] - seconds["full"] == pytest.approx(2 * full.poses / 50000)
+    assert costs.alone(full) == full.poses / 50000
+    assert np.isnan(costs.alone(replace(full, frames=27)))
+
+
 def test_what_is_finished_here_sets_the_pace(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path))
     run = Run(Data("synthetic", subjects=("S1", "S9"), actions=("Walking",), test_cameras=1), 9, 300, 0)

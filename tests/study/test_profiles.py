@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from mixste.study import costs
 from mixste.study.profiles import PROFILES, Training, profile_of
 from mixste.study.published import published
 from mixste.study.tables import TABLES
@@ -34,6 +35,15 @@ def test_a_network_is_trained_by_its_own_settings():
     shorter = replace(profile, lengths={"table6": 0.5}, table_seeds={"table6": (3,)}).of_table("table6")
     assert settings(shorter.mixste(81)) == [(5, 8e-3, 45, 3)]
     assert settings(shorter.full()) == [(10, 0.5, 45, 3)]
+
+
+@pytest.mark.skipif(not (costs.RESULTS / "bench" / "study.csv").exists(), reason="no speed of trainings on record")
+def test_networks_are_compared_at_equal_gpu_time():
+    """By the speeds on record, within a tenth. Where they were measured again, the poses stay: they are part of ids."""
+    profile = PROFILES["open"]
+    rows = [row for key in ("table1", "table2", "table5") for row in TABLES[key].rows(profile) if row.trained]
+    seconds = {row.label: round(costs.alone(row.runs[0])) for row in rows}
+    assert max(seconds.values()) <= 1.1 * min(seconds.values()), seconds
 
 
 def test_one_recipe_for_all_networks():
