@@ -308,7 +308,11 @@ def table(
         return row
 
     for kind in wanted:
-        row, weights[kind] = alone(kind, device, duration)
+        try:
+            row, weights[kind] = alone(kind, device, duration)
+        except RuntimeError as error:  # as where its memory does not suffice; the others count
+            print(f"not measured: {kind.about()}: {error}", flush=True)
+            continue
         cost[kind] = add(row)["plan_seconds"]
     gpus = cards.visible()[:1] if device.type == "cuda" else []
     with cards.mps(gpus) if gpus else contextlib.nullcontext("no GPU") as why:
@@ -317,7 +321,7 @@ def table(
         else:
             with workers(counts, gpus[0]) as connections:
                 try:
-                    for kind in sorted(wanted, key=lambda kind: -cost[kind]):
+                    for kind in sorted(cost, key=lambda kind: -cost[kind]):
                         if time.monotonic() - began > BEGIN_BY:
                             break
                         for count in counts:

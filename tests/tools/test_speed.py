@@ -1,6 +1,9 @@
 """The table of the study's own speed: what it counts and compares; the times themselves are the machine's."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import bench
 import pandas as pd
@@ -31,6 +34,14 @@ def test_each_training_of_the_plan_is_of_one_kind():
 def test_time_in_which_the_gpu_computes_counts_once_where_kernels_overlap():
     assert speed.covered([(0, 2), (1, 4), (2, 3), (6, 7)]) == 5
     assert speed.covered([]) == 0
+
+
+def test_copies_and_kernels_of_a_trace_count(tmp_path):
+    """In microseconds, by the format of Chrome's traces; what the host does meanwhile does not."""
+    events = [("kernel", 10, 5), ("gpu_memcpy", 12, 6), ("cuda_runtime", 0, 100), ("gpu_user_annotation", 0, 100)]
+    trace = {"traceEvents": [{"cat": cat, "ts": ts, "dur": dur} for cat, ts, dur in events] + [{"ph": "M"}]}
+    profiler = SimpleNamespace(export_chrome_trace=lambda path: Path(path).write_text(json.dumps(trace)))
+    assert speed.busy_seconds(profiler) == pytest.approx(8e-6)
 
 
 def test_the_plain_step_is_that_of_the_training(monkeypatch):
