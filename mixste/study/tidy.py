@@ -244,9 +244,7 @@ def effort(table: pd.DataFrame) -> pd.DataFrame:
     """What one training of each row takes, by `EFFORT`; without columns that are empty in all rows."""
     rows = table[(table["against"] == "") & (table["poses"] > 0)].drop_duplicates("row").set_index("row")
     shown = rows[list(EFFORT)].dropna(axis="columns", how="all").rename(columns=EFFORT)
-    return shown.map(
-        lambda value: "" if pd.isna(value) else f"{value:,.{'2f' if value < 1 else '1f' if value < 10 else '0f'}}"
-    )
+    return shown.map(lambda value: "" if pd.isna(value) else f"{value:,.0f}" if value > 100 else f"{value:.3g}")
 
 
 def over(table: pd.DataFrame) -> str:
