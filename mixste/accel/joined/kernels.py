@@ -51,20 +51,13 @@ def _matrix(W, OUT: tl.constexpr, IN: tl.constexpr, dtype):
 
 
 @triton.jit
-def _turned(W, OUT: tl.constexpr, IN: tl.constexpr, dtype):
-    """Its transpose, (IN, OUT)."""
-    at = tl.arange(0, OUT)[None, :] * IN + tl.arange(0, IN)[:, None]
-    return tl.load(W + at).to(dtype)
-
-
-@triton.jit
 def _row(V, WIDTH: tl.constexpr):
     return tl.load(V + tl.arange(0, WIDTH))[None, :]
 
 
 @triton.jit
-def _store_matrix(OUT, x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    tl.store(OUT + tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :], x)
+def _store_matrix(OUT, x, ROWS: tl.constexpr, COLUMNS: tl.constexpr, stride):
+    tl.store(OUT + tl.arange(0, ROWS)[:, None] * stride + tl.arange(0, COLUMNS)[None, :], x)
 
 
 @triton.jit
@@ -78,41 +71,97 @@ def _weights(q, k, same):
     """Softmax of a tile's scores in base 2 within each of its frames; rows beyond them are a frame of their own."""
     scores = tl.where(same, tl.dot(q, tl.trans(k)), float("-inf"))
     weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
-    return weights / tl.sum(weights, 1)[:, None]
+    return weights * (1 / tl.sum(weights, 1))[:, None]
+
+
+@triton.jit
+def _queries_keys_values(affine, W_QKV, B_QKV, scale, DIM: tl.constexpr):
+    """(TOKENS, 16) of each, from the weights of 16 columns; queries with the scale of scores."""
+    low: tl.constexpr = affine.dtype
+    q = (tl.dot(affine, tl.trans(_matrix(W_QKV, 16, DIM, low))) + _row(B_QKV, 16)) * scale
+    k = tl.dot(affine, tl.trans(_matrix(W_QKV + DIM * DIM, 16, DIM, low))) + _row(B_QKV + DIM, 16)
+    v = tl.dot(affine, tl.trans(_matrix(W_QKV + 2 * DIM * DIM, 16, DIM, low))) + _row(B_QKV + 2 * DIM, 16)
+    return q.to(low), k.to(low), v.to(low)
+
+
+@triton.jit
+def _part_of_projection(W_PROJ, DIM: tl.constexpr, dtype):
+    """(DIM, 16): what the projection's weight multiplies 16 columns with."""
+    return tl.load(W_PROJ + tl.arange(0, DIM)[:, None] * DIM + tl.arange(0, 16)[None, :]).to(dtype)
+
+
+@triton.jit
+def _part(affine, same, W_QKV, B_QKV, scale, DIM: tl.constexpr, WIDTH: tl.constexpr):
+    """Attention of the heads in 16 columns, (TOKENS, 16)."""
+    q, k, v = _queries_keys_values(affine, W_QKV, B_QKV, scale, DIM)
+    out = tl.zeros([affine.shape[0], 16], tl.float32)
+    for head in range(16 // WIDTH):
+        here = (tl.arange(0, 16) // WIDTH == head)[None, :]
+        weights = _weights(tl.where(here, q, 0.0), k, same)
+        out = tl.dot(weights.to(affine.dtype), tl.where(here, v, 0.0), out)
+    return out.to(affine.dtype)
+
+
+@triton.jit
+def _part_backward(
+    affine, above, same, out, d_proj, d_affine, d_w_q, d_w_k, d_w_v, d_w_proj, W_QKV, B_QKV, W_PROJ, scale,
+    DIM: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Adds what 16 columns of queries, keys and values contribute to the gradients of the norm and of weights."""
+    low: tl.constexpr = affine.dtype
+    q, k, v = _queries_keys_values(affine, W_QKV, B_QKV, scale, DIM)
+    d_out = tl.dot(d_proj, _part_of_projection(W_PROJ, DIM, low)).to(low)
+    product = out.to(tl.float32) * d_out.to(tl.float32)
+    d_q = tl.zeros([affine.shape[0], 16], tl.float32)
+    d_k = tl.zeros([affine.shape[0], 16], tl.float32)
+    d_v = tl.zeros([affine.shape[0], 16], tl.float32)
+    for head in range(16 // WIDTH):
+        here = (tl.arange(0, 16) // WIDTH == head)[None, :]
+        q_here, d_out_here = tl.where(here, q, 0.0), tl.where(here, d_out, 0.0)
+        mean = tl.sum(tl.where(here, product, 0.0), 1)[:, None]
+        weights = _weights(q_here, k, same)
+        d_v = tl.dot(tl.trans(weights.to(low)), d_out_here, d_v)
+        d_scores = ((tl.dot(d_out_here, tl.trans(v)) - mean) * weights).to(low)
+        d_q = tl.dot(d_scores, tl.where(here, k, 0.0), d_q)
+        d_k = tl.dot(tl.trans(d_scores), q_here, d_k)
+    d_q = (d_q * (scale * LN_2)).to(low)  # scale is in base 2
+    d_k = (d_k * LN_2).to(low)
+    d_v = d_v.to(low)
+    d_w_proj = tl.dot(tl.trans(d_proj), out, d_w_proj)
+    d_w_q = tl.dot(tl.trans(d_q), above, d_w_q)
+    d_w_k = tl.dot(tl.trans(d_k), above, d_w_k)
+    d_w_v = tl.dot(tl.trans(d_v), above, d_w_v)
+    d_affine = tl.dot(d_q, _matrix(W_QKV, 16, DIM, low), d_affine)
+    d_affine = tl.dot(d_k, _matrix(W_QKV + DIM * DIM, 16, DIM, low), d_affine)
+    d_affine = tl.dot(d_v, _matrix(W_QKV + 2 * DIM * DIM, 16, DIM, low), d_affine)
+    return d_affine, d_w_q, d_w_k, d_w_v, d_w_proj
 
 
 @triton.jit
 def _attention_forward(
-    X, KEEP, NORM_W, NORM_B, W_QKV, B_QKV, W_PROJ, B_PROJ, OUT, rows, used, tiles, scale, eps,
-    JOINTS: tl.constexpr, DIM: tl.constexpr, HEADS: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
+    X, KEEP, NORM_W, NORM_B, W_QKV, B_QKV, W_PROJ, B_PROJ, HEADS_OUT, OUT, rows, used, tiles, scale, eps,
+    JOINTS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    """OUT = X + KEEP · attention(norm(X)). A head's product takes all columns, those of other heads set to 0, since
-    the matrix units multiply no less than 16."""
+    """OUT = X + KEEP · attention(norm(X)). The matrix units multiply no less than 16 columns: a head's product takes
+    its half of the columns, those of other heads set to 0. HEADS_OUT: (rows, DIM), before the projection."""
+    DIM: tl.constexpr = 32
     low: tl.constexpr = X.dtype.element_ty
-    w_q = _turned(W_QKV, DIM, DIM, low)
-    w_k = _turned(W_QKV + DIM * DIM, DIM, DIM, low)
-    w_v = _turned(W_QKV + 2 * DIM * DIM, DIM, DIM, low)
-    w_proj = _turned(W_PROJ, DIM, DIM, low)
-    b_q, b_k, b_v = _row(B_QKV, DIM), _row(B_QKV + DIM, DIM), _row(B_QKV + 2 * DIM, DIM)
-    b_proj, norm_w, norm_b = _row(B_PROJ, DIM), _row(NORM_W, DIM), _row(NORM_B, DIM)
     token, column = tl.arange(0, TOKENS), tl.arange(0, DIM)
     same = (token // JOINTS)[:, None] == (token // JOINTS)[None, :]
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         first = (tile * used).to(tl.int64)
         inside = token < tl.minimum(used, rows - first)
         at = first * DIM + token[:, None] * DIM + column[None, :]
+        at_half = first * DIM + token[:, None] * DIM + tl.arange(0, 16)[None, :]
         x = tl.load(X + at, inside[:, None], 0.0).to(tl.float32)
         normed, _ = _norm(x, eps)
-        normed = (normed * norm_w + norm_b).to(low)
-        q = ((tl.dot(normed, w_q) + b_q) * scale).to(low)
-        k = (tl.dot(normed, w_k) + b_k).to(low)
-        v = (tl.dot(normed, w_v) + b_v).to(low)
-        out = tl.zeros([TOKENS, DIM], tl.float32)
-        for head in range(HEADS):
-            here = (column // (DIM // HEADS) == head)[None, :]
-            weights = _weights(tl.where(here, q, 0.0), k, same)
-            out = tl.dot(weights.to(low), tl.where(here, v, 0.0), out)
-        out = tl.dot(out.to(low), w_proj) + b_proj
+        affine = (normed * _row(NORM_W, DIM) + _row(NORM_B, DIM)).to(low)
+        half = _part(affine, same, W_QKV, B_QKV, scale, DIM, WIDTH)
+        tl.store(HEADS_OUT + at_half, half, inside[:, None])
+        out = tl.dot(half, tl.trans(_part_of_projection(W_PROJ, DIM, low))) + _row(B_PROJ, DIM)
+        half = _part(affine, same, W_QKV + 16 * DIM, B_QKV + 16, scale, DIM, WIDTH)
+        tl.store(HEADS_OUT + at_half + 16, half, inside[:, None])
+        out = tl.dot(half, tl.trans(_part_of_projection(W_PROJ + 16, DIM, low)), out)
         if KEPT:
             out *= tl.load(KEEP + first + token, inside, 0.0)[:, None]
         tl.store(OUT + at, (x + out).to(low), inside[:, None])
@@ -120,73 +169,55 @@ def _attention_forward(
 
 @triton.jit
 def _attention_backward(
-    X, KEEP, D_OUT, NORM_W, NORM_B, W_QKV, B_QKV, W_PROJ, D_X, PARTIAL, rows, used, tiles, scale, eps,
-    JOINTS: tl.constexpr, DIM: tl.constexpr, HEADS: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
+    X, KEEP, HEADS_OUT, D_OUT, NORM_W, NORM_B, W_QKV, B_QKV, W_PROJ, D_X, PARTIAL, rows, used, tiles, scale, eps,
+    JOINTS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """PARTIAL: (programs, 4 · DIM² + DIM), of the weights of queries, keys and values as `_unfold` takes them, and of
     the projection's weight and bias."""
+    DIM: tl.constexpr = 32
     low: tl.constexpr = X.dtype.element_ty
     token, column = tl.arange(0, TOKENS), tl.arange(0, DIM)
     same = (token // JOINTS)[:, None] == (token // JOINTS)[None, :]
     ones = tl.full([TOKENS, 16], 1.0, low)
-    d_w_q = tl.zeros([DIM, DIM], tl.float32)
-    d_w_k = tl.zeros([DIM, DIM], tl.float32)
-    d_w_v = tl.zeros([DIM, DIM], tl.float32)
-    d_w_proj = tl.zeros([DIM, DIM], tl.float32)
-    d_b_proj = tl.zeros([DIM, 16], tl.float32)
+    d_w_q = tl.zeros([16, DIM], tl.float32)
+    d_w_k, d_w_v, d_w_q_2, d_w_k_2, d_w_v_2 = d_w_q, d_w_q, d_w_q, d_w_q, d_w_q
+    d_w_proj = tl.zeros([DIM, 16], tl.float32)
+    d_w_proj_2, d_b_proj = d_w_proj, d_w_proj
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         first = (tile * used).to(tl.int64)
         inside = token < tl.minimum(used, rows - first)
         at = first * DIM + token[:, None] * DIM + column[None, :]
+        at_half = first * DIM + token[:, None] * DIM + tl.arange(0, 16)[None, :]
         x = tl.load(X + at, inside[:, None], 0.0).to(tl.float32)
         d = tl.load(D_OUT + at, inside[:, None], 0.0).to(tl.float32)
         normed, inverse = _norm(x, eps)
         affine = (normed * _row(NORM_W, DIM) + _row(NORM_B, DIM)).to(low)
-        # Loaded in the loop, since they would fill the registers throughout it.
-        w_q = _matrix(W_QKV, DIM, DIM, low)
-        w_k = _matrix(W_QKV + DIM * DIM, DIM, DIM, low)
-        w_v = _matrix(W_QKV + 2 * DIM * DIM, DIM, DIM, low)
-        w_proj = _matrix(W_PROJ, DIM, DIM, low)
-        q = ((tl.dot(affine, tl.trans(w_q)) + _row(B_QKV, DIM)) * scale).to(low)
-        k = (tl.dot(affine, tl.trans(w_k)) + _row(B_QKV + DIM, DIM)).to(low)
-        v = (tl.dot(affine, tl.trans(w_v)) + _row(B_QKV + 2 * DIM, DIM)).to(low)
-        d_proj = (d * tl.load(KEEP + first + token, inside, 0.0)[:, None]).to(low) if KEPT else d.to(low)
-        d_out = tl.dot(d_proj, w_proj).to(low)
-        out = tl.zeros([TOKENS, DIM], tl.float32)
-        d_q = tl.zeros([TOKENS, DIM], tl.float32)
-        d_k = tl.zeros([TOKENS, DIM], tl.float32)
-        d_v = tl.zeros([TOKENS, DIM], tl.float32)
-        for head in range(HEADS):
-            here = (column // (DIM // HEADS) == head)[None, :]
-            q_here, d_out_here = tl.where(here, q, 0.0), tl.where(here, d_out, 0.0)
-            weights = _weights(q_here, k, same)
-            low_weights = weights.to(low)
-            out = tl.dot(low_weights, tl.where(here, v, 0.0), out)
-            d_v = tl.dot(tl.trans(low_weights), d_out_here, d_v)
-            d_scores = tl.dot(d_out_here, tl.trans(v)) * weights
-            d_scores = (d_scores - weights * tl.sum(d_scores, 1)[:, None]).to(low)
-            d_q = tl.dot(d_scores, tl.where(here, k, 0.0), d_q)
-            d_k = tl.dot(tl.trans(d_scores), q_here, d_k)
-        d_q = (d_q * (scale * LN_2)).to(low)  # scale is in base 2
-        d_k = (d_k * LN_2).to(low)
-        low_d_v = d_v.to(low)
         above = (normed + 1).to(low)
-        d_w_proj = tl.dot(tl.trans(d_proj), out.to(low), d_w_proj)
+        d_proj = (d * tl.load(KEEP + first + token, inside, 0.0)[:, None]).to(low) if KEPT else d.to(low)
         d_b_proj = tl.dot(tl.trans(d_proj), ones, d_b_proj)
-        d_w_q = tl.dot(tl.trans(d_q), above, d_w_q)
-        d_w_k = tl.dot(tl.trans(d_k), above, d_w_k)
-        d_w_v = tl.dot(tl.trans(low_d_v), above, d_w_v)
-        d_affine = tl.dot(d_q, w_q)
-        d_affine = tl.dot(d_k, w_k, d_affine)
-        d_affine = tl.dot(low_d_v, w_v, d_affine)
+        d_affine = tl.zeros([TOKENS, DIM], tl.float32)
+        out = tl.load(HEADS_OUT + at_half, inside[:, None], 0.0)
+        d_affine, d_w_q, d_w_k, d_w_v, d_w_proj = _part_backward(
+            affine, above, same, out, d_proj, d_affine, d_w_q, d_w_k, d_w_v, d_w_proj,
+            W_QKV, B_QKV, W_PROJ, scale, DIM, WIDTH,
+        )  # fmt: skip
+        out = tl.load(HEADS_OUT + at_half + 16, inside[:, None], 0.0)
+        d_affine, d_w_q_2, d_w_k_2, d_w_v_2, d_w_proj_2 = _part_backward(
+            affine, above, same, out, d_proj, d_affine, d_w_q_2, d_w_k_2, d_w_v_2, d_w_proj_2,
+            W_QKV + 16 * DIM, B_QKV + 16, W_PROJ + 16, scale, DIM, WIDTH,
+        )  # fmt: skip
         d += _norm_backward(d_affine * _row(NORM_W, DIM), normed, inverse)
         tl.store(D_X + at, d.to(low), inside[:, None])
     PARTIAL += tl.program_id(0) * (4 * DIM * DIM + DIM)
-    _store_matrix(PARTIAL, d_w_q, DIM, DIM)
-    _store_matrix(PARTIAL + DIM * DIM, d_w_k, DIM, DIM)
-    _store_matrix(PARTIAL + 2 * DIM * DIM, d_w_v, DIM, DIM)
-    _store_matrix(PARTIAL + 3 * DIM * DIM, d_w_proj, DIM, DIM)
-    _store_column(PARTIAL + 4 * DIM * DIM, d_b_proj, DIM)
+    _store_matrix(PARTIAL, d_w_q, 16, DIM, DIM)
+    _store_matrix(PARTIAL + 16 * DIM, d_w_q_2, 16, DIM, DIM)
+    _store_matrix(PARTIAL + 32 * DIM, d_w_k, 16, DIM, DIM)
+    _store_matrix(PARTIAL + 48 * DIM, d_w_k_2, 16, DIM, DIM)
+    _store_matrix(PARTIAL + 64 * DIM, d_w_v, 16, DIM, DIM)
+    _store_matrix(PARTIAL + 80 * DIM, d_w_v_2, 16, DIM, DIM)
+    _store_matrix(PARTIAL + 96 * DIM, d_w_proj, DIM, 16, DIM)
+    _store_matrix(PARTIAL + 96 * DIM + 16, d_w_proj_2, DIM, 16, DIM)
+    _store_column(PARTIAL + 128 * DIM, d_b_proj, DIM)
 
 
 @triton.jit
@@ -202,7 +233,7 @@ def _mlp_forward(
 ):  # fmt: skip
     """OUT = X + KEEP · MLP(norm(X)), then the norm of AFTER_W and AFTER_B, (DIM,), if AFTER."""
     low: tl.constexpr = X.dtype.element_ty
-    w_1, w_2 = _turned(W_1, HIDDEN, DIM, low), _turned(W_2, DIM, HIDDEN, low)
+    w_1, w_2 = tl.trans(_matrix(W_1, HIDDEN, DIM, low)), tl.trans(_matrix(W_2, DIM, HIDDEN, low))
     b_1, b_2 = _row(B_1, HIDDEN), _row(B_2, DIM)
     norm_w, norm_b = _row(NORM_W, DIM), _row(NORM_B, DIM)
     token, column = tl.arange(0, TOKENS), tl.arange(0, DIM)
@@ -269,8 +300,8 @@ def _mlp_backward(
         d += _norm_backward(tl.dot(d_hidden, w_1) * norm_w, normed, inverse)
         tl.store(D_X + at, d.to(low), inside[:, None])
     PARTIAL += tl.program_id(0) * (2 * DIM * HIDDEN + 3 * DIM)
-    _store_matrix(PARTIAL, d_w_1, HIDDEN, DIM)
-    _store_matrix(PARTIAL + DIM * HIDDEN, d_w_2, DIM, HIDDEN)
+    _store_matrix(PARTIAL, d_w_1, HIDDEN, DIM, DIM)
+    _store_matrix(PARTIAL + DIM * HIDDEN, d_w_2, DIM, HIDDEN, HIDDEN)
     PARTIAL += 2 * DIM * HIDDEN
     _store_column(PARTIAL, d_b_2, DIM)
     tl.store(PARTIAL + DIM + column, d_after_w)
@@ -307,7 +338,7 @@ def _unfold(
 def covers(block, joints: int) -> bool:
     """Whether there are kernels for a block over joints of such sizes."""
     dim, hidden = block.attn.proj.in_features, block.mlp.fc1.out_features
-    return joints <= 32 and dim in (16, 32) and hidden in (16, 32, 64)
+    return joints <= 32 and dim == 32 and hidden in (16, 32, 64) and block.attn.heads in (2, 4, 8, 16)
 
 
 def _programs(x, tiles: int, each: int) -> int:
@@ -334,27 +365,27 @@ def _tiles(layout, tokens: int) -> tuple[int, int]:
 
 
 def joint_attention(layout, x, block, keep=None):
-    """x + keep · attention(norm1(x)) of a block over joints."""
-    (tokens, warps, each), attn, out = ATTENTION, block.attn, torch.empty_like(x)
-    used, tiles = _tiles(layout, tokens)
+    """x + keep · attention(norm1(x)) of a block over joints, and the heads' outputs, which the backward needs."""
+    (tokens, warps, each), attn = ATTENTION, block.attn
+    heads_out, out, (used, tiles) = torch.empty_like(x), torch.empty_like(x), _tiles(layout, tokens)
     _attention_forward[(_programs(x, tiles, each),)](
-        x, keep, *block.norm1.parameters(), *attn.qkv.parameters(), *attn.proj.parameters(), out, layout.rows, used,
-        tiles, attn.scale * LOG2_E, block.norm1.eps, JOINTS=layout.joints, DIM=x.shape[1], HEADS=attn.heads,
-        TOKENS=tokens, KEPT=keep is not None, num_warps=warps,
+        x, keep, *block.norm1.parameters(), *attn.qkv.parameters(), *attn.proj.parameters(), heads_out, out,
+        layout.rows, used, tiles, attn.scale * LOG2_E, block.norm1.eps, JOINTS=layout.joints,
+        WIDTH=x.shape[1] // attn.heads, TOKENS=tokens, KEPT=keep is not None, num_warps=warps,
     )  # fmt: skip
-    return out
+    return out, heads_out
 
 
-def joint_attention_backward(layout, x, block, d_out, keep=None):
+def joint_attention_backward(layout, x, block, heads_out, d_out, keep=None):
     """Gradients of x and of the parameters of norm1, qkv and proj."""
     (tokens, warps, each), attn, d_x, dim = ATTENTION_BACKWARD, block.attn, torch.empty_like(x), x.shape[1]
     used, tiles = _tiles(layout, tokens)
     programs = _programs(x, tiles, each)
     partial = torch.empty(programs, 4 * dim * dim + dim, dtype=torch.float32, device=x.device)
     _attention_backward[(programs,)](
-        x, keep, d_out, *block.norm1.parameters(), *attn.qkv.parameters(), attn.proj.weight, d_x, partial, layout.rows,
-        used, tiles, attn.scale * LOG2_E, block.norm1.eps, JOINTS=layout.joints, DIM=dim, HEADS=attn.heads,
-        TOKENS=tokens, KEPT=keep is not None, num_warps=warps,
+        x, keep, heads_out, d_out, *block.norm1.parameters(), *attn.qkv.parameters(), attn.proj.weight, d_x, partial,
+        layout.rows, used, tiles, attn.scale * LOG2_E, block.norm1.eps, JOINTS=layout.joints,
+        WIDTH=dim // attn.heads, TOKENS=tokens, KEPT=keep is not None, num_warps=warps,
     )  # fmt: skip
     gradients, rest = _unfolded(_added(partial), attn.qkv, block.norm1, silent=1)
     return d_x, [*gradients, rest[: dim * dim].view(dim, dim), rest[dim * dim :]]
