@@ -66,6 +66,10 @@ class Batch:
                 verb = "another process trains it" if run in self.busy else "resume" if interrupted else "train"
                 state = f"{verb}, {span(self.seconds[run])}"
             lines.append(f"  {run}  {label}: {state}")
+        tables = [(self.labels[run].split(", ")[0], self.seconds[run]) for run in self.missing]
+        for table in dict.fromkeys(name for name, _ in tables):
+            own = [seconds for name, seconds in tables if name == table]
+            lines.append(f"  {table}: {len(own)} runs to train, {span(sum(own))}")
         for path in self.chosen:
             state = f"execute, {span(self.seconds[path.stem])}" if path in self.stale else "up to date"
             lines.append(f"  {path.stem}: {state}")
