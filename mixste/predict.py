@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mixste.skeleton import Skeleton, mirrored
 
 BATCH_FRAMES = 16 * 243  # read at a time: bounds the memory, and is enough to keep a GPU busy
+CPU_BATCH_FRAMES = 4 * 81  # few enough for a processor's caches, which saves an eighth of the time
 
 
 @torch.no_grad()
@@ -29,6 +30,7 @@ def predict_clips(
     mirrored keypoints, mirrored back (notebook 13, row 21); needs the skeleton. progress is called with the number of
     frames as they are read.
     """
+    at_once = BATCH_FRAMES if keypoints.is_cuda else min(BATCH_FRAMES, CPU_BATCH_FRAMES)
     readings = [model.windows(length) for _, length in clips]
     starts = [start for start, _ in clips]
     by_width: dict[int, list[tuple[int, np.ndarray]]] = {}
@@ -42,7 +44,7 @@ def predict_clips(
         for width, group in by_width.items():
             windows = torch.from_numpy(np.concatenate([read for _, read in group])).to(keypoints.device)
             lifted = []
-            for batch in windows.split(max(1, BATCH_FRAMES // width)):
+            for batch in windows.split(max(1, at_once // width)):
                 inputs = keypoints[batch]  # (batch, frames, joints, 2)
                 out = model(inputs)
                 if flip:

@@ -68,10 +68,28 @@ def block_forward(block: Block, x: Float[Tensor, "batch frames joints dim"], tem
         return y.transpose(1, 2) if temporal else y  # sequences along the second-last axis, and back
 
     attn, mlp = block.attn, block.mlp
+    if fuses(block, x):
+        y = attend(turned(fused(attn.qkv, block.norm1(x))), attn.heads, attn.scale)
+        x = fused(attn.proj, turned(y), added=x)
+        return fused(mlp.fc2, fused(mlp.fc1, block.norm2(x), gelu=True), added=x)
     y = attend(turned(linear(attn.qkv, block.norm1(x))), attn.heads, attn.scale)
     x = x + turned(block.dropped(turned(linear(attn.proj, turned(y)))))
     y = linear(mlp.fc2, F.gelu(linear(mlp.fc1, block.norm2(x))))
     return x + turned(block.dropped(turned(y)))
+
+
+def fuses(block: Block, x: Tensor) -> bool:
+    """Whether `fused` computes the block's layers: without gradients and stochastic depth, by PyTorch's oneDNN."""
+    plain = x.device.type == "cpu" and x.dtype == block.mlp.fc1.weight.dtype == torch.float32
+    return plain and not (torch.is_grad_enabled() or block.training) and torch.backends.mkldnn.is_available()
+
+
+def fused(layer: nn.Linear, x: Float[Tensor, "batch frames joints dim"], gelu: bool = False, added=None) -> Tensor:
+    """layer(x), GELU of it, or added + layer(x), in one pass over the result."""
+    operation = torch.ops.mkldnn._linear_pointwise
+    if added is not None:
+        return operation.binary(x.contiguous(), added, layer.weight, layer.bias, "add")
+    return operation(x, layer.weight, layer.bias, "gelu" if gelu else "none", [], "none" if gelu else "")
 
 
 def linear(layer: nn.Linear, x: Float[Tensor, "batch frames joints dim"]) -> Tensor:

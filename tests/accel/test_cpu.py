@@ -1,5 +1,7 @@
 """MixSTE in plain PyTorch as CPUs like it, against the model, in double precision where a definition allows it."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,6 +29,18 @@ def test_poses_and_the_gradient_of_each_parameter_are_the_models(options, dtype)
     assert {name: float((ours[name] - expected[name]).norm() / expected[name].norm()) for name in expected} == (
         pytest.approx(dict.fromkeys(expected, 0), abs=most)
     )
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_layers_that_are_fused_without_gradients_give_the_models_poses(options):
+    """Those of oneDNN, which PyTorch does not document: in float32 alone."""
+    model, keypoints = network(**options).eval(), torch.randn(3, 6, 5, 2)
+    exact = copy.deepcopy(model).double()
+    with torch.no_grad():
+        assert cpu.fuses(model.spatial_blocks[0], keypoints)
+        assert not cpu.fuses(exact.spatial_blocks[0], keypoints.double())
+        torch.testing.assert_close(cpu.forward(model, keypoints), exact(keypoints.double()).float())
+    assert not cpu.fuses(model.spatial_blocks[0], keypoints)
 
 
 @pytest.mark.parametrize(("tokens", "width"), [(1, 4), (17, 4), (27, 3), (40, 4), (17, 64)])
