@@ -307,8 +307,9 @@ class Update:
             self.recorder = Recorder(state=[*parameters, *state])
 
     def step(self, rate: float | Tensor) -> float | Tensor:
+        recorded = isinstance(rate, Tensor) and torch.cuda.is_current_stream_capturing()
         for group in self.optimizer.param_groups:
-            group.update(lr=rate, capturable=isinstance(rate, Tensor))
+            group.update(lr=rate, capturable=recorded)  # PyTorch warns of a capturable step that is not recorded
         self.optimizer.step()
         return rate
 

@@ -28,10 +28,10 @@ class Recorder:
         if kind not in self.graphs:
             if len(self.graphs) == MOST_GRAPHS:
                 del self.graphs[next(iter(self.graphs))]  # the oldest
-            before = [x.clone() for x in self.state]
+            before = [x.detach().clone() for x in self.state]
             self.graphs[kind] = record(compute, *inputs)
             for x, value in zip(self.state, before, strict=True):
-                x.copy_(value)
+                x.detach().copy_(value)
         graph, recorded_inputs, result = self.graphs[kind]
         for recorded, x in zip(recorded_inputs, inputs, strict=True):
             recorded.copy_(x)
