@@ -50,10 +50,11 @@ class Kind:
 
     def about(self) -> dict[str, object]:
         run = self.run
-        options = " ".join(f"{name}={value}" for name, value in run.options)
+        dropout = f" dropout={run.recipe.dropout}" if run.recipe.dropout else ""
+        options = " ".join(f"{name}={value}" for name, value in run.options) + dropout
         about = {"network": run.model, "frames": run.frames, "joints": len(run.data.layout.joints), "options": options}
         about |= {"poses_per_step": run.poses_per_step, "optimizer": run.recipe.optimizer}
-        return about | {"dropout": run.recipe.dropout, "trainings": self.trainings, "steps": self.steps}
+        return about | {"trainings": self.trainings, "steps": self.steps}
 
 
 def kinds(profile: str) -> list[Kind]:
@@ -331,7 +332,7 @@ def table(
 
 def summary(speeds: pd.DataFrame) -> str:
     """A sentence on the hours of the whole plan, alone and by the best number of processes."""
-    columns = ["network", "frames", "joints", "options", "poses_per_step", "optimizer", "dropout"]
+    columns = ["network", "frames", "joints", "options", "poses_per_step", "optimizer"]
     of_kinds = speeds.groupby(columns, sort=False)["plan_seconds"]
     hours = of_kinds.first().sum() / 3600, of_kinds.min().sum() / 3600
     return f"all trainings of the plan, one after another: {hours[0]:.1f} GPU hours; by the best packing {hours[1]:.1f}"

@@ -104,9 +104,10 @@ def estimate(
 ) -> Estimate:
     """What runs cost on the kind of device that the profile is for.
 
-    A run that is listed in a runs.csv costs what that says, one of a kind whose speed was measured what `alone` says,
-    and any other what the fit says. Finished runs in the store
-    tell how much faster or slower this machine is. recorded: trainings to estimate from, instead of those in runs.csv.
+    A run that is listed in a runs.csv costs what that says, one of a kind whose speed was measured what
+    results/bench/study.csv says (with as many trainings at a time as are best), and any other what the fit says.
+    Finished runs in the store tell how much faster or slower this machine is. recorded: trainings to estimate from,
+    instead of those in runs.csv.
     """
     recorded = ledgers(profile.gpu) if recorded is None else recorded
     if not recorded:
@@ -116,7 +117,7 @@ def estimate(
 
     def cost_of(name: str, run: Run) -> float:
         evaluation = _testing(run) @ testing * (1 + run.points * run.test_curve)
-        exactly = training[0] + alone(run) if profile.gpu and run.poses else math.nan
+        exactly = training[0] + _measured(run, "max") if profile.gpu and run.poses else math.nan
         return listed.get(name) or evaluation + (_training(run) @ training if math.isnan(exactly) else exactly)
 
     seconds = {name: float(cost_of(name, run)) for name, run in runs.items()}
@@ -198,20 +199,26 @@ def _bench() -> list[tuple[Run, float]]:
 
 def alone(run: Run) -> float:
     """GPU seconds of a training that has the GPU of results/bench/study.csv to itself; nan for a kind not in there."""
+    return _measured(run, "first")
+
+
+def _measured(run: Run, of_kind: str) -> float:
     dropout = f" dropout={run.recipe.dropout}" if run.recipe.dropout else ""
     options = " ".join(f"{name}={value}" for name, value in run.options) + dropout
     kind = run.model, run.frames, options, run.poses_per_step, run.recipe.optimizer
-    return run.poses / _speeds(RESULTS / "bench" / "study.csv").get(kind, math.nan)
+    return run.poses / _speeds(RESULTS / "bench" / "study.csv", of_kind).get(kind, math.nan)
 
 
 @functools.cache
-def _speeds(path: Path) -> dict[tuple, float]:
-    """Poses a second of trainings alone, by network, T, options, poses in a step, and optimizer."""
+def _speeds(path: Path, of_kind: str) -> dict[tuple, float]:
+    """Poses a second, by network, T, options, poses in a step, and optimizer.
+
+    of_kind: "first" for trainings alone, whose rows come first; "max" for as many at a time as are best.
+    """
     if not path.exists():
         return {}
-    table = pd.read_csv(path, keep_default_na=False).query("processes == 1")
-    kinds = table.groupby(["network", "frames", "options", "poses_per_step", "optimizer"])
-    return kinds["poses_per_second"].first().to_dict()
+    kinds = pd.read_csv(path).groupby(["network", "frames", "options", "poses_per_step", "optimizer"])
+    return kinds["poses_per_second"].agg(of_kind).to_dict()
 
 
 @functools.lru_cache(maxsize=1024)

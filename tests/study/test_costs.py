@@ -62,10 +62,11 @@ def test_a_training_of_a_measured_kind_costs_what_its_speed_says(tmp_path, monke
         if name == "study":
             text = "network,frames,joints,options,poses_per_step,optimizer,processes,poses_per_second\n"
             text += "mixste,81,17,depth=8 dim=512 heads=8,972,muon,1,50000\n"
+            text += "mixste,81,17,depth=8 dim=512 heads=8,972,muon,4,60000\n"  # which is what a plan costs
         (tmp_path / "bench" / f"{name}.csv").write_text(text)
     monkeypatch.setattr(costs, "RESULTS", tmp_path)
     seconds = costs.estimate(PROFILES["open"], {"full": full, "longer": longer}, [], recorded).seconds
-    assert seconds["longer"] - seconds["full"] == pytest.approx(2 * full.poses / 50000)
+    assert seconds["longer"] - seconds["full"] == pytest.approx(2 * full.poses / 60000)
     assert costs.alone(full) == full.poses / 50000
     assert np.isnan(costs.alone(replace(full, frames=27)))
 
