@@ -64,6 +64,29 @@ def test_trying_out_leaves_the_state_as_one_call_does(recordings):
     assert all(torch.equal(*pair) for pair in zip(norms[0].buffers(), norms[1].buffers(), strict=True))
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_recorded_step_of_an_optimizer_is_one_step(recordings, kind):
+    """It changes parameters and moments, which recording puts back."""
+    layers = [torch.nn.Linear(3, 2) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    optimizers = [kind(layer.parameters(), lr=0.1) for layer in layers]
+    x = given(8, 3)
+    for layer, optimizer in zip(layers, optimizers, strict=True):
+        layer(x).square().sum().backward()
+        optimizer.step()
+    moments = [value for state in optimizers[0].state.values() for value in state.values()]
+    recorder = Recorder(state=[*layers[0].parameters(), *moments])
+
+    def step(x):
+        optimizers[0].step()
+        return x
+
+    recorder(step, x)
+    optimizers[1].step()
+    assert recordings == [[(8, 3)]]
+    assert all(map(torch.equal, *(layer.parameters() for layer in layers)))
+
+
 @needs_cuda
 @pytest.mark.gpu
 def test_a_replayed_graph_computes_anew_from_what_it_is_given():
