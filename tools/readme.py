@@ -93,7 +93,8 @@ def speed() -> str:
 
     Beside each reference that was measured in the same run; a dash stands for one that was not.
     """
-    bench = pd.concat(pd.read_csv(store.ROOT / "results" / "bench" / f"{name}.csv") for name in ("h100", "cpu"))
+    paths = [store.ROOT / "results" / "bench" / f"{name}.csv" for name in ("h200", "h100", "cpu")]
+    bench = pd.concat(pd.read_csv(path) for path in paths if path.exists())
     bench = bench[bench["what"].isin(("inference", "training step"))]
     speeds = bench.set_index(["hardware", "what", "batch", "variant"])["frames_per_second"]
     references = {"float32": "float32", "TF32": "TF32", "bfloat16 autocast": "bfloat16"}

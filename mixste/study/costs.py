@@ -29,7 +29,7 @@ from mixste.train import AUTHORS
 
 RESULTS = PACKAGE.parent / "results"
 GPU = re.compile("NVIDIA|AMD Instinct|Radeon")  # in a device's name
-PEER_FRAMES = {"videopose3d": 243, "poseformer": 81}  # T of the peers in results/bench/h100.csv
+PEER_FRAMES = {"videopose3d": 243, "poseformer": 81}  # T of the peers in `speeds_file`
 # Of the networks in runs.csv. An operation of any other is taken to cost what MixSTE's do.
 NAMES = (MixSTE.name, *PEER_FRAMES, ConstantPose.name, FrameRegression.name)
 JOINTS = 17  # of the networks in runs.csv: those of HumanEva, two fewer, cost little less
@@ -180,11 +180,11 @@ def _testing(run: Run) -> np.ndarray:
 
 
 def _bench() -> list[tuple[Run, float]]:
-    """Trainings of the published networks at the speeds of results/bench/h100.csv, with their seconds.
+    """Trainings of the published networks at the speeds of `speeds_file`, with their seconds.
 
     Only of MixSTE the training was measured. Of the peers inference was; a training step takes about three times that.
     """
-    table = pd.read_csv(RESULTS / "bench" / "h100.csv").set_index(["what", "variant"])["frames_per_second"]
+    table = pd.read_csv(speeds_file()).set_index(["what", "variant"])["frames_per_second"]
     paper = PROFILES["paper"]
     rows = [(paper.full(), ("training loop", "data, schedule, logging"), 1)]
     for name, frames in PEER_FRAMES.items():
@@ -195,6 +195,12 @@ def _bench() -> list[tuple[Run, float]]:
         for [run, *_], row, forwards in rows
         for speed in table[[row]]
     ]
+
+
+def speeds_file() -> Path:
+    """The table of speeds in results/bench that was measured on a GPU: the newer one where there are two."""
+    names = ("h200", "h100")
+    return next(path for name in names if (path := RESULTS / "bench" / f"{name}.csv").exists())
 
 
 def alone(run: Run) -> float:

@@ -46,7 +46,7 @@ def test_the_sum_is_within_a_factor_of_two_of_what_was_recorded(name, others):
 def test_long_trainings_on_a_gpu_cost_what_the_bench_measured():
     """Where every ledger's are short: the paper's full model, its poses over the frames that the loop does a second."""
     [full], paper = PROFILES["paper"].full(), PROFILES["paper"]
-    table = costs.pd.read_csv(costs.RESULTS / "bench" / "h100.csv")
+    table = costs.pd.read_csv(costs.speeds_file())
     [speed] = table.loc[table["variant"] == "data, schedule, logging", "frames_per_second"]
     estimated = costs.estimate(paper, {"full": full}, []).seconds["full"]
     assert full.poses / speed / 2 < estimated < full.poses / speed * 2
@@ -56,9 +56,10 @@ def test_a_training_of_a_measured_kind_costs_what_its_speed_says(tmp_path, monke
     full = PROFILES["open"].mixste(81)[0]
     longer = replace(full, poses=3 * full.poses)
     recorded = costs.ledgers(True)
+    speeds = costs.speeds_file().read_text()
     (tmp_path / "bench").mkdir()
     for name in ("study", "h100"):
-        text = (costs.RESULTS / "bench" / "h100.csv").read_text()
+        text = speeds
         if name == "study":
             text = "network,frames,joints,options,poses_per_step,optimizer,processes,poses_per_second\n"
             text += "mixste,81,17,depth=8 dim=512 heads=8,972,muon,1,50000\n"
