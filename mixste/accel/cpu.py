@@ -16,6 +16,7 @@ from mixste.model import Block, MixSTE
 
 # Up to this size, the products of a head are so small that the overhead of library attention dominates.
 SMALL_TOKENS, SMALL_WIDTH = 32, 16
+TINY = 400  # tokens² · width of a head, up to which a call of a library takes longer than a product itself
 NARROW = 128  # width below which a product is left to PyTorch
 MOST = 2.0**100  # of a softmax's sum: float32 still holds it and its inverse at full precision
 
@@ -128,7 +129,8 @@ def attend(
     batch, sequences, tokens, width = qkv.shape
     small = tokens <= SMALL_TOKENS and width <= 3 * heads * SMALL_WIDTH
     if small and qkv.device.type == "cpu" and qkv.dtype != torch.bfloat16:
-        return SmallAttention.apply(qkv, heads, scale)
+        tiny = tokens * tokens * width <= 3 * heads * TINY
+        return (TinyAttention if tiny else SmallAttention).apply(qkv, heads, scale)
     q, k, v = qkv.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     out = F.scaled_dot_product_attention(q, k, v, scale=scale)  # (batch · sequences, heads, tokens, dim / heads)
     return out.transpose(1, 2).reshape(batch, sequences, tokens, -1)
@@ -177,6 +179,54 @@ class SmallAttention(torch.autograd.Function):
         d_qkv = grad.new_empty_strided(*ctx.layout)
         d_qkv.unflatten(-1, (3, dim)).copy_(d.view(3, batch, sequences, dim, tokens).permute(1, 2, 4, 0, 3))
         return d_qkv, None, None
+
+
+class TinyAttention(torch.autograd.Function):
+    """Attention over so few tokens with so narrow heads that elementwise operations are fastest.
+
+    All heads of all sequences lie side by side: (dim / heads, tokens, batch · sequences · heads). Scores are held
+    transposed, (keys, queries, batch · sequences · heads).
+    """
+
+    @staticmethod
+    def forward(ctx, qkv: Float[Tensor, "batch sequences tokens three_dim"], heads: int, scale: float) -> Tensor:
+        parts = qkv.unflatten(-1, (3, heads, -1)).permute(3, 5, 2, 0, 1, 4).flatten(3).contiguous()
+        q, k, v = parts
+        weights = _dot(q[:, None], k[:, :, None]).mul_(scale * math.log2(math.e))
+        weights.sub_(weights.amax(0)).exp2_()
+        weights.div_(weights.sum(0))
+        out = torch.stack([(weights * column[:, None]).sum(0) for column in v])
+        ctx.save_for_backward(parts, weights, out)
+        ctx.scale, ctx.heads, ctx.layout = scale, heads, (qkv.shape, qkv.stride())
+        result = torch.empty_like(qkv[..., : qkv.shape[3] // 3])
+        result.unflatten(-1, (heads, -1)).copy_(out.unflatten(2, (*qkv.shape[:2], heads)).permute(2, 3, 1, 4, 0))
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Float[Tensor, "batch sequences tokens dim"]):
+        parts, weights, out = ctx.saved_tensors
+        q, k, v = parts
+        d_out = grad.unflatten(-1, (ctx.heads, -1)).permute(4, 2, 0, 1, 3).flatten(2).contiguous()
+        d_scores = _dot(d_out[:, None], v[:, :, None]).sub_((out * d_out).sum(0)).mul_(weights)
+        d = torch.empty_like(parts)
+        for column in range(len(q)):
+            torch.sum(d_scores * k[column][:, None], 0, out=d[0, column])
+            torch.sum(d_scores * q[column], 1, out=d[1, column])
+            torch.sum(weights * d_out[column], 1, out=d[2, column])
+        d[:2].mul_(ctx.scale)
+        d_qkv = grad.new_empty_strided(*ctx.layout)
+        d = d.unflatten(3, (*grad.shape[:2], ctx.heads)).permute(3, 4, 2, 0, 5, 1)
+        d_qkv.unflatten(-1, (3, ctx.heads, -1)).copy_(d)
+        return d_qkv, None, None
+
+
+def _dot(a: Float[Tensor, "width ..."], b: Float[Tensor, "width ..."]) -> Tensor:
+    """The sum of a · b over the first axis; the others are broadcast."""
+    total = a[0] * b[0]
+    for one, other in zip(a[1:], b[1:], strict=True):
+        total.addcmul_(one, other)
+    return total
 
 
 def _by_head(qkv: Float[Tensor, "batch sequences tokens three_dim"], heads: int) -> Tensor:

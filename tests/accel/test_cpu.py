@@ -43,9 +43,9 @@ def test_layers_that_are_fused_without_gradients_give_the_models_poses(options):
     assert not cpu.fuses(model.spatial_blocks[0], keypoints)
 
 
-@pytest.mark.parametrize(("tokens", "width"), [(1, 4), (17, 4), (27, 3), (40, 4), (17, 64)])
+@pytest.mark.parametrize(("tokens", "width"), [(1, 4), (9, 4), (17, 4), (27, 3), (40, 4), (17, 64)])
 def test_attention_is_the_softmax_average(tokens, width):
-    """Small heads take one way, the others another; both must be Eq. 3."""
+    """Tiny heads take one way, small ones another, the others a third; both must be Eq. 3."""
     torch.manual_seed(0)
     qkv = torch.randn(2, 3, tokens, 3 * 2 * width, dtype=torch.float64)
     q, k, v = qkv.unflatten(-1, (3, 2, width)).unbind(-3)
@@ -54,13 +54,18 @@ def test_attention_is_the_softmax_average(tokens, width):
     torch.testing.assert_close(cpu.attend(qkv, 2, 0.3), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_small_attentions_gradient_is_the_difference_quotient():
+FEW_TOKENS = pytest.mark.parametrize("attention", [cpu.SmallAttention, cpu.TinyAttention])
+
+
+@FEW_TOKENS
+def test_small_attentions_gradient_is_the_difference_quotient(attention):
     torch.manual_seed(0)
     qkv = torch.randn(2, 3, 5, 24, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: cpu.SmallAttention.apply(x, 2, 0.7), (qkv,))
+    assert torch.autograd.gradcheck(lambda x: attention.apply(x, 2, 0.7), (qkv,))
 
 
-def test_small_attention_keeps_the_layout_it_is_given():
+@FEW_TOKENS
+def test_small_attention_keeps_the_layout_it_is_given(attention):
     """Turned queries, keys and values give turned outputs and gradients, so that turning them back costs no copy."""
     torch.manual_seed(0)
     results = []
@@ -68,7 +73,7 @@ def test_small_attention_keeps_the_layout_it_is_given():
         torch.manual_seed(0)
         x = torch.randn(2, 5, 3, 24, dtype=torch.float64, requires_grad=True)
         qkv = x.transpose(1, 2) if turned else x.transpose(1, 2).contiguous()
-        out = cpu.SmallAttention.apply(qkv, 2, 0.7)
+        out = attention.apply(qkv, 2, 0.7)
         assert out.transpose(1, 2).is_contiguous() is turned
         grad = torch.randn(2, 3, 5, 8, dtype=torch.float64)
         out.backward(grad.transpose(1, 2).contiguous().transpose(1, 2))
@@ -77,10 +82,11 @@ def test_small_attention_keeps_the_layout_it_is_given():
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_small_attentions_gradient_leaves_the_one_it_is_given():
+@FEW_TOKENS
+def test_small_attentions_gradient_leaves_the_one_it_is_given(attention):
     """A single token's lies in memory as its own turn does."""
     qkv = torch.randn(2, 3, 1, 24, requires_grad=True)
-    out, grad = cpu.SmallAttention.apply(qkv, 2, 0.7), torch.ones(2, 3, 1, 8)
+    out, grad = attention.apply(qkv, 2, 0.7), torch.ones(2, 3, 1, 8)
     out.backward(grad)
     assert (grad == 1).all()
 
@@ -104,13 +110,14 @@ def test_a_layer_as_a_convolution_is_the_layer(batch, dtype):
             torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
+@FEW_TOKENS
 @pytest.mark.parametrize("size", [30.0, 300.0, 3e4])
-def test_large_scores_neither_overflow_nor_vanish(size):
+def test_large_scores_neither_overflow_nor_vanish(size, attention):
     """Single precision holds 2^127: scores beyond are shifted first, and equal those of PyTorch."""
     torch.manual_seed(0)
     qkv = torch.randn(3, 2, 17, 24) * size**0.5
     results = []
-    for attend in (cpu.SmallAttention.apply, by_pytorch):
+    for attend in (attention.apply, by_pytorch):
         x = qkv.clone().requires_grad_()
         out = attend(x, 2, 1.0)
         out.sum().backward()

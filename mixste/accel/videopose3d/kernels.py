@@ -159,7 +159,7 @@ def _activate_backward(
 
 # Launching. A program covers COLUMNS channels, so that the loads of a warp are 128 bytes wide or more.
 
-COLUMNS, ROWS = 128, 16
+COLUMNS, ROWS = 128, 32
 
 
 def _chunked(rows: int, width: int) -> tuple[int, tuple[int, int]]:
