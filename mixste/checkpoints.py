@@ -29,6 +29,7 @@ def save_checkpoint(model: Network, path, dtype: torch.dtype = torch.float32) ->
     """
     metadata = {"model": model.name, "options": json.dumps(model.options)}
     metadata |= {"layout": model.layout} if model.layout else {}
+    metadata |= {} if model.metres else {"unit": "screen"}
     weights = {
         key: value.to(dtype if value.is_floating_point() else value.dtype, copy=True)  # weights may share memory
         for key, value in model.state_dict().items()
@@ -114,7 +115,9 @@ def _load_authors(path: Path) -> Network:
     published = [network for network in NETWORKS.values() if network.authors_key]
     for network in reversed(published):  # KTPFormer's file has MixSTE's key too; it is defined after what it extends
         if shapes.count(network.authors_key):
-            return network.from_weights(network.authors_sizes(shapes), weights, state=network.authors_state)
+            loaded = network.from_weights(network.authors_sizes(shapes), weights, state=network.authors_state)
+            loaded.metres = network.authors_metres
+            return loaded
     names = [network.__name__ for network in published]
     keys = ", ".join(list(weights)[:5]) or "none"
     raise CheckpointError(f"expected the weights of {', '.join(names[:-1])} or {names[-1]}, found {keys}")

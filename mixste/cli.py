@@ -161,6 +161,8 @@ def evaluate(
         )
     if model.layout is None:
         print(f"{checkpoint}: its file has no joint layout: taken for {dataset.skeleton.name}, that of the data")
+    if not model.metres:
+        print(f"{checkpoint}: its poses are in screen units, not in metres: only P-MPJPE and N-MPJPE ignore that")
     with tqdm(desc="testing", unit="frame", unit_scale=True, disable=None) as bar:
         table = ev.evaluate(model, dataset.test, protocol, skeleton=dataset.skeleton, progress=bar.update)
     wide = ev.by_action(table).pivot(index="action", columns="metric", values="value").loc[table["action"].unique()]

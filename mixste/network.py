@@ -34,19 +34,22 @@ class Network(nn.Module):
     recipe_options: the settings of `mixste.train.Recipe` that are options of the constructor.
     authors_key: the first part of a key by which the authors' checkpoints are recognised; None if there are none.
     authors_container: the key of the weights in such a file.
+    authors_metres: False if the poses of the authors' weights are in screen units, not in metres.
     authors_options: options that the authors' code fixes and that cannot be inferred from the weights.
 
     options, frames, joints: as given to the constructor. layout: the name in `mixste.skeleton.SKELETONS` of the joint
     layout that it was trained on; of a new network, the usual one with its number of joints; None if it is not in the
-    file that the network was read from, and more than one is possible.
+    file that the network was read from, and more than one is possible. metres: whether its poses are in metres.
     """
 
     name: ClassVar[str]
+    metres: bool = True
     mode: ClassVar[str] = "seq2seq"
     closed_form: ClassVar[bool] = False
     recipe_options: ClassVar[tuple[str, ...]] = ()
     authors_key: ClassVar[str | None] = None
     authors_container: ClassVar[str] = "model_pos"
+    authors_metres: ClassVar[bool] = True
     authors_options: ClassVar[dict[str, object]] = {}
 
     def __init_subclass__(cls, **options):
@@ -229,4 +232,7 @@ def read_network(path: Path) -> Network:
             f"expected the name of a network, one of {', '.join(NETWORKS)} (import the module of a network of your own "
             f"first), and its options beside the weights, found {metadata}"
         )
-    return NETWORKS[metadata["model"]].from_weights(json.loads(metadata["options"]), weights, metadata.get("layout"))
+    kind, options = NETWORKS[metadata["model"]], json.loads(metadata["options"])
+    network = kind.from_weights(options, weights, metadata.get("layout"))
+    network.metres = metadata.get("unit", "metre") == "metre"
+    return network

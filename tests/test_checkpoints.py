@@ -283,6 +283,18 @@ def test_random_states_before_numpy_1_17(tmp_path):
     assert isinstance(load_checkpoint(path), MixSTE)
 
 
+@pytest.mark.parametrize("kind", [KTPFormer, DSTformer, MotionAGFormer], ids=lambda kind: kind.name)
+def test_weights_whose_poses_are_not_in_metres_are_known_by_it(kind, tmp_path):
+    """Also from our own file of them; a new network of the same kind gives metres."""
+    model = load(FILES[kind]())
+    save_checkpoint(model, tmp_path / "a.safetensors")
+    again = load_checkpoint(tmp_path / "a.safetensors")
+    new = kind(3, dim=8, depth=1)
+    save_checkpoint(new, tmp_path / "b.safetensors")
+    metres = [one.metres for one in (model, again, new, load_checkpoint(tmp_path / "b.safetensors"))]
+    assert metres == [kind is KTPFormer, kind is KTPFormer, True, True]
+
+
 def test_half_precision_becomes_single(tmp_path):
     weights = {key: value.half() for key, value in mixste_file().items()}
     assert {value.dtype for value in load(weights).state_dict().values()} == {torch.float32}

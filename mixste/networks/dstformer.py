@@ -35,6 +35,7 @@ class DSTformer(Network):
 
     name = "dstformer"
     authors_key = "blocks_st"
+    authors_metres = False
     authors_options: ClassVar = {"heads": AUTHORS_HEADS}
 
     def __init__(self, frames=243, joints=17, dim=512, rep_dim=512, depth=5, heads=8, mlp_ratio=2.0):

@@ -30,14 +30,14 @@ ONE_WAY = {(0, 4), (8, 11), (8, 14)}
 class MotionAGFormer(Network):
     """Attention and graph convolutions in parallel: 11.72 M parameters at 243 frames (the authors' size B).
 
-    forward: (batch, frames, joints, 2) -> (batch, frames, joints, 3). The joint graph is that of the layout, or of the
-    usual one with so many joints. Confidences, and the units of the authors' weights, are as for
-    `mixste.networks.dstformer.DSTformer`. Raises ValueError for another number of frames or joints.
+    forward: (batch, frames, joints, 2) -> (batch, frames, joints, 3), as `mixste.networks.dstformer.DSTformer` but for
+    exactly `frames` frames. The joint graph is that of the layout, or of the usual one with so many joints.
     """
 
     name = "motionagformer"
     authors_key = "rep_logit"
     authors_container = "model"
+    authors_metres = False
     authors_options: ClassVar = {"heads": AUTHORS_HEADS}
 
     def __init__(self, frames=243, joints=17, dim=128, rep_dim=512, depth=16, heads=8, mlp_ratio=4.0):
@@ -145,6 +145,6 @@ def joint_graph(skeleton: Skeleton) -> Float[Tensor, "joints joints"]:
     """1 where the row's joint receives from the column's: from its parent, and from its children but ONE_WAY's."""
     graph = torch.zeros(len(skeleton.joints), len(skeleton.joints))
     for parent, child in skeleton.bones:
-        graph[child, parent] = 1.0
-        graph[parent, child] = float(skeleton is not human36m or (parent, child) not in ONE_WAY)
+        graph[child, parent] = 1
+        graph[parent, child] = skeleton is not human36m or (parent, child) not in ONE_WAY
     return graph

@@ -160,7 +160,8 @@ def _lifted(about: dict, model: nn.Module, flip: bool) -> Lifted:
         except ValueError as error:
             raise DataError(f"{about['name']}: {error}") from None
     poses -= poses[:, [human36m.root]]
-    return Lifted(**about | {"poses": poses, "notes": (*about["notes"], *([note] if note else []))})
+    unit = "" if model.metres else "poses are in screen units, not in metres, as the authors of these weights have it"
+    return Lifted(**about | {"poses": poses, "notes": (*about["notes"], *filter(None, (note, unit)))})
 
 
 def in_world(lifted: Lifted, focal: float | None = None) -> Lifted:

@@ -15,6 +15,7 @@ from mixste.data.readers.detections import LAYOUTS, Detections
 from mixste.data.readers.formats import read
 from mixste.io.files import replacing
 from mixste.model import MixSTE
+from mixste.networks import DSTformer
 from mixste.predict import predict
 from mixste.skeleton import human36m
 from mixste.wild.lift import OUTPUTS, clips_in, lift, lift_clip
@@ -58,6 +59,13 @@ def test_a_clip_is_lifted_as_predict_does_and_root_relative(model):
     np.testing.assert_allclose(lifted.poses, expected - expected[:, :1], atol=1e-6)
     np.testing.assert_allclose(lifted.keypoints, moving())
     assert (lifted.fps, lifted.resolution, lifted.notes, lifted.filled.any()) == (50.0, (1000, 1000), (), False)
+
+
+def test_poses_that_are_not_in_metres_are_told():
+    weights = DSTformer(9, dim=8, rep_dim=8, depth=1, heads=2)
+    assert lift_clip(detections(moving()), weights).notes == ()
+    weights.metres = False
+    assert "poses are in screen units, not in metres" in lift_clip(detections(moving()), weights).notes[0]
 
 
 def test_gaps_are_filled_marked_and_long_ones_told(model):
