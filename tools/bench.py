@@ -29,7 +29,7 @@ from mixste.networks.poseformer import PoseFormer
 from mixste.networks.videopose3d import VideoPose3D
 from mixste.skeleton import human36m
 from mixste.study.plain import plain_copy, train_plainly
-from mixste.train import AUTHORS, Step, even_pieces, loss_of, optimizer_of, replace, train
+from mixste.train import AUTHORS, Step, Update, even_pieces, loss_of, optimizer_of, replace, train
 
 FRAMES, JOINTS = 243, 17
 OUT = Path("results/bench")
@@ -73,13 +73,13 @@ def training_step(model: Network, batch: int, device, form: str = "fast") -> Cal
         target = target[:, :1]
     loss = loss_of(recipe, human36m, device)
     if form == "fast":
-        optimizer = optimizer_of(model, recipe)
+        update = Update(optimizer_of(model, recipe))
         pieces = even_pieces(model, batch, target.shape[1])
         gradients = Step(accelerate(model.train()), loss, recipe.scaled_gradient, pieces)
 
         def step():
             value = gradients(keypoints, target)
-            optimizer.step()
+            update(recipe.learning_rate)
             return value
 
         return step
