@@ -1,16 +1,20 @@
 """Several trainings on a GPU: how many, and MPS, by stand-ins for nvidia-smi and for the program that controls MPS."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mixste.study import cards, trainer
+from mixste.study import cards, store, trainer
+from mixste.study.run import Data, Run
+from mixste.train import AUTHORS
 
 SMI = """#!/bin/sh
 case "$1" in
@@ -171,6 +175,38 @@ def test_processes_are_spread_over_the_gpus(machine, monkeypatch):
     if not shutil.which("nvidia-smi"):
         with trainer._places(7, None) as places:
             assert places == [""]
+
+
+class Told(Run):
+    """A run that writes down where it is trained."""
+
+    def build(self):
+        told = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", cards.SHARING)]
+        (store.store() / f"told-{self.seed}.json").write_text(json.dumps([*told, cards.PIPES in os.environ]))
+        return super().build()
+
+
+@pytest.mark.slow
+def test_trainings_that_share_gpus_end_as_those_alone(machine, monkeypatch):
+    """To the last bit; here without GPUs, and MPS is a stand-in."""
+    data = Data("synthetic", subjects=("S1", "S9"), actions=("Walking",), test_cameras=1)
+    recipe = replace(AUTHORS, batch_frames=90)
+    wanted = [Told(data, 9, 300, seed, options={"depth": 1, "dim": 8, "heads": 2}, recipe=recipe) for seed in range(5)]
+    monkeypatch.setenv("MIXSTE_RUNS", str(machine / "alone"))
+    (machine / "alone").mkdir()
+    assert trainer.make_all(wanted, 1) == ""
+    monkeypatch.setenv("MIXSTE_RUNS", str(machine / "shared"))
+    (machine / "shared").mkdir()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.torch.cuda, "is_available", lambda: True)
+        assert trainer.make_all(wanted, 4) == ""
+    told = [json.loads((machine / "shared" / f"told-{run.seed}.json").read_text()) for run in wanted]
+    assert sorted(told[:4]) == [["GPU-a", "2", True]] * 2 + [["GPU-b", "2", True]] * 2
+    for run in wanted:
+        alone, shared = (machine / name / run.id / "weights.safetensors" for name in ("alone", "shared"))
+        assert alone.read_bytes() == shared.read_bytes()
+    assert log(machine) == ["start GPU-b,GPU-a", "quit"]
 
 
 def test_the_driver_is_that_of_the_machine(machine):
