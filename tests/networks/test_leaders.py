@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixste.networks import DSTformer, KTPFormer, MotionAGFormer
 from mixste.networks.ktpformer import topology
@@ -457,6 +458,31 @@ def test_training_reaches_every_parameter(kind):
     for name, parameter in model.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.any(), name
+
+
+class HostReads(TorchDispatchMode):
+    """Collects the operations for which a GPU would have to wait: numbers read from it, or brought to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh"):
+            self.names.add(name)
+        return operation(*args, **(kwargs or {}))
+
+
+@ALL
+def test_a_training_step_can_be_recorded(kind):
+    """As a CUDA graph, which holds no operation for which the processor waits."""
+    model, keypoints = small(kind).train(), random_keypoints(2, 5, 17).float()
+    with HostReads() as reads:
+        model(keypoints).square().mean().backward()
+        assert reads.names == set()
+        torch.tensor([1.0])[0].item()
+        assert reads.names == {"_local_scalar_dense", "lift_fresh"}
 
 
 @ALL
