@@ -108,8 +108,12 @@ def mps(gpus: list[str]) -> Iterator[str]:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     keeper = subprocess.Popen(
         ["sh", "-c", KEEPER, "sh", folder],
-        **{"env": environment, "text": True, "start_new_session": True},  # Ctrl-C is not for it
-        **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL},
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,  # Ctrl-C is not for it
     )
     try:
         if keeper.stdout.readline() != "started\n":
@@ -144,7 +148,8 @@ def _probe(variables: dict[str, str]) -> str:
         done = subprocess.run(PROBE, env=os.environ | variables, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
         return "a first process under it hangs"
-    return (done.stderr.strip().splitlines() or ["a first process under it failed"])[-1] if done.returncode else ""
+    said = [line for line in done.stderr.splitlines() if "Error: " in line]  # hints of PyTorch follow it
+    return (said or ["a first process under it failed"])[-1] if done.returncode else ""
 
 
 @contextlib.contextmanager

@@ -130,14 +130,16 @@ def test_what_keeps_it_from_starting_is_said_and_one_at_a_time_goes_on(machine, 
     with cards.shared(["GPU-a"], 20, None, said.append) as per_card:
         assert (per_card, cards.sharing()) == (1, 1)
     monkeypatch.delenv("BROKEN")
-    monkeypatch.setattr(cards, "PROBE", ["sh", "-c", "echo first >&2; echo MPS client failed >&2; exit 1"])
+    monkeypatch.setattr(
+        cards, "PROBE", ["sh", "-c", "echo first >&2; echo AnError: MPS failed >&2; echo hint >&2; exit 1"]
+    )
     with cards.shared(["GPU-a"], 20, None, said.append) as per_card:
         assert per_card == 1
         assert cards.PIPES not in os.environ
     assert log(machine) == ["start ", "quit"], "one under which no process can compute is ended"
     start = "CUDA's Multi-Process Service cannot be used"
     rest = "one training at a time runs on each GPU"
-    assert said == [f"{start} (no permission): {rest}", f"{start} (MPS client failed): {rest}"]
+    assert said == [f"{start} (no permission): {rest}", f"{start} (AnError: MPS failed): {rest}"]
     assert not list(machine.glob("mixste-mps-*"))
 
 
