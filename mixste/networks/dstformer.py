@@ -30,7 +30,7 @@ class DSTformer(Network):
     what the authors feed it with ground-truth keypoints. Raises ValueError for more frames or other joints.
 
     The authors' weights do not give metres: in their targets, x and y are those of the image, in screen units, and z
-    has the same scale, which follows from the true pose and differs between clips.
+    has the same scale. To measure errors, the authors multiply both by a factor for each frame, from the true pose.
     """
 
     name = "dstformer"
