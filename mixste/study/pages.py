@@ -10,7 +10,7 @@ from mixste.io.files import replacing
 from mixste.study import records, store, tidy
 from mixste.study.profiles import PROFILES
 from mixste.study.records import Record
-from mixste.study.tables import of_csv
+from mixste.study.tables import TABLES, of_csv
 from mixste.study.tidy import failed_runs, files, over, read, replaced, with_intervals, without_value
 
 # The parts of a run's environment that are in runs.csv.
@@ -67,7 +67,8 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
             else f"an earlier version: {'; '.join(earlier)}, not comparable with the paper"
         )
         longest = pd.to_numeric(ledger_lines["poses"]).max()
-        if root != store.ROOT and 0 < longest < profile.poses:  # with MIXSTE_POSES; such a study is not published
+        planned_lengths = {run.poses for table in TABLES.values() for row in table.rows(profile) for run in row.runs}
+        if root != store.ROOT and longest < profile.poses and longest not in planned_lengths:  # with MIXSTE_POSES
             title += f", CUT SHORT to at most {longest:g} poses of training"
         lines += [
             "",
