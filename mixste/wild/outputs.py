@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float
 from PIL import Image, ImageColor, ImageDraw
 from scipy.spatial.transform import Rotation
@@ -173,16 +172,17 @@ def write_csv(lifted: Lifted, path) -> None:
     In the world if the clip is placed there; then also 1 for each foot that stands still.
     """
     poses = lifted.world.poses if lifted.world else lifted.poses
-    names = [f"{joint}_{axis}" for joint in human36m.joints for axis in "xyz"]
+    names = ["frame", "seconds", *(f"{joint}_{axis}" for joint in human36m.joints for axis in "xyz")]
+    formats = ["%d", *["%.5f"] * (len(names) - 1)]
+    if lifted.world:
+        names, formats = [*names, "RFoot_contact", "LFoot_contact"], [*formats, "%d", "%d"]
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(",".join(names) + "\n")
         for part in parts(lifted):
             frames = np.arange(part.start, part.stop)
-            table = pd.DataFrame(poses[part].reshape(len(frames), -1), index=frames, columns=names)
-            table.insert(0, "seconds", frames / lifted.fps)
-            if lifted.world:
-                table[["RFoot_contact", "LFoot_contact"]] = lifted.world.contacts[part].astype(int)
-            first = part.start == 0
-            table.to_csv(file, header=first, index_label="frame", float_format="%.5f", lineterminator="\n")
+            columns = [frames, frames / lifted.fps, poses[part].reshape(len(frames), -1)]
+            columns += [lifted.world.contacts[part]] if lifted.world else []
+            np.savetxt(file, np.column_stack(columns), fmt=formats, delimiter=",")
 
 
 def write_json(lifted: Lifted, path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from mixste.data.readers import Raw, arrays, by_frame, structures, tables
+from mixste.data.readers import Raw, arrays, by_frame, structures
 from mixste.data.readers.detections import BY_COUNT, LAYOUTS, MADE_OF, MIN_SCORE, Detections, to_human36m
 from mixste.io import DataError
 from mixste.io.guard import guarded
@@ -21,11 +21,18 @@ HUGE = 1e9  # larger coordinates are ignored
 SMALLEST = 5  # pixels: people who are smaller were not detected in an image
 SAMPLE = 20_000  # people at most from whom layout and units are inferred
 
+
+def _read_table(path: Path, count: int | None) -> Raw:
+    from mixste.data.readers import tables  # here, since it takes a quarter of a second to load
+
+    return tables.read_file(path, count)
+
+
 READERS: dict[str, Callable[[Path, int | None], Raw]] = {
     "json": structures.read_file,
     "npz": arrays.read_file,
     "npy": arrays.read_npy,
-    "csv": tables.read_file,
+    "csv": _read_table,
 }
 FORMATS = ("auto", "openpose", "coco", "mediapipe", "npz", "npy", "csv")
 # The units of coordinates, see `_in_pixels`.

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
 from mixste.io import DataError
@@ -120,6 +119,8 @@ def in_seconds(times: Float[np.ndarray, "rows"]) -> tuple[Float[np.ndarray, "row
 
 def times_in(values: Sequence[object]) -> Float[np.ndarray, "rows"] | None:
     """Numbers unchanged; texts such as 0:00:01.25 and 2026-11-30T12:00:01.25Z as seconds; None for anything else."""
+    import pandas as pd  # here, since it takes a quarter of a second to load, and most files have no times
+
     column = pd.Series(list(values))
     numbers = pd.to_numeric(column, errors="coerce")
     if pd.api.types.is_numeric_dtype(column) or not numbers.isna().any():
