@@ -124,12 +124,17 @@ class Profile:
         return self.seeded(model, frames, options, recipe, keypoints, data, start)
 
     def seeded(self, model, frames, options, recipe, keypoints, data, start=None) -> tuple[Run, ...]:
-        """One run per seed. start: for each of them, the run that it is fine-tuned from."""
+        """One run per seed. start: for each of them, the run that it is fine-tuned from.
+
+        The network's rate and batch replace the profile's, but not those that a recipe chooses for itself.
+        """
         data = data or (replace(self.data, keypoints=keypoints) if keypoints else self.detected)
         network = kind(model, options)
         training = self.networks.get(f"{network}-{frames}") or self.networks.get(network) or Training()
-        changes = {name: getattr(training, name) for name in ("learning_rate", "batch_frames")}
-        recipe = replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+        for name in ("learning_rate", "batch_frames"):
+            value = getattr(training, name)
+            if value is not None and getattr(recipe, name) == getattr(self.recipe(), name):
+                recipe = replace(recipe, **{name: value})
         poses, seeds = training.poses or self.poses, training.seeds or self.seeds
         options = tuple(sorted(options.items()))
         return tuple(

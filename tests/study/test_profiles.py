@@ -32,6 +32,8 @@ def test_a_network_is_trained_by_its_own_settings():
     assert settings(profile.mixste(243, options=narrow)) == [(99, 8e-3, 45, 7)]
     assert settings(profile.peer("videopose3d", 243)) == [(99, 8e-3, 4, 7)]
     assert settings(profile.peer("poseformer", 81)) == [(99, 8e-3, 45, 7)]
+    own = profile.recipe(learning_rate=0.25)
+    assert settings(profile.mixste(243, recipe=own)) == [(20, 0.25, 45, 7)], "a rate that the row chooses"
     shorter = replace(profile, lengths={"table6": 0.5}, table_seeds={"table6": (3,)}).of_table("table6")
     assert settings(shorter.mixste(81)) == [(5, 8e-3, 45, 3)]
     assert settings(shorter.full()) == [(10, 0.5, 45, 3)]

@@ -235,7 +235,7 @@ def test_a_row_says_what_one_of_its_trainings_takes(monkeypatch, tmp_path):
     bench = tmp_path / "bench"
     bench.mkdir()
     columns = "network,frames,joints,options,poses_per_step,optimizer,processes,poses_per_second"
-    lines = ("mixste,27,17,depth=1 dim=16 heads=2,54,adamw,4,9", "mixste,27,17,depth=1 dim=16 heads=2,54,adamw,1,50")
+    lines = ("mixste,27,17,depth=1 dim=16 heads=2,54,adamw,1,50", "mixste,27,17,depth=1 dim=16 heads=2,54,adamw,4,90")
     (bench / "study.csv").write_text("\n".join([columns, *lines]))
     monkeypatch.setattr(costs, "RESULTS", tmp_path)
     options = (("depth", 1), ("dim", 16), ("heads", 2))
