@@ -200,7 +200,9 @@ def lift(
         ),
     ] = "auto",
     fps: Annotated[float | None, typer.Option(help="Frame rate. Overrides the file's.")] = None,
-    person: Annotated[int, typer.Option(help="Person to lift: 0 is the most prominent one, 1 the next.")] = 0,
+    person: Annotated[
+        str, typer.Option(help='Person to lift: 0 is the most prominent one, 1 the next; "all" lifts each.')
+    ] = "0",
     world: Annotated[
         bool, typer.Option(help="Place the person on the floor: path, vertical, and feet that stand still.")
     ] = False,
@@ -227,6 +229,8 @@ def lift(
     resolution = sides and (int(sides[1]), int(sides[2]))
     if focal_length is not None and not world:
         raise DataError("expected --world with --focal-length: without it, nothing depends on the focal length")
+    if not re.fullmatch(r"\d{1,6}|all", person):
+        raise DataError(f"expected --person as a number from 0, or all, found {person!r}")
     outputs = {"outputs": listed(to)} if to else {}
     failed, lifted = [], 0
     for result in lift(
@@ -238,7 +242,7 @@ def lift(
         resolution=resolution,
         units=units,
         fps=fps,
-        person=person,
+        person=None if person == "all" else int(person),
         world=world,
         focal=focal_length,
         **outputs,

@@ -22,7 +22,7 @@ from mixste.wild.motion import c3d, write_c3d, write_glb, write_trc
 from mixste.wild.outputs import MAX_FRAMES, WRITERS, Lifted
 from mixste.wild.quality import on_screen
 from mixste.wild.video import SUFFIXES, detect, pyav
-from mixste.wild.viewer import view
+from mixste.wild.viewer import view, view_people
 from mixste.wild.world import place
 
 OUTPUTS = {
@@ -89,8 +89,11 @@ def _keypoints(detections: Detections, fps: float | None, person: int) -> dict:
             f"pixels, found one at {np.nanmax(np.abs(points[frame])):g} in frame {frame}"
         )
     if people > 1:
+        middle = np.nanmedian(points[..., 0]) / detections.resolution[0]
+        where = "on the left" if middle < 1 / 3 else "in the middle" if middle < 2 / 3 else "on the right"
         notes.append(
-            f"lifted person {person} of {people}, numbered from 0 by size and time in view; --person picks another"
+            f"lifted person {person} of {people}, {where} of the image, numbered from 0 by size and time in view; "
+            "--person picks another, --person all lifts each"
         )
 
     detected = np.isfinite(to_human36m(points, detections.names)[..., 0])  # (frames, 17)
@@ -123,6 +126,13 @@ def _keypoints(detections: Detections, fps: float | None, person: int) -> dict:
         "filled": ~detected,
         "notes": tuple(notes),
     }
+
+
+def in_view(detections: Detections) -> list[int]:
+    """The people who are in view for at least a tenth of the frames, by prominence; the most prominent one always."""
+    _, people = follow(detections)
+    shares = [np.isfinite(follow(detections, person)[0]).any(axis=(1, 2)).mean() for person in range(people)]
+    return [person for person, share in enumerate(shares) if share >= 0.1 or person == 0]
 
 
 def _unlike_training(joints: Float[np.ndarray, "frames 17 2"], resolution: tuple[int, int]) -> list[str]:
@@ -219,7 +229,7 @@ def lift(
     resolution: tuple[int, int] | None = None,
     units: str = "auto",
     fps: float | None = None,
-    person: int = 0,
+    person: int | None = 0,
     flip: bool = True,
     world: bool = False,
     focal: float | None = None,
@@ -227,12 +237,13 @@ def lift(
 ) -> Iterator[Lifted | DataError]:
     """Lift every clip of a file or folder and write each, as soon as it is lifted, as out/NAME.npz and so on.
 
-    format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. world: also place the
-    person in the world, see `in_world`; focal: overrides the file's. outputs: any of OUTPUTS. A clip that cannot be
-    read yields its DataError instead of a result, and the others are lifted. The network is accelerated: poses are
-    those of `lift_clip` up to rounding. Raises DataError at once if the network has another joint layout, there are no
-    clips, an output is unknown, or a result would overwrite its input; ImportError for .mp4 without the extra `video`,
-    for .c3d without `c3d`.
+    format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. person None: everyone in
+    view for at least a tenth of a clip, as NAME_person0.npz, NAME_person1.npz and so on, and all together in NAME.html.
+    world: also place the person in the world, see `in_world`; focal: overrides the file's. outputs: any of OUTPUTS. A
+    clip that cannot be read yields its DataError instead of a result, and the others are lifted. The network is
+    accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at once if the network has another
+    joint layout, there are no clips, an output is unknown, or a result would overwrite its input; ImportError for .mp4
+    without the extra `video`, for .c3d without `c3d`.
     """
     check_layout(model)
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
@@ -260,31 +271,48 @@ def lift(
             try:
                 video = clip.suffix.lower() in SUFFIXES
                 with guarded(clip, "a clip of a person"):
-                    detections = detect(clip) if video else read(clip, format, layout, resolution, units)
+                    detections = detect(clip, person != 0) if video else read(clip, format, layout, resolution, units)
                 with guarded(detections.name, "a clip of a person"):
-                    keypoints = _keypoints(detections, fps, person)
+                    numbers = in_view(detections) if person is None else [person]
                     length = detections.focal if focal is None else focal
-                    del detections  # large for a long clip
-                    lifted = _lifted(keypoints, model, flip)
-                    lifted = in_world(lifted, length) if world else lifted
             except DataError as error:
                 yield error
                 continue
             except ImportError as error:  # keypoint files are lifted without the extra
                 yield DataError(f"{clip}: {error}")
                 continue
-            frames = len(lifted.poses)
-            cut = [kind for kind in outputs if frames > MAX_FRAMES.get(kind, np.inf)]
-            notes = [f"{name}.{kind} shows the first {MAX_FRAMES[kind]:,} of {frames:,} frames" for kind in cut]
-            lifted = replace(lifted, notes=(*lifted.notes, *notes))
-            try:
-                for kind in outputs:
-                    OUTPUTS[kind](lifted, Path(out) / f"{name}.{kind}")
-            except OSError as error:
-                if error.errno not in (errno.EISDIR, errno.ENAMETOOLONG):  # due to this clip; other errors would recur
-                    raise
-                yield DataError(f"{clip}: {error}")
-                continue
-            yield lifted
+            together = []
+            for number in numbers:
+                stem = name if person is not None else f"{name}_person{number}"
+                try:
+                    with guarded(detections.name, "a clip of a person"):
+                        keypoints = _keypoints(detections, fps, number)
+                        if number == numbers[-1]:
+                            del detections  # large for a long clip
+                        if person is None:
+                            keypoints["name"] += f"_person{number}"
+                        lifted = _lifted(keypoints, model, flip)
+                        lifted = in_world(lifted, length) if world else lifted
+                    frames = len(lifted.poses)
+                    cut = [kind for kind in outputs if frames > MAX_FRAMES.get(kind, np.inf)]
+                    notes = [f"{stem}.{kind} shows the first {MAX_FRAMES[kind]:,} of {frames:,} frames" for kind in cut]
+                    lifted = replace(lifted, notes=(*lifted.notes, *notes), film=clip if video else None)
+                    for kind in outputs:
+                        path = Path(out) / f"{stem}.{kind}"
+                        if path.resolve() in inputs:
+                            raise DataError(f"{clip}: expected another folder for the results: {path} is an input")
+                        OUTPUTS[kind](lifted, path)
+                except DataError as error:
+                    yield error
+                    continue
+                except OSError as error:
+                    if error.errno not in (errno.EISDIR, errno.ENAMETOOLONG):  # due to this clip; others would recur
+                        raise
+                    yield DataError(f"{clip}: {error}")
+                    continue
+                together.append(lifted)
+                yield lifted
+            if person is None and "html" in outputs and together:
+                view_people([lifted.cut("html") for lifted in together]).save(Path(out) / f"{name}.html")
 
     return run()

@@ -1,5 +1,6 @@
 """A lifted clip, and the files that it is written to: .npz, .csv, .json, .bvh, .gif and .mp4; more in `wild.motion`."""
 
+import itertools
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from mixste.io.files import readable, replacing
 from mixste.io.guard import guarded, read_arrays
 from mixste.skeleton import Skeleton, human36m
 from mixste.wild.quality import quality
-from mixste.wild.video import save_mp4
+from mixste.wild.video import film, save_mp4
 
 PART = 10_000  # frames written at a time
 # Pages and pictures of more frames open slowly or not at all: they show the first so many.
@@ -49,7 +50,7 @@ class Lifted:
 
     keypoints: the network's input, pixels. poses: metres in camera axes (x right, y down, z forward), relative to the
     hip. filled: which keypoints were not detected but interpolated. notes: assumptions and warnings, a sentence each.
-    world: the person on the floor, if asked for.
+    world: the person on the floor, if asked for. film: the video that it comes from, shown behind the keypoints.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Lifted:
     filled: Bool[np.ndarray, "frames 17"]
     notes: tuple[str, ...] = ()
     world: World | None = None
+    film: Path | None = None
 
     def __post_init__(self):  # both may contain a file name
         object.__setattr__(self, "name", readable(self.name))
@@ -350,7 +352,10 @@ def _numbers(values) -> str:
 # --- animations ------------------------------------------------------------------------------------------------
 
 SIDES = ("#444444", "#d1495b", "#1f6fb4")  # middle, left, right, as in the viewer
-GROUND = "#f4f4f4"  # the image plane
+GROUND, GRID = "#f4f4f4", "#d4d4d4"  # the image plane, the lines of the floor
+# Lines of a floor, 0.4 m apart and one metre below the origin: (lines, ends, 3).
+FLOOR = np.array([line for k in (-2, -1, 0, 1, 2) for line in ([(k, 0, -2), (k, 0, 2)], [(-2, 0, k), (2, 0, k)])]) * 0.4
+FLOOR[..., 1] = 1
 SMOOTH = 3  # antialiasing: pictures are drawn this much larger and scaled down
 
 
@@ -361,30 +366,43 @@ def pictures(
     height: int = 240,
     names: Sequence[str] = (),
     skeleton: Skeleton = human36m,
+    film: Iterable[Image.Image] | None = None,
 ) -> Iterator[Image.Image]:
     """Each frame as a row of square panels: the keypoints in the image plane, then each body seen obliquely.
 
     keypoints, resolution: pixels; None for poses alone. bodies: poses in metres, camera axes, relative to the root, all
-    drawn in one scale. names: the title of each panel.
+    drawn in one scale, above a floor at the lowest joint of each. names: the title of each panel. film: pictures to
+    show behind the keypoints, whose panel then has their shape.
     """
     size = height * SMOOTH
     reach = max(1e-6, *(float(np.linalg.norm(body, axis=-1).max()) for body in bodies))
     turn = Rotation.from_euler("yx", [0.5, 0.15]).as_matrix()[:2]  # right and down on the picture
-    panels, ground = [], None
+    panels, ground, floors = [], None, []
+    left = 0  # of the first body's panel
     if keypoints is not None:
-        scale = 0.96 * size / max(resolution)
-        corner = (size - np.array(resolution) * scale) / 2
+        left = size if film is None else SMOOTH * round(height * resolution[0] / resolution[1])
+        scale = 0.96 * size / max(resolution) if film is None else size / resolution[1]
+        corner = (np.array([left, size]) - np.array(resolution) * scale) / 2
         ground = [*corner, *(corner + np.array(resolution) * scale)]
         panels.append(keypoints * scale + corner)
-    for column, body in enumerate(bodies, len(panels)):
-        panels.append(body @ turn.T * 0.47 * size / reach + size / 2 + [column * size, 0])
+    for column, body in enumerate(bodies):
+        centre = size / 2 + np.array([left + column * size, 0])
+        panels.append(body @ turn.T * 0.47 * size / reach + centre)
+        lines = FLOOR * [1, float(body[..., 1].max()), 1]  # y is down there
+        floors += [[tuple(end) for end in line] for line in (lines @ turn.T * 0.47 * size / reach + centre).tolist()]
     sides = np.zeros(len(skeleton.joints), dtype=int)
     sides[list(skeleton.left)], sides[list(skeleton.right)] = 1, 2
 
-    for points in zip(*panels, strict=True):
-        picture = Image.new("RGB", (len(panels) * size, size), "white")
+    for points, behind in zip(
+        zip(*panels, strict=True), itertools.repeat(None) if film is None else film, strict=False
+    ):
+        picture = Image.new("RGB", (left + len(bodies) * size, size), "white")
         pen = ImageDraw.Draw(picture)
-        if ground:
+        for line in floors:
+            pen.line(line, fill=GRID, width=SMOOTH)
+        if behind is not None:
+            picture.paste(behind.resize((left, size)))
+        elif ground:
             pen.rectangle(ground, fill=GROUND)
         for body in points:
             for parent, child in skeleton.bones:
@@ -420,8 +438,10 @@ def write_gif(lifted: Lifted, path, height: int = 240) -> None:
 
 
 def write_mp4(lifted: Lifted, path, height: int = 480) -> None:
-    """The same as a video (H.264), larger and with every frame; ImportError without the extra `video`."""
-    save_mp4(pictures(lifted.keypoints, lifted.resolution, [lifted.poses], height), lifted.fps, path)
+    """The same as a video (H.264), larger, with every frame and its film; ImportError without the extra `video`."""
+    behind = lifted.film and film(lifted.film, lifted.fps, len(lifted.poses))
+    moving = pictures(lifted.keypoints, lifted.resolution, [lifted.poses], height, film=behind)
+    save_mp4(moving, lifted.fps, path)
 
 
 WRITERS = {

@@ -150,11 +150,33 @@ def _upright(frame) -> UInt8[np.ndarray, "height width 3"]:
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
 
 
-def save_mp4(moving: Iterable[Image.Image], fps: float, path) -> None:
-    """Write pictures of one size as a video that browsers play (H.264); ImportError without the extra `video`."""
+def film(path, fps: float, frames: int) -> Iterator[Image.Image]:
+    """The pictures of a video at equal steps from its first frame: as many as asked for, the one before for a missing
+    one. ImportError without the extra `video`."""
+    with pyav().open(str(path)) as video:
+        picture, count, first = None, 0, None
+        for number, frame in enumerate(video.decode(video=0)):
+            first = frame.time if first is None else first
+            place = number if frame.time is None else round((frame.time - first) * fps)
+            while picture is not None and count < min(place, frames):
+                count += 1
+                yield picture
+            if count == frames:
+                return
+            picture = Image.fromarray(_upright(frame))
+        yield from [picture] * (frames - count)
+
+
+def save_mp4(moving: Iterable[Image.Image], fps: float, path, quality: int = 20, keyframes: int = 250) -> None:
+    """Write pictures of one size as a video that browsers play (H.264); ImportError without the extra `video`.
+
+    quality: x264's constant rate factor, smaller is better. keyframes: every which picture at least can be jumped to.
+    """
     av = pyav()
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as video:
-        stream = video.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "20"})
+        stream = video.add_stream(
+            "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(quality), "g": str(keyframes)}
+        )
         stream.pix_fmt = "yuv420p"  # what every browser plays; it wants even sides
         for number, picture in enumerate(moving):
             if number == 0:

@@ -8,8 +8,10 @@ not trusted; a still picture remains.
 import base64
 import html
 import io
+import itertools
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,8 +27,11 @@ from mixste.io.files import replacing
 from mixste.metrics import joint_errors
 from mixste.model import MixSTE, attention_maps
 from mixste.predict import predict
-from mixste.skeleton import Skeleton, of_joints
+from mixste.skeleton import Skeleton, human36m, of_joints
 from mixste.wild.outputs import Lifted, pictures
+from mixste.wild.video import film, save_mp4
+
+FILM_FRAMES, FILM_SIDE = 5_000, 640  # the longest film in a page, and the longer side of its pictures, pixels
 
 Viewable = Clip | Lifted | np.ndarray | Tensor | Mapping | str | Path
 
@@ -108,13 +113,31 @@ def view(
         raise ValueError(f"expected consecutive frames within 0–{len(first) - 1}, found {frames}")
     series = [(name, poses[frames]) for name, poses in series]
     errors = [joint_errors(poses, series[0][1]).mean(axis=-1) for _, poses in series[1:]]
-    image = None if clip is None else (_array(clip.keypoints[frames]), clip.resolution)
+    image = None if clip is None else ([_array(clip.keypoints[frames])], clip.resolution)
+    behind = _film(clip, selected)
     content = {
-        **_scene(series, image, skeleton, fps or (50.0 if clip is None else clip.fps), first=selected.start),
+        **_scene(series, image, skeleton, fps or (50.0 if clip is None else clip.fps), selected.start, behind),
         "curves": [None, *(np.round(1000 * error, 1).tolist() for error in errors)] if errors else [],
         "about": f"mean distance of the joints from {name}, mm",
     }
     return Viewer(content, _still(series, image, skeleton), height=490 if errors else 410)
+
+
+def view_people(people: Sequence[Lifted]) -> Viewer:
+    """View people lifted from one clip together: all keypoints in the image plane, and the poses side by side.
+
+    Raises ValueError if there are none, or they are not of one clip.
+    """
+    if not people or len({(len(one.poses), one.resolution, one.fps) for one in people}) > 1:
+        raise ValueError(f"expected people lifted from one clip, found {len(people)} of different length, size or rate")
+    series = [(one.name, _array(one.poses)) for one in people]
+    image = ([_array(one.keypoints) for one in people], people[0].resolution)
+    content = {
+        **_scene(series, image, human36m, people[0].fps, 0, _film(people[0], range(len(people[0].poses)))),
+        "curves": [],
+        "about": "",
+    }
+    return Viewer(content, _still(series, image, human36m), height=410)
 
 
 def view_attention(model: MixSTE, clip: Clip | Lifted, start: int = 0, cells: int = 27) -> Viewer:
@@ -147,7 +170,7 @@ def view_attention(model: MixSTE, clip: Clip | Lifted, start: int = 0, cells: in
     skeleton = model.skeleton
     poses = predict(model, points, flip=False)
     series = [("lifted", poses - poses[:, [skeleton.root]])]
-    image = (_array(clip.keypoints[window]), clip.resolution)
+    image = ([_array(clip.keypoints[window])], clip.resolution)
     content = {
         **_scene(series, image, skeleton, clip.fps, first=start),
         "curves": [],
@@ -165,8 +188,24 @@ def view_attention(model: MixSTE, clip: Clip | Lifted, start: int = 0, cells: in
     return Viewer(content, _still(series, image, skeleton), height=490)
 
 
-def _scene(series, image, skeleton: Skeleton, fps: float, first: int) -> dict:
-    """The content of every page: bodies and, if any, the image plane."""
+def _film(clip: Clip | Lifted | None, frames: range) -> str | None:
+    """Those frames of the video that a clip comes from, small, as the URL of a video; None without one, or if long."""
+    path = getattr(clip, "film", None)
+    if path is None or len(frames) > FILM_FRAMES:
+        return None
+
+    def small() -> Iterator[Image.Image]:
+        for picture in itertools.islice(film(path, clip.fps, frames.stop), frames.start, None):
+            picture.thumbnail((FILM_SIDE, FILM_SIDE), reducing_gap=2.0)
+            yield picture
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_mp4(small(), clip.fps, Path(folder) / "film.mp4", quality=28, keyframes=10)
+        return f"data:video/mp4;base64,{_text((Path(folder) / 'film.mp4').read_bytes())}"
+
+
+def _scene(series, image, skeleton: Skeleton, fps: float, first: int, film: str | None = None) -> dict:
+    """The content of every page: bodies and, if any, the image plane, with the film behind it."""
     sides = np.zeros(len(skeleton.joints), dtype=int)
     sides[list(skeleton.left)], sides[list(skeleton.right)] = 1, 2
     return {
@@ -177,7 +216,12 @@ def _scene(series, image, skeleton: Skeleton, fps: float, first: int) -> dict:
         "first": first,
         "frames": len(series[0][1]),
         "series": [{"name": name, "poses": _packed(poses, 1e-4)} for name, poses in series],
-        "image": image and {"size": list(map(int, image[1])), "points": _packed(image[0], 0.1)},
+        "image": image
+        and {
+            "size": list(map(int, image[1])),
+            "points": [_packed(one, 0.1) for one in image[0]],
+            **({"film": film} if film else {}),
+        },
     }
 
 
@@ -185,9 +229,10 @@ def _still(series, image, skeleton: Skeleton) -> Image.Image:
     """The first frame, with the image plane cropped to the person."""
     names, points, size = [name for name, _ in series], None, None
     if image is not None:
-        low, high = image[0][0].min(axis=0), image[0][0].max(axis=0)
+        first = image[0][0][:1]
+        low, high = first[0].min(axis=0), first[0].max(axis=0)
         side = 1.1 * float((high - low).max()) + 1
-        names, points, size = ["keypoints", *names], image[0][:1] - (low + high - side) / 2, (side, side)
+        names, points, size = ["keypoints", *names], first - (low + high - side) / 2, (side, side)
     return next(pictures(points, size, [poses[:1] for _, poses in series], 280, names, skeleton))
 
 

@@ -166,6 +166,52 @@ def test_networks_of_other_layouts_are_refused_before_anything_is_read(joints, l
     assert not (tmp_path / "out").exists()
 
 
+def three(frames=40) -> Detections:
+    """Two people throughout, the second half as tall and to the right, and a third in three frames."""
+    first, second = moving(frames) - [200, 0], moving(frames) * 0.5 + [500, 300]
+    scores = np.ones((17, 1))
+    people = [np.stack([np.c_[one, scores] for one in pair]) for pair in zip(first, second, strict=True)]
+    for frame in (5, 6, 7):
+        people[frame] = np.concatenate([people[frame], people[frame][1:] * [0.3, 0.3, 1]])
+    return Detections("three", human36m.joints, people, (1000, 1000), 50.0)
+
+
+def test_everyone_who_stays_is_lifted_each_to_files_and_together(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("mixste.wild.lift.read", lambda *options: three())
+    (tmp_path / "clip.json").write_text("{}")
+    run = lift(tmp_path / "clip.json", tmp_path / "out", model, person=None, outputs=["npz", "html"])
+    first, second = run
+    names = ["clip.html", *(f"clip_person{k}.{kind}" for k in (0, 1) for kind in ("html", "npz"))]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    np.testing.assert_allclose(first.keypoints, moving(40) - [200, 0])
+    np.testing.assert_allclose(second.keypoints, moving(40) * 0.5 + [500, 300])
+    np.testing.assert_allclose(first.poses, lift_clip(three(), model).poses, atol=1e-5)
+    assert "lifted person 0 of 3, on the left of the image" in first.notes[0]
+    assert "lifted person 1 of 3, on the right of the image" in second.notes[0]
+    page = (tmp_path / "out" / "clip.html").read_text()
+    assert '"name":"three_person0"' in page
+    assert '"name":"three_person1"' in page
+
+
+def test_one_of_several_who_cannot_be_lifted_fails_alone(model, tmp_path, monkeypatch):
+    def read(*options):
+        several = three()
+        for people in several.people:
+            people[0, [3, 6], 2] = 0  # the first one's feet are out of the picture
+        return several
+
+    monkeypatch.setattr("mixste.wild.lift.read", read)
+    (tmp_path / "clip.json").write_text("{}")
+    error, second = lift(tmp_path / "clip.json", tmp_path / "out", model, person=None, outputs=["npz", "html"])
+    assert "never found RFoot, LFoot" in str(error)
+    assert second.name == "three_person1"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "clip.html",
+        "clip_person1.html",
+        "clip_person1.npz",
+    ]
+
+
 # --- folders ---------------------------------------------------------------------------------------------------
 
 
@@ -310,7 +356,7 @@ def test_without_the_extra_no_video_is_promised(model, tmp_path, monkeypatch):
 
 
 def test_keypoints_beside_a_video_are_lifted_without_the_extra(model, tmp_path, monkeypatch):
-    def detect(path):
+    def detect(path, everyone):
         raise ImportError("no PyAV")
 
     monkeypatch.setattr("mixste.wild.lift.detect", detect)

@@ -1,6 +1,7 @@
 """Files read back by something else than what wrote them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from mixste.data import DataError
 from mixste.skeleton import human36m
 from mixste.wild import outputs
 from mixste.wild.outputs import Lifted, pictures, write_bvh, write_csv, write_gif, write_json, write_mp4, write_npz
+from mixste.wild.video import film, save_mp4
 
 
 def a_lifted(frames=6, seed=0, poses=None) -> Lifted:
@@ -259,3 +261,30 @@ def test_mp4_has_every_frame_at_the_clips_pace(tmp_path):
     drawn = list(pictures(lifted.keypoints, lifted.resolution, [lifted.poses], 121))
     for frame, picture in zip(shown, drawn, strict=True):
         assert np.abs(frame - np.asarray(picture, dtype=float)[:120]).mean() < 6
+
+
+def test_mp4_shows_the_film_behind_the_keypoints(tmp_path):
+    av = pytest.importorskip("av")
+    save_mp4([Image.new("RGB", (640, 480), (0, 40 * k, 0)) for k in range(6)], 25, tmp_path / "film.mp4")
+    lifted = replace(a_lifted(frames=6), film=tmp_path / "film.mp4")
+    write_mp4(lifted, tmp_path / "walk.mp4", height=120)
+    with av.open(str(tmp_path / "walk.mp4")) as video:
+        shown = np.array([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
+    assert shown.shape == (6, 120, 160 + 120, 3)  # the film in its shape, the pose in a square
+    np.testing.assert_allclose(np.median(shown[:, :, :160, 1], axis=(1, 2)), 40 * np.arange(6), atol=6)
+    drawn = next(pictures(lifted.keypoints, lifted.resolution, [lifted.poses], 120, film=film(lifted.film, 25, 6)))
+    assert np.abs(shown[0] - np.asarray(drawn, dtype=float)).mean() < 6
+
+
+def test_the_floor_is_under_the_lowest_joint():
+    """Of a pose without width or depth: its foot stands in the middle of the lines, and they do not move with it."""
+    poses = np.zeros((2, 17, 3))
+    poses[:, 10, 1] = -2  # a head far above the hip, metres, y down
+    poses[0, 3, 1], poses[1, 3, 1] = 1.0, 0.5  # a foot below it
+    first, second = (np.asarray(picture).astype(int) for picture in pictures(None, None, [poses], 300))
+    grey = (np.abs(first - 0xD4).max(axis=-1) < 8) & (np.abs(second - 0xD4).max(axis=-1) < 8)
+    rows, columns = np.nonzero(grey)
+    red, _, blue = np.moveaxis(first, -1, 0)
+    foot = np.argwhere(blue > red + 80)[:, 0].max()
+    assert abs((rows.min() + rows.max()) / 2 - foot) < 4
+    assert abs((columns.min() + columns.max()) / 2 - 150) < 9

@@ -130,6 +130,22 @@ def test_frames_of_a_varying_rate_stand_where_their_times_are(tmp_path, monkeypa
     assert "placed by their times at 60 frames/s" in note
 
 
+def test_the_film_has_a_picture_for_each_frame_of_the_grid(tmp_path):
+    """Of a video with gaps: ticks of a sixtieth of a second, whose grey is 20 times their number."""
+    ticks = [0, 1, 2, 5, 6, 9]
+    with av.open(str(tmp_path / "gaps.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=60)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for tick in ticks:
+            frame = av.VideoFrame.from_image(Image.new("RGB", (64, 64), (20 * tick,) * 3))
+            frame.pts, frame.time_base = tick, Fraction(1, 60)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    for count, places in ((11, [0, 1, 2, 2, 2, 5, 6, 6, 6, 9, 9]), (4, [0, 1, 2, 2])):
+        greys = [np.asarray(picture).mean() for picture in video.film(tmp_path / "gaps.mp4", 60.0, count)]
+        np.testing.assert_allclose(greys, 20 * np.array(places), atol=3)
+
+
 @pytest.mark.parametrize(
     ("matrix", "corner"),
     [

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -21,7 +22,8 @@ from mixste.model import MixSTE
 from mixste.skeleton import mpi_inf_3dhp
 from mixste.study.notebooks import notebooks
 from mixste.wild.outputs import Lifted, write_npz
-from mixste.wild.viewer import view, view_attention
+from mixste.wild.video import save_mp4
+from mixste.wild.viewer import view, view_attention, view_people
 
 
 def a_clip(frames=120, joints=17, seed=0) -> Clip:
@@ -45,7 +47,7 @@ def test_the_page_holds_the_poses_around_their_root_and_the_keypoints():
     [truth] = data["series"]
     assert truth["name"] == "truth"
     np.testing.assert_allclose(unpacked(truth["poses"], 120, 17, 3), clip.poses - clip.poses[:, :1], atol=0.00006)
-    np.testing.assert_allclose(unpacked(data["image"]["points"], 120, 17, 2), clip.keypoints, atol=0.06)
+    np.testing.assert_allclose(unpacked(data["image"]["points"][0], 120, 17, 2), clip.keypoints, atol=0.06)
     assert data["image"]["size"] == [1000, 1002]
     assert (data["fps"], data["frames"], data["curves"]) == (50.0, 120, [])
     left = {data["joints"][joint] for joint, side in enumerate(data["sides"]) if side == 1}
@@ -96,6 +98,39 @@ def test_lifted_files_can_be_shown(tmp_path):
     data = content(view(tmp_path / "walk.npz", {"again": clip.poses}))
     assert [one["name"] for one in data["series"]] == ["walk", "again"]
     assert (data["fps"], data["image"]["size"]) == (30.0, [640, 480])
+
+
+def test_people_of_one_clip_are_shown_together_and_not_compared():
+    one, two = (lifted(a_clip(9, seed=seed), f"person{seed}") for seed in (0, 1))
+    data = content(view_people([one, two]))
+    assert [series["name"] for series in data["series"]] == ["person0", "person1"]
+    assert data["curves"] == []
+    for points, person in zip(data["image"]["points"], (one, two), strict=True):
+        np.testing.assert_allclose(unpacked(points, 9, 17, 2), person.keypoints, atol=0.06)
+    for wrong in ([], [one, lifted(a_clip(8), "other")]):
+        with pytest.raises(ValueError, match="expected people lifted from one clip"):
+            view_people(wrong)
+
+
+def test_the_page_holds_the_frames_of_the_film(tmp_path):
+    """Frame k is grey of 10 k: all of them, and those of a part."""
+    av = pytest.importorskip("av")
+    save_mp4([Image.new("RGB", (800, 600), (10 * k,) * 3) for k in range(24)], 25, tmp_path / "film.mp4")
+    shown = replace(lifted(a_clip(24), film=tmp_path / "film.mp4"), fps=25.0)
+    for frames in (slice(None), slice(5, 20)):
+        url = content(view(shown, frames=frames))["image"]["film"]
+        kind, _, text = url.partition("base64,")
+        assert kind == "data:video/mp4;"
+        with av.open(io.BytesIO(base64.b64decode(text))) as video:
+            pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+        assert np.shape(pictures)[1:] == (480, 640, 3)
+        np.testing.assert_allclose(np.mean(pictures, axis=(1, 2, 3)), 10 * np.arange(24)[frames], atol=3)
+    assert "film" not in content(view(lifted(a_clip(24))))["image"]
+
+
+def lifted(clip: Clip, name="walk", **more) -> Lifted:
+    filled = np.zeros(clip.poses.shape[:2], dtype=bool)
+    return Lifted(name, clip.fps, clip.resolution, clip.keypoints, clip.poses, filled, **more)
 
 
 def test_the_page_is_small_fetches_nothing_and_never_changes():
@@ -245,7 +280,13 @@ try {{ {script} }} catch (error) {{ found.error = String(error); }}
 document.getElementById('found').textContent = JSON.stringify(found);
 }}</script>"""
     path.write_text(page + tail, encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,600", "--virtual-time-budget=2000"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=1000,600",
+        f"--virtual-time-budget={budget}",
+    ]
     dom = subprocess.run([CHROMIUM, *options, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120)
     return json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom.stdout, re.DOTALL)[1]))
 
