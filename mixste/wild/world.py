@@ -27,7 +27,8 @@ ACCELERATION = 10.0  # m/s², of the root
 STANDING = 0.05  # m/s, of a foot in contact
 GUESS = 0.1  # weight of a keypoint that was not detected
 # Contact: a foot is slow, and not above the other one.
-SLOW, LOW, LEVEL = 0.3, 0.06, 0.02  # m/s; metres above the other foot at which contact is doubtful, and not yet
+SLOW, JITTER = (0.3, 0.8), 1.2  # m/s: contact is doubtful at JITTER times the usual speed of the slower foot, in bounds
+LOW, LEVEL = 0.06, 0.02  # metres above the other foot, at which contact is doubtful, and not yet
 SURE = 0.3  # of 1
 BRIEF = 0.06  # seconds, of contacts and of breaks between them that are ignored
 # The vertical as a weighted sum of joints relative to the hip, left and right alike: a ridge regression over people who
@@ -41,7 +42,7 @@ MOST_TILT = np.radians(45)  # between the vertical and that of the image
 TILT, UNEVEN = np.radians(3), 0.05  # standard deviations of the vertical so found, and, metres, of the feet's heights
 STOOD = 0.2  # seconds of standing that tell the vertical
 ANKLE = 0.08  # metres: height of a foot on the floor, which is the ankle
-STEP = 0.05  # metres: a foot in contact that is nearer to its height on the floor is set onto it
+FADE = 0.1  # seconds from a contact over which the correction of a foot fades
 
 
 def place(
@@ -65,18 +66,23 @@ def place(
     rays = (keypoints.astype(np.float64) - centre) / focal
     weights = np.where(filled, GUESS, 1.0)
 
-    up, standing = vertical(poses)
-    path = root_path(poses, rays, fps, weights)
-    for _ in range(3):
-        sure = contact((poses + path[:, None])[:, FEET], up, fps)
-        path = root_path(poses, rays, fps, weights, sure, path, steps=2)
-    feet = (poses + path[:, None])[:, FEET]
+    body_up, standing = vertical(poses)
+    stood = standing >= STOOD * fps
+    path, up = root_path(poses, rays, fps, weights), body_up
     brief = np.ones((2 * round(BRIEF * fps / 2) + 1, 1))
-    contacts = contact(feet, up, fps) > SURE
-    contacts = binary_opening(binary_closing(contacts, brief), brief) & ~filled[:, FEET]
+    for last in (False, False, False, True):
+        feet = (poses + path[:, None])[:, FEET]
+        sure = contact(feet, up, fps)
+        contacts = binary_opening(binary_closing(sure > SURE, brief), brief) & ~filled[:, FEET]
+        if stood:
+            up, ground = plane(feet, contacts, body_up)
+        else:
+            ground = float(np.median((feet @ up)[contacts])) if contacts.any() else 0.0
+        if not last:
+            path = root_path(poses, rays, fps, weights, path, sure, (up, ground), steps=2)
 
     notes = []
-    if standing < STOOD * fps:
+    if not stood:
         notes.append(
             "the person stands upright in no part of the clip: the vertical could not be determined, and is assumed to "
             "be the image's, as of a level camera"
@@ -84,10 +90,6 @@ def place(
     if not contacts.any():
         ground = float(((poses + path[:, None]) @ up).min())
         notes.append("no foot is seen to stand still: the floor is assumed below the lowest joint of the clip")
-    elif standing < STOOD * fps:
-        ground = float(np.median((feet @ up)[contacts]))
-    else:
-        up, ground = plane(feet, contacts, up)
     unseen = int(filled[:, FEET].any(axis=1).sum())
     if 2 * unseen > len(poses):
         notes.append(
@@ -99,7 +101,7 @@ def place(
     rotation = np.stack([np.cross(ahead, up), ahead, up])
     position = -(rotation @ path[0])
     position[2] = ANKLE - ground
-    placed = planted((poses + path[:, None]) @ rotation.T + position, contacts)
+    placed = planted((poses + path[:, None]) @ rotation.T + position, contacts, fps)
     return World(placed, contacts, float(focal), rotation, position), tuple(notes)
 
 
@@ -119,15 +121,17 @@ def root_path(
     rays: Float[np.ndarray, "frames 17 2"],
     fps: float,
     weights: Float[np.ndarray, "frames 17"],
-    contacts: Float[np.ndarray, "frames 2"] | None = None,
     start: Float[np.ndarray, "frames 3"] | None = None,
+    contacts: Float[np.ndarray, "frames 2"] | None = None,
+    floor: tuple[Float[np.ndarray, "3"], float] | None = None,
     steps: int = 10,
 ) -> Float[np.ndarray, "frames 3"]:
     """The root's place in camera axes, metres, by least squares over the clip.
 
     rays: (pixels − centre) / focal. Errors of reprojection have a Cauchy loss, which discounts bad keypoints; the root
-    accelerates little; a foot moves little as far as it is in contact (0 to 1). Gauss-Newton from `start`, in `steps`
-    steps: each solves one banded system, so that the time is proportional to the number of frames.
+    accelerates little; a foot moves little as far as it is in contact (0 to 1), and is at the height of the floor: its
+    vertical, and where along it. Gauss-Newton from `start`, in `steps` steps: each solves one banded system, so that
+    the time is proportional to the number of frames.
     """
     frames, path, second = len(poses), start, (1, -2, 1)
     for _ in range(steps):
@@ -145,7 +149,14 @@ def root_path(
         slopes[..., 0, 0] = slopes[..., 1, 1] = 1
         slopes[..., 2] = -rays_now
         normal = np.einsum("fj,fjab,fjac->fbc", weight, slopes, slopes) + 1e-6 * np.eye(3)
-        right = np.einsum("fj,fjab,fja->fb", weight, slopes, residual) + np.einsum("fab,fb->fa", normal, origin)
+        right = np.einsum("fj,fjab,fja->fb", weight, slopes, residual)
+        if floor is not None:
+            up, ground = floor
+            below = ground - (poses[:, FEET] + origin[:, None]) @ up  # (frames, 2)
+            weight = contacts / (1 + (below / UNEVEN) ** 2) / (UNEVEN**2 * max(1.0, CORRELATED * fps))
+            normal += weight.sum(axis=1)[:, None, None] * np.outer(up, up)
+            right += (weight * below).sum(axis=1)[:, None] * up
+        right += np.einsum("fab,fb->fa", normal, origin)
 
         banded = np.zeros((9, frames, 3))  # [k, frame, axis]: k below the diagonal of the matrix
         for row in range(3):
@@ -198,9 +209,10 @@ def contact(
         return np.ones((1, 2))
     smooth = gaussian_filter1d(feet, 0.04 * fps, axis=0, mode="nearest")
     speed = np.linalg.norm(np.gradient(smooth, axis=0), axis=-1) * fps
+    slow = np.clip(JITTER * np.median(speed.min(axis=1)), *SLOW)
     height = smooth @ up
     above = (height - height.min(axis=1, keepdims=True) - LEVEL).clip(0)
-    return np.exp(-above / LOW) / (1 + (speed / SLOW) ** 4)
+    return np.exp(-above / LOW) / (1 + (speed / slow) ** 4)
 
 
 def plane(
@@ -211,6 +223,8 @@ def plane(
     Each stance counts once, with a Cauchy loss that discounts those on a step or a chair.
     """
     places = [np.median(feet[start:stop, side], axis=0) for side in (0, 1) for start, stop in _spans(contacts[:, side])]
+    if not places:
+        return up, 0.0
     places = np.array(places)
     across = np.linalg.svd(up[None])[2][1:]  # two directions of the floor
     rows = np.column_stack([places @ across.T, np.full(len(places), -1)])
@@ -226,23 +240,24 @@ def plane(
 
 
 def planted(
-    poses: Float[np.ndarray, "frames 17 3"], contacts: Bool[np.ndarray, "frames 2"]
+    poses: Float[np.ndarray, "frames 17 3"], contacts: Bool[np.ndarray, "frames 2"], fps: float
 ) -> Float[np.ndarray, "frames 17 3"]:
-    """The poses (world axes) with each foot in one place during a contact, on the floor if that is near.
+    """The poses with each foot in one place during a contact: the median of where it is.
 
-    Between contacts the correction is interpolated, so that nothing jumps. The knee follows, and thigh and shank keep
-    their lengths: a place out of reach is met as far as the straight leg goes.
+    Between contacts the correction fades, so that nothing jumps. The knee follows, and thigh and shank keep their
+    lengths: a place out of reach is met as far as the straight leg goes.
     """
     poses, frames = poses.copy(), np.arange(len(poses))
     for side, (hip, knee, foot) in enumerate(LEGS):
         shift = np.zeros((len(poses), 3))
         for start, stop in _spans(contacts[:, side]):
-            goal = np.median(poses[start:stop, foot], axis=0)
-            goal[2] = ANKLE if abs(goal[2] - ANKLE) < STEP else goal[2]
-            shift[start:stop] = goal - poses[start:stop, foot]
+            shift[start:stop] = np.median(poses[start:stop, foot], axis=0) - poses[start:stop, foot]
         known = np.flatnonzero(contacts[:, side])
         if len(known):
             shift = np.stack([np.interp(frames, known, column[known]) for column in shift.T], axis=1)
+            after = np.searchsorted(known, frames).clip(0, len(known) - 1)
+            away = np.minimum(np.abs(frames - known[after]), np.abs(frames - known[(after - 1).clip(0)]))
+            shift *= np.exp(-0.5 * (away / (FADE * fps)) ** 2)[:, None]
             poses[:, knee], poses[:, foot] = _reach(poses[:, hip], poses[:, knee], poses[:, foot], shift)
     return poses
 
