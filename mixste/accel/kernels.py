@@ -227,14 +227,15 @@ def _drop(ACTIVE, BEFORE, KEEP, rows, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
 
 
 @triton.jit
-def _add_rows(X, SUM, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """X: (rows, WIDTH) float32. SUM: (WIDTH,). A program adds COLUMNS of them, ROWS at a time."""
+def _add_rows(X, SUM, rows, chunk, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """X: (rows, WIDTH). SUM: (chunks, WIDTH) float32. A program adds COLUMNS of `chunk` rows, ROWS at a time."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    first = tl.program_id(1) * chunk
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in tl.range(0, rows, ROWS, num_stages=4):
+    for start in tl.range(first, tl.minimum(first + chunk, rows), ROWS, num_stages=4):
         row = start + tl.arange(0, ROWS)[:, None]
         total += tl.load(X + row.to(tl.int64) * WIDTH + column[None, :], (row < rows) & (column < WIDTH)[None, :], 0.0)
-    tl.store(SUM + column, tl.sum(total, 0), column < WIDTH)
+    tl.store(SUM + tl.program_id(1) * WIDTH + column, tl.sum(total, 0), column < WIDTH)
 
 
 @triton.jit
@@ -531,8 +532,8 @@ def _temporal_backward_whole(
 # whole frame: there is one sequence for each window and head. LOG_SUM: (batch, HEADS, FRAMES).
 
 PADDED: tl.constexpr = tl.constexpr(16)
-# Forward: queries of a program, keys of a step, warps. Backward: keys of a step, warps.
-UNEVEN, UNEVEN_BACKWARD = (64, 64, 4), (32, 8)
+# Forward: queries of a program, keys of a step, warps. Backward: keys of a step, queries of a warp.
+UNEVEN, UNEVEN_BACKWARD = (64, 64, 4), (32, 32)
 
 
 @triton.jit
@@ -552,7 +553,7 @@ def _main_bias(BIAS, MAIN: tl.constexpr):
 
 
 @triton.jit
-def _rest_main_bias(BIAS, MAIN: tl.constexpr, REST: tl.constexpr):
+def _rest_bias(BIAS, MAIN: tl.constexpr, REST: tl.constexpr):
     column = tl.arange(0, PADDED)
     return tl.load(BIAS + MAIN + column, column < REST, 0.0)[None, :]
 
@@ -574,6 +575,15 @@ def _store_part_sums(SUM, main, rest, MAIN: tl.constexpr, REST: tl.constexpr):
 
 
 @triton.jit
+def _output_gradient_part(out, d_out, bias, KEEP, first, KEPT: tl.constexpr):
+    """As `_output_gradient`, of some columns of a whole sequence."""
+    before = out.to(tl.float32) * d_out.to(tl.float32)
+    if KEPT:
+        d_out = (d_out * tl.load(KEEP + first)).to(out.dtype)
+    return d_out, tl.sum(before - d_out.to(tl.float32) * bias, 1)
+
+
+@triton.jit
 def _uneven_forward(
     QKV, BIAS, KEEP, OUT, LOG_SUM, scale, FRAMES: tl.constexpr, DIM: tl.constexpr, HEADS: tl.constexpr,
     MAIN: tl.constexpr, REST: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, KEPT: tl.constexpr,
@@ -588,7 +598,7 @@ def _uneven_forward(
     BIAS += head * (MAIN + REST)
     low: tl.constexpr = OUT.dtype.element_ty
     q = (_main(QKV, query, stride, FRAMES, MAIN) + _main_bias(BIAS, MAIN)).to(low)
-    q_rest = (_rest(QKV, query, stride, FRAMES, MAIN, REST) + _rest_main_bias(BIAS, MAIN, REST)).to(low)
+    q_rest = (_rest(QKV, query, stride, FRAMES, MAIN, REST) + _rest_bias(BIAS, MAIN, REST)).to(low)
     highest = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     out = tl.zeros([QUERIES, MAIN], tl.float32)
@@ -608,7 +618,7 @@ def _uneven_forward(
         out_rest = tl.dot(weights, v_rest, out_rest * shrink[:, None])
         highest = higher
     out = out / total[:, None] + _main_bias(BIAS + 2 * DIM, MAIN)
-    out_rest = out_rest / total[:, None] + _rest_main_bias(BIAS + 2 * DIM, MAIN, REST)
+    out_rest = out_rest / total[:, None] + _rest_bias(BIAS + 2 * DIM, MAIN, REST)
     if KEPT:
         keep = tl.load(KEEP + first)
         out, out_rest = out * keep, out_rest * keep
@@ -634,18 +644,18 @@ def _uneven_backward(
     PARTIAL += (sequence // HEADS) * stride + head * (MAIN + REST)
     BIAS += head * (MAIN + REST)
     low: tl.constexpr = D_QKV.dtype.element_ty
-    d_out = _main(D_OUT, query, DIM, FRAMES, MAIN)
-    d_out_rest = _rest(D_OUT, query, DIM, FRAMES, MAIN, REST)
-    mean = tl.sum(_main(OUT, query, DIM, FRAMES, MAIN).to(tl.float32) * d_out.to(tl.float32), 1)
-    mean += tl.sum(_rest(OUT, query, DIM, FRAMES, MAIN, REST).to(tl.float32) * d_out_rest.to(tl.float32), 1)
-    if KEPT:
-        keep = tl.load(KEEP + first)
-        d_out, d_out_rest = (d_out * keep).to(low), (d_out_rest * keep).to(low)
-    mean -= tl.sum(d_out.to(tl.float32) * _main_bias(BIAS + 2 * DIM, MAIN), 1)
-    mean -= tl.sum(d_out_rest.to(tl.float32) * _rest_main_bias(BIAS + 2 * DIM, MAIN, REST), 1)
+    d_out, mean = _output_gradient_part(
+        _main(OUT, query, DIM, FRAMES, MAIN), _main(D_OUT, query, DIM, FRAMES, MAIN), _main_bias(BIAS + 2 * DIM, MAIN),
+        KEEP, first, KEPT,
+    )  # fmt: skip
+    d_out_rest, mean_rest = _output_gradient_part(
+        _rest(OUT, query, DIM, FRAMES, MAIN, REST), _rest(D_OUT, query, DIM, FRAMES, MAIN, REST),
+        _rest_bias(BIAS + 2 * DIM, MAIN, REST), KEEP, first, KEPT,
+    )  # fmt: skip
+    mean += mean_rest
     _store_part_sums(PARTIAL + 2 * DIM, d_out, d_out_rest, MAIN, REST)
     q = (_main(QKV, query, stride, FRAMES, MAIN) + _main_bias(BIAS, MAIN)).to(low)
-    q_rest = (_rest(QKV, query, stride, FRAMES, MAIN, REST) + _rest_main_bias(BIAS, MAIN, REST)).to(low)
+    q_rest = (_rest(QKV, query, stride, FRAMES, MAIN, REST) + _rest_bias(BIAS, MAIN, REST)).to(low)
     log_sum = tl.load(LOG_SUM + sequence * FRAMES + query, query < FRAMES, float("inf"))  # no weight beyond them
     d_q = tl.zeros([QUERIES, MAIN], tl.float32)
     d_q_rest = tl.zeros([QUERIES, PADDED], tl.float32)
@@ -669,10 +679,11 @@ def _uneven_backward(
         _store_parts(D_QKV + DIM, d_k, d_k_rest, key, stride, FRAMES, MAIN, REST)
         d_q = tl.dot(d_scores, k, d_q)
         d_q_rest = tl.dot(d_scores, k_rest, d_q_rest)
-    d_q, d_q_rest = d_q * scale, d_q_rest * scale
+    d_q, d_q_rest = (d_q * scale).to(low), (d_q_rest * scale).to(low)
     _store_parts(D_QKV, d_q, d_q_rest, query, stride, FRAMES, MAIN, REST)
     _store_part_sums(PARTIAL, d_q, d_q_rest, MAIN, REST)
-    _store_part_sums(PARTIAL + DIM, d_q * 0, d_q_rest * 0, MAIN, REST)  # the bias of the keys has no gradient
+    column = tl.arange(0, MAIN + MAIN)  # the bias of the keys has no gradient
+    tl.store(PARTIAL + DIM + column, tl.zeros([MAIN + MAIN], tl.float32), column < MAIN + REST)
 
 
 # Launching. Functions take contiguous (rows, width) tensors; rows are tokens.
@@ -723,16 +734,26 @@ def _chunk(rows: int, least: int, most: int, programs: int) -> int:
 
 def _warps(dim: int) -> int:
     """Of a program that takes rows one by one: a single warp, unless a row would fill its registers."""
-    return 1 if dim <= 512 else 2
+    return 1 if dim <= 512 else 4
 
 
 def _added(partial):
     """The sum over programs."""
     out = torch.empty_like(partial[0])
-    _add_rows[(triton.cdiv(out.numel(), 32),)](
-        partial, out, len(partial), WIDTH=out.numel(), ROWS=64, COLUMNS=32, num_warps=4
+    _add_rows[(triton.cdiv(out.numel(), 32), 1)](
+        partial, out, len(partial), len(partial), WIDTH=out.numel(), ROWS=64, COLUMNS=32, num_warps=4
     )
     return out
+
+
+def column_sums(x):
+    """The sum over rows, in float32."""
+    (rows, width), chunk = x.shape, _chunk(x.shape[0], 64, 1024, programs=64)
+    partial = torch.empty(triton.cdiv(rows, chunk), width, dtype=torch.float32, device=x.device)
+    _add_rows[(triton.cdiv(width, 64), len(partial))](
+        x, partial, rows, chunk, WIDTH=width, ROWS=64, COLUMNS=64, num_warps=4
+    )
+    return _added(partial)
 
 
 def norm(layout, x, outer, bias=None, keep=None, inner=None, position=None, ahead=None, dtype=None, folded=False):
@@ -763,7 +784,7 @@ def norm(layout, x, outer, bias=None, keep=None, inner=None, position=None, ahea
 def norm_backward(layout, x, d_normed, d_stream, outer, bias=None, keep=None, inner=None, position=None):
     """Gradients of norm's x; of position; and of what keep multiplies, outer w, b, inner w, b, where given."""
     dim = x.shape[-1]
-    chunk = _chunk(layout.rows, 16, 64, programs=1024)
+    chunk = _chunk(layout.rows, 4, 64, programs=1024)
     programs = triton.cdiv(layout.rows, chunk)
     sums = 5 if inner else 3
     d_x = torch.empty_like(x)
@@ -908,6 +929,6 @@ def _uneven_attention_backward(layout, qkv, bias, heads, scale, keep, out, log_s
     _uneven_backward[(layout.batch * heads,)](
         qkv, bias, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E,
         **_uneven_sizes(layout, dim, heads, keep), QUERIES=queries, KEYS=min(UNEVEN_BACKWARD[0], queries),
-        num_warps=UNEVEN_BACKWARD[1], num_stages=2,
+        num_warps=max(1, queries // UNEVEN_BACKWARD[1]), num_stages=2,
     )  # fmt: skip
     return d_qkv, partial

@@ -121,6 +121,12 @@ def test_gradients_of_norms(size, names):
         assert error(one, other) < MOST, name
 
 
+def test_sums_of_columns(size):
+    layout, dim = size
+    x = tokens(layout, dim)
+    assert error(kernels.column_sums(x), twins.column_sums(exact(x))) < 1e-5
+
+
 def test_dropped_tokens_are_zero_after_gelu_and_pass_no_gradient(size):
     layout, dim = size
     active, before, keep = tokens(layout, 2 * dim), tokens(layout, 2 * dim), keeps(layout)

@@ -86,6 +86,10 @@ def norm_backward(layout, x, d_normed, d_stream, outer, bias=None, keep=None, in
     return d_x.to(x.dtype), d_placed, torch.stack(sums)
 
 
+def column_sums(x):
+    return x.sum(0, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
 def drop(active, before, keep):
     active[keep == 0], before[keep == 0] = 0, -100
 

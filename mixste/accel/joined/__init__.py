@@ -129,7 +129,8 @@ class Embedding(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_x):
         [keypoints] = ctx.saved_tensors
-        d_position = d_x.view(-1, ctx.layout.joints, d_x.shape[1]).sum(0, dtype=torch.float32)
+        joints, dim = ctx.layout.joints, d_x.shape[1]
+        d_position = cuda.kernels.column_sums(d_x.view(-1, joints * dim)).view(joints, dim)
         d_weight = cuda.weight_gradient(d_x, cuda.narrow(keypoints.flatten(0, 2), d_x.dtype))[:, :2]
         return None, None, d_weight, d_position.sum(0), d_position
 

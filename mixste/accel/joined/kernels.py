@@ -18,8 +18,9 @@ from mixste.accel.kernels import _added
 LOG2_E = math.log2(math.e)
 LN_2: tl.constexpr = tl.constexpr(math.log(2.0))
 
-# Of each kernel: rows of a tile, warps of a program, programs for each multiprocessor.
-ATTENTION, ATTENTION_BACKWARD = (64, 4, 4), (64, 4, 2)
+# Of each kernel: rows of a tile, warps of a program, programs for each multiprocessor; of attention also the heads that
+# are multiplied at once, 1, 2 or 4.
+ATTENTION, ATTENTION_BACKWARD = (64, 4, 2, 2), (64, 4, 2, 2)
 MLP, MLP_BACKWARD = (64, 4, 4), (64, 4, 2)
 
 # Parameters that the kernels share, besides those of `mixste.accel.kernels`:
@@ -91,21 +92,42 @@ def _part_of_projection(W_PROJ, DIM: tl.constexpr, dtype):
 
 
 @triton.jit
-def _part(affine, same, W_QKV, B_QKV, scale, DIM: tl.constexpr, WIDTH: tl.constexpr):
+def _stacked(x, here, STACK: tl.constexpr):
+    """(TOKENS, 16) for each of STACK heads, one below the other, with 0 in the columns of other heads."""
+    rows: tl.constexpr = x.shape[0]
+    x = tl.broadcast_to(x[None, :, :], [STACK, rows, 16]).reshape(STACK * rows, 16)
+    return tl.where(here, x, 0.0)
+
+
+@triton.jit
+def _unstacked(x, here, STACK: tl.constexpr):
+    """Of each head its columns, side by side again, (TOKENS, 16)."""
+    return tl.sum(tl.where(here, x, 0.0).reshape(STACK, x.shape[0] // STACK, 16), 0)
+
+
+@triton.jit
+def _columns_of(first, ROWS: tl.constexpr, STACK: tl.constexpr, WIDTH: tl.constexpr):
+    """Which columns belong to the head of a row, with STACK heads from `first` one below the other."""
+    head = first + tl.arange(0, STACK * ROWS) // ROWS
+    return head[:, None] == (tl.arange(0, 16) // WIDTH)[None, :]
+
+
+@triton.jit
+def _part(affine, same, W_QKV, B_QKV, scale, DIM: tl.constexpr, WIDTH: tl.constexpr, STACK: tl.constexpr):
     """Attention of the heads in 16 columns, (TOKENS, 16)."""
     q, k, v = _queries_keys_values(affine, W_QKV, B_QKV, scale, DIM)
     out = tl.zeros([affine.shape[0], 16], tl.float32)
-    for head in range(16 // WIDTH):
-        here = (tl.arange(0, 16) // WIDTH == head)[None, :]
-        weights = _weights(tl.where(here, q, 0.0), k, same)
-        out = tl.dot(weights.to(affine.dtype), tl.where(here, v, 0.0), out)
+    for head in range(0, 16 // WIDTH, STACK):
+        here = _columns_of(head, affine.shape[0], STACK, WIDTH)
+        weights = _weights(_stacked(q, here, STACK), k, same)
+        out += _unstacked(tl.dot(weights.to(affine.dtype), v), here, STACK)
     return out.to(affine.dtype)
 
 
 @triton.jit
 def _part_backward(
     affine, above, same, out, d_proj, d_affine, d_w_q, d_w_k, d_w_v, d_w_proj, W_QKV, B_QKV, W_PROJ, scale,
-    DIM: tl.constexpr, WIDTH: tl.constexpr,
+    DIM: tl.constexpr, WIDTH: tl.constexpr, STACK: tl.constexpr,
 ):  # fmt: skip
     """Adds what 16 columns of queries, keys and values contribute to the gradients of the norm and of weights."""
     low: tl.constexpr = affine.dtype
@@ -115,14 +137,14 @@ def _part_backward(
     d_q = tl.zeros([affine.shape[0], 16], tl.float32)
     d_k = tl.zeros([affine.shape[0], 16], tl.float32)
     d_v = tl.zeros([affine.shape[0], 16], tl.float32)
-    for head in range(16 // WIDTH):
-        here = (tl.arange(0, 16) // WIDTH == head)[None, :]
-        q_here, d_out_here = tl.where(here, q, 0.0), tl.where(here, d_out, 0.0)
-        mean = tl.sum(tl.where(here, product, 0.0), 1)[:, None]
+    for head in range(0, 16 // WIDTH, STACK):
+        here = _columns_of(head, affine.shape[0], STACK, WIDTH)
+        q_here, d_out_here = _stacked(q, here, STACK), _stacked(d_out, here, STACK)
+        mean = tl.sum(_stacked(product, here, STACK), 1)[:, None]
         weights = _weights(q_here, k, same)
         d_v = tl.dot(tl.trans(weights.to(low)), d_out_here, d_v)
         d_scores = ((tl.dot(d_out_here, tl.trans(v)) - mean) * weights).to(low)
-        d_q = tl.dot(d_scores, tl.where(here, k, 0.0), d_q)
+        d_q += _unstacked(tl.dot(d_scores, k), here, STACK)
         d_k = tl.dot(tl.trans(d_scores), q_here, d_k)
     d_q = (d_q * (scale * LN_2)).to(low)  # scale is in base 2
     d_k = (d_k * LN_2).to(low)
@@ -140,14 +162,15 @@ def _part_backward(
 @triton.jit
 def _attention_forward(
     X, KEEP, NORM_W, NORM_B, W_QKV, B_QKV, W_PROJ, B_PROJ, HEADS_OUT, OUT, rows, used, tiles, scale, eps,
-    JOINTS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
+    JOINTS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, STACK: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """OUT = X + KEEP · attention(norm(X)). The matrix units multiply no less than 16 columns: a head's product takes
     its half of the columns, those of other heads set to 0. HEADS_OUT: (rows, DIM), before the projection."""
     DIM: tl.constexpr = 32
     low: tl.constexpr = X.dtype.element_ty
     token, column = tl.arange(0, TOKENS), tl.arange(0, DIM)
-    same = (token // JOINTS)[:, None] == (token // JOINTS)[None, :]
+    query = tl.arange(0, STACK * TOKENS) % TOKENS
+    same = (query // JOINTS)[:, None] == (token // JOINTS)[None, :]
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         first = (tile * used).to(tl.int64)
         inside = token < tl.minimum(used, rows - first)
@@ -156,10 +179,10 @@ def _attention_forward(
         x = tl.load(X + at, inside[:, None], 0.0).to(tl.float32)
         normed, _ = _norm(x, eps)
         affine = (normed * _row(NORM_W, DIM) + _row(NORM_B, DIM)).to(low)
-        half = _part(affine, same, W_QKV, B_QKV, scale, DIM, WIDTH)
+        half = _part(affine, same, W_QKV, B_QKV, scale, DIM, WIDTH, STACK)
         tl.store(HEADS_OUT + at_half, half, inside[:, None])
         out = tl.dot(half, tl.trans(_part_of_projection(W_PROJ, DIM, low))) + _row(B_PROJ, DIM)
-        half = _part(affine, same, W_QKV + 16 * DIM, B_QKV + 16, scale, DIM, WIDTH)
+        half = _part(affine, same, W_QKV + 16 * DIM, B_QKV + 16, scale, DIM, WIDTH, STACK)
         tl.store(HEADS_OUT + at_half + 16, half, inside[:, None])
         out = tl.dot(half, tl.trans(_part_of_projection(W_PROJ + 16, DIM, low)), out)
         if KEPT:
@@ -170,14 +193,15 @@ def _attention_forward(
 @triton.jit
 def _attention_backward(
     X, KEEP, HEADS_OUT, D_OUT, NORM_W, NORM_B, W_QKV, B_QKV, W_PROJ, D_X, PARTIAL, rows, used, tiles, scale, eps,
-    JOINTS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
+    JOINTS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, STACK: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """PARTIAL: (programs, 4 · DIM² + DIM), of the weights of queries, keys and values as `_unfold` takes them, and of
     the projection's weight and bias."""
     DIM: tl.constexpr = 32
     low: tl.constexpr = X.dtype.element_ty
     token, column = tl.arange(0, TOKENS), tl.arange(0, DIM)
-    same = (token // JOINTS)[:, None] == (token // JOINTS)[None, :]
+    query = tl.arange(0, STACK * TOKENS) % TOKENS
+    same = (query // JOINTS)[:, None] == (token // JOINTS)[None, :]
     ones = tl.full([TOKENS, 16], 1.0, low)
     d_w_q = tl.zeros([16, DIM], tl.float32)
     d_w_k, d_w_v, d_w_q_2, d_w_k_2, d_w_v_2 = d_w_q, d_w_q, d_w_q, d_w_q, d_w_q
@@ -199,12 +223,12 @@ def _attention_backward(
         out = tl.load(HEADS_OUT + at_half, inside[:, None], 0.0)
         d_affine, d_w_q, d_w_k, d_w_v, d_w_proj = _part_backward(
             affine, above, same, out, d_proj, d_affine, d_w_q, d_w_k, d_w_v, d_w_proj,
-            W_QKV, B_QKV, W_PROJ, scale, DIM, WIDTH,
+            W_QKV, B_QKV, W_PROJ, scale, DIM, WIDTH, STACK,
         )  # fmt: skip
         out = tl.load(HEADS_OUT + at_half + 16, inside[:, None], 0.0)
         d_affine, d_w_q_2, d_w_k_2, d_w_v_2, d_w_proj_2 = _part_backward(
             affine, above, same, out, d_proj, d_affine, d_w_q_2, d_w_k_2, d_w_v_2, d_w_proj_2,
-            W_QKV + 16 * DIM, B_QKV + 16, W_PROJ + 16, scale, DIM, WIDTH,
+            W_QKV + 16 * DIM, B_QKV + 16, W_PROJ + 16, scale, DIM, WIDTH, STACK,
         )  # fmt: skip
         d += _norm_backward(d_affine * _row(NORM_W, DIM), normed, inverse)
         tl.store(D_X + at, d.to(low), inside[:, None])
@@ -366,26 +390,28 @@ def _tiles(layout, tokens: int) -> tuple[int, int]:
 
 def joint_attention(layout, x, block, keep=None):
     """x + keep · attention(norm1(x)) of a block over joints, and the heads' outputs, which the backward needs."""
-    (tokens, warps, each), attn = ATTENTION, block.attn
+    (tokens, warps, each, stack), attn = ATTENTION, block.attn
     heads_out, out, (used, tiles) = torch.empty_like(x), torch.empty_like(x), _tiles(layout, tokens)
     _attention_forward[(_programs(x, tiles, each),)](
         x, keep, *block.norm1.parameters(), *attn.qkv.parameters(), *attn.proj.parameters(), heads_out, out,
         layout.rows, used, tiles, attn.scale * LOG2_E, block.norm1.eps, JOINTS=layout.joints,
-        WIDTH=x.shape[1] // attn.heads, TOKENS=tokens, KEPT=keep is not None, num_warps=warps,
+        WIDTH=x.shape[1] // attn.heads, TOKENS=tokens, STACK=min(stack, attn.heads // 2), KEPT=keep is not None,
+        num_warps=warps,
     )  # fmt: skip
     return out, heads_out
 
 
 def joint_attention_backward(layout, x, block, heads_out, d_out, keep=None):
     """Gradients of x and of the parameters of norm1, qkv and proj."""
-    (tokens, warps, each), attn, d_x, dim = ATTENTION_BACKWARD, block.attn, torch.empty_like(x), x.shape[1]
+    (tokens, warps, each, stack), attn, d_x, dim = ATTENTION_BACKWARD, block.attn, torch.empty_like(x), x.shape[1]
     used, tiles = _tiles(layout, tokens)
     programs = _programs(x, tiles, each)
     partial = torch.empty(programs, 4 * dim * dim + dim, dtype=torch.float32, device=x.device)
     _attention_backward[(programs,)](
         x, keep, heads_out, d_out, *block.norm1.parameters(), *attn.qkv.parameters(), attn.proj.weight, d_x, partial,
         layout.rows, used, tiles, attn.scale * LOG2_E, block.norm1.eps, JOINTS=layout.joints,
-        WIDTH=dim // attn.heads, TOKENS=tokens, KEPT=keep is not None, num_warps=warps,
+        WIDTH=dim // attn.heads, TOKENS=tokens, STACK=min(stack, attn.heads // 2), KEPT=keep is not None,
+        num_warps=warps,
     )  # fmt: skip
     gradients, rest = _unfolded(_added(partial), attn.qkv, block.norm1, silent=1)
     return d_x, [*gradients, rest[: dim * dim].view(dim, dim), rest[dim * dim :]]
