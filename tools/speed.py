@@ -313,7 +313,7 @@ def table(
             print(f"not measured: {kind.about()}: {error}", flush=True)
             continue
         cost[kind] = add(row)["plan_seconds"]
-    gpus = cards.visible()[:1] if device.type == "cuda" else []
+    gpus = cards.visible()[:1]
     with cards.mps(gpus) if gpus else contextlib.nullcontext("no GPU") as why:
         if why:
             print(f"not measured several at a time: {why}", flush=True)

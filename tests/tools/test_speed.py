@@ -1,5 +1,6 @@
 """The table of the study's own speed: what it counts and compares; the times themselves are the machine's."""
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,26 @@ def test_the_plain_step_is_that_of_the_training(monkeypatch):
         assert float(step()) == pytest.approx(losses[0], rel=1e-4)
         rate = RUN.recipe.learning_rate
         assert float(step()) == pytest.approx(losses[1], rel=0.2 + rate)  # which follows a schedule there
+
+
+@pytest.mark.slow
+def test_the_whole_table_goes_on_after_a_kind_that_cannot_be_measured(monkeypatch, capsys):
+    broken = replace(KIND, run=replace(RUN, options={"dim": 8, "depth": 1, "heads": 3}))
+    monkeypatch.setattr(speed, "kinds", lambda profile: [broken, KIND])
+    whole = speed.alone
+
+    def alone(kind, device, duration):
+        if kind is broken:
+            raise torch.OutOfMemoryError("too large")
+        return whole(kind, device, duration)
+
+    monkeypatch.setattr(speed, "alone", alone)
+    monkeypatch.setattr(speed.cards, "visible", lambda: [""])  # workers on the CPU
+    monkeypatch.setattr(speed.cards, "mps", lambda gpus: contextlib.nullcontext(""))
+    table = speed.table(CPU, duration=0.01, counts=(1, 2))
+    assert table["processes"].tolist() == [1, 1, 2]
+    assert table["ms_per_step"].gt(0).all()
+    assert "too large" in capsys.readouterr().out
 
 
 @pytest.mark.slow
