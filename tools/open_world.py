@@ -1,7 +1,7 @@
 """How well `mixste lift --world` places unseen people: results/bench/world.csv, which notebook 16 quotes.
 
 `python tools/open_world.py` lifts the test subjects of open-people with `open-small`, one camera of each take, places
-them, and compares with the truth of the virtual cameras. It takes half an hour on one core; poses are kept in
+them, and compares with the truth of the virtual cameras. It takes a quarter of an hour on one core; poses are kept in
 `runs/open-world/`, so that a second call only places them. `--validation` shows the same of subjects that `open-small`
 was not trained on, where the constants of `mixste.wild.world` were chosen.
 """
@@ -30,7 +30,7 @@ from mixste.wild.world import FEET, place, root_path
 
 RESULT = PACKAGE.parent / "results" / "bench" / "world.csv"
 VALIDATION = ("cmu_07", "cmu_08", "cmu_12", "cmu_14", "cmu_16", "cmu_29", "cmu_32", "cmu_35", "cmu_49", "cmu_127")
-SHORTEST = 50  # frames of a clip
+SHORTEST, MOST = 50, 12  # frames of a clip, takes of a subject
 WALK = 2.0  # metres: a shorter path says nothing about errors in percent
 # What is measured: keypoints, poses, and the focal length in units of the true one.
 CONDITIONS = [(keypoints, "lifted", 1.0) for keypoints in ("gt", *DETECTORS)]
@@ -38,14 +38,14 @@ CONDITIONS += [("cpn", "true", 1.0), ("gt", "true", 1.0), ("cpn", "lifted", 0.8)
 
 
 def chosen(keypoints: str, people: tuple[str, ...]) -> list[Clip]:
-    """The clips of these subjects, each take seen by one camera, the next for the next take."""
+    """Up to MOST takes of each subject, spread over all, each seen by one camera, the next for the next take."""
     clips = [clip for clip in load("open-people", keypoints=keypoints).clips if clip.subject in people]
     takes = list(dict.fromkeys((clip.subject, clip.action, clip.take) for clip in clips))
     cameras = list(dict.fromkeys(clip.camera for clip in clips))
     camera = {take: cameras[number % len(cameras)] for number, take in enumerate(takes)}
-    return [
-        clip for clip in clips if len(clip) >= SHORTEST and clip.camera == camera[clip.subject, clip.action, clip.take]
-    ]
+    clips = [it for it in clips if len(it) >= SHORTEST and it.camera == camera[it.subject, it.action, it.take]]
+    of_subjects = [[clip for clip in clips if clip.subject == subject] for subject in people]
+    return [clip for several in of_subjects for clip in several[:: max(1, -(-len(several) // MOST))]]
 
 
 def lifted(clips: list[Clip], name: str) -> list[Float[np.ndarray, "frames 17 3"]]:

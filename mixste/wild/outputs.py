@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -122,6 +123,14 @@ class Lifted:
         if self.world is not None:
             return self.world.poses[part][..., [0, 2, 1]].astype(np.float64) * [1, 1, -1]
         return self.poses[part].astype(np.float64) * UPRIGHT + [0, float(self.poses[..., 1].max()), 0]
+
+    def shown(self) -> Float[np.ndarray, "frames 17 3"]:
+        """Poses as pictures and pages show them, metres, y down: `poses`, or those of `world` around the middle of
+        the path."""
+        if self.world is None:
+            return self.poses
+        poses = self.upright() * UPRIGHT
+        return poses - (poses.min(axis=(0, 1)) + poses.max(axis=(0, 1))) / 2
 
 
 WORLD = {  # the fields of `World` by their names in files
@@ -353,9 +362,6 @@ def _numbers(values) -> str:
 
 SIDES = ("#444444", "#d1495b", "#1f6fb4")  # middle, left, right, as in the viewer
 GROUND, GRID = "#f4f4f4", "#d4d4d4"  # the image plane, the lines of the floor
-# Lines of a floor, 0.4 m apart and one metre below the origin: (lines, ends, 3).
-FLOOR = np.array([line for k in (-2, -1, 0, 1, 2) for line in ([(k, 0, -2), (k, 0, 2)], [(-2, 0, k), (2, 0, k)])]) * 0.4
-FLOOR[..., 1] = 1
 SMOOTH = 3  # antialiasing: pictures are drawn this much larger and scaled down
 
 
@@ -388,7 +394,7 @@ def pictures(
     for column, body in enumerate(bodies):
         centre = size / 2 + np.array([left + column * size, 0])
         panels.append(body @ turn.T * 0.47 * size / reach + centre)
-        lines = FLOOR * [1, float(body[..., 1].max()), 1]  # y is down there
+        lines = _floor(reach) + np.array([0, body[..., 1].max(), 0])  # y is down there
         floors += [[tuple(end) for end in line] for line in (lines @ turn.T * 0.47 * size / reach + centre).tolist()]
     sides = np.zeros(len(skeleton.joints), dtype=int)
     sides[list(skeleton.left)], sides[list(skeleton.right)] = 1, 2
@@ -415,6 +421,15 @@ def pictures(
         yield picture.reduce(SMOOTH)
 
 
+def _floor(reach: float) -> Float[np.ndarray, "lines ends 3"]:
+    """Lines 0.4 m apart for bodies that reach so far from the origin, at y = 0, as in the viewer."""
+    most = 2 + max(0, math.ceil((reach - 1.2) / 0.4))
+    across = range(-most, most + 1)
+    return 0.4 * np.array(
+        [line for k in across for line in ([(k, 0, -most), (k, 0, most)], [(-most, 0, k), (most, 0, k)])]
+    )
+
+
 def save_gif(moving: Iterable[Image.Image], fps: float, path) -> None:
     """Write the output of `pictures` as a looping .gif, whose palette blends each side's colour into the background."""
     inks, grounds = map(ImageColor.getrgb, SIDES), [ImageColor.getrgb(ground) for ground in ("white", GROUND)]
@@ -433,14 +448,14 @@ def write_gif(lifted: Lifted, path, height: int = 240) -> None:
     """Keypoints and pose side by side, for pages and slides: at most 25 frames/s, and the first of a long clip."""
     lifted = lifted.cut("gif")
     every = max(1, round(lifted.fps / 25))
-    moving = pictures(lifted.keypoints[::every], lifted.resolution, [lifted.poses[::every]], height)
+    moving = pictures(lifted.keypoints[::every], lifted.resolution, [lifted.shown()[::every]], height)
     save_gif(moving, lifted.fps / every, path)
 
 
 def write_mp4(lifted: Lifted, path, height: int = 480) -> None:
     """The same as a video (H.264), larger, with every frame and its film; ImportError without the extra `video`."""
     behind = lifted.film and film(lifted.film, lifted.fps, len(lifted.poses))
-    moving = pictures(lifted.keypoints, lifted.resolution, [lifted.poses], height, film=behind)
+    moving = pictures(lifted.keypoints, lifted.resolution, [lifted.shown()], height, film=behind)
     save_mp4(moving, lifted.fps, path)
 
 

@@ -79,16 +79,17 @@ def view(
 
     items: clips, shown with their keypoints in the image plane; poses (frames, joints, 3) in metres, camera axes, as
     `predict` returns them, alone or as {name: poses}; `Lifted` clips, or .npz files of `mixste lift`. They are shown
-    side by side or overlaid, each relative to its root. The first is the reference: the mean distance of the others'
-    joints from it is plotted over time, in millimetres. frames: which of them to show. skeleton, fps: by default the
-    clip's fps or 50, and the usual layout with that number of joints.
+    side by side or overlaid, each relative to its root; a single clip that is placed in the world, on its path. The
+    first is the reference: the mean distance of the others' joints from it is plotted over time, in millimetres.
+    frames: which of them to show. skeleton, fps: by default the clip's fps or 50, and the usual layout with that number
+    of joints.
     Raises ValueError if there is nothing to show, or frames or joints disagree.
     """
     series: list[tuple[str, np.ndarray]] = []
     clip = None  # the first with keypoints
+    items = tuple(Lifted.read(item) if isinstance(item, str | Path) else item for item in items)
+    alone = items[0] if len(items) == 1 and isinstance(items[0], Lifted) and items[0].world else None
     for item in items:
-        if isinstance(item, str | Path):
-            item = Lifted.read(item)
         if isinstance(item, Clip | Lifted):
             clip = item if clip is None else clip
             truth = "truth" if sum(isinstance(other, Clip) for other in items) == 1 else item.name
@@ -108,6 +109,7 @@ def view(
             )
     skeleton = skeleton or of_joints(first.shape[1])
     series = [(name, poses - poses[:, [skeleton.root]]) for name, poses in series]
+    series = [(alone.name, alone.shown())] if alone else series
     selected = range(len(first))[frames]
     if len(selected) == 0 or selected.step != 1:
         raise ValueError(f"expected consecutive frames within 0–{len(first) - 1}, found {frames}")
@@ -130,7 +132,7 @@ def view_people(people: Sequence[Lifted]) -> Viewer:
     """
     if not people or len({(len(one.poses), one.resolution, one.fps) for one in people}) > 1:
         raise ValueError(f"expected people lifted from one clip, found {len(people)} of different length, size or rate")
-    series = [(one.name, _array(one.poses)) for one in people]
+    series = [(one.name, _array(one.shown())) for one in people]
     image = ([_array(one.keypoints) for one in people], people[0].resolution)
     content = {
         **_scene(series, image, human36m, people[0].fps, 0, _film(people[0], range(len(people[0].poses)))),
