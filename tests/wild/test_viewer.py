@@ -285,7 +285,7 @@ document.getElementById('found').textContent = JSON.stringify(found);
         "--no-sandbox",
         "--disable-gpu",
         "--window-size=1000,600",
-        f"--virtual-time-budget={budget}",
+        "--virtual-time-budget=2000",
     ]
     dom = subprocess.run([CHROMIUM, *options, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120)
     return json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom.stdout, re.DOTALL)[1]))
