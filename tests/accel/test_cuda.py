@@ -109,7 +109,7 @@ MOST = 0.03
 @pytest.mark.gpu
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_the_gradient_of_each_parameter_is_that_of_float32(monkeypatch, options):
-    """Of all variants of the network that the study trains; those with joints together, under autocast."""
+    """Of all variants of the network that the study trains; those with joints together by `joined`."""
     small = {"dim": 32} if options.get("separate_joints") is False else {}
     found = step_errors(monkeypatch, on_gpu(**small, **options).train(), batch=2)
     assert {name: value for name, value in found.items() if not value < MOST} == {}

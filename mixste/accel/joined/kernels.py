@@ -18,10 +18,10 @@ from mixste.accel.kernels import _added
 LOG2_E = math.log2(math.e)
 LN_2: tl.constexpr = tl.constexpr(math.log(2.0))
 
-# Of each kernel: rows of a tile, warps of a program, programs for each multiprocessor; of attention also the heads that
-# are multiplied at once, 1, 2 or 4.
-ATTENTION, ATTENTION_BACKWARD = (64, 4, 2, 2), (64, 4, 2, 2)
-MLP, MLP_BACKWARD = (64, 4, 4), (64, 4, 2)
+# Of each kernel: rows of a tile, warps of a program, programs for each multiprocessor, registers of a thread (None for
+# as many as the compiler likes); of attention also the heads that are multiplied at once, 1, 2 or 4.
+ATTENTION, ATTENTION_BACKWARD = (64, 4, 3, 168, 2), (64, 4, 2, None, 2)
+MLP, MLP_BACKWARD = (64, 4, 4, None), (64, 4, 2, None)
 
 # Parameters that the kernels share, besides those of `mixste.accel.kernels`:
 #   X, OUT         (rows, DIM), the stream before and after the half; D_OUT, D_X: gradients
@@ -293,8 +293,8 @@ def _mlp_backward(
     d_w_1 = tl.zeros([HIDDEN, DIM], tl.float32)
     d_w_2 = tl.zeros([DIM, HIDDEN], tl.float32)
     d_b_2 = tl.zeros([DIM, 16], tl.float32)
-    d_after_w = tl.zeros([DIM], tl.float32)
-    d_after_b = tl.zeros([DIM], tl.float32)
+    d_after_w = tl.zeros([DIM, 16], tl.float32)
+    d_after_b = tl.zeros([DIM, 16], tl.float32)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         first = (tile * used).to(tl.int64)
         inside = token < rows - first
@@ -312,8 +312,8 @@ def _mlp_backward(
             if KEPT:
                 out *= keep
             out, out_inverse = _norm(x + out, after_eps)
-            d_after_w += tl.sum(d * out, 0)
-            d_after_b += tl.sum(d, 0)
+            d_after_w = tl.dot(tl.trans((d * out).to(low)), ones, d_after_w)
+            d_after_b = tl.dot(tl.trans(d.to(low)), ones, d_after_b)
             d = _norm_backward(d * _row(AFTER_W, DIM), out, out_inverse)
         d_branch = (d * keep).to(low) if KEPT else d.to(low)
         d_w_2 = tl.dot(tl.trans(d_branch), active, d_w_2)
@@ -328,8 +328,8 @@ def _mlp_backward(
     _store_matrix(PARTIAL + DIM * HIDDEN, d_w_2, DIM, HIDDEN, HIDDEN)
     PARTIAL += 2 * DIM * HIDDEN
     _store_column(PARTIAL, d_b_2, DIM)
-    tl.store(PARTIAL + DIM + column, d_after_w)
-    tl.store(PARTIAL + 2 * DIM + column, d_after_b)
+    _store_column(PARTIAL + DIM, d_after_w, DIM)
+    _store_column(PARTIAL + 2 * DIM, d_after_b, DIM)
 
 
 @triton.jit
@@ -390,20 +390,25 @@ def _tiles(layout, tokens: int) -> tuple[int, int]:
 
 def joint_attention(layout, x, block, keep=None):
     """x + keep · attention(norm1(x)) of a block over joints, and the heads' outputs, which the backward needs."""
-    (tokens, warps, each, stack), attn = ATTENTION, block.attn
+    (tokens, warps, each, registers, stack), attn = ATTENTION, block.attn
     heads_out, out, (used, tiles) = torch.empty_like(x), torch.empty_like(x), _tiles(layout, tokens)
     _attention_forward[(_programs(x, tiles, each),)](
         x, keep, *block.norm1.parameters(), *attn.qkv.parameters(), *attn.proj.parameters(), heads_out, out,
         layout.rows, used, tiles, attn.scale * LOG2_E, block.norm1.eps, JOINTS=layout.joints,
         WIDTH=x.shape[1] // attn.heads, TOKENS=tokens, STACK=min(stack, attn.heads // 2), KEPT=keep is not None,
-        num_warps=warps,
+        num_warps=warps, maxnreg=registers,
     )  # fmt: skip
     return out, heads_out
 
 
 def joint_attention_backward(layout, x, block, heads_out, d_out, keep=None):
     """Gradients of x and of the parameters of norm1, qkv and proj."""
-    (tokens, warps, each, stack), attn, d_x, dim = ATTENTION_BACKWARD, block.attn, torch.empty_like(x), x.shape[1]
+    (tokens, warps, each, registers, stack), attn, d_x, dim = (
+        ATTENTION_BACKWARD,
+        block.attn,
+        torch.empty_like(x),
+        x.shape[1],
+    )
     used, tiles = _tiles(layout, tokens)
     programs = _programs(x, tiles, each)
     partial = torch.empty(programs, 4 * dim * dim + dim, dtype=torch.float32, device=x.device)
@@ -411,7 +416,7 @@ def joint_attention_backward(layout, x, block, heads_out, d_out, keep=None):
         x, keep, heads_out, d_out, *block.norm1.parameters(), *attn.qkv.parameters(), attn.proj.weight, d_x, partial,
         layout.rows, used, tiles, attn.scale * LOG2_E, block.norm1.eps, JOINTS=layout.joints,
         WIDTH=dim // attn.heads, TOKENS=tokens, STACK=min(stack, attn.heads // 2), KEPT=keep is not None,
-        num_warps=warps,
+        num_warps=warps, maxnreg=registers,
     )  # fmt: skip
     gradients, rest = _unfolded(_added(partial), attn.qkv, block.norm1, silent=1)
     return d_x, [*gradients, rest[: dim * dim].view(dim, dim), rest[dim * dim :]]
@@ -419,27 +424,32 @@ def joint_attention_backward(layout, x, block, heads_out, d_out, keep=None):
 
 def joint_mlp(layout, x, block, keep=None, after=None):
     """x + keep · MLP(norm2(x)), and the norm `after` of it, if given."""
-    (tokens, warps, each), out = MLP, torch.empty_like(x)
+    (tokens, warps, each, registers), out = MLP, torch.empty_like(x)
     tiles = triton.cdiv(layout.rows, tokens)
     _mlp_forward[(_programs(x, tiles, each),)](
         x, keep, *block.norm2.parameters(), *block.mlp.parameters(), after and after.weight, after and after.bias, out,
         layout.rows, tokens, tiles, block.norm2.eps, after.eps if after else 0.0, DIM=x.shape[1],
         HIDDEN=block.mlp.fc1.out_features, TOKENS=tokens, KEPT=keep is not None, AFTER=after is not None,
-        num_warps=warps,
+        num_warps=warps, maxnreg=registers,
     )  # fmt: skip
     return out
 
 
 def joint_mlp_backward(layout, x, block, d_out, keep=None, after=None):
     """Gradients of x and of the parameters of norm2, fc1, fc2 and after, if given."""
-    (tokens, warps, each), d_x, dim, hidden = MLP_BACKWARD, torch.empty_like(x), x.shape[1], block.mlp.fc1.out_features
+    (tokens, warps, each, registers), d_x, dim, hidden = (
+        MLP_BACKWARD,
+        torch.empty_like(x),
+        x.shape[1],
+        block.mlp.fc1.out_features,
+    )
     tiles = triton.cdiv(layout.rows, tokens)
     programs = _programs(x, tiles, each)
     partial = torch.empty(programs, 2 * dim * hidden + 3 * dim, dtype=torch.float32, device=x.device)
     _mlp_backward[(programs,)](
         x, keep, d_out, *block.norm2.parameters(), *block.mlp.parameters(), after and after.weight, d_x, partial,
         layout.rows, tokens, tiles, block.norm2.eps, after.eps if after else 0.0, DIM=dim, HIDDEN=hidden, TOKENS=tokens,
-        KEPT=keep is not None, AFTER=after is not None, num_warps=warps,
+        KEPT=keep is not None, AFTER=after is not None, num_warps=warps, maxnreg=registers,
     )  # fmt: skip
     gradients, rest = _unfolded(_added(partial), block.mlp.fc1, block.norm2)
     d_fc2, d_fc2_bias, d_after = rest.split([dim * hidden, dim, 2 * dim])
