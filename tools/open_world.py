@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from readme import between
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
@@ -28,6 +29,7 @@ from mixste.predict import predict
 from mixste.study import store
 from mixste.wild.world import FEET, place, root_path
 
+CARD = PACKAGE / "weights" / "open-small.md"
 RESULT = PACKAGE.parent / "results" / "bench" / "world.csv"
 VALIDATION = ("cmu_07", "cmu_08", "cmu_12", "cmu_14", "cmu_16", "cmu_29", "cmu_32", "cmu_35", "cmu_49", "cmu_127")
 SHORTEST, MOST = 50, 12  # frames of a clip, takes of a subject
@@ -126,26 +128,50 @@ def _moved_onto(path, target, turn: bool):
 
 
 def table(people: tuple[str, ...], split: str) -> pd.DataFrame:
-    """One row for each condition and subject, and for all subjects: medians over clips, MPJPE averaged over frames."""
+    """The rows of every condition, see `rows_of`."""
     rows = []
     for keypoints, kind, focal in CONDITIONS:
         clips = chosen(keypoints, people)
-        bodies = (
-            lifted(clips, f"{split}-{keypoints}") if kind == "lifted" else [it.poses - it.poses[:, :1] for it in clips]
-        )
-        clips_of = tqdm(zip(clips, bodies, strict=True), f"{keypoints}, {kind}", len(clips), disable=None)
-        errors = pd.DataFrame([measured(clip, body, focal) for clip, body in clips_of])
-        about = {"keypoints": keypoints, "poses": kind, "focal length": focal}
-        for subject in (*people, "all"):
-            some = errors if subject == "all" else errors[errors["subject"] == subject]
-            if len(some) == 0:
-                continue
-            values = some.drop(columns=["subject", "frames"]).median()
-            for name in ("MPJPE as lifted, mm", "MPJPE, mm"):
-                values[name] = np.average(some[name], weights=some["frames"])
-            walks = int((some["walked, m"] >= WALK).sum())
-            rows.append({**about, "subject": subject, "clips": len(some), "walks": walks, **values.round(2)})
+        true = [clip.poses - clip.poses[:, :1] for clip in clips]
+        bodies = lifted(clips, f"{split}-{keypoints}") if kind == "lifted" else true
+        pairs = tqdm(zip(clips, bodies, strict=True), f"{keypoints}, {kind}", len(clips), disable=None)
+        errors = pd.DataFrame([measured(clip, body, focal) for clip, body in pairs])
+        rows += rows_of(errors, {"keypoints": keypoints, "poses": kind, "focal length": focal})
     return pd.DataFrame(rows)
+
+
+def rows_of(errors: pd.DataFrame, about: dict) -> list[dict]:
+    """One row for each subject and one for all: medians over clips, MPJPE averaged over frames."""
+    rows = []
+    for subject in (*errors["subject"].unique(), "all"):
+        some = errors if subject == "all" else errors[errors["subject"] == subject]
+        values = some.drop(columns=["subject", "frames"]).median()
+        for name in ("MPJPE as lifted, mm", "MPJPE, mm"):
+            values[name] = np.average(some[name], weights=some["frames"])
+        walks = int((some["walked, m"] >= WALK).sum())
+        rows.append({**about, "subject": subject, "clips": len(some), "walks": walks, **values.round(2)})
+    return rows
+
+
+def in_words(measurements: pd.DataFrame) -> str:
+    """The card's table in Markdown, of all subjects together."""
+    heads = ("keypoints", "poses", "focal length", "path error, %", "tilt, °", "skating before, cm/s", "skating, cm/s")
+    lines = [f"| {' | '.join((*heads, 'MPJPE before, mm', 'MPJPE, mm'))} |", "| --- | --- | --- " + 6 * "| --- " + "|"]
+    for _, row in measurements[measurements["subject"] == "all"].iterrows():
+        focal = "true" if row["focal length"] == 1 else f"{row['focal length']:g} times the true one"
+        names = ("path error, %", "tilt, degrees", "skating as lifted, cm/s", "skating, cm/s", "MPJPE as lifted, mm")
+        numbers = [f"{row[name]:.1f}" for name in (*names, "MPJPE, mm")]
+        lines.append(f"| {' | '.join((row['keypoints'], row['poses'], focal, *numbers))} |")
+    return "\n".join(lines)
+
+
+def publish(measurements: pd.DataFrame) -> None:
+    """Write the measurements, and the table of the card."""
+    with replacing(RESULT) as temporary:
+        measurements.to_csv(temporary, index=False)
+    text = between(CARD.read_text(encoding="utf-8"), "world", in_words(measurements))
+    with replacing(CARD) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -155,8 +181,7 @@ def main() -> None:
         return
     needs_checkout("measuring the world")
     measurements = table(subjects("test"), "test")
-    with replacing(RESULT) as temporary:
-        measurements.to_csv(temporary, index=False)
+    publish(measurements)
     print(measurements.query("subject == 'all'").T.to_string())
 
 

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from mixste.camera import normalize_screen
+from mixste.cli import lift as command
 from mixste.data import DataError
 from mixste.data.readers.detections import LAYOUTS, Detections
 from mixste.data.readers.formats import read
@@ -458,3 +460,23 @@ def test_a_million_frames_would_fit_two_gibibytes_and_time_grows_as_they_do(tmp_
     assert frames == 200_000
     assert long < 6 * short
     assert small + (large - small) * (1_000_000 - 50_000) / 150_000 < 2 << 30
+
+
+def test_people_are_placed_in_the_world_with_the_focal_length_of_their_file(model, tmp_path):
+    for name, focal in (("wide", 700.0), ("millimetres", 35.0)):
+        points = {"keypoints": moving(), "joints": human36m.joints, "resolution": (1000, 1000), "fps": 50.0}
+        np.savez(tmp_path / f"{name}.npz", **points, focal=focal)
+    wrong, right = lift(tmp_path, tmp_path / "out", model, world=True, outputs=("npz",))
+    assert isinstance(wrong, DataError)
+    assert "millimetres: expected a focal length of 200 to 50000 pixels" in str(wrong)
+    assert right.world.focal == 700
+    assert Lifted.read(tmp_path / "out" / "wide.npz").world.poses.shape == (20, 17, 3)
+    others = list(lift(tmp_path, tmp_path / "out", model, world=True, focal=1000, outputs=("npz",)))
+    assert [one.world.focal for one in others] == [1000, 1000]
+    plain, _ = lift(tmp_path, tmp_path / "out", model, outputs=("npz",))
+    assert plain.world is None
+
+
+def test_a_focal_length_without_the_world_is_refused():
+    with pytest.raises(DataError, match="expected --world with --focal-length"):
+        command(Path("clip.npz"), focal_length=1000)
