@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,50 @@ def test_many_clips_at_once(model, monkeypatch):
         alone = window_by_window(model, each[0], WINDOWS[len(each[0])], MIRROR["human36m"]).reshape(-1, 17, 3)
         for _, poses in each[1:]:
             np.testing.assert_allclose(poses, alone, atol=1e-5)
+
+
+def test_threads_take_batches_one_each(model, monkeypatch):
+    """Each computes alone, without gradients, and results keep their order; the caller's threads are as before."""
+    monkeypatch.setattr(predict_module, "CPU_BATCH_FRAMES", 2 * T)
+    calls, before = [], torch.get_num_threads()
+
+    def compute(batch):
+        calls.append((threading.get_ident(), torch.get_num_threads()))
+        return 2 * batch
+
+    try:
+        for threads, windows, batches in ((1, 9, 5), (2, 9, 5), (2, 4, 1)):
+            torch.set_num_threads(threads)
+            calls.clear()
+            given = torch.arange(windows * T).view(windows, T)
+            results = list(predict_module.in_batches(compute, given))
+            assert torch.equal(torch.cat([batch for batch, _ in results]), given)
+            assert torch.equal(torch.cat([out for _, out in results]), 2 * given)
+            assert len(calls) == batches
+            assert calls[0] == (threading.get_ident(), threads)
+            if threads < batches and threads > 1:
+                assert all(one != threading.get_ident() and number == 1 for one, number in calls[1:])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_in_a_thread_is_the_callers(monkeypatch):
+    monkeypatch.setattr(predict_module, "CPU_BATCH_FRAMES", 1)
+    before = torch.get_num_threads()
+
+    def compute(batch):
+        if batch[0, 0] == 3:
+            raise ValueError("window 3")
+        return batch
+
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ValueError, match="window 3"):
+            list(predict_module.in_batches(compute, torch.arange(6)[:, None]))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", SKELETONS)
