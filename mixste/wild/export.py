@@ -99,26 +99,31 @@ def stream(
     delay: int | None = None,
     flip: bool = True,
     skeleton: Skeleton | None = None,
+    every: int = 1,
 ) -> Iterator[Float[np.ndarray, "joints 3"]]:
     """Lift live input: one pose for each frame of keypoints, `delay` frames after it came.
 
     keypoints: screen-normalised, one array a frame, for as long as they come. The pose of a frame is read from the
     window of `model.frames` that ends `delay` frames after it (before the first frame stands the first frame): with
     delay 0 it comes at once and knows only the past, with the default, half a window, it is central. The last `delay`
-    poses come when the input ends, from its last window. Poses are root-relative, metres. flip, skeleton: as `predict`
-    takes them. Raises ValueError for a delay beyond the window.
+    poses come when the input ends, from its last window. every: lift once in so many frames, and yield as many poses,
+    up to `every` − 1 frames later: the same number of poses at a fraction of the work. Poses are root-relative, metres.
+    flip, skeleton: as `predict` takes them. Raises ValueError for delay and every beyond the window.
     """
     frames = model.frames
     delay = frames // 2 if delay is None else delay
     if not 0 <= delay < frames:
         raise ValueError(f"expected a delay within the window, 0–{frames - 1} frames, found {delay}")
+    if not 1 <= every <= frames - delay:
+        raise ValueError(f"expected to lift once in 1 to {frames - delay} frames, found {every}")
     network = accelerate(model)
     window: deque[np.ndarray] = deque(maxlen=frames)
-    count = 0
+    waiting = 0  # frames whose poses are not yet lifted
     for frame in keypoints:
         window.extend([np.asarray(frame)] * (1 if window else frames))
-        count += 1
-        if count > delay:
-            yield predict(network, np.stack(window), flip, skeleton)[frames - 1 - delay]
-    if window:
-        yield from predict(network, np.stack(window), flip, skeleton)[frames - min(delay, count) :]
+        waiting += 1
+        if waiting == delay + every:
+            yield from predict(network, np.stack(window), flip, skeleton)[frames - waiting : frames - delay]
+            waiting = delay
+    if waiting:
+        yield from predict(network, np.stack(window), flip, skeleton)[frames - waiting :]

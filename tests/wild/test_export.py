@@ -93,6 +93,23 @@ def test_streamed_poses_come_from_the_window_that_ends_a_delay_later(delay, flip
         np.testing.assert_allclose(pose, predict(model, window, flip)[4 - (last - frame)], atol=1e-5)
 
 
+def test_a_stream_lifts_once_in_several_frames_and_yields_each_frame_once():
+    """13 frames, delay 2, once in 4: after frames 5, 9 and at the end, each time from the window that ends there."""
+    model = MixSTE(frames=9, dim=8, depth=1, heads=2)
+    padded = np.concatenate([np.repeat(KEYPOINTS[:1], 8, axis=0), KEYPOINTS])
+    at_the_end = {last: predict(model, padded[last : last + 9]) for last in (5, 9, 12)}
+    expected = [
+        at_the_end[last][frame - last + 8]
+        for last in (5, 9, 12)
+        for frame in range(13)
+        if ({5: 0, 9: 4, 12: 8}[last] <= frame <= {5: 3, 9: 7, 12: 12}[last])
+    ]
+    np.testing.assert_allclose(list(stream(model, iter(KEYPOINTS), 2, every=4)), expected, atol=1e-6)
+    for every in (0, 8):
+        with pytest.raises(ValueError, match="once in 1 to 7 frames"):
+            next(stream(model, KEYPOINTS, 2, every=every))
+
+
 def test_a_stream_waits_for_its_delay_and_no_longer():
     model = MixSTE(frames=9, dim=8, depth=1, heads=2)
     read = []
