@@ -121,6 +121,8 @@ def test_commands_work_or_exist(page, line, here):
         assert f"\n{rest[0]}:" in (ROOT / "Makefile").read_text()
     elif first == "export":
         assert rest[0].split("=")[0].startswith("MIXSTE_")
+    elif first == "python3":
+        assert rest == ["-m", "venv", ".venv"]
     elif first.endswith("pip"):
         assert rest[:4] == ["install", "-c", "constraints.txt", "-e"]
         assert rest[4].removeprefix(".[").removesuffix("]") in extras()

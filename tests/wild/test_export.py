@@ -1,8 +1,10 @@
 """ONNX against PyTorch in onnxruntime, and streams against windows cut by hand."""
 
+import runpy
 import sys
 import types
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from mixste.accel import accelerate
 from mixste.baselines import PoseFormer, VideoPose3D
+from mixste.io.install import CHECKOUT
 from mixste.model import MixSTE
 from mixste.networks import DSTformer, KTPFormer, MotionAGFormer
 from mixste.predict import predict
@@ -167,3 +170,32 @@ def test_a_stream_takes_the_joint_layout_that_the_network_does_not_tell():
 def test_delays_beyond_the_window_are_refused(delay):
     with pytest.raises(ValueError, match="0–4 frames"):
         next(stream(MixSTE(frames=5, dim=8, depth=1, heads=2), KEYPOINTS, delay))
+
+
+def test_the_webcam_example_gives_a_pose_for_each_picture_with_a_person(monkeypatch, capsys):
+    """With a camera of twelve pictures and a detector that misses the person in the third."""
+    pictures = [np.full((480, 640, 3), number, dtype=np.uint8) for number in range(12)]
+
+    class Detector:
+        def process(self, picture):
+            assert picture.flags.c_contiguous
+            places = np.random.default_rng(int(picture[0, 0, 0])).uniform(0.3, 0.7, (33, 2))
+            marks = [SimpleNamespace(x=x, y=y) for x, y in places]
+            return SimpleNamespace(pose_landmarks=picture[0, 0, 0] != 2 and SimpleNamespace(landmark=marks))
+
+    class Camera:
+        def __init__(self, camera):
+            assert camera == 0
+
+        def read(self):
+            return (True, pictures.pop(0)) if pictures else (False, None)
+
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=Camera))
+    monkeypatch.setitem(sys.modules, "mediapipe.python.solutions.pose", SimpleNamespace(Pose=Detector))
+    for name in ("mediapipe", "mediapipe.python", "mediapipe.python.solutions"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setattr(sys, "argv", ["webcam.py"])
+    small = MixSTE(frames=27, dim=8, depth=1, heads=2)
+    monkeypatch.setattr(MixSTE, "from_pretrained", lambda name: small)
+    runpy.run_path(str(CHECKOUT / "docs" / "webcam.py"), run_name="__main__")
+    assert len(capsys.readouterr().out.splitlines()) == 11
