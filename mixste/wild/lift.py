@@ -188,7 +188,7 @@ def in_world(lifted: Lifted, focal: float | None = None) -> Lifted:
             f"no focal length in the file: assumed {focal:.0f} pixels, {np.degrees(2 * np.arctan(0.5 / FOCAL)):.0f}° "
             "across the longer side; --focal-length sets another"
         )
-    if not _plausible(focal, lifted.resolution):
+    if not FOCAL_RANGE[0] <= focal / longer <= FOCAL_RANGE[1]:
         raise DataError(
             f"{lifted.name}: expected a focal length of {FOCAL_RANGE[0] * longer:.0f} to {FOCAL_RANGE[1] * longer:.0f} "
             f"pixels, {FOCAL_RANGE[0]:g} to {FOCAL_RANGE[1]:g} times the longer side of the image, found {focal:g}"
@@ -198,10 +198,6 @@ def in_world(lifted: Lifted, focal: float | None = None) -> Lifted:
     axis = lifted.keypoints[0, 0] - scale * screen[0, 0]  # the middle of what the network saw
     world, more = place(lifted.poses, lifted.keypoints, lifted.filled, lifted.fps, lifted.resolution, focal, axis)
     return replace(lifted, world=world, notes=(*lifted.notes, *notes, *more))
-
-
-def _plausible(focal: float, resolution: tuple[int, int]) -> bool:
-    return FOCAL_RANGE[0] <= focal / max(resolution) <= FOCAL_RANGE[1]
 
 
 def clips_in(source) -> list[Path]:
@@ -246,6 +242,8 @@ def lift(
     without the extra `video`, for .c3d without `c3d`.
     """
     check_layout(model)
+    if world and not model.metres:
+        raise DataError("expected a network whose poses are in metres for the world, found one of screen units")
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
     if unknown:
         raise DataError(f"unknown output {unknown[0]!r}: expected some of {', '.join(OUTPUTS)}")

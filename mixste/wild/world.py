@@ -67,13 +67,12 @@ def place(
     weights = np.where(filled, GUESS, 1.0)
 
     body_up, standing = vertical(poses)
-    stood = standing >= STOOD * fps
+    stood = standing >= min(STOOD * fps, len(poses))
     path, up = root_path(poses, rays, fps, weights), body_up
-    brief = np.ones((2 * round(BRIEF * fps / 2) + 1, 1))
     for last in (False, False, False, True):
         feet = (poses + path[:, None])[:, FEET]
         sure = contact(feet, up, fps)
-        contacts = binary_opening(binary_closing(sure > SURE, brief), brief) & ~filled[:, FEET]
+        contacts = _lasting(sure > SURE, 2 * round(BRIEF * fps / 2) + 1) & ~filled[:, FEET]
         if stood:
             up, ground = plane(feet, contacts, body_up)
         else:
@@ -207,8 +206,10 @@ def contact(
     """How sure it is that each foot stands, 0 to 1."""
     if len(feet) == 1:
         return np.ones((1, 2))
-    smooth = gaussian_filter1d(feet, 0.04 * fps, axis=0, mode="nearest")
-    speed = np.linalg.norm(np.gradient(smooth, axis=0), axis=-1) * fps
+    smooth, velocity = (
+        gaussian_filter1d(values, 0.04 * fps, axis=0, mode="nearest") for values in (feet, np.gradient(feet, axis=0))
+    )
+    speed = np.linalg.norm(velocity, axis=-1) * fps
     slow = np.clip(JITTER * np.median(speed.min(axis=1)), *SLOW)
     height = smooth @ up
     above = (height - height.min(axis=1, keepdims=True) - LEVEL).clip(0)
@@ -282,6 +283,12 @@ def _shortest(old, new) -> Rotation:
     axis = np.cross(old, new)
     size = np.linalg.norm(axis, axis=-1, keepdims=True)
     return Rotation.from_rotvec(axis / size.clip(1e-12) * np.arctan2(size, np.sum(old * new, axis=-1, keepdims=True)))
+
+
+def _lasting(flags: Bool[np.ndarray, "frames 2"], frames: int) -> Bool[np.ndarray, "frames 2"]:
+    """Without breaks and runs of fewer frames."""
+    padded, brief = np.pad(flags, ((frames, frames), (0, 0)), mode="edge"), np.ones((frames, 1))
+    return binary_opening(binary_closing(padded, brief), brief)[frames:-frames]
 
 
 def _spans(flags: Bool[np.ndarray, "frames"]) -> list[list[int]]:
