@@ -99,10 +99,10 @@ def test_a_block_over_joints_and_its_gradients(windows, frames, joints, heads, k
             assert error(one, other) < most, index
 
     given, exact = (x, block), (x.double(), doubled(block))
-    out, heads_out = joined.kernels.joint_attention(layout, *given, keep)
-    compare([out], [twins.joint_attention(layout, *exact, doubled(keep))[0]])
-    d_x, found = joined.kernels.joint_attention_backward(layout, *given, heads_out, d_out, keep)
-    d_x_exact, expected = twins.joint_attention_backward(layout, *exact, None, d_out.double(), doubled(keep))
+    out = joined.kernels.joint_attention(layout, *given, keep)
+    compare([out], [twins.joint_attention(layout, *exact, doubled(keep))])
+    d_x, found = joined.kernels.joint_attention_backward(layout, *given, d_out, keep)
+    d_x_exact, expected = twins.joint_attention_backward(layout, *exact, d_out.double(), doubled(keep))
     compare([d_x], [d_x_exact])
     compare(found, expected, MOST)
     for norm in (None, after):

@@ -162,7 +162,7 @@ def _half(x, branch, keep, after=None):
 def joint_attention(layout, x, block, keep=None):
     wide = x.to(torch.promote_types(x.dtype, block.norm1.weight.dtype))
     branch = block.attn(block.norm1(wide).unflatten(0, (-1, layout.joints))).flatten(0, 1)
-    return _half(wide, branch, keep).to(x.dtype), None
+    return _half(wide, branch, keep).to(x.dtype)
 
 
 def joint_mlp(layout, x, block, keep=None, after=None):
@@ -179,9 +179,9 @@ def _half_backward(half, x, parameters, d_out):
     return d_x, gradients
 
 
-def joint_attention_backward(layout, x, block, heads_out, d_out, keep=None):
+def joint_attention_backward(layout, x, block, d_out, keep=None):
     parameters = (*block.norm1.parameters(), *block.attn.parameters())
-    return _half_backward(lambda x: joint_attention(layout, x, block, keep)[0], x, parameters, d_out)
+    return _half_backward(lambda x: joint_attention(layout, x, block, keep), x, parameters, d_out)
 
 
 def joint_mlp_backward(layout, x, block, d_out, keep=None, after=None):

@@ -140,17 +140,17 @@ class SpatialBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, keep, layout, block, after, *parameters):
-        between, heads_out = kernels.joint_attention(layout, x, block, keep[0])
-        ctx.save_for_backward(x, heads_out, between, *keep)
+        between = kernels.joint_attention(layout, x, block, keep[0])
+        ctx.save_for_backward(x, between, *keep)
         ctx.layout, ctx.block, ctx.after = layout, block, after
         return kernels.joint_mlp(layout, between, block, keep[1], after)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out):
-        x, heads_out, between, *keep = ctx.saved_tensors
+        x, between, *keep = ctx.saved_tensors
         d_between, d_mlp = kernels.joint_mlp_backward(ctx.layout, between, ctx.block, d_out, keep[1], ctx.after)
-        d_x, d_attention = kernels.joint_attention_backward(ctx.layout, x, ctx.block, heads_out, d_between, keep[0])
+        d_x, d_attention = kernels.joint_attention_backward(ctx.layout, x, ctx.block, d_between, keep[0])
         return d_x, None, None, None, None, *d_attention, *d_mlp
 
 

@@ -18,10 +18,9 @@ from mixste.accel.kernels import _added
 LOG2_E = math.log2(math.e)
 LN_2: tl.constexpr = tl.constexpr(math.log(2.0))
 
-# Of each kernel: rows of a tile, warps of a program, programs for each multiprocessor, registers of a thread (None for
-# as many as the compiler likes); of attention also the heads that are multiplied at once, 1, 2 or 4.
-ATTENTION, ATTENTION_BACKWARD = (64, 4, 3, 168, 2), (64, 4, 2, None, 2)
-MLP, MLP_BACKWARD = (64, 4, 4, None), (64, 4, 2, None)
+# Of each kernel: rows of a tile, warps of a program, programs for each multiprocessor.
+ATTENTION, ATTENTION_BACKWARD = (64, 4, 4), (64, 4, 2)
+MLP, MLP_BACKWARD = (64, 4, 4), (64, 4, 2)
 
 # Parameters that the kernels share, besides those of `mixste.accel.kernels`:
 #   X, OUT         (rows, DIM), the stream before and after the half; D_OUT, D_X: gradients
@@ -52,13 +51,20 @@ def _matrix(W, OUT: tl.constexpr, IN: tl.constexpr, dtype):
 
 
 @triton.jit
+def _turned(W, OUT: tl.constexpr, IN: tl.constexpr, dtype):
+    """Its transpose, (IN, OUT)."""
+    at = tl.arange(0, OUT)[None, :] * IN + tl.arange(0, IN)[:, None]
+    return tl.load(W + at).to(dtype)
+
+
+@triton.jit
 def _row(V, WIDTH: tl.constexpr):
     return tl.load(V + tl.arange(0, WIDTH))[None, :]
 
 
 @triton.jit
-def _store_matrix(OUT, x, ROWS: tl.constexpr, COLUMNS: tl.constexpr, stride):
-    tl.store(OUT + tl.arange(0, ROWS)[:, None] * stride + tl.arange(0, COLUMNS)[None, :], x)
+def _store_matrix(OUT, x, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    tl.store(OUT + tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :], x)
 
 
 @triton.jit
@@ -72,119 +78,41 @@ def _weights(q, k, same):
     """Softmax of a tile's scores in base 2 within each of its frames; rows beyond them are a frame of their own."""
     scores = tl.where(same, tl.dot(q, tl.trans(k)), float("-inf"))
     weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
-    return weights * (1 / tl.sum(weights, 1))[:, None]
-
-
-@triton.jit
-def _queries_keys_values(affine, W_QKV, B_QKV, scale, DIM: tl.constexpr):
-    """(TOKENS, 16) of each, from the weights of 16 columns; queries with the scale of scores."""
-    low: tl.constexpr = affine.dtype
-    q = (tl.dot(affine, tl.trans(_matrix(W_QKV, 16, DIM, low))) + _row(B_QKV, 16)) * scale
-    k = tl.dot(affine, tl.trans(_matrix(W_QKV + DIM * DIM, 16, DIM, low))) + _row(B_QKV + DIM, 16)
-    v = tl.dot(affine, tl.trans(_matrix(W_QKV + 2 * DIM * DIM, 16, DIM, low))) + _row(B_QKV + 2 * DIM, 16)
-    return q.to(low), k.to(low), v.to(low)
-
-
-@triton.jit
-def _part_of_projection(W_PROJ, DIM: tl.constexpr, dtype):
-    """(DIM, 16): what the projection's weight multiplies 16 columns with."""
-    return tl.load(W_PROJ + tl.arange(0, DIM)[:, None] * DIM + tl.arange(0, 16)[None, :]).to(dtype)
-
-
-@triton.jit
-def _stacked(x, here, STACK: tl.constexpr):
-    """(TOKENS, 16) for each of STACK heads, one below the other, with 0 in the columns of other heads."""
-    rows: tl.constexpr = x.shape[0]
-    x = tl.broadcast_to(x[None, :, :], [STACK, rows, 16]).reshape(STACK * rows, 16)
-    return tl.where(here, x, 0.0)
-
-
-@triton.jit
-def _unstacked(x, here, STACK: tl.constexpr):
-    """Of each head its columns, side by side again, (TOKENS, 16)."""
-    return tl.sum(tl.where(here, x, 0.0).reshape(STACK, x.shape[0] // STACK, 16), 0)
-
-
-@triton.jit
-def _columns_of(first, ROWS: tl.constexpr, STACK: tl.constexpr, WIDTH: tl.constexpr):
-    """Which columns belong to the head of a row, with STACK heads from `first` one below the other."""
-    head = first + tl.arange(0, STACK * ROWS) // ROWS
-    return head[:, None] == (tl.arange(0, 16) // WIDTH)[None, :]
-
-
-@triton.jit
-def _part(affine, same, W_QKV, B_QKV, scale, DIM: tl.constexpr, WIDTH: tl.constexpr, STACK: tl.constexpr):
-    """Attention of the heads in 16 columns, (TOKENS, 16)."""
-    q, k, v = _queries_keys_values(affine, W_QKV, B_QKV, scale, DIM)
-    out = tl.zeros([affine.shape[0], 16], tl.float32)
-    for head in range(0, 16 // WIDTH, STACK):
-        here = _columns_of(head, affine.shape[0], STACK, WIDTH)
-        weights = _weights(_stacked(q, here, STACK), k, same)
-        out += _unstacked(tl.dot(weights.to(affine.dtype), v), here, STACK)
-    return out.to(affine.dtype)
-
-
-@triton.jit
-def _part_backward(
-    affine, above, same, out, d_proj, d_affine, d_w_q, d_w_k, d_w_v, d_w_proj, W_QKV, B_QKV, W_PROJ, scale,
-    DIM: tl.constexpr, WIDTH: tl.constexpr, STACK: tl.constexpr,
-):  # fmt: skip
-    """Adds what 16 columns of queries, keys and values contribute to the gradients of the norm and of weights."""
-    low: tl.constexpr = affine.dtype
-    q, k, v = _queries_keys_values(affine, W_QKV, B_QKV, scale, DIM)
-    d_out = tl.dot(d_proj, _part_of_projection(W_PROJ, DIM, low)).to(low)
-    product = out.to(tl.float32) * d_out.to(tl.float32)
-    d_q = tl.zeros([affine.shape[0], 16], tl.float32)
-    d_k = tl.zeros([affine.shape[0], 16], tl.float32)
-    d_v = tl.zeros([affine.shape[0], 16], tl.float32)
-    for head in range(0, 16 // WIDTH, STACK):
-        here = _columns_of(head, affine.shape[0], STACK, WIDTH)
-        q_here, d_out_here = _stacked(q, here, STACK), _stacked(d_out, here, STACK)
-        mean = tl.sum(_stacked(product, here, STACK), 1)[:, None]
-        weights = _weights(q_here, k, same)
-        d_v = tl.dot(tl.trans(weights.to(low)), d_out_here, d_v)
-        d_scores = ((tl.dot(d_out_here, tl.trans(v)) - mean) * weights).to(low)
-        d_q += _unstacked(tl.dot(d_scores, k), here, STACK)
-        d_k = tl.dot(tl.trans(d_scores), q_here, d_k)
-    d_q = (d_q * (scale * LN_2)).to(low)  # scale is in base 2
-    d_k = (d_k * LN_2).to(low)
-    d_v = d_v.to(low)
-    d_w_proj = tl.dot(tl.trans(d_proj), out, d_w_proj)
-    d_w_q = tl.dot(tl.trans(d_q), above, d_w_q)
-    d_w_k = tl.dot(tl.trans(d_k), above, d_w_k)
-    d_w_v = tl.dot(tl.trans(d_v), above, d_w_v)
-    d_affine = tl.dot(d_q, _matrix(W_QKV, 16, DIM, low), d_affine)
-    d_affine = tl.dot(d_k, _matrix(W_QKV + DIM * DIM, 16, DIM, low), d_affine)
-    d_affine = tl.dot(d_v, _matrix(W_QKV + 2 * DIM * DIM, 16, DIM, low), d_affine)
-    return d_affine, d_w_q, d_w_k, d_w_v, d_w_proj
+    return weights / tl.sum(weights, 1)[:, None]
 
 
 @triton.jit
 def _attention_forward(
-    X, KEEP, NORM_W, NORM_B, W_QKV, B_QKV, W_PROJ, B_PROJ, HEADS_OUT, OUT, rows, used, tiles, scale, eps,
-    JOINTS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, STACK: tl.constexpr, KEPT: tl.constexpr,
+    X, KEEP, NORM_W, NORM_B, W_QKV, B_QKV, W_PROJ, B_PROJ, OUT, rows, used, tiles, scale, eps,
+    JOINTS: tl.constexpr, DIM: tl.constexpr, HEADS: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    """OUT = X + KEEP · attention(norm(X)). The matrix units multiply no less than 16 columns: a head's product takes
-    its half of the columns, those of other heads set to 0. HEADS_OUT: (rows, DIM), before the projection."""
-    DIM: tl.constexpr = 32
+    """OUT = X + KEEP · attention(norm(X)). A head's product takes all columns, those of other heads set to 0, since
+    the matrix units multiply no less than 16."""
     low: tl.constexpr = X.dtype.element_ty
+    w_q = _turned(W_QKV, DIM, DIM, low)
+    w_k = _turned(W_QKV + DIM * DIM, DIM, DIM, low)
+    w_v = _turned(W_QKV + 2 * DIM * DIM, DIM, DIM, low)
+    w_proj = _turned(W_PROJ, DIM, DIM, low)
+    b_q, b_k, b_v = _row(B_QKV, DIM), _row(B_QKV + DIM, DIM), _row(B_QKV + 2 * DIM, DIM)
+    b_proj, norm_w, norm_b = _row(B_PROJ, DIM), _row(NORM_W, DIM), _row(NORM_B, DIM)
     token, column = tl.arange(0, TOKENS), tl.arange(0, DIM)
-    query = tl.arange(0, STACK * TOKENS) % TOKENS
-    same = (query // JOINTS)[:, None] == (token // JOINTS)[None, :]
+    same = (token // JOINTS)[:, None] == (token // JOINTS)[None, :]
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         first = (tile * used).to(tl.int64)
         inside = token < tl.minimum(used, rows - first)
         at = first * DIM + token[:, None] * DIM + column[None, :]
-        at_half = first * DIM + token[:, None] * DIM + tl.arange(0, 16)[None, :]
         x = tl.load(X + at, inside[:, None], 0.0).to(tl.float32)
         normed, _ = _norm(x, eps)
-        affine = (normed * _row(NORM_W, DIM) + _row(NORM_B, DIM)).to(low)
-        half = _part(affine, same, W_QKV, B_QKV, scale, DIM, WIDTH, STACK)
-        tl.store(HEADS_OUT + at_half, half, inside[:, None])
-        out = tl.dot(half, tl.trans(_part_of_projection(W_PROJ, DIM, low))) + _row(B_PROJ, DIM)
-        half = _part(affine, same, W_QKV + 16 * DIM, B_QKV + 16, scale, DIM, WIDTH, STACK)
-        tl.store(HEADS_OUT + at_half + 16, half, inside[:, None])
-        out = tl.dot(half, tl.trans(_part_of_projection(W_PROJ + 16, DIM, low)), out)
+        normed = (normed * norm_w + norm_b).to(low)
+        q = ((tl.dot(normed, w_q) + b_q) * scale).to(low)
+        k = (tl.dot(normed, w_k) + b_k).to(low)
+        v = (tl.dot(normed, w_v) + b_v).to(low)
+        out = tl.zeros([TOKENS, DIM], tl.float32)
+        for head in range(HEADS):
+            here = (column // (DIM // HEADS) == head)[None, :]
+            weights = _weights(tl.where(here, q, 0.0), k, same)
+            out = tl.dot(weights.to(low), tl.where(here, v, 0.0), out)
+        out = tl.dot(out.to(low), w_proj) + b_proj
         if KEPT:
             out *= tl.load(KEEP + first + token, inside, 0.0)[:, None]
         tl.store(OUT + at, (x + out).to(low), inside[:, None])
@@ -192,56 +120,73 @@ def _attention_forward(
 
 @triton.jit
 def _attention_backward(
-    X, KEEP, HEADS_OUT, D_OUT, NORM_W, NORM_B, W_QKV, B_QKV, W_PROJ, D_X, PARTIAL, rows, used, tiles, scale, eps,
-    JOINTS: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, STACK: tl.constexpr, KEPT: tl.constexpr,
+    X, KEEP, D_OUT, NORM_W, NORM_B, W_QKV, B_QKV, W_PROJ, D_X, PARTIAL, rows, used, tiles, scale, eps,
+    JOINTS: tl.constexpr, DIM: tl.constexpr, HEADS: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """PARTIAL: (programs, 4 · DIM² + DIM), of the weights of queries, keys and values as `_unfold` takes them, and of
     the projection's weight and bias."""
-    DIM: tl.constexpr = 32
     low: tl.constexpr = X.dtype.element_ty
     token, column = tl.arange(0, TOKENS), tl.arange(0, DIM)
-    query = tl.arange(0, STACK * TOKENS) % TOKENS
-    same = (query // JOINTS)[:, None] == (token // JOINTS)[None, :]
+    same = (token // JOINTS)[:, None] == (token // JOINTS)[None, :]
     ones = tl.full([TOKENS, 16], 1.0, low)
-    d_w_q = tl.zeros([16, DIM], tl.float32)
-    d_w_k, d_w_v, d_w_q_2, d_w_k_2, d_w_v_2 = d_w_q, d_w_q, d_w_q, d_w_q, d_w_q
-    d_w_proj = tl.zeros([DIM, 16], tl.float32)
-    d_w_proj_2, d_b_proj = d_w_proj, d_w_proj
+    d_w_q = tl.zeros([DIM, DIM], tl.float32)
+    d_w_k = tl.zeros([DIM, DIM], tl.float32)
+    d_w_v = tl.zeros([DIM, DIM], tl.float32)
+    d_w_proj = tl.zeros([DIM, DIM], tl.float32)
+    d_b_proj = tl.zeros([DIM, 16], tl.float32)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         first = (tile * used).to(tl.int64)
         inside = token < tl.minimum(used, rows - first)
         at = first * DIM + token[:, None] * DIM + column[None, :]
-        at_half = first * DIM + token[:, None] * DIM + tl.arange(0, 16)[None, :]
         x = tl.load(X + at, inside[:, None], 0.0).to(tl.float32)
         d = tl.load(D_OUT + at, inside[:, None], 0.0).to(tl.float32)
         normed, inverse = _norm(x, eps)
         affine = (normed * _row(NORM_W, DIM) + _row(NORM_B, DIM)).to(low)
-        above = (normed + 1).to(low)
+        # Loaded in the loop, since they would fill the registers throughout it.
+        w_q = _matrix(W_QKV, DIM, DIM, low)
+        w_k = _matrix(W_QKV + DIM * DIM, DIM, DIM, low)
+        w_v = _matrix(W_QKV + 2 * DIM * DIM, DIM, DIM, low)
+        w_proj = _matrix(W_PROJ, DIM, DIM, low)
+        q = ((tl.dot(affine, tl.trans(w_q)) + _row(B_QKV, DIM)) * scale).to(low)
+        k = (tl.dot(affine, tl.trans(w_k)) + _row(B_QKV + DIM, DIM)).to(low)
+        v = (tl.dot(affine, tl.trans(w_v)) + _row(B_QKV + 2 * DIM, DIM)).to(low)
         d_proj = (d * tl.load(KEEP + first + token, inside, 0.0)[:, None]).to(low) if KEPT else d.to(low)
+        d_out = tl.dot(d_proj, w_proj).to(low)
+        out = tl.zeros([TOKENS, DIM], tl.float32)
+        d_q = tl.zeros([TOKENS, DIM], tl.float32)
+        d_k = tl.zeros([TOKENS, DIM], tl.float32)
+        d_v = tl.zeros([TOKENS, DIM], tl.float32)
+        for head in range(HEADS):
+            here = (column // (DIM // HEADS) == head)[None, :]
+            q_here, d_out_here = tl.where(here, q, 0.0), tl.where(here, d_out, 0.0)
+            weights = _weights(q_here, k, same)
+            low_weights = weights.to(low)
+            out = tl.dot(low_weights, tl.where(here, v, 0.0), out)
+            d_v = tl.dot(tl.trans(low_weights), d_out_here, d_v)
+            d_scores = tl.dot(d_out_here, tl.trans(v)) * weights
+            d_scores = (d_scores - weights * tl.sum(d_scores, 1)[:, None]).to(low)
+            d_q = tl.dot(d_scores, tl.where(here, k, 0.0), d_q)
+            d_k = tl.dot(tl.trans(d_scores), q_here, d_k)
+        d_q = (d_q * (scale * LN_2)).to(low)  # scale is in base 2
+        d_k = (d_k * LN_2).to(low)
+        low_d_v = d_v.to(low)
+        above = (normed + 1).to(low)
+        d_w_proj = tl.dot(tl.trans(d_proj), out.to(low), d_w_proj)
         d_b_proj = tl.dot(tl.trans(d_proj), ones, d_b_proj)
-        d_affine = tl.zeros([TOKENS, DIM], tl.float32)
-        out = tl.load(HEADS_OUT + at_half, inside[:, None], 0.0)
-        d_affine, d_w_q, d_w_k, d_w_v, d_w_proj = _part_backward(
-            affine, above, same, out, d_proj, d_affine, d_w_q, d_w_k, d_w_v, d_w_proj,
-            W_QKV, B_QKV, W_PROJ, scale, DIM, WIDTH, STACK,
-        )  # fmt: skip
-        out = tl.load(HEADS_OUT + at_half + 16, inside[:, None], 0.0)
-        d_affine, d_w_q_2, d_w_k_2, d_w_v_2, d_w_proj_2 = _part_backward(
-            affine, above, same, out, d_proj, d_affine, d_w_q_2, d_w_k_2, d_w_v_2, d_w_proj_2,
-            W_QKV + 16 * DIM, B_QKV + 16, W_PROJ + 16, scale, DIM, WIDTH, STACK,
-        )  # fmt: skip
+        d_w_q = tl.dot(tl.trans(d_q), above, d_w_q)
+        d_w_k = tl.dot(tl.trans(d_k), above, d_w_k)
+        d_w_v = tl.dot(tl.trans(low_d_v), above, d_w_v)
+        d_affine = tl.dot(d_q, w_q)
+        d_affine = tl.dot(d_k, w_k, d_affine)
+        d_affine = tl.dot(low_d_v, w_v, d_affine)
         d += _norm_backward(d_affine * _row(NORM_W, DIM), normed, inverse)
         tl.store(D_X + at, d.to(low), inside[:, None])
     PARTIAL += tl.program_id(0) * (4 * DIM * DIM + DIM)
-    _store_matrix(PARTIAL, d_w_q, 16, DIM, DIM)
-    _store_matrix(PARTIAL + 16 * DIM, d_w_q_2, 16, DIM, DIM)
-    _store_matrix(PARTIAL + 32 * DIM, d_w_k, 16, DIM, DIM)
-    _store_matrix(PARTIAL + 48 * DIM, d_w_k_2, 16, DIM, DIM)
-    _store_matrix(PARTIAL + 64 * DIM, d_w_v, 16, DIM, DIM)
-    _store_matrix(PARTIAL + 80 * DIM, d_w_v_2, 16, DIM, DIM)
-    _store_matrix(PARTIAL + 96 * DIM, d_w_proj, DIM, 16, DIM)
-    _store_matrix(PARTIAL + 96 * DIM + 16, d_w_proj_2, DIM, 16, DIM)
-    _store_column(PARTIAL + 128 * DIM, d_b_proj, DIM)
+    _store_matrix(PARTIAL, d_w_q, DIM, DIM)
+    _store_matrix(PARTIAL + DIM * DIM, d_w_k, DIM, DIM)
+    _store_matrix(PARTIAL + 2 * DIM * DIM, d_w_v, DIM, DIM)
+    _store_matrix(PARTIAL + 3 * DIM * DIM, d_w_proj, DIM, DIM)
+    _store_column(PARTIAL + 4 * DIM * DIM, d_b_proj, DIM)
 
 
 @triton.jit
@@ -257,7 +202,7 @@ def _mlp_forward(
 ):  # fmt: skip
     """OUT = X + KEEP · MLP(norm(X)), then the norm of AFTER_W and AFTER_B, (DIM,), if AFTER."""
     low: tl.constexpr = X.dtype.element_ty
-    w_1, w_2 = tl.trans(_matrix(W_1, HIDDEN, DIM, low)), tl.trans(_matrix(W_2, DIM, HIDDEN, low))
+    w_1, w_2 = _turned(W_1, HIDDEN, DIM, low), _turned(W_2, DIM, HIDDEN, low)
     b_1, b_2 = _row(B_1, HIDDEN), _row(B_2, DIM)
     norm_w, norm_b = _row(NORM_W, DIM), _row(NORM_B, DIM)
     token, column = tl.arange(0, TOKENS), tl.arange(0, DIM)
@@ -293,8 +238,8 @@ def _mlp_backward(
     d_w_1 = tl.zeros([HIDDEN, DIM], tl.float32)
     d_w_2 = tl.zeros([DIM, HIDDEN], tl.float32)
     d_b_2 = tl.zeros([DIM, 16], tl.float32)
-    d_after_w = tl.zeros([DIM, 16], tl.float32)
-    d_after_b = tl.zeros([DIM, 16], tl.float32)
+    d_after_w = tl.zeros([DIM], tl.float32)
+    d_after_b = tl.zeros([DIM], tl.float32)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         first = (tile * used).to(tl.int64)
         inside = token < rows - first
@@ -312,8 +257,8 @@ def _mlp_backward(
             if KEPT:
                 out *= keep
             out, out_inverse = _norm(x + out, after_eps)
-            d_after_w = tl.dot(tl.trans((d * out).to(low)), ones, d_after_w)
-            d_after_b = tl.dot(tl.trans(d.to(low)), ones, d_after_b)
+            d_after_w += tl.sum(d * out, 0)
+            d_after_b += tl.sum(d, 0)
             d = _norm_backward(d * _row(AFTER_W, DIM), out, out_inverse)
         d_branch = (d * keep).to(low) if KEPT else d.to(low)
         d_w_2 = tl.dot(tl.trans(d_branch), active, d_w_2)
@@ -324,12 +269,12 @@ def _mlp_backward(
         d += _norm_backward(tl.dot(d_hidden, w_1) * norm_w, normed, inverse)
         tl.store(D_X + at, d.to(low), inside[:, None])
     PARTIAL += tl.program_id(0) * (2 * DIM * HIDDEN + 3 * DIM)
-    _store_matrix(PARTIAL, d_w_1, HIDDEN, DIM, DIM)
-    _store_matrix(PARTIAL + DIM * HIDDEN, d_w_2, DIM, HIDDEN, HIDDEN)
+    _store_matrix(PARTIAL, d_w_1, HIDDEN, DIM)
+    _store_matrix(PARTIAL + DIM * HIDDEN, d_w_2, DIM, HIDDEN)
     PARTIAL += 2 * DIM * HIDDEN
     _store_column(PARTIAL, d_b_2, DIM)
-    _store_column(PARTIAL + DIM, d_after_w, DIM)
-    _store_column(PARTIAL + 2 * DIM, d_after_b, DIM)
+    tl.store(PARTIAL + DIM + column, d_after_w)
+    tl.store(PARTIAL + 2 * DIM + column, d_after_b)
 
 
 @triton.jit
@@ -362,7 +307,7 @@ def _unfold(
 def covers(block, joints: int) -> bool:
     """Whether there are kernels for a block over joints of such sizes."""
     dim, hidden = block.attn.proj.in_features, block.mlp.fc1.out_features
-    return joints <= 32 and dim == 32 and hidden in (16, 32, 64) and block.attn.heads in (2, 4, 8, 16)
+    return joints <= 32 and dim in (16, 32) and hidden in (16, 32, 64)
 
 
 def _programs(x, tiles: int, each: int) -> int:
@@ -389,34 +334,27 @@ def _tiles(layout, tokens: int) -> tuple[int, int]:
 
 
 def joint_attention(layout, x, block, keep=None):
-    """x + keep · attention(norm1(x)) of a block over joints, and the heads' outputs, which the backward needs."""
-    (tokens, warps, each, registers, stack), attn = ATTENTION, block.attn
-    heads_out, out, (used, tiles) = torch.empty_like(x), torch.empty_like(x), _tiles(layout, tokens)
+    """x + keep · attention(norm1(x)) of a block over joints."""
+    (tokens, warps, each), attn, out = ATTENTION, block.attn, torch.empty_like(x)
+    used, tiles = _tiles(layout, tokens)
     _attention_forward[(_programs(x, tiles, each),)](
-        x, keep, *block.norm1.parameters(), *attn.qkv.parameters(), *attn.proj.parameters(), heads_out, out,
-        layout.rows, used, tiles, attn.scale * LOG2_E, block.norm1.eps, JOINTS=layout.joints,
-        WIDTH=x.shape[1] // attn.heads, TOKENS=tokens, STACK=min(stack, attn.heads // 2), KEPT=keep is not None,
-        num_warps=warps, maxnreg=registers,
+        x, keep, *block.norm1.parameters(), *attn.qkv.parameters(), *attn.proj.parameters(), out, layout.rows, used,
+        tiles, attn.scale * LOG2_E, block.norm1.eps, JOINTS=layout.joints, DIM=x.shape[1], HEADS=attn.heads,
+        TOKENS=tokens, KEPT=keep is not None, num_warps=warps,
     )  # fmt: skip
-    return out, heads_out
+    return out
 
 
-def joint_attention_backward(layout, x, block, heads_out, d_out, keep=None):
+def joint_attention_backward(layout, x, block, d_out, keep=None):
     """Gradients of x and of the parameters of norm1, qkv and proj."""
-    (tokens, warps, each, registers, stack), attn, d_x, dim = (
-        ATTENTION_BACKWARD,
-        block.attn,
-        torch.empty_like(x),
-        x.shape[1],
-    )
+    (tokens, warps, each), attn, d_x, dim = ATTENTION_BACKWARD, block.attn, torch.empty_like(x), x.shape[1]
     used, tiles = _tiles(layout, tokens)
     programs = _programs(x, tiles, each)
     partial = torch.empty(programs, 4 * dim * dim + dim, dtype=torch.float32, device=x.device)
     _attention_backward[(programs,)](
-        x, keep, heads_out, d_out, *block.norm1.parameters(), *attn.qkv.parameters(), attn.proj.weight, d_x, partial,
-        layout.rows, used, tiles, attn.scale * LOG2_E, block.norm1.eps, JOINTS=layout.joints,
-        WIDTH=dim // attn.heads, TOKENS=tokens, STACK=min(stack, attn.heads // 2), KEPT=keep is not None,
-        num_warps=warps, maxnreg=registers,
+        x, keep, d_out, *block.norm1.parameters(), *attn.qkv.parameters(), attn.proj.weight, d_x, partial, layout.rows,
+        used, tiles, attn.scale * LOG2_E, block.norm1.eps, JOINTS=layout.joints, DIM=dim, HEADS=attn.heads,
+        TOKENS=tokens, KEPT=keep is not None, num_warps=warps,
     )  # fmt: skip
     gradients, rest = _unfolded(_added(partial), attn.qkv, block.norm1, silent=1)
     return d_x, [*gradients, rest[: dim * dim].view(dim, dim), rest[dim * dim :]]
@@ -424,32 +362,27 @@ def joint_attention_backward(layout, x, block, heads_out, d_out, keep=None):
 
 def joint_mlp(layout, x, block, keep=None, after=None):
     """x + keep · MLP(norm2(x)), and the norm `after` of it, if given."""
-    (tokens, warps, each, registers), out = MLP, torch.empty_like(x)
+    (tokens, warps, each), out = MLP, torch.empty_like(x)
     tiles = triton.cdiv(layout.rows, tokens)
     _mlp_forward[(_programs(x, tiles, each),)](
         x, keep, *block.norm2.parameters(), *block.mlp.parameters(), after and after.weight, after and after.bias, out,
         layout.rows, tokens, tiles, block.norm2.eps, after.eps if after else 0.0, DIM=x.shape[1],
         HIDDEN=block.mlp.fc1.out_features, TOKENS=tokens, KEPT=keep is not None, AFTER=after is not None,
-        num_warps=warps, maxnreg=registers,
+        num_warps=warps,
     )  # fmt: skip
     return out
 
 
 def joint_mlp_backward(layout, x, block, d_out, keep=None, after=None):
     """Gradients of x and of the parameters of norm2, fc1, fc2 and after, if given."""
-    (tokens, warps, each, registers), d_x, dim, hidden = (
-        MLP_BACKWARD,
-        torch.empty_like(x),
-        x.shape[1],
-        block.mlp.fc1.out_features,
-    )
+    (tokens, warps, each), d_x, dim, hidden = MLP_BACKWARD, torch.empty_like(x), x.shape[1], block.mlp.fc1.out_features
     tiles = triton.cdiv(layout.rows, tokens)
     programs = _programs(x, tiles, each)
     partial = torch.empty(programs, 2 * dim * hidden + 3 * dim, dtype=torch.float32, device=x.device)
     _mlp_backward[(programs,)](
         x, keep, d_out, *block.norm2.parameters(), *block.mlp.parameters(), after and after.weight, d_x, partial,
         layout.rows, tokens, tiles, block.norm2.eps, after.eps if after else 0.0, DIM=dim, HIDDEN=hidden, TOKENS=tokens,
-        KEPT=keep is not None, AFTER=after is not None, num_warps=warps, maxnreg=registers,
+        KEPT=keep is not None, AFTER=after is not None, num_warps=warps,
     )  # fmt: skip
     gradients, rest = _unfolded(_added(partial), block.mlp.fc1, block.norm2)
     d_fc2, d_fc2_bias, d_after = rest.split([dim * hidden, dim, 2 * dim])
