@@ -77,13 +77,12 @@ def in_batches(
     batches = windows.split(max(1, min(BATCH_FRAMES, CPU_BATCH_FRAMES) // frames))
     if windows.device.type != "cpu" or len(batches) <= threads:
         batches, threads = windows.split(max(1, BATCH_FRAMES // frames)), 1
-    yield batches[0], compute(batches[0])  # which prepares an accelerated network, so that threads find it ready
     if threads == 1:
-        yield from zip(batches[1:], map(compute, batches[1:]), strict=True)
+        yield from zip(batches, map(compute, batches), strict=True)
         return
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            yield from zip(batches[1:], pool.map(compute, batches[1:]), strict=True)
+            yield from zip(batches, pool.map(compute, batches), strict=True)
         finally:
             torch.set_num_threads(threads)  # some libraries have one number for all threads
 

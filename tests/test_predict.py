@@ -122,9 +122,9 @@ def test_threads_take_batches_one_each(model, monkeypatch):
             assert torch.equal(torch.cat([batch for batch, _ in results]), given)
             assert torch.equal(torch.cat([out for _, out in results]), 2 * given)
             assert len(calls) == batches
-            assert calls[0] == (threading.get_ident(), threads)
-            if threads < batches and threads > 1:
-                assert all(one != threading.get_ident() and number == 1 for one, number in calls[1:])
+            in_threads = threads > 1 and batches > 1
+            assert all((one != threading.get_ident()) == in_threads for one, _ in calls)
+            assert {number for _, number in calls} == {1 if in_threads else threads}
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

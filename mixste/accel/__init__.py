@@ -6,10 +6,11 @@ PoseFormer, and MixSTE without joint separation; `videopose3d` is the training o
 `graphs` records work on a GPU.
 """
 
+import threading
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mixste.accel import cpu, cuda, joined, videopose3d
@@ -24,6 +25,7 @@ __all__ = [
     "parameters_changed",
 ]  # and so pdoc does not import modules that need Triton
 
+preparing = threading.Lock()  # several threads may lift at a time, see `mixste.predict`
 optimizer_steps = 0  # of all optimizers: fused ones change parameters without raising their version
 
 
@@ -98,14 +100,16 @@ class Accelerated(nn.Module):
         model = self.model
         if isinstance(model, MixSTE | PoseFormer) and keypoints.shape[1:] != (model.frames, model.joints, 2):
             return model(keypoints)  # raises the error about the shape
-        addresses = [p.data_ptr() for p in self._weights]
-        if addresses != self._addresses:
-            self._forget()
-            self._addresses = addresses
+        with preparing:
+            addresses = [p.data_ptr() for p in self._weights]
+            if addresses != self._addresses:
+                self._forget()
+                self._addresses = addresses
         if torch.is_grad_enabled() or model.training:
             return self._differentiable(keypoints)
         with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode could not be changed later
-            self._prepare(keypoints.is_cuda)
+            with preparing:
+                self._prepare(keypoints.is_cuda)
             if keypoints.is_cuda and (covers(model) or self.bfloat16):
                 return self._recorder(self._infer, keypoints).clone()
             return self._infer(keypoints)
@@ -137,8 +141,8 @@ class Accelerated(nn.Module):
             return cuda.infer(self.model, self._blocks, keypoints)
         if keypoints.is_cuda and (covers(self.model) or self.bfloat16) and self._fast() is joined:
             return joined.forward(self.model, keypoints, self._low)
-        if self._low_blocks is not None:
-            return functional_call(cpu.Forward(self.model), self._low_blocks, (keypoints,))
+        if self._low_forward is not None:
+            return self._low_forward(keypoints)
         if keypoints.is_cuda and not (covers(self.model) or self.bfloat16):
             return self.model(keypoints)
         poses = self._plain(keypoints)
@@ -163,7 +167,7 @@ class Accelerated(nn.Module):
         elif on_cuda and joined.covers(self.model):
             self._copy(joined)
         elif not on_cuda and self.bfloat16 and covers(self.model):
-            self._low_blocks = cpu.low_precision(self.model)
+            self._low_forward = cpu.low_precision(self.model)
 
     def refresh(self) -> None:
         """Prepare weights again at the next call, whether or not the parameters are known to have changed."""
@@ -171,5 +175,5 @@ class Accelerated(nn.Module):
 
     def _forget(self) -> None:
         """Drop everything that was computed from the parameters."""
-        self._values = self._low = self._blocks = self._low_blocks = None
+        self._values = self._low = self._blocks = self._low_forward = None
         self._recorder.clear()

@@ -4,7 +4,10 @@ The same weights as `mixste.model`, the same numbers up to rounding. Stochastic 
 order as the model does.
 """
 
+import copy
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -36,21 +39,12 @@ def forward(model: MixSTE, keypoints: Float[Tensor, "batch frames joints 2"]) ->
         return model.head(model.head_norm(x.to(model.head.weight.dtype))).view(*keypoints.shape[:3], 3)
 
 
-class Forward(nn.Module):
-    """`forward` as a module, whose parameters `torch.func.functional_call` can exchange."""
-
-    def __init__(self, model: MixSTE):
-        super().__init__()
-        self.model = model
-
-    def forward(self, keypoints: Float[Tensor, "batch frames joints 2"]) -> Tensor:
-        return forward(self.model, keypoints)
-
-
-def low_precision(model: MixSTE) -> dict[str, Tensor]:
-    """The parameters of the blocks in bfloat16, by their names in `Forward`."""
-    parameters = Forward(model).named_parameters()
-    return {name: p.detach().bfloat16() for name, p in parameters if "_blocks." in name}
+def low_precision(model: MixSTE) -> Callable[[Tensor], Tensor]:
+    """`forward` of a copy of the model that has its blocks in bfloat16."""
+    low = copy.deepcopy(model)
+    for block in (*low.spatial_blocks, *low.temporal_blocks):
+        block.bfloat16()
+    return functools.partial(forward, low)
 
 
 def ordered_blocks(model: MixSTE) -> list[tuple[Block, nn.LayerNorm, bool, bool]]:

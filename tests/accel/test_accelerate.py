@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -116,6 +117,18 @@ def test_in_bfloat16_a_cpu_lifts_to_a_percent():
     rough = poses_of(accelerate(model, bfloat16=True), keypoints)
     assert 0 < error(rough, exact) < 0.03
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_several_threads_may_lift(bfloat16):
+    """From the first call on, in which an accelerated network prepares its weights."""
+    model, keypoints = network().eval(), torch.randn(24, 2, 6, 5, 2)
+    expected = [poses_of(accelerate(model, bfloat16=bfloat16), one) for one in keypoints]
+    fast = accelerate(model, bfloat16=bfloat16)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda one: poses_of(fast, one), keypoints))
+    assert all(torch.equal(*pair) for pair in zip(results, expected, strict=True))
+    assert len(list(fast.parameters())) == len(list(model.parameters()))
 
 
 # --- the latest weights ------------------------------------------------------------------------------------------
