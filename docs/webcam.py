@@ -29,6 +29,6 @@ def webcam(camera):
 if __name__ == "__main__":
     camera = sys.argv[1] if len(sys.argv) > 1 else "0"
     keypoints = webcam(int(camera) if camera.isdigit() else camera)
-    # Once in five frames, five poses; each of them at most ten frames after its picture.
+    # Once in five frames, five poses, five to nine frames after their pictures.
     for pose in stream(MixSTE.from_pretrained("open-small"), keypoints, delay=5, flip=False, every=5):
         print("left wrist, metres right of, below and behind the hip:", pose[13].round(2))
