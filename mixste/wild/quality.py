@@ -16,6 +16,7 @@ RATES = (20, 60)  # frames/s: training has 25 and 50
 # Left and right are suspected to swap where the joints of both legs, or of both arms, move by more than this part of
 # the person's height, and by less than half as much if one takes them for swapped.
 SWAP = 0.05
+PART = 10_000  # frames at a time
 _LIMBS = [[human36m.joints.index(f"R{joint}") for joint in part] for part in (("Knee", "Foot"), ("Elbow", "Wrist"))]
 
 
@@ -23,40 +24,51 @@ def on_screen(
     joints: Float[np.ndarray, "frames 17 2"], resolution: tuple[int, int]
 ) -> tuple[Float[np.ndarray, "frames 17 2"], str]:
     """Joints in screen units as the network reads them, and a note if the image was extended or cropped for that."""
+    corner, size, note = _view(joints, resolution)
+    return normalize_screen(joints - corner, *size), note
+
+
+def _view(joints: Float[np.ndarray, "frames 17 2"], resolution: tuple[int, int]):
+    """The image that the network is shown: its upper left corner and its size, pixels, and a note if it is another."""
     tall = float(np.median(np.ptp(joints[..., 1], axis=1)))  # pixels
     height = 2 * tall / resolution[0]  # screen units
     if HEIGHTS[0] <= height <= HEIGHTS[1] or tall == 0:
-        return normalize_screen(joints, *resolution), ""
+        return np.zeros(2), resolution, ""
     side = 2 * tall / MEDIAN_HEIGHT
     # A wider view keeps the middle, the optical axis; a narrower one is centred on the person, who might be outside it.
     wider = height > HEIGHTS[1]
     middle = np.array(resolution) / 2 if wider else np.median(joints, axis=(0, 1))
-    return normalize_screen(joints - middle + side / 2, side, side), (
+    note = (
         f"the person is {height / 2:.2f} image widths tall, {HEIGHTS[0] / 2:g} to {HEIGHTS[1] / 2:g} in training: "
         f"lifted as from an image {side:.0f} pixels wide{'' if wider else ', centred on the person'}"
     )
+    return middle - side / 2, (side, side), note
 
 
 def outside_training(
     keypoints: Float[np.ndarray, "frames 17 2"], resolution: tuple[int, int]
 ) -> Bool[np.ndarray, "frames"]:
     """Frames in which a joint is farther from the middle of the image than any in training."""
-    screen, _ = on_screen(keypoints, resolution)
-    return (screen.max(axis=(1, 2)) > REACH) | (screen.min(axis=(1, 2)) < -REACH)
+    corner, size, _ = _view(keypoints, resolution)
+    extremes = np.stack([keypoints.min(axis=1), keypoints.max(axis=1)], axis=1)  # (frames, 2, 2)
+    return (np.abs(normalize_screen(extremes - corner, *size)) > REACH).any(axis=(1, 2))
 
 
 def swaps(keypoints: Float[np.ndarray, "frames 17 2"]) -> Bool[np.ndarray, "frames"]:
     """Frames at which left and right seem to change places, from the frame before: of the legs, the arms or both."""
     height = float(np.median(np.ptp(keypoints[..., 1], axis=1)))
     suspected = np.zeros(len(keypoints), dtype=bool)
-    for right in _LIMBS:
-        both = [*right, *human36m.mirror[right]]
-        limbs = keypoints[:, both] - keypoints[:, [human36m.root]]
-        exchanged = np.roll(limbs, len(right), axis=1)
-        step, swapped_step = (
-            np.linalg.norm(after[1:] - limbs[:-1], axis=-1).mean(axis=-1) for after in (limbs, exchanged)
-        )
-        suspected[1:] |= (step > SWAP * height) & (swapped_step < step / 2)
+    for start in range(0, len(keypoints), PART):  # a long clip at once would take much memory
+        part = keypoints[max(0, start - 1) : start + PART]
+        for right in _LIMBS:
+            both = [*right, *human36m.mirror[right]]
+            limbs = part[:, both] - part[:, [human36m.root]]
+            exchanged = np.roll(limbs, len(right), axis=1)
+            step, swapped_step = (
+                np.linalg.norm(after[1:] - limbs[:-1], axis=-1).mean(axis=-1) for after in (limbs, exchanged)
+            )
+            first = max(1, start)
+            suspected[first : first + len(step)] |= (step > SWAP * height) & (swapped_step < step / 2)
     return suspected
 
 

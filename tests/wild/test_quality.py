@@ -24,6 +24,16 @@ def test_clean_motion_is_not_suspected_at_any_rate(clips):
             assert not swaps(clip.keypoints[::every]).any()
 
 
+def test_a_long_clip_in_parts_is_judged_as_a_whole(monkeypatch):
+    keypoints = np.random.default_rng(0).uniform(0, 1000, (60, 17, 2))
+    keypoints[20:30] = keypoints[19, human36m.mirror]
+    whole = swaps(keypoints)
+    assert whole[20]
+    for part in (1, 7, 20):
+        monkeypatch.setattr("mixste.wild.quality.PART", part)
+        np.testing.assert_array_equal(swaps(keypoints), whole)
+
+
 def test_swaps_are_found_where_they_are(clips):
     """Of a person seen from the front or behind, whose sides are apart: of the legs alone, and of the whole body."""
     legs = np.arange(17)
