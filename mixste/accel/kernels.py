@@ -532,8 +532,8 @@ def _temporal_backward_whole(
 # whole frame: there is one sequence for each window and head. LOG_SUM: (batch, HEADS, FRAMES).
 
 PADDED: tl.constexpr = tl.constexpr(16)
-# Forward: queries of a program, keys of a step, warps. Backward: keys of a step, queries of a warp.
-UNEVEN, UNEVEN_BACKWARD = (64, 64, 4), (32, 32)
+# Forward: queries of a program, keys of a step, warps. Backward: keys of a step, warps.
+UNEVEN, UNEVEN_BACKWARD = (64, 64, 4), (32, 8)
 
 
 @triton.jit
@@ -929,6 +929,6 @@ def _uneven_attention_backward(layout, qkv, bias, heads, scale, keep, out, log_s
     _uneven_backward[(layout.batch * heads,)](
         qkv, bias, keep, out, d_out, log_sum, d_qkv, partial, scale, scale * LOG2_E,
         **_uneven_sizes(layout, dim, heads, keep), QUERIES=queries, KEYS=min(UNEVEN_BACKWARD[0], queries),
-        num_warps=max(1, queries // UNEVEN_BACKWARD[1]), num_stages=2,
+        num_warps=UNEVEN_BACKWARD[1], num_stages=2,
     )  # fmt: skip
     return d_qkv, partial

@@ -3,7 +3,7 @@
 Library kernels move such a block's tokens, 32 wide in heads of 4, through memory some thirty times. Here half a block
 is one kernel: x + keep · attention(norm1(x)), or x + keep · MLP(norm2(x)). A program takes tiles of whole frames one
 after the other. The backward kernels compute the half again from its input, and sum gradients of weights over their
-tiles: each program leaves one row in `partial`, and `kernels.added` adds them up, in the same order every time.
+tiles: each program leaves one row in `partial`, which are added up in the same order every time.
 Tokens lie as in `mixste.accel.kernels`, (batch · frames · joints, dim) in bfloat16.
 """
 
@@ -25,7 +25,7 @@ MLP, MLP_BACKWARD = (64, 4, 4), (64, 4, 2)
 # Parameters that the kernels share, besides those of `mixste.accel.kernels`:
 #   X, OUT         (rows, DIM), the stream before and after the half; D_OUT, D_X: gradients
 #   NORM_W, NORM_B (DIM,) float32, of the norm before the branch
-#   joints, frames of a tile: `used` rows of its TOKENS are whole frames; tiles: their number
+#   used, tiles    rows of a tile's TOKENS that hold whole frames; the number of tiles
 # The product with a tile of ones is the sum over its rows, in sixteen equal columns, as few as the matrix units take.
 
 
