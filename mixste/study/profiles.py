@@ -306,15 +306,15 @@ PROFILES = {
         **_PUBLISHED_SIZES,
         # What 300 seconds of an H200 are for each network, at the speeds in results/bench/study.csv, and the rates that
         # table `rates` gave.
-        poses=24_900_000,
+        poses=24_600_000,
         seeds=(0, 1, 2),
         networks={
             "mixste-81": Training(seeds=FIVE),
-            "baseline": Training(60_000_000, seeds=FIVE),
-            "alternating": Training(60_000_000),
+            "baseline": Training(67_000_000, seeds=FIVE),
+            "alternating": Training(66_000_000),
             "videopose3d": Training(36_000_000, seeds=FIVE),
-            "poseformer": Training(6_000_000, batch_frames=256, seeds=FIVE),
-            "poseformer-43": Training(12_000_000, batch_frames=256, seeds=FIVE),
+            "poseformer": Training(6_600_000, batch_frames=256, seeds=FIVE),
+            "poseformer-43": Training(3_600_000, batch_frames=256, seeds=FIVE),
         },
         lengths={
             **dict.fromkeys(("table3", "table4"), 1 / 3),
@@ -328,8 +328,8 @@ PROFILES = {
         curves={1 / 8: 3, 1: 5, 3: 2},
         sweep=Sweep(
             ("mixste-81", "mixste-243", "baseline", "videopose3d-243", "poseformer-81"),
-            (5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3),
-            length=1 / 4,
+            (2.5e-4, 5e-4, 1e-3, 2e-3),
+            length=1 / 6,
         ),
         # Chosen on validation subjects, see results/bench. With AdamW and d_m = 512, trainings collapse at rates from
         # 5e-4 on with T = 81, and from 2.5e-4 on with T = 243 (collapse.csv). After 6 M poses, Muon's error is lower by
