@@ -16,8 +16,8 @@ def webcam(camera):
     """Keypoints of the 17 joints in each picture with a person, screen-normalised: (17, 2)."""
     video, detector = cv2.VideoCapture(camera), Pose()
     while True:
-        there, picture = video.read()
-        if not there:
+        success, picture = video.read()
+        if not success:
             return
         marks = detector.process(np.ascontiguousarray(picture[..., ::-1])).pose_landmarks
         if marks:
@@ -29,6 +29,6 @@ def webcam(camera):
 if __name__ == "__main__":
     camera = sys.argv[1] if len(sys.argv) > 1 else "0"
     keypoints = webcam(int(camera) if camera.isdigit() else camera)
-    # Once in five frames, five poses, five to nine frames after their pictures.
+    # The network runs once in five frames and gives five poses, five to nine frames after their pictures.
     for pose in stream(MixSTE.from_pretrained("open-small"), keypoints, delay=5, flip=False, every=5):
         print("left wrist, metres right of, below and behind the hip:", pose[13].round(2))
