@@ -44,7 +44,7 @@ def network(checkpoint: str, layout: str | None = None):
 
     model = (checkpoints.load_checkpoint if Path(checkpoint).suffix else Network.from_pretrained)(checkpoint)
     for name, weights in model.state_dict().items():
-        if not np.isfinite(weights.float().numpy()).all():  # PyTorch's threads would wait for each other 200 times
+        if not np.isfinite(weights.float().numpy()).all():  # NumPy: no threads that wait for each other at each tensor
             raise checkpoints.CheckpointError(f"{checkpoint}: expected finite weights, found NaN or infinity in {name}")
     if layout is not None:
         possible = [model.layout] if model.layout else layouts_of(model.joints)

@@ -5,19 +5,18 @@ table of speeds, and on CUDA scaling.csv (how time and memory grow), accuracy.cs
 study.csv (the study's own speed, see speed.py; `study=5` measures only the five kinds of training with the most steps).
 """
 
-import contextlib
 import copy
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import speed
 import torch
-from measuring import hardware, peak_gib, rows, seconds
+from measuring import hardware, peak_gib, products, rows, seconds
 from torch import Tensor
 
 from mixste.accel import accelerate
@@ -41,23 +40,6 @@ def batch_of(batch: int, frames: int, device) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     keypoints = torch.randn(batch, frames, JOINTS, 2, generator=generator)
     return keypoints.to(device), torch.randn(batch, frames, JOINTS, 3, generator=generator).mul(0.3).to(device)
-
-
-@contextlib.contextmanager
-def products(form: str) -> Iterator[None]:
-    """Products and convolutions of float32 in TF32, if that is the form, and otherwise in float32 proper.
-
-    By default PyTorch has convolutions in TF32 and products in float32.
-    """
-    settings = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [setting.allow_tf32 for setting in settings]
-    try:
-        for setting in settings:
-            setting.allow_tf32 = form == "TF32"
-        yield
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.allow_tf32 = value
 
 
 def training_step(model: Network, batch: int, device, form: str = "fast") -> Callable[[], Tensor]:

@@ -1,9 +1,10 @@
 """Time and memory of a piece of work, and rows of the tables that hold them."""
 
+import contextlib
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,23 @@ def seconds(variants: dict[str, Callable[[], object]], device: torch.device, rep
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def products(form: str = "") -> Iterator[None]:
+    """Products and convolutions of float32 in TF32, if that is the form, and otherwise in float32 proper.
+
+    By default PyTorch has convolutions in TF32 and products in float32.
+    """
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [setting.allow_tf32 for setting in settings]
+    try:
+        for setting in settings:
+            setting.allow_tf32 = form == "TF32"
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.allow_tf32 = value
 
 
 def peak_gib(run: Callable[[], object], device: torch.device) -> float:

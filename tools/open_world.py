@@ -1,4 +1,4 @@
-"""How well `mixste lift --world` places unseen people: results/bench/world.csv, which notebook 16 quotes.
+"""How well `mixste lift --world` places unseen people: results/bench/world.csv, and the table of the model card.
 
 `python tools/open_world.py` lifts the test subjects of open-people with `open-small`, one camera of each take, places
 them, and compares with the truth of the virtual cameras. It takes a quarter of an hour on one core; poses are kept in
@@ -39,7 +39,7 @@ CONDITIONS = [(keypoints, "lifted", 1.0) for keypoints in ("gt", *DETECTORS)]
 CONDITIONS += [("cpn", "true", 1.0), ("gt", "true", 1.0), ("cpn", "lifted", 0.8), ("cpn", "lifted", 1.25)]
 
 
-def chosen(keypoints: str, people: tuple[str, ...]) -> list[Clip]:
+def clips_of(keypoints: str, people: tuple[str, ...]) -> list[Clip]:
     """Up to MOST takes of each subject, spread over all, each seen by one camera, the next for the next take."""
     clips = [clip for clip in load("open-people", keypoints=keypoints).clips if clip.subject in people]
     takes = list(dict.fromkeys((clip.subject, clip.action, clip.take) for clip in clips))
@@ -50,7 +50,7 @@ def chosen(keypoints: str, people: tuple[str, ...]) -> list[Clip]:
     return [clip for several in of_subjects for clip in several[:: max(1, -(-len(several) // MOST))]]
 
 
-def lifted(clips: list[Clip], name: str) -> list[Float[np.ndarray, "frames 17 3"]]:
+def poses_of(clips: list[Clip], name: str) -> list[Float[np.ndarray, "frames 17 3"]]:
     """The poses of the clips by `open-small`, kept in the store under this name."""
     path = store.store() / "open-world" / f"{name}.npz"
     if not path.exists():
@@ -73,7 +73,7 @@ def vertical_of(clip: Clip) -> Float[np.ndarray, "3"]:
     return Rotation.from_quat(camera.orientation, scalar_first=True).inv().apply([0.0, 0, 1])
 
 
-def measured(clip: Clip, poses: Float[np.ndarray, "frames 17 3"], focal: float) -> dict:
+def errors_of(clip: Clip, poses: Float[np.ndarray, "frames 17 3"], focal: float) -> dict:
     """The errors of one clip. poses: relative to the hip, as lifted, or true; focal: in units of the true one."""
     true, up = clip.poses.astype(np.float64), vertical_of(clip)
     pixels = clip.keypoints.astype(np.float64)
@@ -131,11 +131,11 @@ def table(people: tuple[str, ...], split: str) -> pd.DataFrame:
     """The rows of every condition, see `rows_of`."""
     rows = []
     for keypoints, kind, focal in CONDITIONS:
-        clips = chosen(keypoints, people)
+        clips = clips_of(keypoints, people)
         true = [clip.poses - clip.poses[:, :1] for clip in clips]
-        bodies = lifted(clips, f"{split}-{keypoints}") if kind == "lifted" else true
+        bodies = poses_of(clips, f"{split}-{keypoints}") if kind == "lifted" else true
         pairs = tqdm(zip(clips, bodies, strict=True), f"{keypoints}, {kind}", len(clips), disable=None)
-        errors = pd.DataFrame([measured(clip, body, focal) for clip, body in pairs])
+        errors = pd.DataFrame([errors_of(clip, body, focal) for clip, body in pairs])
         rows += rows_of(errors, {"keypoints": keypoints, "poses": kind, "focal length": focal})
     return pd.DataFrame(rows)
 
@@ -153,7 +153,7 @@ def rows_of(errors: pd.DataFrame, about: dict) -> list[dict]:
     return rows
 
 
-def in_words(measurements: pd.DataFrame) -> str:
+def markdown(measurements: pd.DataFrame) -> str:
     """The card's table in Markdown, of all subjects together."""
     heads = ("keypoints", "poses", "focal length", "path error, %", "tilt, °", "skating before, cm/s", "skating, cm/s")
     lines = [f"| {' | '.join((*heads, 'MPJPE before, mm', 'MPJPE, mm'))} |", "| --- | --- | --- " + 6 * "| --- " + "|"]
@@ -169,7 +169,7 @@ def publish(measurements: pd.DataFrame) -> None:
     """Write the measurements, and the table of the card."""
     with replacing(RESULT) as temporary:
         measurements.to_csv(temporary, index=False)
-    text = between(CARD.read_text(encoding="utf-8"), "world", in_words(measurements))
+    text = between(CARD.read_text(encoding="utf-8"), "world", markdown(measurements))
     with replacing(CARD) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from measuring import hardware
+from measuring import hardware, products
 from torch import Tensor
 
 from mixste.model import MixSTE
-from mixste.study import cards
+from mixste.study import cards, costs
 from mixste.study.plain import plain_copy
 from mixste.study.profiles import PROFILES
 from mixste.study.run import Data, Run
@@ -49,11 +49,7 @@ class Kind:
         return CHECKED if self.run.poses_per_step < 4096 else 1
 
     def about(self) -> dict[str, object]:
-        run = self.run
-        dropout = f" dropout={run.recipe.dropout}" if run.recipe.dropout else ""
-        options = " ".join(f"{name}={value}" for name, value in run.options) + dropout
-        about = {"network": run.model, "frames": run.frames, "joints": len(run.data.layout.joints), "options": options}
-        about |= {"poses_per_step": run.poses_per_step, "optimizer": run.recipe.optimizer}
+        about = {**costs.kind(self.run), "joints": len(self.run.data.layout.joints)}
         return about | {"trainings": self.trainings, "steps": self.steps}
 
 
@@ -70,7 +66,7 @@ def kinds(profile: str) -> list[Kind]:
 
 
 class Enough(Exception):
-    pass
+    """Ends a training that has been timed."""
 
 
 @dataclass
@@ -174,17 +170,6 @@ def plain_step(run: Run, device: torch.device) -> Callable[[], Tensor]:
     return step
 
 
-@contextlib.contextmanager
-def single_precision() -> Iterator[None]:
-    """Products and convolutions in float32 proper: convolutions would be in TF32 by default."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
 def alone(kind: Kind, device: torch.device, duration: float) -> tuple[dict, float | None]:
     """The row of a kind that has the device to itself, and the sum of its weights after the first steps."""
     cuda = device.type == "cuda"
@@ -192,8 +177,8 @@ def alone(kind: Kind, device: torch.device, duration: float) -> tuple[dict, floa
     watch = timed(kind, Watch(duration, kind.every, profile=cuda), device)
     peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else float("nan")
     empty(device)
-    with single_precision():
-        reference = quick(plain_step(kind.run, device), duration / 2)
+    with products():
+        reference = step_seconds(plain_step(kind.run, device), duration / 2)
     row = line(device, kind, 1, watch.step)
     row |= {"gpu_busy": watch.busy and round(min(1.0, watch.busy / watch.step), 3), "peak_gib": round(peak, 2)}
     row |= {"reference_ms_per_step": round(1000 * reference, 3), "ratio": round(reference / watch.step, 2)}
@@ -208,7 +193,7 @@ def empty(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def quick(step: Callable[[], Tensor], duration: float) -> float:
+def step_seconds(step: Callable[[], Tensor], duration: float) -> float:
     """Median seconds of a step that returns the loss; of one step alone where that takes longer than `duration`."""
     times, began = [], time.perf_counter()
     while len(times) < 3 or (len(times) < 10 and time.perf_counter() - began < 2 * duration):

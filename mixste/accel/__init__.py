@@ -1,9 +1,8 @@
 """Optional speed: `accelerate(model)` computes what the model does, faster, up to rounding.
 
 `cpu` is MixSTE in plain PyTorch, arranged for CPUs. `cuda` is MixSTE in bfloat16, by kernels in Triton (`kernels`) and
-Gluon (`hopper`, `hopper_gelu`) and matrix products of cuBLASLt (`cublaslt`). `joined` is that for
-PoseFormer, and MixSTE without joint separation; `videopose3d` is the training of that network on CUDA in bfloat16.
-`graphs` records work on a GPU.
+Gluon (`hopper`, `hopper_gelu`) and matrix products of cuBLASLt (`cublaslt`). `joined` is the same for PoseFormer and
+MixSTE without joint separation; `videopose3d` is VideoPose3D's training. `graphs` records work on a GPU.
 """
 
 import threading
@@ -30,7 +29,7 @@ optimizer_steps = 0  # of all optimizers: fused ones change parameters without r
 
 
 def parameters_changed(*_) -> None:
-    """Tell that parameters were changed where PyTorch does not notice: by a recorded step of an optimizer."""
+    """Tell that parameters were changed where PyTorch does not notice it: by a recorded step of an optimizer."""
     global optimizer_steps
     optimizer_steps += 1
 
@@ -61,11 +60,11 @@ def accelerate(model: nn.Module, *, float8: bool = False, bfloat16: bool = False
 class Accelerated(nn.Module):
     """A network computed faster. It holds the model itself: training one trains both.
 
-    With gradients, or in training mode: on the CPU `cpu.forward`, in float32; on CUDA `cuda.forward` or
-    `joined.forward`, or under autocast to bfloat16 where there are no kernels for the network's sizes. Without
-    gradients, which is inference: on the CPU `cpu.forward`; on CUDA `cuda.infer`, `joined.forward`, or again autocast,
-    recorded for each size of batch. Networks without a fast path (`covers`) are called as they are, in training on
-    CUDA under autocast, or by `joined.forward` and `videopose3d.forward` where their kernels fit.
+    On the CPU: MixSTE (`covers`) by `cpu.forward`, in float32 by default, and other networks as they are. On CUDA, with
+    gradients or in training mode: by `cuda.forward`, `joined.forward` or `videopose3d.forward` where these have kernels
+    for the network, and otherwise under autocast to bfloat16. On CUDA in inference, which is without gradients: MixSTE
+    by `cuda.infer`, `joined.forward` or under autocast, recorded for each size of batch; other networks as they are,
+    unless `bfloat16`.
 
     Inference follows the parameters: it prepares weights again when one has been written to, when any optimizer has
     made a step, and when they have moved. A write through `.data`, or by a graph that is replayed, goes unseen:

@@ -19,7 +19,7 @@ from mixste.model import Block, MixSTE
 
 # Up to this size, the products of a head are so small that the overhead of library attention dominates.
 SMALL_TOKENS, SMALL_WIDTH = 32, 16
-TINY = 400  # tokens² · width of a head, up to which a call of a library takes longer than a product itself
+TINY = 400  # tokens² · width of a head: up to this, calling a library for a product takes longer than the product
 NARROW = 128  # width below which a product is left to PyTorch
 MOST = 2.0**100  # of a softmax's sum: float32 still holds it and its inverse at full precision
 

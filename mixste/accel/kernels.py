@@ -528,8 +528,8 @@ def _temporal_backward_whole(
 
 
 # Attention over frames with heads whose width is no power of two, as 68 = 17 · 32 / 8. The matrix units take powers of
-# two: a head is split into its first MAIN columns and the REST, in a product of its own padded to 16. A token is a
-# whole frame: there is one sequence for each window and head. LOG_SUM: (batch, HEADS, FRAMES).
+# two: a head is split into its first MAIN columns and the REST, which is padded to 16 in a product of its own. A token
+# is a whole frame: there is one sequence for each window and head. LOG_SUM: (batch, HEADS, FRAMES).
 
 PADDED: tl.constexpr = tl.constexpr(16)
 # Forward: queries of a program, keys of a step, warps. Backward: keys of a step, warps.
@@ -733,7 +733,7 @@ def _chunk(rows: int, least: int, most: int, programs: int) -> int:
 
 
 def _warps(dim: int) -> int:
-    """Of a program that takes rows one by one: a single warp, unless a row would fill its registers."""
+    """Warps of a program that takes rows one by one: a single one, unless a row would fill its registers."""
     return 1 if dim <= 512 else 4
 
 
@@ -891,7 +891,7 @@ def attention_backward(layout, qkv, bias, heads, scale, temporal, keep, out, log
 
 
 def uneven(frames: int, joints: int, width: int) -> bool:
-    """Whether `attention` over frames takes heads of such a width by the kernels for uneven ones."""
+    """Whether `attention` over frames uses the kernels for uneven heads, as of this width."""
     main, rest = _split(width)
     return joints == 1 and main in (16, 32, 64) and 0 < rest <= PADDED.value and frames <= 256
 

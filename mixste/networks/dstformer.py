@@ -73,8 +73,8 @@ class DSTformer(Network):
         for st, ts, fusion in zip(self.blocks_st, self.blocks_ts, self.ts_attn, strict=True):
             first = over_frames(st["t"], over_joints(st["s"], x))
             second = over_joints(ts["s"], over_frames(ts["t"], x))
-            x = fused(fusion, first, second)
-        return lifted(self.pre_logits["fc"](self.norm(x)).tanh(), self.head)
+            x = fuse(fusion, first, second)
+        return head_output(self.pre_logits["fc"](self.norm(x)).tanh(), self.head)
 
     @classmethod
     def sizes(cls, profile) -> dict[str, int]:
@@ -122,7 +122,7 @@ def over_frames(block: nn.Module, x: Float[Tensor, "batch frames joints inputs"]
     return over_joints(block, x.transpose(1, 2), *graph).transpose(1, 2)
 
 
-def fused(fusion: nn.Linear, first: Float[Tensor, "*batch dim"], second: Float[Tensor, "*batch dim"]) -> Tensor:
+def fuse(fusion: nn.Linear, first: Float[Tensor, "*batch dim"], second: Float[Tensor, "*batch dim"]) -> Tensor:
     """The weighted mean of two streams; each token has its own pair of weights, the same for all features."""
     weights = fusion(torch.cat([first, second], dim=-1)).softmax(dim=-1)
     return weights[..., :1] * first + weights[..., 1:] * second
@@ -134,7 +134,7 @@ def start_with_the_mean(fusion: nn.Linear) -> None:
     nn.init.constant_(fusion.bias, 0.5)
 
 
-def lifted(x: Float[Tensor, "*batch dim"], head: nn.Module) -> Float[Tensor, "*batch 3"]:
-    """The head in the precision of its weights, as in MixSTE: bfloat16 would round a metre to 4 mm."""
+def head_output(x: Float[Tensor, "*batch dim"], head: nn.Module) -> Float[Tensor, "*batch 3"]:
+    """head(x) in the precision of the head's weights, as in MixSTE: bfloat16 would round a metre to 4 mm."""
     with torch.autocast("cuda", enabled=False):
         return head(x.to(next(head.parameters()).dtype))

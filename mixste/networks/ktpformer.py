@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mixste.model import AUTHORS_HEADS, BLOCK_EPS, Block
 from mixste.network import Network, Shapes
-from mixste.networks.dstformer import lifted, over_frames, over_joints
+from mixste.networks.dstformer import head_output, over_frames, over_joints
 from mixste.skeleton import SKELETONS, layouts_of, of_joints
 
 
@@ -63,7 +63,7 @@ class KTPFormer(Network):
         for spatial, temporal in zip(self.STEblocks, self.TTEblocks, strict=True):
             x = self.Spatial_norm(over_joints(spatial, x))
             x = self.Temporal_norm(over_frames(temporal, x))
-        return lifted(x, self.head)
+        return head_output(x, self.head)
 
     @classmethod
     def sizes(cls, profile) -> dict[str, int]:
@@ -135,13 +135,13 @@ class GraphStep(nn.Module):
     def forward(self, x: Float[Tensor, "*batch tokens inputs"], graph: Float[Tensor, "tokens tokens"]) -> Tensor:
         W, M, graph = self.gconv["W"], self.gconv["M"], graph + self.gconv["adj2"]
         graph = (graph + graph.T) / 2
-        own = graph.diagonal()
-        x = own[:, None] * M * (x @ W[0]) + (graph - own.diag()) @ (M * (x @ W[1])) + self.gconv["bias"]
+        loops = graph.diagonal()  # of each token to itself
+        x = loops[:, None] * M * (x @ W[0]) + (graph - loops.diag()) @ (M * (x @ W[1])) + self.gconv["bias"]
         return F.relu(self.bn(x.flatten(0, -2)).reshape(x.shape))
 
 
 def topology(parents: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens tokens"]:
-    """1 on the diagonal; beside it, the tokens that a row's bones lead to share 1 equally. parents: -1 for none."""
+    """1 on the diagonal; off it, the tokens that a row's bones lead to share 1 equally. parents: -1 for none."""
     edges = (parents[:, None] == torch.arange(len(parents))).float()
     edges = edges + edges.T
     return edges / edges.sum(dim=1, keepdim=True).clamp(min=1) + torch.eye(len(parents))

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from mixste.model import AUTHORS_HEADS, MLP, Attention
 from mixste.network import Network, Shapes
-from mixste.networks.dstformer import fused, lifted, over_frames, over_joints, start_with_the_mean, with_confidence
+from mixste.networks.dstformer import (
+    fuse,
+    head_output,
+    over_frames,
+    over_joints,
+    start_with_the_mean,
+    with_confidence,
+)
 from mixste.skeleton import SKELETONS, Skeleton, human36m, layouts_of, of_joints
 
 NEIGHBOURS = 2  # of a frame in the temporal graph; one of them is usually itself
@@ -59,7 +66,7 @@ class MotionAGFormer(Network):
         graph = self.get_buffer(self.layout or of_joints(self.joints).name)
         for layer in self.layers:
             x = layer(x, graph)
-        return lifted(self.rep_logit["fc"](self.norm(x)).tanh(), self.head)
+        return head_output(self.rep_logit["fc"](self.norm(x)).tanh(), self.head)
 
     @classmethod
     def sizes(cls, profile) -> dict[str, int]:
@@ -98,7 +105,7 @@ class Layer(nn.Module):
     def forward(self, x: Float[Tensor, "batch frames joints dim"], graph: Float[Tensor, "joints joints"]) -> Tensor:
         attended = over_frames(self.att_temporal, over_joints(self.att_spatial, x))
         convolved = over_frames(self.graph_temporal, over_joints(self.graph_spatial, x, graph))
-        return fused(self.fusion, attended, convolved)
+        return fuse(self.fusion, attended, convolved)
 
 
 class ScaledBlock(nn.Module):

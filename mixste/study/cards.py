@@ -1,7 +1,7 @@
 """The GPUs of this machine, and how several trainings share one.
 
-A small network leaves a GPU idle for much of each step. Processes that take turns on it gain next to nothing; under
-CUDA's Multi-Process Service (MPS) they compute at the same time, see results/bench/study.csv. MPS runs as the user, and
+A small network leaves a GPU idle for much of each step. Processes on one GPU take turns; under CUDA's Multi-Process
+Service (MPS) they compute at the same time. `mixste bench study` measures what that gains. MPS runs as the user, and
 changes no setting of the GPU.
 """
 
@@ -22,7 +22,7 @@ MEMORY = 16  # GiB of a GPU for each of them
 CONTROL = "nvidia-cuda-mps-control"
 # Starts MPS, and ends it as soon as the process that holds the other end of its standard input closes it or ends.
 KEEPER = f"""
-{CONTROL} -d < /dev/null > "$1/said" 2>&1 || exit 1
+{CONTROL} -d < /dev/null > "$1/message" 2>&1 || exit 1
 echo started
 read -r _
 echo quit | {CONTROL} > /dev/null 2>&1
@@ -54,19 +54,19 @@ def sharing() -> int:
 
 def visible() -> list[str]:
     """The names (UUIDs) of the GPUs that this process may use; empty where nvidia-smi does not list them."""
-    names, allowed = [name for [name] in query("uuid")], os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is None:
+    names, setting = [name for [name] in query("uuid")], os.environ.get("CUDA_VISIBLE_DEVICES")
+    if setting is None or not names:
         return names
-    allowed = [name.strip() for name in allowed.split(",") if name.strip()]
-    return [names[int(name)] if name.isdecimal() and int(name) < len(names) else name for name in allowed if names]
+    entries = [entry.strip() for entry in setting.split(",") if entry.strip()]
+    return [names[int(entry)] if entry.isdecimal() and int(entry) < len(names) else entry for entry in entries]
 
 
 @contextlib.contextmanager
 def shared(gpus: list[str], count: int, jobs: int | None = None, say: Callable[[str], None] = print) -> Iterator[int]:
-    """Gives how many of `count` trainings each of these GPUs has at a time; those started meanwhile may share them.
+    """Let `count` trainings that are started in this context share these GPUs; yields how many at a time on each.
 
-    jobs: trainings at a time on all GPUs. By default PER_CARD on each, if it has MEMORY for each of them and if MPS can
-    be started or is running already, and otherwise one. With more than one on a GPU and no MPS, they take turns.
+    jobs: trainings at a time on all GPUs. By default up to PER_CARD on each, as far as it has MEMORY for each, if MPS
+    is running already or can be started, and otherwise one. With `jobs` but no MPS, those on one GPU take turns.
     """
     per_card = -(-min(count, jobs or count) // len(gpus)) if gpus else 1
     if jobs is None:
@@ -88,9 +88,9 @@ def shared(gpus: list[str], count: int, jobs: int | None = None, say: Callable[[
 
 @contextlib.contextmanager
 def mps(gpus: list[str]) -> Iterator[str]:
-    """Let processes that are started meanwhile compute on one of these GPUs at the same time.
+    """Let processes that are started in this context compute on one of these GPUs at the same time.
 
-    They must name their GPU by its UUID. Gives why they cannot, empty if they can. An MPS server that runs already is
+    They must name their GPU by its UUID. Yields why they cannot; empty if they can. An MPS server that runs already is
     used and left as it is; one that is started here ends with the context, however it or its process ends.
     """
     if not shutil.which(CONTROL):
@@ -117,8 +117,9 @@ def mps(gpus: list[str]) -> Iterator[str]:
     )
     try:
         if keeper.stdout.readline() != "started\n":
-            said = (folder / "said").read_text(errors="replace").split("\n")[0] if (folder / "said").exists() else ""
-            yield said or f"{CONTROL} failed"
+            message = folder / "message"
+            first_line = message.read_text(errors="replace").split("\n")[0] if message.exists() else ""
+            yield first_line or f"{CONTROL} failed"
         elif why := _probe(place | {"CUDA_VISIBLE_DEVICES": gpus[0]}):
             yield why
         else:
@@ -127,7 +128,7 @@ def mps(gpus: list[str]) -> Iterator[str]:
     finally:
         keeper.stdin.close()
         keeper.stdout.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it still waits for a process; it will end after it
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it waits for a process, and ends after it
             keeper.wait(30)
         if keeper.returncode:
             shutil.rmtree(folder, ignore_errors=True)
@@ -136,20 +137,20 @@ def mps(gpus: list[str]) -> Iterator[str]:
 def _is_running() -> bool:
     """Whether an MPS server is where processes of this environment look for it."""
     try:
-        asked = subprocess.run(CONTROL, input="get_server_list\n", capture_output=True, text=True, timeout=30)
+        answer = subprocess.run(CONTROL, input="get_server_list\n", capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return False
-    return asked.returncode == 0 and "Cannot find" not in asked.stdout + asked.stderr
+    return answer.returncode == 0 and "Cannot find" not in answer.stdout + answer.stderr
 
 
 def _probe(variables: dict[str, str]) -> str:
-    """Why a process cannot use its GPU under MPS; empty if it can. PyTorch would go on without a GPU."""
+    """Why a process cannot use its GPU under MPS; empty if it can. A training would go on without a GPU."""
     try:
-        done = subprocess.run(PROBE, env=os.environ | variables, capture_output=True, text=True, timeout=120)
+        probe = subprocess.run(PROBE, env=os.environ | variables, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
         return "a first process under it hangs"
-    said = [line for line in done.stderr.splitlines() if "Error: " in line]  # hints of PyTorch follow it
-    return (said or ["a first process under it failed"])[-1] if done.returncode else ""
+    errors = [line for line in probe.stderr.splitlines() if "Error: " in line]  # PyTorch's hints follow it
+    return (errors or ["a first process under it failed"])[-1] if probe.returncode else ""
 
 
 @contextlib.contextmanager

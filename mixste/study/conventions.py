@@ -8,7 +8,7 @@ Other conventions are settings of this project: flip at test time (`mixste.evalu
 (`mixste.study.run.Data`: "gt"), and the weights with the lowest error on the test people (`Run.test_curve`).
 
 Below, P and P̂ are the true and the predicted place of a joint relative to the true root, and R = (X₀, Y₀, Z₀) is that
-of the true root in camera axes, all in metres. What other codes do was read from them or from their authors' answers.
+of the true root in camera axes, all in metres. What others do was read from their code or from their answers.
 """
 
 from collections import defaultdict
@@ -56,7 +56,7 @@ def every_window(lifted: Predictions, clips: list[Clip], skeleton: Skeleton) -> 
 
 
 def without_short(cases: list[Case], frames: int) -> list[Case]:
-    """Clips with `frames` frames or more, the length of a window. Codes that cut clips into whole windows."""
+    """Clips with `frames` frames or more, the length of a window, as where code cuts clips into whole windows."""
     return [case for case in cases if len(case.clip) >= frames]
 
 
@@ -96,14 +96,14 @@ def image_space(cases: list[Case], skeleton: Skeleton) -> list[Case]:
     in their data; that it is Z₀ / f is our reading.
     """
 
-    def seen(points: np.ndarray, root: np.ndarray) -> np.ndarray:
+    def projected(points: np.ndarray, root: np.ndarray) -> np.ndarray:
         placed = points + root
         x_and_y = root[..., 2:] * placed[..., :2] / placed[..., 2:] - root[..., :2]
         return np.concatenate([x_and_y, points[..., 2:]], axis=-1)
 
     roots = [case.clip.poses[case.frames][:, [skeleton.root]] for case in cases]
     return [
-        replace(case, poses=seen(case.poses, root), truth=seen(case.truth, root))
+        replace(case, poses=projected(case.poses, root), truth=projected(case.truth, root))
         for case, root in zip(cases, roots, strict=True)
     ]
 

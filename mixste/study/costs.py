@@ -117,8 +117,8 @@ def estimate(
 
     def cost_of(name: str, run: Run) -> float:
         evaluation = _testing(run) @ testing * (1 + run.points * run.test_curve)
-        exactly = training[0] + _measured(run, "max") if profile.gpu and run.poses else math.nan
-        return listed.get(name) or evaluation + (_training(run) @ training if math.isnan(exactly) else exactly)
+        at_speed = training[0] + _at_speed(run, "max") if profile.gpu and run.poses else math.nan
+        return listed.get(name) or evaluation + (_training(run) @ training if math.isnan(at_speed) else at_speed)
 
     seconds = {name: float(cost_of(name, run)) for name, run in runs.items()}
     basis, where = recorded, "in results/*/runs.csv"
@@ -182,7 +182,7 @@ def _testing(run: Run) -> np.ndarray:
 def _bench() -> list[tuple[Run, float]]:
     """Trainings of the published networks at the speeds of `speeds_file`, with their seconds.
 
-    Only of MixSTE the training was measured. Of the peers inference was; a training step takes about three times that.
+    Of MixSTE, training is measured; of the peers, inference, and a training step counts as three times that.
     """
     table = pd.read_csv(speeds_file()).set_index(["what", "variant"])["frames_per_second"]
     paper = PROFILES["paper"]
@@ -205,19 +205,26 @@ def speeds_file() -> Path:
 
 def alone(run: Run) -> float:
     """GPU seconds of a training that has the GPU of results/bench/study.csv to itself; nan for a kind not in there."""
-    return _measured(run, "first")
+    return _at_speed(run, "first")
 
 
-def _measured(run: Run, of_kind: str) -> float:
+def _at_speed(run: Run, of_kind: str) -> float:
+    """Seconds of a training at the speed in results/bench/study.csv; nan for a kind not in there. of_kind: as below."""
+    speeds = _speeds(RESULTS / "bench" / "study.csv", of_kind)
+    return run.poses / speeds.get(tuple(kind(run).values()), math.nan)
+
+
+def kind(run: Run) -> dict[str, object]:
+    """What the duration of a step depends on, by the columns of results/bench/study.csv."""
     dropout = f" dropout={run.recipe.dropout}" if run.recipe.dropout else ""
     options = " ".join(f"{name}={value}" for name, value in run.options) + dropout
-    kind = run.model, run.frames, options, run.poses_per_step, run.recipe.optimizer
-    return run.poses / _speeds(RESULTS / "bench" / "study.csv", of_kind).get(kind, math.nan)
+    about = {"network": run.model, "frames": run.frames, "options": options}
+    return about | {"poses_per_step": run.poses_per_step, "optimizer": run.recipe.optimizer}
 
 
 @functools.cache
 def _speeds(path: Path, of_kind: str) -> dict[tuple, float]:
-    """Poses a second, by network, T, options, poses in a step, and optimizer.
+    """Poses a second, by the values of `kind`.
 
     of_kind: "first" for trainings alone, whose rows come first; "max" for as many at a time as are best.
     """

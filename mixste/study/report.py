@@ -192,7 +192,7 @@ def _at_level(key: str, ends: dict[str, pd.Series]) -> str:
 
 
 def _effort(run: Run, record: Record | None) -> dict[str, float]:
-    """What a training takes, by the columns of a tidy table. record: its own, if there is one."""
+    """What one training takes: poses, steps, macs and gpu_seconds of `tidy.COLUMNS`. record: of the run, if any."""
     if not run.poses:
         return {"poses": 0, "steps": 0, "macs": np.nan, "gpu_seconds": np.nan}
     about = record.environment if record else {}

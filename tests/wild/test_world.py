@@ -248,7 +248,7 @@ def test_who_never_stands_has_the_vertical_of_the_image():
 def test_without_contacts_the_floor_is_below_the_lowest_joint():
     world = STILL + np.array([2, 0, 0]) * np.arange(60)[:, None, None] / FPS  # glides
     result, notes = placed(world, *camera(distance=12))
-    assert ["no foot is seen" in note for note in notes] == [True]
+    assert ["no foot stands still" in note for note in notes] == [True]
     assert result.poses[..., 2].min() == pytest.approx(w.ANKLE, abs=0.01)
 
 

@@ -1,7 +1,8 @@
-"""Networks over frames as tokens on CUDA in bfloat16: PoseFormer, and MixSTE without joint separation.
+"""Networks that join all joints of a frame to one token, on CUDA in bfloat16: PoseFormer, and MixSTE without joint
+separation.
 
-Their blocks over joints are narrow, and each half of one is a kernel of `joined.kernels`. The blocks over frames, where
-all joints of a frame are joined to one token, are those of `cuda`.
+Their blocks over joints are narrow, and each half of one is a kernel of `joined.kernels`. Their blocks over frames are
+computed as in `cuda`.
 """
 
 from itertools import groupby
@@ -25,7 +26,8 @@ except ImportError:  # Triton comes with PyTorch for CUDA only
 
 
 def covers(model: nn.Module) -> bool:
-    """Whether there are kernels for the network, on this GPU and with the installed packages; none do dropout."""
+    """Whether there are kernels for the network, on this GPU and with the installed packages; there are none for
+    dropout."""
     if not (type(model) is PoseFormer or (type(model) is MixSTE and not model.separate_joints)):
         return False
     if model.training and getattr(model, "dropout", 0) > 0:
@@ -41,7 +43,7 @@ def covers(model: nn.Module) -> bool:
 
 
 def steps(model: nn.Module) -> list[tuple[Block, nn.LayerNorm | None, bool]]:
-    """The blocks in the order they run: block, the norm after it, over frames or joints."""
+    """The blocks in the order they run: block, the norm after it, whether it is over frames."""
     if isinstance(model, MixSTE):
         return [(block, norm, temporal) for block, norm, temporal, _ in ordered_blocks(model)]
     spatial = [(block, None, False) for block in model.Spatial_blocks]
@@ -112,7 +114,7 @@ def spatial_parameters(block: Block, after: nn.LayerNorm | None) -> list[nn.Para
     return [*attention, *block.norm2.parameters(), *block.mlp.parameters(), *(after.parameters() if after else ())]
 
 
-# Parameters of the functions below are those of `cuda`; the last are only for autograd, which expects gradients in
+# Parameters of the functions below are as in `cuda`; the last ones are for autograd alone, which expects gradients in
 # their order.
 
 
@@ -155,7 +157,7 @@ class SpatialBlock(torch.autograd.Function):
 
 
 class Beginning(torch.autograd.Function):
-    """The norm of the first of several blocks over frames; x itself with the bias of its branch."""
+    """Before the first of several blocks over frames: x plus the bias of its branch, and its norm of x."""
 
     @staticmethod
     def forward(ctx, x, layout, norm, ahead, *parameters):

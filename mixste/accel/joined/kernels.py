@@ -86,8 +86,8 @@ def _attention_forward(
     X, KEEP, NORM_W, NORM_B, W_QKV, B_QKV, W_PROJ, B_PROJ, OUT, rows, used, tiles, scale, eps,
     JOINTS: tl.constexpr, DIM: tl.constexpr, HEADS: tl.constexpr, TOKENS: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
-    """OUT = X + KEEP · attention(norm(X)). A head's product takes all columns, those of other heads set to 0, since
-    the matrix units multiply no less than 16."""
+    """OUT = X + KEEP · attention(norm(X)). A head's product takes all columns, with those of other heads set to 0,
+    since the matrix units take at least 16."""
     low: tl.constexpr = X.dtype.element_ty
     w_q = _turned(W_QKV, DIM, DIM, low)
     w_k = _turned(W_QKV + DIM * DIM, DIM, DIM, low)
@@ -284,10 +284,10 @@ def _unfold(
 ):  # fmt: skip
     """Gradients of a layer, W (OUT, DIM) and its bias, and of the norm before it, from G = Σ d ⊗ (normed + 1).
 
-    d is the gradient of the layer's output, normed the norm's input without mean and deviation. A row of it adds up to
-    0, so that one of G adds up to DIM times the gradient of the bias. D_NORM: (2, DIM), of NORM_W and NORM_B.
-    ROWS: the next power of two of OUT. SILENT: which DIM rows' bias has no gradient: that of the keys moves all scores
-    of a query alike.
+    d is the gradient of the layer's output; normed is the norm's input, normalised. A row of normed adds up to 0, so
+    that a row of G adds up to DIM times the gradient of the bias. D_NORM: (2, DIM), of NORM_W and NORM_B. ROWS: the
+    power of two from OUT on. SILENT: which DIM rows have a bias without gradient: that of the keys moves all scores of
+    a query alike.
     """
     row, column = tl.arange(0, ROWS), tl.arange(0, DIM)
     inside, at = (row < OUT)[:, None], row[:, None] * DIM + column[None, :]
@@ -317,7 +317,7 @@ def _programs(x, tiles: int, each: int) -> int:
 
 
 def _unfolded(sums, layer, norm, silent: int = -1):
-    """What `_unfold` makes of the first numbers of `sums`, gradients of the norm and the layer; and the rest of it."""
+    """Gradients of the norm and the layer, which `_unfold` makes of the first of `sums`; and the rest of `sums`."""
     (out, dim), new = layer.weight.shape, sums.new_empty
     d_weight, d_bias, d_norm = new(out, dim), new(out), new(2, dim)
     _unfold[(1,)](

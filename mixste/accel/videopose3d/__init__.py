@@ -1,7 +1,7 @@
-"""VideoPose3D's training on CUDA in bfloat16: products of matrices, and the kernels of `kernels` between them.
+"""VideoPose3D's training on CUDA in bfloat16: products of matrices, with the kernels of `kernels` between them.
 
-In training, each convolution moves by as many frames as it reads. With channels last, (batch · frames, channels), it
-is then one product: of rows that hold `width` frames side by side with the weight as (out, width · in).
+In training, the stride of each convolution is its width. With channels last, (batch · frames, channels), it is then
+one product: rows that hold `width` frames side by side, times the weight as (out, width · in).
 """
 
 import torch

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 #   X, D_X                  input of the norm and its gradient, (rows, WIDTH)
 #   STATISTICS              (2, WIDTH) float32: mean and 1 / deviation of each channel
 #   W, B                    (WIDTH,) float32, of the norm
-#   KEEP                    (rows, WIDTH) uint8, if KEPT: 0 for what dropout drops; the rest is multiplied with factor
+#   KEEP                    (rows, WIDTH) uint8, if KEPT: 0 for what dropout drops; the rest is multiplied by factor
 #   PARTIAL                 (programs, 2, WIDTH) float32, see above
 #   CHUNK, ROWS, COLUMNS    rows of a program; rows and columns that it takes at a time
 
 
 @triton.jit
 def _moments(X, PARTIAL, rows, WIDTH: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """PARTIAL: sums of X less its first row, and of the squares of that; without it, a large mean would cost digits."""
+    """PARTIAL: sums of X less its first row, and of its squares; the first row keeps the digits of a large mean."""
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     shift = tl.load(X + column, column < WIDTH, 0.0).to(tl.float32)
     total, squares = tl.zeros([ROWS, COLUMNS], tl.float32), tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -59,7 +59,7 @@ def _statistics(
     X, PARTIAL, STATISTICS, MEAN, VARIANCE, rows, programs, momentum, eps,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """STATISTICS from the sums of `_moments`. MEAN, VARIANCE: (WIDTH,) float32, running, which are moved."""
+    """STATISTICS from the sums of `_moments`. MEAN, VARIANCE: (WIDTH,) float32, running ones, which are updated."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < WIDTH
     total, squares = _added(PARTIAL, programs, column, WIDTH, ROWS, COLUMNS)
@@ -115,7 +115,7 @@ def _activate(
 def _gradient(
     X, D_OUT, KEEP, mean, inverse, weight, bias, row, column, rows, factor, WIDTH: tl.constexpr, KEPT: tl.constexpr
 ):
-    """The normalised X, and the gradient of the norm's output; that is 0 outside."""
+    """The normalised X, and the gradient of the norm's output, 0 outside."""
     inside, place = (row < rows) & (column < WIDTH), row.to(tl.int64) * WIDTH + column
     x = (tl.load(X + place, inside, 0.0).to(tl.float32) - mean) * inverse
     d = tl.where(x * weight + bias > 0, tl.load(D_OUT + place, inside, 0.0).to(tl.float32), 0.0)
@@ -170,7 +170,7 @@ def _chunked(rows: int, width: int) -> tuple[int, tuple[int, int]]:
 
 
 def statistics(x: Float[Tensor, "rows channels"], norm: nn.BatchNorm1d) -> Float[Tensor, "2 channels"]:
-    """Mean and 1 / deviation of each channel. Moves the norm's running ones, but does not count the batch."""
+    """Mean and 1 / deviation of each channel. Updates the norm's running ones, but not its count of batches."""
     rows, width = x.shape
     chunk, grid = _chunked(rows, width)
     partial = torch.empty(grid[0], 2, width, dtype=torch.float32, device=x.device)
@@ -191,7 +191,7 @@ def activate(
     factor: float,
     skipped: Float[Tensor, "more_rows channels"] | None = None,
 ) -> Float[Tensor, "rows channels"]:
-    """Dropout of ReLU of the norm of x, by its `statistics`; plus the central ones of the rows that are skipped."""
+    """Dropout of ReLU of the norm of x, by its `statistics`; plus the central of each few rows of `skipped`."""
     out, (rows, width) = torch.empty_like(x), x.shape
     _activate[(triton.cdiv(rows, ROWS), triton.cdiv(width, COLUMNS))](
         x, statistics, norm.weight, norm.bias, keep, skipped, out, rows, factor, WIDTH=width, ROWS=ROWS,
