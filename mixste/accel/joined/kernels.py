@@ -3,7 +3,7 @@
 Library kernels move such a block's tokens, 32 wide in heads of 4, through memory some thirty times. Here half a block
 is one kernel: x + keep · attention(norm1(x)), or x + keep · MLP(norm2(x)). A program takes tiles of whole frames one
 after the other. The backward kernels compute the half again from its input, and sum gradients of weights over their
-tiles: each program leaves one row in `partial`, which are added up in the same order every time.
+tiles: each program leaves one row in `partial`, and these rows are added up in the same order every time.
 Tokens lie as in `mixste.accel.kernels`, (batch · frames · joints, dim) in bfloat16.
 """
 
