@@ -264,6 +264,19 @@ def lift(
 
     model = accelerate(model)
 
+    def write(lifted: Lifted, stem: str, clip: Path) -> Lifted:
+        """Write all outputs of one person. Returns the result with notes on those that are cut short."""
+        frames = len(lifted.poses)
+        cut = [kind for kind in outputs if frames > MAX_FRAMES.get(kind, np.inf)]
+        notes = [f"{stem}.{kind} shows the first {MAX_FRAMES[kind]:,} of {frames:,} frames" for kind in cut]
+        lifted = replace(lifted, notes=(*lifted.notes, *notes))
+        for kind in outputs:
+            path = Path(out) / f"{stem}.{kind}"
+            if path.resolve() in inputs:
+                raise DataError(f"{clip}: expected another folder for the results: {path} is an input")
+            OUTPUTS[kind](lifted, path)
+        return lifted
+
     def run() -> Iterator[Lifted | DataError]:
         for clip, name in zip(tqdm(clips, "lifting", unit="clip", disable=None), names, strict=True):
             try:
@@ -291,15 +304,7 @@ def lift(
                             keypoints["name"] += f"_person{number}"
                         lifted = _lifted(keypoints, model, flip)
                         lifted = in_world(lifted, length) if world else lifted
-                    frames = len(lifted.poses)
-                    cut = [kind for kind in outputs if frames > MAX_FRAMES.get(kind, np.inf)]
-                    notes = [f"{stem}.{kind} shows the first {MAX_FRAMES[kind]:,} of {frames:,} frames" for kind in cut]
-                    lifted = replace(lifted, notes=(*lifted.notes, *notes), film=clip if video else None)
-                    for kind in outputs:
-                        path = Path(out) / f"{stem}.{kind}"
-                        if path.resolve() in inputs:
-                            raise DataError(f"{clip}: expected another folder for the results: {path} is an input")
-                        OUTPUTS[kind](lifted, path)
+                    lifted = write(replace(lifted, film=clip if video else None), stem, clip)
                 except DataError as error:
                     yield error
                     continue
