@@ -72,7 +72,7 @@ class Profile:
     seeds: tuple[int, ...]  # each row is trained once with each of them
     recipe_changes: dict[str, object] = field(default_factory=dict)  # settings that differ from the authors' recipe
     adamw_rate: float | None = None  # for AdamW and Adam in `paper_vs_code`, if the recipe has another optimizer
-    # By network, as "poseformer" (see `kind`), or by network and the paper's T, as "mixste-243", which comes first.
+    # By `network_key`, as "poseformer", or by that and the paper's T, as "mixste-243", which comes first.
     networks: dict[str, Training] = field(default_factory=dict)
     # By table: length of its trainings as a share of each network's, and seeds; by default 1, and those of the network.
     lengths: dict[str, float] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class Profile:
         The network's rate and batch replace the profile's, but not those that a recipe chooses for itself.
         """
         data = data or (replace(self.data, keypoints=keypoints) if keypoints else self.detected)
-        network = kind(model, options)
+        network = network_key(model, options)
         training = self.networks.get(f"{network}-{frames}") or self.networks.get(network) or Training()
         for name in ("learning_rate", "batch_frames"):
             value = getattr(training, name)
@@ -177,7 +177,7 @@ class Profile:
         return ", ".join(smaller)
 
 
-def kind(model: str, options: dict) -> str:
+def network_key(model: str, options: dict) -> str:
     """The name in `Profile.networks`: the model's, or, for MixSTE without joint separation, that of a row of Table 5.
 
     These are "baseline", or "alternating" if its blocks alternate.
@@ -304,8 +304,8 @@ PROFILES = {
         humaneva=_OPEN_HUMANEVA,
         mpi_inf_3dhp=Data("open-people", **_DHP),
         **_PUBLISHED_SIZES,
-        # What 300 seconds of an H200 are for each network, at the speeds in results/bench/study.csv, and the rates that
-        # table `rates` gave.
+        # For the networks of Tables 1, 2 and 5, the poses of 300 seconds of an H200 at the speeds in
+        # results/bench/study.csv. The rate is the best of those that table `rates` has records of, for each of them.
         poses=24_600_000,
         seeds=(0, 1, 2),
         networks={
