@@ -69,7 +69,7 @@ def ledgers(gpu: bool, names: Iterable[str] = tuple(PROFILES)) -> list[Cost]:
             if bool(GPU.search(line.device)) != gpu:
                 continue
             if getattr(line, "steps", 0) > 0:
-                batch = math.ceil(line.poses / line.steps)
+                batch = max(1, math.ceil(line.poses / line.steps))  # references have no poses
             else:  # written before there was this column
                 batch = 32 if gpu and line.model == "poseformer" else profile.recipe().batch_frames
             recipe = replace(AUTHORS, batch_frames=batch)
