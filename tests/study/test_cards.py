@@ -146,7 +146,8 @@ def test_what_keeps_it_from_starting_is_said_and_one_at_a_time_goes_on(machine, 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_it_ends_with_the_process_that_started_it(machine, number):
     """As by Ctrl-C, which all processes of a terminal receive, or killed."""
-    code = "from mixste.study import cards; import time; cards.PROBE = ['true']\n"
+    code = "import signal, time; from mixste.study import cards; cards.PROBE = ['true']\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored if it is here, as in the background
     code += "with cards.mps(['GPU-a']):\n  print('started', flush=True)\n  time.sleep(60)"
     environment = os.environ | {"TMPDIR": str(machine)}
     process = subprocess.Popen(
