@@ -39,7 +39,10 @@ def detect(path, everyone: bool = False) -> Detections:
     constant one with empty frames in between, which a note reports. Raises DataError for a file that is not a video, or
     in which nobody is detected; ImportError without the extra `video`.
     """
-    path, av, mediapipe = Path(path), pyav(), _mediapipe()
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: expected a video, found no such file")
+    av, mediapipe = pyav(), _mediapipe()
     people, sizes, times, others = [], set(), [], 0
     try:
         with _native_code_silenced() as terminal, av.open(str(path)) as video, ExitStack() as stack:
