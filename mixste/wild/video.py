@@ -152,7 +152,7 @@ def _upright(frame) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def film(path, fps: float, frames: int) -> Iterator[Image.Image]:
-    """The first `frames` pictures of a video at a constant rate, the one before in the place of a missing one.
+    """The first `frames` pictures of a video at a constant rate; a missing one is replaced by the one before.
 
     ImportError without the extra `video`.
     """
