@@ -42,9 +42,9 @@ freeze: .venv/.installed
 	$(BIN)/mixste reproduce --profile $(PROFILE)
 	$(BIN)/python tools/publish.py $(PROFILE)
 
-# The reference of the package, from its docstrings.
+# The site: the guides, the results, the notebooks as executed, the API reference.
 docs: .venv/.installed
-	$(BIN)/python docs/api.py site
+	$(BIN)/python docs/build.py site
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

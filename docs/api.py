@@ -1,7 +1,7 @@
-"""The API reference, built from the docstrings: python docs/api.py [FOLDER].
+"""The API reference of the site, from the docstrings.
 
-Whatever pdoc warns of ends it, and so does a dotted name in backticks that begins with a module of the package, or a
-name of its own module, and leads to nothing there.
+A dotted name in backticks that begins with a module of the package, or a name of its own module, and leads to nothing
+there, is an error.
 """
 
 import importlib
@@ -9,10 +9,7 @@ import inspect
 import pkgutil
 import re
 import sys
-import warnings
 from pathlib import Path
-
-import pdoc
 
 import mixste
 
@@ -60,20 +57,61 @@ def leads_nowhere(name: str, module, arguments) -> bool:
     return False
 
 
-def main(folder: str = "site") -> None:
-    """Write the pages into a folder."""
+def module_of(name: str):
+    """The module that a dotted name is in: of "mixste.network.Network.lift", mixste.network."""
+    parts = name.split(".")
+    names = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next(sys.modules[one] for one in names if one in sys.modules)
+
+
+def target(name: str, module) -> str:
+    """The full name of what a module means by a name in backticks; empty if that is nothing of the package."""
+    first, *rest = name.split(".")
+    starts = {one.rpartition(".")[2]: one for one in modules()}
+    known = vars(module).get(first)
+    if inspect.ismodule(known):
+        start = known.__name__
+    elif inspect.isclass(known) or inspect.isroutine(known):
+        start = f"{known.__module__}.{known.__qualname__}"
+    else:
+        start = starts.get(first, "") if rest else ""
+    return ".".join([start, *rest]) if start.startswith("mixste") else ""
+
+
+def restructured(text: str, module) -> str:
+    """A docstring, written in Markdown, as reStructuredText; what it names of the package becomes a link."""
+    parts = re.split(r"(``?)(.+?)\1", text, flags=re.DOTALL)
+    out = []
+    for plain, _, code in zip(parts[::3], [*parts[1::3], ""], [*parts[2::3], ""], strict=True):
+        out.append(re.sub(r"([\\|]|(?<!\*)\*(?!\*)|_(?!\w))", r"\\\1", plain))
+        if not code:
+            continue
+        name = re.match(r"\w+(?:\.\w+)*", code)
+        goal = target(name[0], module) if name and re.fullmatch(r"[\w.]+(\(.*\))?", code) else ""
+        before = "\\ " if re.search(r"[^\s([]$", plain) else ""
+        out.append(f"{before}:py:obj:`{code} <{goal}>`\\ " if goal else f"{before}``{code}``\\ ")
+    paragraphs = re.split(r"\n\s*\n", "".join(out))
+    return "\n\n".join(_laid_out(paragraph) for paragraph in paragraphs)
+
+
+def _laid_out(paragraph: str) -> str:
+    """A paragraph with indented lines keeps its lines, unless it is a list."""
+    if paragraph.lstrip().startswith("- ") or not re.search(r"^ +\S", paragraph, re.MULTILINE):
+        return paragraph
+    return "\n".join(f"| {line}" for line in paragraph.splitlines())
+
+
+def write(folder: Path) -> None:
+    """A page for each module of the package, and one that lists them. SystemExit if a docstring names nothing."""
     names = modules()
     imported = [importlib.import_module(name) for name in names]  # all of them, before a name is looked up
     lost = [line for module in imported for line in broken(module)]
     if lost:
         raise SystemExit("references that lead nowhere:\n" + "\n".join(lost))
-    warnings.simplefilter("error")
-    # Modules are named one by one, for a package's __all__ hides them from pdoc, which remarks on those it does find.
-    warnings.filterwarnings("ignore", "The module specification .* has already been added", UserWarning)
-    pdoc.render.configure(docformat="markdown", footer_text=f"mixste {mixste.__version__}")
-    pdoc.pdoc(*names, output_directory=Path(folder))
-    print(f"{folder}/index.html: {len(names)} modules")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n"
+        (folder / f"{name}.rst").write_text(text, encoding="utf-8")
+    entries = "\n".join(f"   {name}" for name in names)
+    index = f"API reference\n=============\n\n.. toctree::\n   :maxdepth: 1\n\n{entries}\n"
+    (folder / "index.rst").write_text(index, encoding="utf-8")
