@@ -44,6 +44,7 @@ freeze: .venv/.installed
 
 # The site: the guides, the results, the notebooks as executed, the API reference.
 docs: .venv/.installed
+	rm -rf site
 	$(BIN)/python docs/build.py site
 
 .venv/.installed: pyproject.toml constraints.txt

@@ -1,6 +1,7 @@
 """The site of the study: python docs/build.py [FOLDER].
 
-Pages for tables and figures are written from results/ and figures/, the rest is copied; Sphinx makes the site from both.
+The sources are put together in .cache/site: what is shown as it is in the repository, and pages written from the
+results, see study.py. Sphinx makes the site from them.
 """
 
 import json
@@ -12,16 +13,14 @@ import sys
 from pathlib import Path
 
 import api
-import pandas as pd
+import clips
+from study import ROOT, claims, contents, study, write
 
-from mixste.evaluate import UNITS
-from mixste.study import pages, store, tidy
+from mixste.study import tidy
 from mixste.study.profiles import PROFILES
-from mixste.study.tables import of_csv
 
-ROOT = store.ROOT
 COPIED = ("README.md", "CONTRIBUTING.md", "CITATION.cff", "docs", "notebooks", "results", "figures", "mixste/weights")
-RUN = ["run", "model", "options", "keypoints", "poses", "seed", "training_seconds", "device", "commit", "failed"]
+SCRIPTS = ("api.py", "build.py", "clips.py", "conf.py", "study.py")
 # Of GitHub's links, those to folders and to modules lead to pages of the site.
 LINKS = {
     r"\]\([./]*results/README\.md\)": r"](/results.md)",
@@ -41,7 +40,9 @@ def main(folder: str = "site") -> None:
     for profile in made:
         study(profile, source)
     write(source / "claims.md", claims(made))
-    entries = ["claims", *(f"/study/{name}/index" for name in made)]
+    shown = clips.write(ROOT / ".cache" / "site-extra" / "clips")
+    write(source / "clips.md", played(shown))
+    entries = ["claims", "clips", *(f"/study/{name}/index" for name in made)]
     write(source / "results.md", f"# Results\n\n{contents(entries, shown=True)}\n")
     write(source / "index.md", start())
     options = ["-b", "html", "-c", str(ROOT / "docs"), "-d", str(ROOT / ".cache" / "doctrees"), "-W", "--keep-going"]
@@ -54,7 +55,7 @@ def main(folder: str = "site") -> None:
 
 def copy(source: Path) -> None:
     """What the site shows as it is in the repository, with links that lead on within the site."""
-    ignored = shutil.ignore_patterns("*.safetensors", "build.py", "conf.py", "api.py", "static", "__pycache__")
+    ignored = shutil.ignore_patterns("*.safetensors", *SCRIPTS, "static", "__pycache__")
     for name in COPIED:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():
@@ -68,13 +69,10 @@ def copy(source: Path) -> None:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
-                text = linked("".join(cell["source"]))
-                # A profile may lack a notebook that another one links to.
-                cell["source"] = re.sub(
-                    r"\]\((\d\d_\w+\.ipynb)\)",
-                    lambda match: match[0] if (path.parent / match[1]).exists() else f"](/notebooks/{match[1]})",
-                    text,
-                )
+                cell["source"] = linked("".join(cell["source"]))
+                for name in re.findall(r"\]\((\d\d_\w+\.ipynb)\)", cell["source"]):
+                    if not (path.parent / name).exists():  # this profile lacks the notebook
+                        cell["source"] = cell["source"].replace(f"]({name})", f"](/notebooks/{name})")
         write(path, json.dumps(notebook))
 
 
@@ -84,19 +82,8 @@ def linked(text: str) -> str:
     return text
 
 
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def contents(entries: list[str], caption: str = "", shown: bool = False) -> str:
-    """A table of contents, in the margin or also on the page."""
-    options = [":maxdepth: 1", *([f":caption: {caption}"] if caption else []), *([] if shown else [":hidden:"])]
-    return "\n".join(["```{toctree}", *options, "", *entries, "```"])
-
-
 def start() -> str:
-    """The first page, from README: what the project is, its architecture, how to lift a video, the main table."""
+    """The first page, from README: what the project is, how to lift a video, the main table."""
     readme = linked((ROOT / "README.md").read_text(encoding="utf-8"))
     intro, *sections = re.split(r"^## ", readme, flags=re.MULTILINE)
     of = {section.partition("\n")[0]: section.partition("\n")[2] for section in sections}
@@ -105,144 +92,30 @@ def start() -> str:
     cards = sorted(f"/mixste/weights/{path.stem}" for path in (ROOT / "mixste" / "weights").glob("*.md"))
     parts = [
         intro.strip(),
-        "![The architecture: blocks that attend over joints alternate with blocks that attend over frames]"
-        "(figures/smoke/01_figure1.png)",
         "## Lift a video",
         of["Lift a video"].strip(),
         "## Main results",
-        "What the profiles are, and what follows from the numbers, is in the [overview](README.md#results). Every table "
-        "and figure has a page that names the runs behind it; the paper's [claims](claims.md) are on a page of their own.",
+        "What the profiles are, and what follows from the numbers, is in the [overview](README.md#results). Every "
+        "[table and figure](results.md) has a page that names the runs behind it; the paper's [claims](claims.md) are "
+        "on a page of their own.",
         table.strip(),
-        contents(["/README", "/results", *guides, *cards, "/api/index", "/CONTRIBUTING"]),
+        contents(["Overview </README>", "/results", *guides, *cards, "/api/index", "/CONTRIBUTING"]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def study(profile: str, source: Path) -> None:
-    """The pages of a profile: one for each table and figure, and their list."""
-    ledger = pd.read_csv(ROOT / "results" / profile / "runs.csv", dtype=str, keep_default_na=False)
-    tables = {path.stem: tidy.read(profile, path.stem) for path in tidy.files(profile)}
-    figures = {path.stem for path in (ROOT / "figures" / profile).glob("[0-9]*.png")}
-    for stem in sorted(tables.keys() | figures):
-        table = tables.get(stem)
-        number = stem[:2]
-        parts = [f"# {title(stem)}", about(profile, table)]
-        if stem in figures:
-            parts.append(f"![{title(stem)}](/figures/{profile}/{stem}.png)")
-        parts += [] if table is None else numbers(table)
-        if table is None:
-            runs = ledger[[number in used.split() for used in ledger["notebooks"]]]
-        else:
-            used = " ".join(table["runs"]).split() + tidy.failed_runs(table)
-            runs = ledger[ledger["run"].isin(used)]
-        write(source / "study" / profile / f"{stem}.md", "\n\n".join([*parts, *origin(profile, stem, runs)]) + "\n")
-    notebooks = [f"/{path.relative_to(ROOT).with_suffix('')}" for path in executed(profile).glob("[0-9]*.ipynb")]
-    parts = [
-        f"# Profile {profile}",
-        about(profile, pd.concat(tables.values())),
-        "## Tables and figures",
-        contents(sorted(tables.keys() | figures), shown=True),
-        "## Notebooks as executed",
-        contents(sorted(notebooks), shown=True),
-    ]
-    write(source / "study" / profile / "index.md", "\n\n".join(parts) + "\n")
-
-
-def executed(profile: str) -> Path:
-    """The folder of a profile's executed notebooks."""
-    own = ROOT / "results" / profile / "notebooks"
-    return own if own.exists() else ROOT / "notebooks"
-
-
-def notebook(profile: str, stem: str) -> Path:
-    """The executed notebook that made a table or figure."""
-    return next(iter(executed(profile).glob(f"{stem[:2]}_*.ipynb")))
-
-
-def title(stem: str) -> str:
-    """Of a table or figure: the heading of its notebook, and what part of it this is."""
-    [path] = (ROOT / "notebooks").glob(f"{stem[:2]}_*.ipynb")
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    heading = "".join(cells[0]["source"]).splitlines()[0].removeprefix("# ")
-    part = of_csv(stem).title if of_csv(stem) else stem[3:].replace("_", " ")
-    return heading if stem == path.stem else f"{heading}: {part}"
-
-
-def about(profile: str, table: pd.DataFrame | None) -> str:
-    """The profile of a page, and whether its numbers are of an earlier version."""
-    earlier = "" if table is None else tidy.replaced(table)
-    shown = f"an earlier version: {earlier}" if earlier else PROFILES[profile].title
-    return f"Profile `{profile}`: {shown}."
-
-
-def numbers(table: pd.DataFrame) -> list[str]:
-    """The parts of a page that show a table's values, the paper's beside them."""
-    of_runs = (table["runs"] != "") | tidy.without_value(table)
-    errors = table[table["metric"].isin(UNITS) & of_runs]
-    averages = errors[errors["column"] == "Avg."]
-    parts = []
-    if len(averages):
-        shown = tidy.with_intervals(averages, notes=False).reset_index()
-        parts += ["## Averages", f"*{tidy.over(averages)}*", pages.markdown(shown), "\n".join(pages.effort(averages))]
-        parts += [f"*{row}*: {note}." for row, note in pages.notes_of(averages)]
-    if len(errors) > len(averages) and len(averages):
-        for metric, values in errors.groupby("metric", sort=False):
-            shown = tidy.beside(values, metric).reset_index()
-            parts += [f"## {metric} by column, {UNITS[metric]}", pages.markdown(shown)]
-    others = table.drop(averages.index if len(averages) == len(errors) else errors.index)
-    if len(others):
-        parts += ["## Other values" if parts else "## Values", pages.markdown(listed(others))]
-    return [part for part in parts if part]
-
-
-def listed(table: pd.DataFrame) -> pd.DataFrame:
-    """A table one value a line, for those that are not averages of errors; columns that are empty are left out."""
-    shown = table[["row", "against", "column", "metric", "unit"]].copy()
-    forms = table["unit"].map(lambda unit: ".4g" if unit not in UNITS.values() else ".1f")
-    shown["value"] = [tidy.interval_text(line, form) for line, form in zip(table.itertuples(), forms, strict=True)]
-    shown["paper"] = ["" if pd.isna(number) else f"{number:{form}}" for number, form in zip(table["printed"], forms)]
-    shown["note"] = table["note"]
-    return shown.loc[:, (shown != "").any()]
-
-
-def origin(profile: str, stem: str, runs: pd.DataFrame) -> list[str]:
-    """The parts of a page that say where its numbers come from."""
-    number, made = stem[:2], notebook(profile, stem)
-    lines = [f"Made by the notebook [{made.stem}](/{made.relative_to(ROOT)})."]
-    if (ROOT / "results" / profile / f"{stem}.csv").exists():
-        lines.append(f"All values: [{stem}.csv](/results/{profile}/{stem}.csv).")
-    lines.append(f"To make it again:\n\n```sh\nmixste reproduce --profile {profile} --notebook {number}\n```")
-    parts = ["## Where it comes from", " ".join(lines)]
-    if runs.empty:
-        return [*parts, "No training is behind it."]
-    seconds = pd.to_numeric(runs["training_seconds"]).sum()
-    failed = (runs["failed"] != "").sum()
-    devices = ", ".join(sorted(set(runs["device"]) - {""}))
-    parts.append(
-        f"{len(runs)} runs, of seeds {', '.join(sorted(set(runs['seed'])))}; {failed} failed; {seconds:,.0f} seconds "
-        f"of training in all, on {devices or 'an unknown device'}."
+def played(shown: dict[str, str]) -> str:
+    """The page with viewers. shown: of `clips.write`."""
+    about = (
+        "Keypoints of synthetic test people, the pose lifted from them by the bundled weights, and the truth, with the "
+        "error of each frame. Drag to turn. The weights were trained on real motion; errors on real people are in the "
+        "[model card](/mixste/weights/open-small.md)."
     )
-    shown = runs[RUN].copy()
-    shown["run"] = [record(profile, run) for run in runs["run"]]
-    return [*parts, pages.markdown(shown.rename(columns={"training_seconds": "seconds"}))]
-
-
-def record(profile: str, run: str) -> str:
-    """A run's id, as a link to its record where that is published."""
-    path = Path("results") / profile / "records" / f"{run}.json"
-    return f"[{run}](/{path})" if (ROOT / path).exists() else run
-
-
-def claims(made: list[str]) -> str:
-    """The page of the paper's claims: a table for each profile."""
-    parts = ["# The paper's claims", "Differences are between the row of the claim and the one it is compared with."]
-    for profile in made:
-        if not (ROOT / "results" / profile / "14_claims.csv").exists():
-            continue
-        table = tidy.read(profile, "14_claims")
-        parts += [f"## {profile}", about(profile, table), pages.markdown(listed(table))]
-        parts.append(f"The runs behind it: [{profile}](/study/{profile}/14_claims.md).")
-    return "\n\n".join(parts) + "\n"
+    frames = [
+        f'## {of}\n\n<iframe class="viewer" src="clips/{file}" loading="lazy" title="{of}"></iframe>'
+        for file, of in shown.items()
+    ]
+    return "\n\n".join(["# Clips to play", about, *frames]) + "\n"
 
 
 if __name__ == "__main__":

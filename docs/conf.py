@@ -1,8 +1,10 @@
-"""Settings of the site, which `python docs/build.py` makes with Sphinx: MyST-NB shows the notebooks, autodoc the package.
+"""Settings of the site, which `python docs/build.py` makes: MyST-NB shows the notebooks, autodoc the package.
 
 Sphinx, because it is maintained, needs no network, and links guides, notebooks and the API reference to each other.
 """
 
+import inspect
+import operator
 import sys
 from pathlib import Path
 
@@ -22,12 +24,18 @@ nb_merge_streams = True
 html_theme = "furo"
 html_title = "mixste"
 html_static_path = ["static"]
+html_extra_path = [str(Path(__file__).parents[1] / ".cache" / "site-extra")]  # viewers, as they are
 html_css_files, html_js_files = ["site.css"], ["site.js"]
-html_copy_source = html_show_sourcelink = html_show_sphinx = False
+html_copy_source = html_show_sourcelink = html_show_sphinx = html_show_copyright = False
 html_math_renderer = "mathml"
-autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource", "ignore-module-all": True}
+autodoc_default_options = {
+    "members": True,
+    "undoc-members": True,
+    "member-order": "bysource",
+    "ignore-module-all": True,
+}
 autodoc_preserve_defaults = True
-autodoc_mock_imports = ["mediapipe", "snakemake"]
+autodoc_inherit_docstrings = False
 python_use_unqualified_type_names = True
 
 
@@ -47,6 +55,16 @@ def _formula(display: bool):
     return visit, None
 
 
+def _source_of(app, module: str, name: str) -> str | None:
+    """The module with the source of a member. A value, as the default of `Run.recipe`, is not where its class is."""
+    try:
+        member = operator.attrgetter(name)(sys.modules[module])
+    except AttributeError:  # a field without a default
+        return None
+    return None if inspect.isclass(member) or inspect.isroutine(member) or isinstance(member, property) else module
+
+
 def setup(app):
+    app.connect("viewcode-follow-imported", _source_of)
     app.connect("autodoc-process-docstring", _docstring)
     app.add_html_math_renderer("mathml", _formula(False), _formula(True))

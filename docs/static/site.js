@@ -52,9 +52,59 @@ document.addEventListener("DOMContentLoaded", () => {
       head.onclick = () => sort(table, head);
       head.onkeydown = event => { if (event.key === "Enter") sort(table, head); };
     }
+    for (const cell of table.querySelectorAll("td")) cell.classList.toggle("short", text(cell).length < 30);
     const tools = document.createElement("div");
     tools.className = "table-tools";
     tools.append(button("copy as CSV", table, csv), button("copy as LaTeX", table, latex));
     (table.closest(".table-wrapper") ?? table).before(tools);
   }
 });
+
+// Learning curves: a box for each switches it on and off, a word leaves those whose names have it.
+const WIDTH = 800, HEIGHT = 400, MARGIN = 50, FIRST = 6;
+
+function draw(svg, lines) {
+  const points = lines.flatMap(line => line.points);
+  if (!points.length) return svg.replaceChildren();
+  const most = Math.max(...points.map(([poses]) => poses));
+  const logs = points.map(([, loss]) => Math.log10(loss));
+  const low = Math.floor(Math.min(...logs) * 4) / 4, high = Math.ceil(Math.max(...logs) * 4) / 4 + 1e-9;
+  const x = poses => MARGIN + (WIDTH - 2 * MARGIN) * poses / most;
+  const y = log => HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (log - low) / (high - low);
+  const label = (left, top, words, anchor) => `<text x="${left}" y="${top}" text-anchor="${anchor}">${words}</text>`;
+  const parts = [label(WIDTH - MARGIN, HEIGHT - 12, "poses", "end"), label(MARGIN, 24, "loss", "end")];
+  for (let step = 0; step <= 4; step += 1) {
+    const log = low + (high - low) * step / 4, poses = most * step / 4;
+    parts.push(label(MARGIN - 6, y(log) + 4, (10 ** log).toPrecision(2), "end"));
+    parts.push(label(x(poses), HEIGHT - MARGIN + 18, poses.toLocaleString("en"), "middle"));
+    parts.push(`<path d="M${MARGIN},${y(log)}H${WIDTH - MARGIN}" stroke="gray" stroke-opacity="0.3"/>`);
+  }
+  for (const line of lines) {
+    const path = line.points.map(([poses, loss]) => `${x(poses)},${y(Math.log10(loss))}`).join(" ");
+    parts.push(`<polyline points="${path}" fill="none" stroke="${line.color}" stroke-width="2"/>`);
+  }
+  svg.innerHTML = parts.join("");
+}
+
+function showCurves(place) {
+  const lines = JSON.parse(place.querySelector("script").textContent);
+  place.insertAdjacentHTML("beforeend", `<svg viewBox="0 0 ${WIDTH} ${HEIGHT}"></svg>
+<input type="search" placeholder="only those whose names have this word" aria-label="filter"><div class="names"></div>`);
+  const [svg, filter, names] = ["svg", "input", ".names"].map(part => place.querySelector(part));
+  const boxes = lines.map((line, index) => {
+    line.color = `hsl(${index * 137.5 % 360} 65% 50%)`;
+    const label = document.createElement("label"), box = document.createElement("input");
+    Object.assign(box, { type: "checkbox", checked: index < FIRST, onchange: renew });
+    label.append(box, ` ${line.name}`);
+    label.style.color = line.color;
+    names.append(label);
+    return box;
+  });
+  function renew() { draw(svg, lines.filter((line, index) => boxes[index].checked)); }
+  filter.oninput = () => boxes.forEach((box, index) => {
+    box.parentNode.hidden = !lines[index].name.toLowerCase().includes(filter.value.toLowerCase());
+  });
+  renew();
+}
+
+document.addEventListener("DOMContentLoaded", () => document.querySelectorAll(".curves").forEach(showCurves));
