@@ -55,7 +55,7 @@ def main(folder: str = "site") -> None:
 
 def copy(source: Path) -> None:
     """What the site shows as it is in the repository, with links that lead on within the site."""
-    ignored = shutil.ignore_patterns("*.safetensors", *SCRIPTS, "static", "__pycache__")
+    ignored = shutil.ignore_patterns("*.safetensors", *SCRIPTS, "*.css", "*.js", "__pycache__")
     for name in COPIED:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():
@@ -83,7 +83,7 @@ def linked(text: str) -> str:
 
 
 def start() -> str:
-    """The first page, from README: what the project is, how to lift a video, the main table."""
+    """The first page, from README: what the project is, its architecture, how to lift a video, the main table."""
     readme = linked((ROOT / "README.md").read_text(encoding="utf-8"))
     intro, *sections = re.split(r"^## ", readme, flags=re.MULTILINE)
     of = {section.partition("\n")[0]: section.partition("\n")[2] for section in sections}
@@ -92,6 +92,8 @@ def start() -> str:
     cards = sorted(f"/mixste/weights/{path.stem}" for path in (ROOT / "mixste" / "weights").glob("*.md"))
     parts = [
         intro.strip(),
+        "![MixSTE: keypoints are embedded, spatial and temporal blocks alternate d_l times, a head gives the poses]"
+        "(docs/static/architecture.svg)",
         "## Lift a video",
         of["Lift a video"].strip(),
         "## Main results",

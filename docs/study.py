@@ -43,7 +43,7 @@ def study(profile: str, source: Path) -> None:
             used = " ".join(table["runs"]).split() + tidy.failed_runs(table)
             runs = ledger[ledger["run"].isin(used)]
         write(source / "study" / profile / f"{stem}.md", "\n\n".join([*parts, *origin(profile, stem, runs)]) + "\n")
-    drawn = curves(profile)
+    drawn = curves(profile, ledger)
     notebooks = [f"/{path.relative_to(ROOT).with_suffix('')}" for path in executed(profile).glob("[0-9]*.ipynb")]
     parts = [
         f"# Profile {profile}",
@@ -145,19 +145,24 @@ def record(profile: str, run: str) -> str:
     return f"[{run}](/{path})" if (ROOT / path).exists() else run
 
 
-def curves(profile: str) -> str:
-    """The page of learning curves: of each published record, the training loss by poses; empty if there are none."""
-    paths = sorted(records.folder(profile).glob("*.json"))
+def curves(profile: str, ledger: pd.DataFrame) -> str:
+    """The page of learning curves: of each published record, the training loss by poses; empty if there are none.
+
+    Those of Table 1 are first.
+    """
+    table1 = set(ledger[["02" in used.split() for used in ledger["notebooks"]]]["run"])
     lines = []
-    for record in map(records.read, paths):
-        run = record.spec
-        if not run.poses:  # a reference, which is not trained
-            continue
-        name = f"{run.model}, T={run.frames}, {run.data.keypoints}, {run.poses:,} poses, seed {run.seed}, {record.id}"
-        lines.append({"name": name, "points": record.curve[["poses", "loss"]].dropna().to_numpy().tolist()})
-    lines = sorted((line for line in lines if len(line["points"])), key=lambda line: line["name"])
+    for record in map(records.read, sorted(records.folder(profile).glob("*.json"))):
+        run, points = record.spec, record.curve
+        if run.poses and len(points):  # references are not trained
+            options = " ".join(f"{name}={value}" for name, value in run.options)
+            parts = [run.model, f"T={run.frames}", options, run.data.keypoints, f"{run.poses:,} poses"]
+            name = ", ".join([*parts, f"seed {run.seed}", record.id])
+            points = points[["poses", "loss"]].dropna().to_numpy().tolist()
+            lines.append({"name": name, "points": points, "shown": record.id in table1})
     if not lines:
         return ""
+    lines.sort(key=lambda line: (not line["shown"], line["name"]))
     about = f"The loss of {len(lines)} trainings by poses of training. Losses of different terms are not comparable."
     data = f'<div class="curves"><script type="application/json">{json.dumps(lines)}</script></div>'
     return f"# Learning curves\n\n{about}\n\n{data}\n"

@@ -61,7 +61,7 @@ document.addEventListener("DOMContentLoaded", () => {
 });
 
 // Learning curves: a box for each switches it on and off, a word leaves those whose names have it.
-const WIDTH = 800, HEIGHT = 400, MARGIN = 50, FIRST = 6;
+const WIDTH = 800, HEIGHT = 400, MARGIN = 50;
 
 function draw(svg, lines) {
   const points = lines.flatMap(line => line.points);
@@ -94,7 +94,7 @@ function showCurves(place) {
   const boxes = lines.map((line, index) => {
     line.color = `hsl(${index * 137.5 % 360} 65% 50%)`;
     const label = document.createElement("label"), box = document.createElement("input");
-    Object.assign(box, { type: "checkbox", checked: index < FIRST, onchange: renew });
+    Object.assign(box, { type: "checkbox", checked: line.shown || index === 0, onchange: renew });
     label.append(box, ` ${line.name}`);
     label.style.color = line.color;
     names.append(label);

@@ -22,7 +22,7 @@ __all__ = [
     "accelerate",
     "covers",
     "parameters_changed",
-]  # and so pdoc does not import modules that need Triton
+]
 
 preparing = threading.Lock()  # several threads may lift at a time, see `mixste.predict`
 optimizer_steps = 0  # of all optimizers: fused ones change parameters without raising their version

@@ -17,7 +17,7 @@ from mixste.accel.cpu import ordered_blocks
 from mixste.model import Block, MixSTE
 from mixste.networks import PoseFormer
 
-__all__ = ["covers", "forward", "low_precision", "steps"]  # so that pdoc does not import the module that needs Triton
+__all__ = ["covers", "forward", "low_precision", "steps"]
 
 try:
     from mixste.accel.joined import kernels

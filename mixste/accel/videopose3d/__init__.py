@@ -18,7 +18,7 @@ try:
 except ImportError:  # Triton comes with PyTorch for CUDA only
     kernels = None
 
-__all__ = ["covers", "forward"]  # so that pdoc does not import the module that needs Triton
+__all__ = ["covers", "forward"]
 
 LOW = torch.bfloat16  # the precision of activations, and of the weights that products take
 
