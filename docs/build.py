@@ -91,7 +91,7 @@ def start() -> str:
     guides = sorted(f"/docs/{path.stem}" for path in (ROOT / "docs").glob("*.md"))
     cards = sorted(f"/mixste/weights/{path.stem}" for path in (ROOT / "mixste" / "weights").glob("*.md"))
     parts = [
-        intro.strip(),
+        re.sub(r"^To read the study, .*?\n\n", "", intro, flags=re.MULTILINE | re.DOTALL).strip(),
         "![MixSTE: keypoints are embedded, spatial and temporal blocks alternate d_l times, a head gives the poses]"
         "(docs/static/architecture.svg)",
         "## Lift a video",

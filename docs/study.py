@@ -92,7 +92,7 @@ def numbers(table: pd.DataFrame) -> list[str]:
     averages = errors[errors["column"] == "Avg."]
     parts = []
     if len(averages):
-        shown = tidy.with_intervals(averages, notes=False).reset_index()
+        shown = filled(tidy.with_intervals(averages, notes=False).reset_index())
         parts += ["## Averages", f"*{tidy.over(averages)}*", pages.markdown(shown), "\n".join(pages.effort(averages))]
         parts += [f"*{row}*: {note}." for row, note in pages.notes_of(averages)]
     if len(errors) > len(averages) and len(averages):
@@ -106,7 +106,7 @@ def numbers(table: pd.DataFrame) -> list[str]:
 
 
 def listed(table: pd.DataFrame) -> pd.DataFrame:
-    """A table one value a line, for those that are not averages of errors; columns that are empty are left out."""
+    """A table one value a line, for those that are not averages of errors."""
     shown = table[["row", "against", "column", "metric", "unit"]].copy()
     forms = table["unit"].map(lambda unit: ".4g" if unit not in UNITS.values() else ".1f")
     shown["value"] = [tidy.interval_text(line, form) for line, form in zip(table.itertuples(), forms, strict=True)]
@@ -114,7 +114,12 @@ def listed(table: pd.DataFrame) -> pd.DataFrame:
         "" if pd.isna(number) else f"{number:{form}}" for number, form in zip(table["printed"], forms, strict=True)
     ]
     shown["note"] = table["note"]
-    return shown.loc[:, (shown != "").any()]
+    return filled(shown)
+
+
+def filled(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without the columns that are empty."""
+    return table.loc[:, (table != "").any()]
 
 
 def origin(profile: str, stem: str, runs: pd.DataFrame) -> list[str]:

@@ -77,6 +77,14 @@ def test_the_workflow_runs_the_one_script_on_every_supported_python():
     assert f"Python {', '.join(most)} or {newest}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_site_is_published_as_make_docs_builds_it():
+    [job] = yaml.safe_load((ROOT / ".github" / "workflows" / "pages.yml").read_text())["jobs"].values()
+    steps = {step.get("uses", step.get("run", "")).partition("@")[0]: step for step in job["steps"]}
+    assert "make docs" in steps
+    folder = steps["actions/upload-pages-artifact"]["with"]["path"]
+    assert f"docs/build.py {folder}\n" in (ROOT / "Makefile").read_text()
+
+
 @pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0"])
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
 def test_at_most_one_pin_a_package_fits_an_interpreter(python, platform):
