@@ -13,7 +13,6 @@ import pandas as pd
 from jaxtyping import Float
 from readme import between
 from scipy.ndimage import gaussian_filter1d
-from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from mixste import MixSTE
@@ -21,7 +20,7 @@ from mixste.accel import accelerate
 from mixste.camera import normalize_screen
 from mixste.data import Clip, load
 from mixste.data.sources.people import subjects
-from mixste.data.virtual import DETECTORS, RIGS, _set_up, random_of
+from mixste.data.virtual import DETECTORS, film
 from mixste.io.files import replacing
 from mixste.io.install import PACKAGE, needs_checkout
 from mixste.metrics import mpjpe
@@ -67,10 +66,12 @@ def poses_of(clips: list[Clip], name: str) -> list[Float[np.ndarray, "frames 17 
 
 
 def vertical_of(clip: Clip) -> Float[np.ndarray, "3"]:
-    """The true vertical in the axes of the camera, which was set up for this subject as `virtual.film` does."""
-    camera = next(camera for camera in RIGS["human36m"] if camera.name == clip.camera)
-    camera = _set_up(camera, random_of(0, "camera", "human36m", clip.subject, clip.camera))
-    return Rotation.from_quat(camera.orientation, scalar_first=True).inv().apply([0.0, 0, 1])
+    """The true vertical in the axes of the camera: a rod of a metre, filmed by the cameras of this subject."""
+    rod = np.zeros((1, 17, 3))
+    rod[0, 1:, 2] = 1
+    views = film(rod, subject=clip.subject, action="", fps=1)
+    [[low, high, *_]] = next(view.poses for view in views if view.camera == clip.camera).astype(np.float64)
+    return (high - low) / np.linalg.norm(high - low)
 
 
 def errors_of(clip: Clip, poses: Float[np.ndarray, "frames 17 3"], focal: float) -> dict:

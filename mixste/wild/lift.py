@@ -1,6 +1,7 @@
 """Lifts videos and the keypoint files of detectors, one clip or a folder of clips, and writes the 3D poses."""
 
 import errno
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -130,8 +131,8 @@ def _keypoints(detections: Detections, fps: float | None, person: int) -> dict:
 
 def in_view(detections: Detections) -> list[int]:
     """The people who are in view for at least a tenth of the frames, by prominence; the most prominent one always."""
-    _, people = follow(detections)
-    shares = [np.isfinite(follow(detections, person)[0]).any(axis=(1, 2)).mean() for person in range(people)]
+    follow(detections)  # raises DataError if there is nobody
+    shares = [len(frames) / len(detections.people) for frames, _ in detections.tracks]
     return [person for person, share in enumerate(shares) if share >= 0.1 or person == 0]
 
 
@@ -255,26 +256,22 @@ def lift(
     names = [clip.stem if stems.count(clip.stem) == 1 else clip.name for clip in clips]
     names = names if len(set(names)) == len(names) else [clip.name for clip in clips]
     inputs = {clip.resolve() for clip in clips}
-    for name in names:
-        for kind in outputs:
-            if (Path(out) / f"{name}.{kind}").resolve() in inputs:
-                raise DataError(
-                    f"expected another folder for the results: {name}.{kind} in {out} would overwrite its input"
-                )
+    for path in Path(out).glob("*"):
+        # The stem of a result is a clip's name, with --person all also followed by a number.
+        stems = {path.stem, *re.findall(r"(.*)_person\d+", path.stem)} if person is None else {path.stem}
+        if path.resolve() in inputs and path.suffix[1:].lower() in outputs and not stems.isdisjoint(names):
+            raise DataError(f"expected another folder for the results: {path.name} in {out} would overwrite its input")
 
     model = accelerate(model)
 
-    def write(lifted: Lifted, stem: str, clip: Path) -> Lifted:
+    def write(lifted: Lifted, stem: str) -> Lifted:
         """Write all outputs of one person. Returns the result with notes on those that are cut short."""
         frames = len(lifted.poses)
         cut = [kind for kind in outputs if frames > MAX_FRAMES.get(kind, np.inf)]
         notes = [f"{stem}.{kind} shows the first {MAX_FRAMES[kind]:,} of {frames:,} frames" for kind in cut]
         lifted = replace(lifted, notes=(*lifted.notes, *notes))
         for kind in outputs:
-            path = Path(out) / f"{stem}.{kind}"
-            if path.resolve() in inputs:
-                raise DataError(f"{clip}: expected another folder for the results: {path} is an input")
-            OUTPUTS[kind](lifted, path)
+            OUTPUTS[kind](lifted, Path(out) / f"{stem}.{kind}")
         return lifted
 
     def run() -> Iterator[Lifted | DataError]:
@@ -304,7 +301,7 @@ def lift(
                             keypoints["name"] += f"_person{number}"
                         lifted = _lifted(keypoints, model, flip)
                         lifted = in_world(lifted, length) if world else lifted
-                    lifted = write(replace(lifted, film=clip if video else None), stem, clip)
+                    lifted = write(replace(lifted, film=clip if video else None), stem)
                 except DataError as error:
                     yield error
                     continue

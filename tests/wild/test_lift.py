@@ -315,6 +315,10 @@ def test_results_never_replace_what_they_come_from(model, tmp_path):
         with pytest.raises(DataError, match=r"another folder for the results: a\.npz in .* would overwrite its input"):
             lift(source, tmp_path, model)
     assert (tmp_path / "a.npz").read_bytes() == before
+    (tmp_path / "a.npz").rename(tmp_path / "b_person0.npz")
+    np.savez(tmp_path / "b.npz", keypoints=moving(), joints=human36m.joints, resolution=(1000, 1000))
+    with pytest.raises(DataError, match=r"b_person0\.npz in .* would overwrite its input"):
+        lift(tmp_path, tmp_path, model, person=None, outputs=["npz"])
 
 
 def test_a_broken_first_file_does_not_stop_the_folder(model, tmp_path):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -160,6 +161,25 @@ class Detections:
     notes: tuple[str, ...] = ()
     focal: float | None = None
 
+    @cached_property
+    def tracks(self) -> list[tuple[Int[np.ndarray, "seen"], Float[np.ndarray, "seen points 2"]]]:
+        """Each person, the most prominent first: the frames with a detected point, and the points, NaN if not detected.
+
+        Prominent is who is large and long in view: by the median size times the number of frames. People are tracked
+        by the detector's ids where they are unique in a frame, otherwise by their last position and velocity.
+        """
+        frames = np.repeat(np.arange(len(self.people)), [len(people) for people in self.people])
+        points = np.concatenate([np.zeros((0, len(self.names), 3)), *self.people])
+        ids = [name for names in self.ids for name in names] if self.ids else [None] * len(points)
+        points = np.where(points[..., 2:] >= MIN_SCORE, points[..., :2], np.nan)  # (all, points, 2)
+        visible = np.flatnonzero(np.isfinite(points).all(axis=-1).any(axis=-1))
+        frames, points, ids = frames[visible], points[visible], [ids[number] for number in visible]
+        sizes = _sizes(points).clip(max=np.linalg.norm(self.resolution))
+        tracks = _tracks(frames, points, sizes, ids)
+        # Equal ones stay in the order of their first appearance.
+        ranked = sorted(tracks, key=lambda track: -len(track) * float(np.median(sizes[track])))
+        return [(frames[track], points[track]) for track in ranked]
+
 
 # A track without a detection is kept for as many frames as it is long, within these bounds: a false detection is soon
 # dropped, which also keeps the work linear in the length of the clip.
@@ -171,30 +191,20 @@ STEPS, AHEAD = 5, 10  # detections that give the velocity of a track, and frames
 def follow(detections: Detections, person: int = 0) -> tuple[Float[np.ndarray, "frames points 2"], int]:
     """The points of one person throughout the clip, NaN if not detected, and the number of people in it.
 
-    person: 0 for the most prominent, by the median size times the number of frames in view; 1 for the next, and so on.
-    People are tracked by the detector's ids where they are unique in a frame, otherwise by their last position and
-    velocity. Raises DataError if there are fewer people.
+    person: 0 for the most prominent, 1 for the next, and so on, see `Detections.tracks`. Raises DataError if there are
+    fewer people.
     """
-    frames = np.repeat(np.arange(len(detections.people)), [len(people) for people in detections.people])
-    points = np.concatenate([np.zeros((0, len(detections.names), 3)), *detections.people])
-    ids = [name for names in detections.ids for name in names] if detections.ids else [None] * len(points)
-    points = np.where(points[..., 2:] >= MIN_SCORE, points[..., :2], np.nan)  # (all, points, 2)
-    visible = np.flatnonzero(np.isfinite(points).all(axis=-1).any(axis=-1))
-    frames, points, ids = frames[visible], points[visible], [ids[number] for number in visible]
-    sizes = _sizes(points).clip(max=np.linalg.norm(detections.resolution))
-    tracks = _tracks(frames, points, sizes, ids)
-    # Equal ones stay in the order of their first appearance.
-    ranked = sorted(tracks, key=lambda track: -len(track) * float(np.median(sizes[track])))
-    if not ranked:
+    people = detections.tracks
+    if not people:
         raise DataError(f"{detections.name}: expected a person, found nobody with a detected point in any frame")
-    if not 0 <= person < len(ranked):
+    if not 0 <= person < len(people):
         raise DataError(
-            f"{detections.name}: expected person {person}, found {len(ranked)} in the clip, numbered from 0"
+            f"{detections.name}: expected person {person}, found {len(people)} in the clip, numbered from 0"
         )
-    track = ranked[person]
+    frames, points = people[person]
     tracked = np.full((len(detections.people), len(detections.names), 2), np.nan)
-    tracked[frames[track]] = points[track]
-    return tracked, len(ranked)
+    tracked[frames] = points
+    return tracked, len(people)
 
 
 def _tracks(
