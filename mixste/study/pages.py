@@ -127,10 +127,11 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
         old = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("run").T.to_dict()
     except (OSError, ValueError, KeyError):  # missing or damaged: rewritten from the records
         old = {}
-    named: dict[str, list[str]] = {}
+    named: dict[str, list[str]] = {}  # a notebook may have several tables, and is named once
     for file, content in tables.items():
-        for run in dict.fromkeys(" ".join(content["runs"]).split() + failed_runs(content)):
-            named.setdefault(run, []).append(file.stem[:2])
+        for run in (*" ".join(content["runs"]).split(), *failed_runs(content)):
+            if file.stem[:2] not in named.setdefault(run, []):
+                named[run].append(file.stem[:2])
     lines = []
     for run, numbers in sorted(named.items(), key=lambda item: (item[1], item[0])):
         record = records.of_id(run, profile)

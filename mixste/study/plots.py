@@ -10,6 +10,7 @@ import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from mixste.io.files import replacing
 from mixste.skeleton import Skeleton
@@ -17,10 +18,21 @@ from mixste.study.profiles import Profile
 from mixste.study.report import AT_LEVEL
 from mixste.study.store import output, shown
 from mixste.study.tables import CONSTANT, REGRESSION
-from mixste.study.tidy import columns_of, over, short, sound_seeds, why_without, without_value
+from mixste.study.tidy import FAILED, NOT_TRAINED, columns_of, over, short, sound_seeds, why_without, without_value
 
 SIDES = {"left": "#c44e52", "right": "#4c72b0", "middle": "#444444"}
-METHODS = {"VideoPose3D": "#8c8c8c", "PoseFormer": "#e08214", "MixSTE": "#0b7a75"}
+METHODS = {
+    "VideoPose3D": "#8c8c8c",
+    "PoseFormer": "#e08214",
+    "seq2seq baseline": "#7b5ea7",
+    "MixSTE": "#0b7a75",
+    "DSTformer": "#b5507a",
+    "MotionAGFormer": "#8b6b3e",
+    "KTPFormer": "#a3a500",
+}
+SPLITS = {"train": "#a6bddb", "validation": "#6a89b8", "test": "#2b4c7e"}
+PRINTED = {"color": "0.6", "marker": "D", "markerfacecolor": "none", "markersize": 5, "linestyle": ""}
+WIDTH = 8.5  # inches: with the resolution of `save_figure`, as wide as a page shows without shrinking it
 
 # For each view, the camera axes that point right and up on the page, and their signs.
 VIEWS = {"front": ((0, 1), (1, -1)), "side": ((2, 1), (1, -1)), "top": ((0, 2), (1, 1))}
@@ -71,9 +83,14 @@ def show(figure: Figure) -> None:
     plt.close(figure)
 
 
+def color_of(row: str) -> str:
+    """The colour of the method that a row is named after; other rows are variants of MixSTE."""
+    return next((color for name, color in METHODS.items() if row.startswith(name)), METHODS["MixSTE"])
+
+
 def names(table: pd.DataFrame) -> dict[str, str]:
-    """The label of each row of a tidy table. A second line says if it has no value, if some of its seeds failed, or if
-    it is at the level of a constant pose.
+    """The label of each row of a tidy table. A second line says if it has no value, if some of its seeds failed or were
+    not trained, or if it is at the level of a constant pose.
 
     The two references are left out: they would stretch the axes.
     """
@@ -82,80 +99,154 @@ def names(table: pd.DataFrame) -> dict[str, str]:
 
     def label(row: str, note: str) -> str:
         flat = re.search(rf"(\d+ of \d+ seeds )?{AT_LEVEL}", note)
-        flags = [why_without(note)] if row in missing else [sound_seeds(note), flat[0] if flat else ""]
+        flags = [why_without(note)] if row in missing else [_absent(note), flat[0] if flat else ""]
         return "\n".join(filter(None, [row, ", ".join(filter(None, flags))]))
 
     return {row: label(row, note) for row, note in notes.items()}
 
 
-def by_column(table: pd.DataFrame, metric: str) -> Figure:
-    """Plot a metric of a tidy table over its columns: a point with its interval for each row of `names`.
+def _absent(note: str) -> str:
+    """How many seeds failed and how many were trained, if not all, from the note on a value."""
+    failed, of = len(re.findall(rf"run \S+ {FAILED}: ", note)), sound_seeds(note).partition(" of ")[2]
+    lacking = re.search(rf"{NOT_TRAINED}: (\d+) of (\d+) seeds", note)
+    trained = f"{int(lacking[2]) - int(lacking[1])} of {lacking[2]} seeds trained" if lacking else ""
+    return ", ".join(filter(None, [trained, f"{failed} of {of} {FAILED}" if of else ""]))
 
-    The legend says what the intervals of the average are over. Those of a column are over the people that it is about.
+
+def by_column(table: pd.DataFrame, metric: str) -> Figure:
+    """Plot a metric of a tidy table, a line for each of its columns, beside what the paper prints on the same scale.
+
+    Each row of `names` has the colour of its method, and rows of one method differ in shape. The legend says what the
+    intervals of the average are over. Those of a column are over the people that it is about.
     """
     rows, table = names(table), table[(table["metric"] == metric) & (table["against"] == "")]
-    columns = columns_of(table)
-    figure, axes = plt.subplots(figsize=(11, 4), layout="constrained")
-    for place, (row, color) in enumerate(zip(rows, sns.color_palette(n_colors=len(rows)), strict=True)):
+    columns, colors = columns_of(table), [color_of(row) for row in rows]
+    size = (WIDTH, 1.5 + 0.3 * -(-len(rows) // 2) + 0.36 * len(columns))
+    figure, both = plt.subplots(1, 2, figsize=size, layout="constrained", sharex=True, sharey=True)
+    for place, (row, color) in enumerate(zip(rows, colors, strict=True)):
         values = table[table["row"] == row].set_index("column").reindex(columns)
-        x = np.arange(len(columns)) + (place - (len(rows) - 1) / 2) * 0.8 / len(rows)
-        axes.vlines(x, values["low"], values["high"], color=color, alpha=0.5)
-        axes.plot(x, values["value"], "o", color=color, markersize=4, label=rows[row])
-    axes.set_xticks(range(len(columns)), [short(column) for column in columns], rotation=35, ha="right")
-    axes.set(ylabel=f"{metric}, {table['unit'].iloc[0]}", xlim=(-0.6, len(columns) - 0.4))
-    axes.grid(axis="x", visible=False)
-    for column in range(0, len(columns), 2):
-        axes.axvspan(column - 0.5, column + 0.5, color="0.96", zorder=0)
+        y = np.arange(len(columns)) + (place - (len(rows) - 1) / 2) * 0.7 / len(rows)
+        look = {"color": color, "marker": "os^v"[colors[:place].count(color)], "markersize": 5, "linestyle": ""}
+        both[0].hlines(y, values["low"], values["high"], color=color, alpha=0.5)
+        for axes, number in zip(both, ("value", "printed"), strict=True):
+            axes.plot(values[number], y, **look, label=rows[row])
+    unit = f"{metric}, {table['unit'].iloc[0]}"
+    both[0].set(title=f"profile {table['profile'].iloc[0]}", xlabel=unit)
+    both[1].set(title="printed in the paper (Human3.6M)", xlabel=unit)
+    both[0].set_yticks(range(len(columns)), [short(column) for column in columns])
+    both[0].set_ylim(len(columns) - 0.5, -0.5)
+    for axes in both:
+        axes.grid(axis="y", visible=False)
+        for column in range(0, len(columns), 2):
+            axes.axhspan(column - 0.5, column + 0.5, color="0.96", zorder=0)
     figure.legend(
+        *both[0].get_legend_handles_labels(),
         loc="outside upper center",
         fontsize="small",
-        ncols=3,
+        ncols=2,
         title=over(table[table["column"] == "Avg."]),
         title_fontsize="small",
     )
     return figure
 
 
-def averages(table: pd.DataFrame, metrics: list[str]) -> Figure:
-    """Plot the averages of a tidy table with their intervals, one panel per metric.
+def averages(table: pd.DataFrame, metrics: list[str], trainings: pd.DataFrame | None = None) -> Figure:
+    """Plot the averages of a tidy table with their intervals and what the paper prints, one panel per metric.
 
-    Open diamonds are the paper's values. If a network is at the level of a constant pose, that is a dashed line.
+    trainings: of the same rows, see `mixste.study.report.trainings`; small dots below the averages of several seeds.
+    Beyond twice the 70 % quantile, values are numbers at the edge, as is how many trainings failed. The constant pose
+    is a dashed line, if a network is at its level.
     """
     table = table[(table["column"] == "Avg.") & (table["against"] == "") & table["metric"].isin(metrics)]
+    trainings = table.iloc[:0] if trainings is None else trainings
     labels = names(table)
+    colors, y = [color_of(row) for row in labels], np.arange(len(labels))
     flat = any(AT_LEVEL in name for name in labels.values())
-    size = (3 + 3 * len(metrics), 1 + 0.4 * len(labels))
+    size = (WIDTH, 1.3 + 0.45 * len(labels))
     figure, grid = plt.subplots(1, len(metrics), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for axes, metric in zip(grid.flat, metrics, strict=True):
         every = table[table["metric"] == metric].set_index("row")
-        rows = every.reindex(list(labels))
-        if flat and CONSTANT in every.index:
-            axes.axvline(every.loc[CONSTANT, "value"], color="0.3", linestyle="--", linewidth=1, label=CONSTANT)
-        y = np.arange(len(labels))
-        axes.hlines(y, rows["low"], rows["high"], color=SIDES["right"], label=over(every.reset_index()))
-        axes.plot(rows["value"], y, "o", color=SIDES["right"])
-        axes.plot(
-            rows["printed"], y, "D", color="0.6", markerfacecolor="none", markersize=5, label="printed in the paper"
-        )
+        rows, single = every.reindex(list(labels)), trainings[trainings["metric"] == metric]
+        axes.hlines(y, rows["low"], rows["high"], color=colors)
+        axes.scatter(rows["value"], y, color=colors, s=45, zorder=2)
+        axes.plot(rows["printed"], y, **PRINTED)
+        limit = _limit(axes, pd.concat([rows["value"], single["value"]]), rows["low"], rows["high"], rows["printed"])
+        if flat and CONSTANT in every.index and (level := every.loc[CONSTANT, "value"]) < limit:
+            axes.axvline(level, color="0.3", linestyle="--", linewidth=1, label=CONSTANT)
+        for place, (row, color) in enumerate(zip(labels, colors, strict=True)):
+            _at_edge(axes, place, rows.loc[[row], "value"], limit, color)
+            own = single.loc[single["row"] == row, "value"]
+            if len(own) > 1:
+                axes.plot(own, np.full(len(own), place + 0.27), "o", color=color, markersize=3.5, alpha=0.7)
+                _at_edge(axes, place + 0.27, own, limit, color)
         axes.set_xlabel(f"{metric}, {every['unit'].iloc[0]}")
         axes.set_yticks(y, labels.values())
-    grid[0, 0].set_ylim(len(labels) - 0.5, -0.5)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", fontsize="small", ncols=2)
+    grid[0, 0].set_ylim(len(labels) - 0.4, -0.6)
+    handles = [Line2D([], [], color="0.3", marker="o", label=over(table) or "average")]
+    if trainings.duplicated(["row", "metric"]).any():
+        handles.append(Line2D([], [], color="0.3", marker="o", markersize=3.5, linestyle="", label="one training"))
+    handles.append(Line2D([], [], **PRINTED, label="printed in the paper"))
+    handles += [handle for axes in grid.flat for handle in axes.get_legend_handles_labels()[0]][:1]
+    figure.legend(handles=handles, loc="outside upper right", fontsize="small", ncols=3)
     return figure
 
 
 def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
     """Plot the differences of a tidy table with their intervals; one that is not clear of zero is pale.
 
-    A row without a value keeps its line, and its label says why.
+    A row whose trainings failed keeps its line, and its label says so; those that are not trained are named above.
+    Beyond twice the 70 % quantile, values are numbers at the edge, so that one does not flatten the others.
     """
     labels, averages = names(table), table[(table["metric"] == metric) & (table["column"] == "Avg.")]
     rows = averages[(averages["against"] != "") | averages["value"].isna()].drop_duplicates("row")
     rows = rows[rows["row"].isin(labels)]
-    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.42 * len(rows)), layout="constrained")
+    absent = rows["value"].isna() & rows["note"].str.contains(NOT_TRAINED)
+    without, rows = "; ".join(rows["row"][absent]), rows[~absent]
+    above = textwrap.wrap(f"{NOT_TRAINED}: {without}", 90) if without else []
+    size = (8, 1 + 0.2 * len(above) + 0.42 * max(len(rows), 1))
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
     _whiskers(axes, rows.assign(row=rows["row"].map(labels)))
+    axes.set_title("\n".join(filter(None, [*above, over(rows)])), fontsize="small")
+    limit = _limit(axes, rows["value"], rows["low"], rows["high"], pd.Series([0.0]))
+    for place in range(len(rows)):
+        _at_edge(axes, place, rows["value"].iloc[[place]], limit, METHODS["MixSTE"])
     axes.set_xlabel(f"{metric} {label}, {averages['unit'].iloc[0]}")
+    if rows.empty:
+        axes.set_xticks([])
     return figure
+
+
+def _limit(axes: Axes, values: pd.Series, *others: pd.Series) -> float:
+    """Limit the x axis to twice the 70 % quantile of absolute values, which is returned, or to less if all ends before.
+
+    others: what else is shown, such as the ends of intervals, which may reach out of the axis.
+    """
+    limit = 2 * values.abs().quantile(0.7)
+    if not limit > 0:  # nothing to show, or zeros alone
+        return np.inf
+    ends = pd.concat([values, *others])
+    left, right = max(ends.min(), -limit), min(ends.max(), limit)
+    margin = 0.05 * (right - left)
+    axes.set_xlim(left - margin * (left > -limit), right + margin * (right < limit))
+    return limit
+
+
+def _at_edge(axes: Axes, y: float, values: pd.Series, limit: float, color: str) -> None:
+    """Write what the axis does not show at its edges: values beyond the limit, and how many trainings failed."""
+    high, low, failed = values[values > limit], values[values < -limit], values.isna().sum()
+    right = [*(f"{value:.0f} →" for value in high), f"{failed} {FAILED}" if failed and len(values) > 1 else ""]
+    for x, side, texts in ((0.995, "right", right), (0.005, "left", [f"← {value:.0f}" for value in low])):
+        if not (text := ", ".join(filter(None, texts))):
+            continue
+        axes.text(
+            *(x, y, text),
+            transform=axes.get_yaxis_transform(),
+            ha=side,
+            va="center",
+            color=color,
+            fontsize="small",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
 
 
 def verdicts(table: pd.DataFrame) -> Figure:
@@ -176,8 +267,8 @@ def _whiskers(axes: Axes, rows: pd.DataFrame) -> None:
     """
     undecided = ~((rows["low"] > 0) | (rows["high"] < 0))
     for y, (value, low, high, pale) in enumerate(zip(rows["value"], rows["low"], rows["high"], undecided, strict=True)):
-        axes.plot([low, high], [y, y], color=SIDES["right"], alpha=0.35 if pale else 1)
-        axes.plot(value, y, "o", color=SIDES["right"], alpha=0.35 if pale else 1)
+        axes.plot([low, high], [y, y], color=METHODS["MixSTE"], alpha=0.35 if pale else 1)
+        axes.plot(value, y, "o", color=METHODS["MixSTE"], alpha=0.35 if pale else 1)
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_title(over(rows), fontsize="small")
     axes.set_yticks(range(len(rows)), rows["row"])

@@ -126,6 +126,24 @@ def measure(
     return pd.DataFrame(out, columns=list(tidy.COLUMNS)).assign(**about).astype(tidy.COLUMNS)
 
 
+def trainings(table: Table, profile: Profile) -> pd.DataFrame:
+    """The averages of each training of a table by itself, as `measure` gives them; without those that have no record.
+
+    Two more columns: seed, and learning_rate. A training that failed has no value.
+    """
+    rows = table.rows(profile)
+    of = {f"{row.label}, seed {run.seed}": (row, run) for row in rows if row.trained for run in row.runs}
+    alone = [replace(row, key=name, label=name, runs=(run,), against="") for name, (row, run) in of.items()]
+    constant = [row for row in rows if row.key == CONSTANT]
+    values = measure(replace(table, averages_only=True), profile, [*alone, *constant], partial=True)
+    values = values[values["row"].isin(of) & ~values["note"].str.contains(tidy.NOT_TRAINED)]
+    return values.assign(
+        row=[of[name][0].label for name in values["row"]],
+        seed=[of[name][1].seed for name in values["row"]],
+        learning_rate=[of[name][1].recipe.learning_rate for name in values["row"]],
+    )
+
+
 def sound(row: Row) -> Row:
     """The row without failed runs, which its note then mentions, for code that needs its networks.
 

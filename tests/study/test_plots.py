@@ -6,7 +6,7 @@ matplotlib.use("Agg")
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PathCollection
 from PIL import Image
 
 from mixste.skeleton import SKELETONS, human36m
@@ -22,7 +22,7 @@ COLUMNS = ("Directions", "SittingDown", "Avg.")
 def line(row, value, column="Avg.", metric="MPJPE", against="", note="", printed=np.nan, width=2.0, seeds=3) -> dict:
     """One line of a tidy table; the interval reaches `width` below the value and twice as far above it."""
     about = {"row": row, "against": against, "column": column, "metric": metric, "note": note, "seeds": seeds}
-    about |= {"over": "8 people, 3 seeds"}
+    about |= {"over": "8 people, 3 seeds", "profile": "smoke"}
     unit = "mm/frame" if metric == "MPJVE" else "mm"
     return about | {"unit": unit, "value": value, "low": value - width, "high": value + 2 * width, "printed": printed}
 
@@ -47,6 +47,16 @@ def dots(axes) -> dict[str, list[tuple[float, float]]]:
     return shapes
 
 
+def means(axes) -> list[tuple[float, float]]:
+    """Positions of the averages that `plots.averages` draws."""
+    return [
+        tuple(point)
+        for drawn in axes.collections
+        if isinstance(drawn, PathCollection)
+        for point in drawn.get_offsets().compressed().reshape(-1, 2)
+    ]
+
+
 def intervals(axes) -> list[np.ndarray]:
     """Both ends of every line drawn by vlines and hlines, (2, 2) each, those with NaN left out."""
     segments = [s for drawn in axes.collections if isinstance(drawn, LineCollection) for s in drawn.get_segments()]
@@ -66,6 +76,9 @@ def test_a_label_says_why_there_is_no_value_or_that_a_network_learned_nothing():
             missing("absent", NOT_TRAINED),
             line("some failed", 60.0, note=f"2 of 3 seeds, run a {FAILED}: the loss is nan", seeds=2),
             line("some failed, some flat", 90.0, note=f"2 of 3 seeds, run a {FAILED}: nan; 1 of 2 seeds {AT_LEVEL}"),
+            line(
+                "so few", 60.0, note=f"small; {NOT_TRAINED}: 3 of 5 seeds; 1 of 5 seeds, run a {FAILED}: nan", seeds=1
+            ),
             line("sound", -3.0, against="flat", note="a difference has no label of its own"),
             line(CONSTANT, 205.3),
             line(REGRESSION, 72.0),
@@ -77,9 +90,17 @@ def test_a_label_says_why_there_is_no_value_or_that_a_network_learned_nothing():
         "partly": f"partly\n1 of 3 seeds {AT_LEVEL}",
         "lost": f"lost\n{FAILED}",
         "absent": f"absent\n{NOT_TRAINED}",
-        "some failed": "some failed\n2 of 3 seeds",
-        "some failed, some flat": f"some failed, some flat\n2 of 3 seeds, 1 of 2 seeds {AT_LEVEL}",
+        "some failed": f"some failed\n1 of 3 seeds {FAILED}",
+        "some failed, some flat": f"some failed, some flat\n1 of 3 seeds {FAILED}, 1 of 2 seeds {AT_LEVEL}",
+        "so few": f"so few\n2 of 5 seeds trained, 1 of 5 seeds {FAILED}",
     }
+
+
+def test_a_method_has_one_colour():
+    assert plots.color_of("MixSTE, cpn, T=243") == plots.color_of("MixSTE, GT, T=81") == plots.METHODS["MixSTE"]
+    assert plots.color_of("PoseFormer, T=43, fine-tuned") == plots.METHODS["PoseFormer"]
+    assert plots.color_of("+ alternating") == plots.METHODS["MixSTE"]
+    assert len(set(plots.METHODS.values()) | set(plots.SPLITS.values())) == len(plots.METHODS) + len(plots.SPLITS)
 
 
 # --- values by column
@@ -87,35 +108,48 @@ def test_a_label_says_why_there_is_no_value_or_that_a_network_learned_nothing():
 
 def table_by_column() -> pd.DataFrame:
     lines = [
-        line(row, base + 10 * n, column) for row, base in (("A", 40.0), ("B", 60.0)) for n, column in enumerate(COLUMNS)
+        line(row, base + 10 * n, column, printed=base - 30 + n)
+        for row, base in (("MixSTE, T=81", 40.0), ("MixSTE, T=243", 45.0), ("PoseFormer", 60.0))
+        for n, column in enumerate(COLUMNS)
     ]
-    lines += [missing("C", NOT_TRAINED), line("A", 5.0, metric="MPJVE"), line("A", -20.0, against="B")]
+    lines += [missing("VideoPose3D", NOT_TRAINED, printed=33.0), line("PoseFormer", 5.0, metric="MPJVE")]
+    lines += [line("MixSTE, T=81", -20.0, against="PoseFormer")]
     lines += [line(CONSTANT, 200.0, column) for column in COLUMNS]
     return pd.DataFrame(lines)
 
 
-def test_by_column_puts_each_value_at_its_column():
-    [axes] = plots.by_column(table_by_column(), "MPJPE").axes
-    points = dots(axes)["o"]
-    assert sorted(value for _, value in points) == [40, 50, 60, 60, 70, 80]  # neither MPJVE, differences nor references
-    for x, value in points:
-        row, column = ("A", round(x)) if value == 40 + 10 * round(x) else ("B", round(x))
-        assert value == {"A": 40, "B": 60}[row] + 10 * column
-        assert abs(x - column) < 0.5
-    assert len({round(x, 6) for x, _ in points}) == 6, "points of two rows do not hide each other"
-    spans = {(round(low[0], 6), low[1], high[1]) for low, high in intervals(axes)}
-    assert spans == {(round(x, 6), value - 2, value + 4) for x, value in points}
+def test_by_column_puts_each_value_at_its_column_and_the_papers_beside_it():
+    ours, paper = plots.by_column(table_by_column(), "MPJPE").axes
+    rows = {"MixSTE, T=81": 40, "MixSTE, T=243": 45, "PoseFormer": 60}
+    for axes, values in (
+        (ours, {row: [base, base + 10, base + 20] for row, base in rows.items()} | {"VideoPose3D": []}),
+        (paper, {row: [base - 30, base - 29, base - 28] for row, base in rows.items()} | {"VideoPose3D": [33]}),
+    ):
+        drawn = {line.get_label().partition("\n")[0]: line.get_xydata() for line in axes.lines}
+        drawn = {row: points[np.isfinite(points).all(axis=1)] for row, points in drawn.items()}
+        assert {row: points[:, 0].tolist() for row, points in drawn.items()} == values  # neither MPJVE nor differences
+        for points in drawn.values():
+            assert np.round(points[:, 1]).tolist() == [0, 1, 2][-len(points) :][: len(points)]
+        assert len({round(y, 6) for points in drawn.values() for _, y in points}) == sum(map(len, drawn.values()))
+    of_ours = {tuple(point) for line in ours.lines for point in line.get_xydata() if np.isfinite(point).all()}
+    spans = {(low[0], high[0], low[1]) for low, high in intervals(ours)}
+    assert spans == {(value - 2, value + 4, y) for value, y in of_ours}
+    assert ours.get_xlim() == paper.get_xlim(), "on one scale"
 
 
 def test_by_column_names_columns_rows_and_unit():
     figure = plots.by_column(table_by_column(), "MPJPE")
-    [axes] = figure.axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["Dir.", "SitD.", "Avg."]
-    assert list(axes.get_xticks()) == [0, 1, 2]
-    assert axes.get_ylabel() == "MPJPE, mm"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A", "B", f"C\n{NOT_TRAINED}"]
-    colours = {drawn.get_label(): drawn.get_color() for drawn in axes.lines}
-    assert len(set(colours.values())) == 3
+    ours, paper = figure.axes
+    assert [label.get_text() for label in ours.get_yticklabels()] == ["Dir.", "SitD.", "Avg."]
+    assert list(ours.get_yticks()) == [0, 1, 2]
+    assert ours.get_ylim()[0] > ours.get_ylim()[1], "the first column stands on top"
+    assert {axes.get_xlabel() for axes in (ours, paper)} == {"MPJPE, mm"}
+    assert [axes.get_title() for axes in (ours, paper)] == ["profile smoke", "printed in the paper (Human3.6M)"]
+    labels = ["MixSTE, T=81", "MixSTE, T=243", "PoseFormer", f"VideoPose3D\n{NOT_TRAINED}"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
+    looks = [(drawn.get_color(), drawn.get_marker()) for drawn in ours.lines]
+    assert len(set(looks)) == 4
+    assert [color for color, _ in looks] == [plots.color_of(label) for label in labels]
     assert figure.legends[0].get_title().get_text() == "95 % intervals: 8 people, 3 seeds"
 
 
@@ -135,15 +169,39 @@ def test_averages_are_drawn_beside_the_printed_values():
             line(CONSTANT, 200.0),
         ]
     )
-    left, right = plots.averages(table, ["MPJPE", "MPJVE"]).axes
-    assert dots(left) == {"o": [(50, 0), (60, 1)], "D": [(40.9, 0)]}
-    assert dots(right) == {"o": [(9, 0), (10, 1)], "D": [(2.3, 0)]}
+    figure = plots.averages(table, ["MPJPE", "MPJVE"])
+    left, right = figure.axes
+    assert (means(left), dots(left)) == ([(50, 0), (60, 1)], {"D": [(40.9, 0)]})
+    assert (means(right), dots(right)) == ([(9, 0), (10, 1)], {"D": [(2.3, 0)]})
+    assert not left.texts
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["95 % intervals: 8 people, 3 seeds", "printed in the paper"]
     assert {tuple(ends.ravel()) for ends in intervals(left)} == {(48, 0, 54, 0), (58, 1, 64, 1)}
     assert [axes.get_xlabel() for axes in (left, right)] == ["MPJPE, mm", "MPJVE, mm/frame"]
     assert [label.get_text() for label in left.get_yticklabels()] == ["A", "B", f"C\n{FAILED}"]
     top, bottom = left.get_ylim()
     assert top > 2 > 0 > bottom, "the first row stands on top"
     assert not [drawn for drawn in left.lines if drawn.get_linestyle() == "--"]
+
+
+def test_trainings_are_dots_below_the_average_of_their_row():
+    """What is far beyond the others is a number at the edge, and failures are counted there.
+
+    Of 50, 52, 51, 90, 52, 400, 51 and 226, seven tenths are at most 85; twice that is the end of the axis.
+    """
+    lines = [line("A", 51.0), line("B", 226.0, note=f"2 of 3 seeds, run b {FAILED}: collapsed"), line("C", 90.0)]
+    ends = [("A", 50.0), ("A", 52.0), ("B", 52.0), ("B", 400.0), ("B", np.nan), ("C", 90.0)]
+    trainings = pd.DataFrame([{"row": row, "metric": "MPJPE", "value": value} for row, value in ends])
+    figure = plots.averages(pd.DataFrame(lines), ["MPJPE"], trainings)
+    [axes] = figure.axes
+    assert [(value, round(y)) for value, y in dots(axes)["o"]] == [(50, 0), (52, 0), (52, 1), (400, 1)]
+    assert all(y > round(y) for _, y in dots(axes)["o"])
+    assert [(text.get_text(), round(text.get_position()[1])) for text in axes.texts] == [
+        ("226 →", 1),
+        (f"400 →, 1 {FAILED}", 1),
+    ]
+    assert 90 < axes.get_xlim()[1] < 226
+    assert "one training" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_the_unit_is_that_of_the_metric_though_the_first_row_lacks_it():
@@ -189,16 +247,34 @@ def test_differences_name_the_rows_that_were_not_trained():
     """Also where none is left to compare with: the row that the others are compared with is named then."""
     table = pd.DataFrame([missing("base", f"{NOT_TRAINED}: 1 of 1 seeds"), line("ours", 40.0)])
     [axes] = plots.differences(table, "MPJPE", "from base").axes
-    assert [text.get_text() for text in axes.get_yticklabels()] == [f"base\n{NOT_TRAINED}"]
+    assert not list(axes.get_yticks())
+    assert axes.get_title() == f"{NOT_TRAINED}: base"
     assert axes.get_xlabel() == "MPJPE from base, mm"
+    lines = [line("A", 50.0), missing("B", NOT_TRAINED), line("C", 50.0), line("C", 3.0, against="A")]
+    [axes] = plots.differences(pd.DataFrame(lines), "MPJPE", "from A").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["C"]
+    assert axes.get_title() == f"{NOT_TRAINED}: B\n95 % intervals: 8 people, 3 seeds"
 
 
-def test_a_difference_without_a_value_keeps_its_line():
-    lines = [line("A", 50.0), missing("B", NOT_TRAINED), missing("B", NOT_TRAINED, against="A")]
+def test_a_difference_whose_trainings_failed_keeps_its_line():
+    lines = [line("A", 50.0), missing("B", f"3 of 3 {FAILED}"), missing("B", f"3 of 3 {FAILED}", against="A")]
     lines += [line("C", 50.0), line("C", 3.0, against="A")]
     [axes] = plots.differences(pd.DataFrame(lines), "MPJPE", "from A").axes
     assert dots(axes) == {"o": [(3, 1)]}
-    assert [label.get_text() for label in axes.get_yticklabels()] == [f"B\n{NOT_TRAINED}", "C"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"B\n{FAILED}", "C"]
+
+
+def test_one_large_difference_does_not_flatten_the_others():
+    """Of 1, 2, 3, 5 and 372, seven tenths are at most 4.6; twice that is the end of the axis."""
+    changes = {"B": 1.0, "C": 2.0, "D": -3.0, "E": 5.0, "F": 372.0}
+    lines = [line(row, 50.0) for row in "ABCDEF"]
+    lines += [line(row, value, against="A", width=0.5) for row, value in changes.items()]
+    [axes] = plots.differences(pd.DataFrame(lines), "MPJPE", "from A").axes
+    [text] = axes.texts
+    assert (text.get_text(), text.get_position()[1]) == ("372 →", 4)
+    left, right = axes.get_xlim()
+    assert -10 < left < -3
+    assert 5 < right < 10
 
 
 def test_claims_beside_the_papers_numbers():

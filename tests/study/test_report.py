@@ -393,7 +393,7 @@ def test_rows_whose_runs_failed(tmp_path, monkeypatch, capsys):
     assert list(tidy.beside(table).columns) == ["walk", "sit", "Avg."]
     assert tidy.beside(table).loc[("lost", "smoke")].tolist() == ["", "", "failed: 0 of 1"]
     assert tidy.beside(table).loc[("part", "smoke, 1 of 2 seeds")].tolist() == ["10.0", "10.0", "10.0"]
-    assert plots.names(table) == {"lost": "lost\nfailed: 0 of 1", "part": "part\n1 of 2 seeds", "sound": "sound"}
+    assert plots.names(table) == {"lost": "lost\nfailed: 0 of 1", "part": "part\n1 of 2 seeds failed", "sound": "sound"}
     for figure in (
         plots.averages(table, ["MPJPE"]),
         plots.by_column(table, "MPJPE"),
@@ -523,6 +523,7 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
         records.write(records.Record(content), records.folder("smoke"))
     tidy.save(good().assign(runs=" ".join(ids)), "02_one")
     tidy.save(good().assign(runs=ids[1]), "03_two")
+    tidy.save(good().assign(runs=ids[1]), "03_two_more")
     tidy.save(good().assign(runs="", note=f"1 of 2 seeds, run {ids[0]} failed: the loss is nan"), "04_none")
     tables = {path: tidy.read("smoke", path.stem) for path in tidy.files("smoke")}
     for _ in range(2):
