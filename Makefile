@@ -5,9 +5,8 @@ BIN := .venv/bin
 # reproduce also takes ON (laptop, node or slurm: through Snakemake, which is then installed), TABLES (as 5,6) and JOBS.
 OPTIONS := $(if $(ON),--on $(ON)) $(if $(TABLES),--tables $(TABLES)) $(if $(JOBS),--jobs $(JOBS))
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 2 || echo --quiet)
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
-# Notebooks write beside the user's own results here; where they write is left out of what is compared.
-NBVAL := MIXSTE_OUT=$(CURDIR)/.cache/nbval $(PYTEST) --nbval --nbval-sanitize-with tests/nbval.cfg
+# Two processes of one thread each; tests are spread over them as in tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 .PHONY: reproduce test test-older-processor freeze docs clean
 
@@ -15,12 +14,11 @@ NBVAL := MIXSTE_OUT=$(CURDIR)/.cache/nbval $(PYTEST) --nbval --nbval-sanitize-wi
 reproduce: .venv/.installed $(if $(ON),.venv/.batch)
 	$(BIN)/mixste reproduce --profile $(PROFILE) $(OPTIONS)
 
-# Lint, then the package's tests, then every notebook against its stored output.
+# Lint, then the tests, which compare every notebook as make reproduce executed it with its stored output.
 test: .venv/.installed .venv/.batch
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mixste train --profile smoke
+	$(BIN)/mixste reproduce --profile smoke
 	$(PYTEST) tests
-	$(NBVAL) notebooks
 	@echo "Passed: lint, the tests, and every notebook against its stored output. Look first at what make reproduce made, runs/results/README.md, then at the notebooks: $(BIN)/jupyter lab notebooks"
 
 # What depends on trained digits, once more with the instructions of an older processor: the tests on the usual store,
@@ -35,7 +33,6 @@ test-older-processor: .venv/.installed
 	$(OLDER) $(PYTEST) $(DIGITS) -m "not slow"
 	$(OTHER) $(OLDER) $(BIN)/mixste reproduce --tables 2
 	$(OTHER) $(PYTEST) tests/study/test_notebooks.py tests/study/test_results.py
-	$(OTHER) $(NBVAL) notebooks/03_*.ipynb
 
 # Make the study in a profile and publish it: its tables, figures and notebooks become the repository's.
 freeze: .venv/.installed

@@ -12,6 +12,11 @@ def _first(*candidates) -> Path | None:
     return next((Path(path) for path in candidates if path and Path(path).exists()), None)
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests first, for where tests are spread over processes none should be left with a long one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def open_root() -> Path:
     """Folder that holds the open motion capture (SOURCES: HDM05, CMU, Bandai-Namco), as archives or unpacked."""

@@ -276,7 +276,10 @@ def _hash(name: str) -> str:
 
 
 def _inputs(path: Path, profile: str, of_records: bool) -> str:
-    """Hash of what bears on a notebook: its source, the package, and its runs: the plan's, or those with a record."""
+    """Hash of what bears on a notebook: its source, the package, the benchmarks, and its runs.
+
+    of_records: the runs are those with a record, rather than those of the plan.
+    """
     scale = profile_of(profile)
     wanted = distinct(scale, tables_read([path]))
     if of_records:
@@ -291,6 +294,7 @@ def _inputs(path: Path, profile: str, of_records: bool) -> str:
     digest = hashlib.sha256(f"{scale.name} {scale.title} {read} {ids}".encode())
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     digest.update(json.dumps([cell["source"] for cell in cells]).encode())
-    for module in sorted(PACKAGE.rglob("*.py")):
-        digest.update(module.read_bytes())
+    benchmarks = (store.ROOT / "results" / "bench").glob("*.csv")
+    for file in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.csv"), *benchmarks]):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
