@@ -1,6 +1,6 @@
 """The pages of results: results/README.md, and runs.csv, which says where each run was made."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +10,12 @@ from mixste.io.files import replacing
 from mixste.study import records, store, tidy
 from mixste.study.profiles import PROFILES
 from mixste.study.records import Record
-from mixste.study.tables import TABLES, of_csv
+from mixste.study.run import Run
+from mixste.study.tables import TABLES, distinct, of_csv
 from mixste.study.tidy import failed_runs, files, over, read, replaced, with_intervals, without_value
+
+# The published page is short: of these tables it has the averages of the MPJPE, and of the others links.
+MAIN = ("02_table1", "03_table2", "06_table5_components")
 
 # The parts of a run's environment that are in runs.csv.
 ENVIRONMENT = (
@@ -23,12 +27,25 @@ ENVIRONMENT = (
 def page(root: Path, but: Collection[Path] = ()) -> str:
     """Write results/README.md below a root: the averages of all tables there, by profile, beside the paper's numbers.
 
+    The published page, below `store.ROOT`, has the main tables, and links to the others; the site has a page for each.
     Also writes results/<profile>/runs.csv, see `ledger`. but: files to leave out. A file that is not a table of the
     study is left out too, and a line is printed. Returns the text.
     """
+    published = root == store.ROOT
+    effort_is = [
+        "Below each table stands what one training takes: supervised poses, steps, multiply-accumulates of the forward",
+        "pass for each supervised pose, and, on a GPU, seconds of a training that has the GPU to itself.",
+        "",
+    ]
+    where = [
+        "The main tables of the study. `make docs` builds its site, which has a page for each table and figure, with",
+        "the runs behind it. All published tables, figures and executed notebooks are listed below, by profile.",
+        "",
+    ]
     lines = [
         "# Results",
         "",
+        *(where if published else ()),
         "This page is generated from the tables in the folders beside it. Each number is an average with its",
         "95 % interval. Above each table stands what its intervals are over:",
         "",
@@ -42,9 +59,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         "",
         "Differences are between the same takes. Trainings of different rows are not paired, even with the same seed.",
         "",
-        "Below each table stands what one training takes: supervised poses, steps, multiply-accumulates of the forward",
-        "pass for each supervised pose, and, on a GPU, seconds of a training that has the GPU to itself.",
-        "",
+        *(() if published else effort_is),
         "Only profile `paper` is comparable with the paper: in the others, compare the pattern of the column *paper*,",
         "not its level. They count each frame once; the authors' protocol also counts padding and overlaps.",
     ]
@@ -68,7 +83,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         )
         longest = pd.to_numeric(ledger_lines["poses"]).max()
         planned_lengths = {run.poses for table in TABLES.values() for row in table.rows(profile) for run in row.runs}
-        if root != store.ROOT and longest < profile.poses and longest not in planned_lengths:  # with MIXSTE_POSES
+        if not published and longest < profile.poses and longest not in planned_lengths:  # with MIXSTE_POSES
             title += f", CUT SHORT to at most {longest:g} poses of training"
         lines += [
             "",
@@ -77,16 +92,19 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
             f"Averages are over {profile.average if '' in earlier else 'actions'}.",
             f"They are from {len(ledger_lines)} runs, listed in [runs.csv]({name}/runs.csv).",
         ]
-        lines += [_redrawn(name, list(ledger_lines["run"]))] if root == store.ROOT else []
+        lines += [_redrawn(name, list(ledger_lines["run"]))] if published else []
         if "" not in earlier:
             lines += ["They stay until the profile is run as it is now, see `mixste/study/profiles.py`."]
         else:
             lines += [profile.departures]
+        if published and (progress := so_far(distinct(profile), name)):
+            lines += [f"The profile as it is now: {progress}."]
         for path, whole in tables.items():
-            if path.stem == "01_architecture":  # it repeats the averages of Table 1
+            if path.stem == "01_architecture" or (published and path.stem not in MAIN):  # 01 repeats those of Table 1
                 continue
             of_runs = (whole["runs"] != "") | without_value(whole)
-            table = whole[(whole["column"] == "Avg.") & whole["metric"].isin(evaluate.UNITS) & of_runs]
+            metrics = ["MPJPE"] if published else list(evaluate.UNITS)
+            table = whole[(whole["column"] == "Avg.") & whole["metric"].isin(metrics) & of_runs]
             if len(table):
                 planned = of_csv(path.stem)
                 lines += [
@@ -96,7 +114,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                     *([f"*An earlier version: {replaced(table)}*", ""] if replaced(table) else []),
                     *([f"*{over(table)}*", ""] if over(table) else []),
                     markdown(with_intervals(table, notes=False).reset_index()),
-                    *effort(table),
+                    *([] if published else effort(table)),
                     *[f"\n*{row}*: {note}." for row, note in notes_of(table)],
                 ]
                 # Rows added to the table since the file was written.
@@ -106,10 +124,11 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                     if row.label not in set(table["row"])
                 ]
                 lines += [f"\nNot trained yet: {'; '.join(new)}."] if new else []
-                missing = _missing(name, path.stem, whole) if root != store.ROOT else []
+                missing = [] if published else _missing(name, path.stem, whole)
                 lines += (
                     [f"\nRows of the published table that are missing here: {'; '.join(missing)}."] if missing else []
                 )
+        lines += _listed(name, list(tables)) if published else []
     text = "\n".join(lines) + "\n"
     with replacing(root / "results" / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -135,7 +154,7 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
     lines = []
     for run, numbers in sorted(named.items(), key=lambda item: (item[1], item[0])):
         record = records.of_id(run, profile)
-        line = old.get(run, {}) if record is None else _line(record)
+        line = old.get(run, {}) if record is None else line_of(record)
         lines.append({"run": run} | line | {"notebooks": " ".join(numbers)})
     columns = [
         "run",
@@ -154,6 +173,25 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False)
     return table
+
+
+def so_far(runs: Iterable[Run], profile: str) -> str:
+    """As "3 of 175 trainings so far", by the records of these runs; empty where there are none, or all of them."""
+    trained = [run for run in runs if run.poses]
+    made = len(records.find(trained, profile))
+    return f"{made} of {len(trained)} trainings so far" if 0 < made < len(trained) else ""
+
+
+def _listed(profile: str, tables: list[Path]) -> list[str]:
+    """Links to the tables of a profile, to its figures and to its executed notebooks."""
+    own = f"{profile}/notebooks"
+    executed = own if (store.ROOT / "results" / own).exists() else "../notebooks"
+    links = ", ".join(f"[{path.stem}]({profile}/{path.name})" for path in tables)
+    return [
+        "",
+        f"All tables of `{profile}`: {links}.",
+        f"[Figures](../figures/{profile}), [executed notebooks]({executed}).",
+    ]
 
 
 def _missing(profile: str, name: str, table: pd.DataFrame) -> list[str]:
@@ -175,7 +213,7 @@ def _redrawn(profile: str, runs: list[str]) -> str:
     return lost if lacking else kept
 
 
-def _line(record: Record) -> dict[str, object]:
+def line_of(record: Record) -> dict[str, object]:
     """The line of a run in runs.csv, without the notebooks that use it."""
     run, about = record.spec, record.environment
     options = run.options or [("frames", run.frames)]  # a reference has no options

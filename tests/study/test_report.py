@@ -539,8 +539,9 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
 
 
 def test_the_page_says_what_is_missing(tmp_path, monkeypatch, capsys):
-    """A row without runs, and runs without records."""
-    monkeypatch.setattr(store, "ROOT", tmp_path)
+    """A row without runs, on the page of one's own; runs without records, on the published one."""
+    monkeypatch.setattr(records, "find", lambda wanted, profile: {})
+    monkeypatch.setattr(store, "ROOT", tmp_path / "repository")
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
     none = {"value": np.nan, "note": "not trained here: 2 of 2 seeds"}
@@ -552,7 +553,8 @@ def test_the_page_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert "| missing | MPJPE | not trained here |" in page
     assert "*missing*: not trained here: 2 of 2 seeds." in page
     assert "counted" not in page, "of no run"
-    assert "Records are missing for 1 of them" in page
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    assert "Records are missing for 1 of them" in pages.page(tmp_path)
     assert "records" not in pages.page(tmp_path / "elsewhere")
     (records.folder("smoke") / f"{'a' * 12}.json").parent.mkdir(parents=True)
     (records.folder("smoke") / f"{'a' * 12}.json").write_text("")
@@ -560,6 +562,7 @@ def test_the_page_says_what_is_missing(tmp_path, monkeypatch, capsys):
 
 
 def test_the_page_of_ones_own_tells_a_study_cut_short_and_rows_that_are_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "find", lambda wanted, profile: {})
     monkeypatch.setattr(store, "ROOT", tmp_path / "repository")
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
     settings = Run(Data("synthetic"), 3, SMOKE.poses - 1, 0)
@@ -576,6 +579,15 @@ def test_the_page_of_ones_own_tells_a_study_cut_short_and_rows_that_are_publishe
     page = pages.page(store.ROOT)
     assert "CUT SHORT" not in page
     assert "missing here" not in page
+
+
+def test_how_many_trainings_there_are_so_far(monkeypatch):
+    """References are none; all of them, and none, need no word."""
+    runs = [Run(Data("synthetic"), 3, 9, seed) for seed in range(3)]
+    reference = Run(Data("synthetic"), 1, 0, 0, "constant_pose")
+    for made, said in (0, ""), (2, "2 of 3 trainings so far"), (3, ""):
+        monkeypatch.setattr(records, "find", lambda wanted, profile, made=made: dict.fromkeys(list(wanted)[:made]))
+        assert pages.so_far([reference, *runs], "smoke") == said
 
 
 @pytest.mark.parametrize("profile", [name for name in PROFILES if (store.ROOT / "results" / name).exists()])

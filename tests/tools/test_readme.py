@@ -194,6 +194,11 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     last = limits.pop("all")
     values = [about | {"row": row, "value": 2.0, "note": ""} for row in limits.values()]
     tidy.save(tidy.table(values, PROFILES["smoke"], "17"), "17_limits")
+    published = pages.page(store.output())
+    assert published.count("### [02_table1]") == 2
+    assert "### [17_limits]" not in published, "of the main tables alone"
+    assert "[17_limits](smoke/17_limits.csv)" in published
+    monkeypatch.setattr(readme.store, "ROOT", tmp_path / "elsewhere")
     page = pages.page(store.output())
     assert page.count("Not trained yet") == 2
     assert page.count("\n*95 % intervals: 2 people, 3 seeds*\n") == 3, "once for each table"
