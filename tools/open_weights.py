@@ -1,0 +1,423 @@
+"""The bundled weights, `open-base` and `open-small`: their training, and the errors on their cards.
+
+    python tools/open_weights.py data                   # where the recordings are: runs/open-people.npz, 20 MB
+    python tools/open_weights.py train open-base        # with that file, on a GPU; the same command resumes
+    python tools/open_weights.py evaluate open-base     # what has been measured is not measured again
+    python tools/open_weights.py publish open-base      # into mixste/weights, with the tables of the card
+
+`--minutes N` stops a training after N minutes, to be resumed, and prints a line each half minute. Training needs no
+other file. `evaluate` measures what it finds the data for: test people need the file of `data`, other sources
+MIXSTE_DATA, the real clip --demo, the folder of the unpacked wheel of pose2sim 0.6.0, and its videos the extra `video`.
+
+Trained on all of open-people but the test subjects. With `--validate`, `train` also leaves out the validation subjects,
+and `evaluate` measures them and nothing else: settings are chosen that way. Such weights are not bundled.
+"""
+
+import argparse
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from string import Template
+
+import numpy as np
+import pandas as pd
+import torch
+from footage import Footage
+from readme import between
+
+from mixste import MixSTE, checkpoints, metrics
+from mixste.accel import accelerate
+from mixste.camera import world_to_camera
+from mixste.data import Clip, DataError, PoseDataset, load
+from mixste.data.readers.detections import LAYOUTS, fill_gaps, to_human36m
+from mixste.data.sources import open_people, pose2sim
+from mixste.data.sources.open_mocap import Take, as_dataset
+from mixste.data.sources.people import PEOPLE, subjects
+from mixste.data.splits import thinned
+from mixste.data.virtual import DETECTORS, random_of
+from mixste.evaluate import evaluate
+from mixste.io.files import replacing
+from mixste.io.guard import guarded, read_arrays
+from mixste.io.install import PACKAGE, needs_checkout
+from mixste.io.weights import write_sums
+from mixste.skeleton import human36m
+from mixste.study import store
+from mixste.train import Recipe, Step, Update, even_pieces, learning_rate, loss_of, optimizer_of
+from mixste.wild import video
+from mixste.wild.lift import lift_clip
+
+# Sizes, and poses of training. In float16, open-base takes 19 MB.
+WEIGHTS = {
+    "open-base": ({"frames": 81, "dim": 256, "depth": 9}, 180_000_000),
+    "open-small": ({"frames": 81, "dim": 128, "depth": 8}, 80_000_000),
+}
+WINDOWS = 128  # of a step
+RECIPE = Recipe(
+    optimizer="muon",
+    learning_rate=1e-3,
+    weight_decay=0.1,
+    schedule="cosine",
+    scaled_gradient=False,
+    drop_path=0.0,
+)
+SAVE_SECONDS, LINE_SECONDS = 60.0, 30.0
+KEYPOINTS = ("gt", *DETECTORS)
+MISSING = 0.2
+THREE = ("hdm_mm", "hdm_tr", "cmu_03")  # the test subjects of the first cards
+CARD, WORLD = Path(__file__).with_name("card.md"), "<!-- world: begin -->\n"
+KEYS = ["source", "keypoints", "fps", "missing"]
+
+
+# --- data ------------------------------------------------------------------------------------------------------
+
+
+def people_file() -> Path:
+    return store.store() / "open-people.npz"
+
+
+def write_people(path: Path) -> None:
+    """All takes of open-people in one file; DataError if subjects are missing."""
+    takes, _ = open_people._load(None, strict=True)
+    arrays = [open_people.quantize(take.world) for take in takes]
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file,
+            labels=np.array([(take.subject, take.action, take.name) for take in takes]),
+            frames=np.array([len(take.world) for take in takes]),
+            roots=np.concatenate([roots for roots, _ in arrays]),
+            joints=np.concatenate([joints for _, joints in arrays]),
+        )
+
+
+def read_people(path: Path) -> list[Take]:
+    """The takes of `write_people`. DataError if there is no such file, or subjects are missing in it."""
+    if not path.is_file():
+        raise DataError(f"expected the motions in {path}, found no such file: run `{Path(__file__).name} data`")
+    with guarded(path, "motions"):
+        stored = read_arrays(path)
+        world, ends = open_people.dequantize(stored["roots"], stored["joints"]), np.cumsum(stored["frames"])
+        parts = np.split(world, ends[:-1])
+        takes = [Take(*names, part) for names, part in zip(stored["labels"].tolist(), parts, strict=True)]
+        lacking = PEOPLE.keys() - {take.subject for take in takes}
+        if lacking:
+            raise DataError(f"expected all subjects of open-people, found none of {', '.join(sorted(lacking))}")
+    return takes
+
+
+def trained_on(validate: bool) -> tuple[str, ...]:
+    """The subjects of training."""
+    return subjects("train") + (() if validate else subjects("validation"))
+
+
+def without(clip: Clip, share: float) -> Clip:
+    """The clip with a share of its keypoints missing at random and filled in, as `mixste lift` does."""
+    points = clip.keypoints.astype(np.float64)
+    points[random_of("missing", clip.name).random(points.shape[:2]) < share] = np.nan
+    return replace(clip, keypoints=fill_gaps(points).astype(np.float32))
+
+
+# --- training --------------------------------------------------------------------------------------------------
+
+
+def train(model: MixSTE, footage: Footage, poses: int, folder: Path, minutes: float = math.inf) -> bool:
+    """Train in place, resuming from the folder. Returns False if the time was up before the end.
+
+    The learning curve is in history.csv. The state is saved with the optimizer's momentum in bfloat16, so that it fits
+    into 64 MB: a resumed training goes on a little differently. Raises FloatingPointError if the loss is not finite.
+    """
+    device, began = next(model.parameters()).device, time.monotonic()
+    model.layout = human36m.name
+    optimizer, loss_function = optimizer_of(model, RECIPE), loss_of(RECIPE, human36m, device)
+    each = footage.size * model.frames
+    steps = math.ceil(poses / each)
+    first, history, state = 0, [], folder / "state.pt"
+    if state.exists():
+        first, history = _resume(state, model, optimizer, steps)
+    network = accelerate(model.train())
+    pieces = even_pieces(network, footage.size, model.frames)
+    gradients, update = Step(network, loss_function, RECIPE.scaled_gradient, pieces), Update(optimizer)
+    total, counted, saved, told = torch.zeros((), device=device), 0, began, began
+    print(f"{folder.name}: {steps - first:,} of {steps:,} steps to go, {each:,} poses each", flush=True)
+    for step in range(first, steps):
+        loss = gradients(*footage[step])
+        update(learning_rate(RECIPE, step, steps, 0))
+        total, counted = total + loss, counted + 1
+        now, last = time.monotonic(), step + 1 == steps
+        if now - told > LINE_SECONDS or last:
+            mean, now = float(total) / counted, time.monotonic()  # the GPU has caught up
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"{folder.name}: the loss is {mean} at step {step + 1} of {steps}")
+            speed = counted / (now - told)
+            row = {"step": step + 1, "poses": (step + 1) * each, "loss": mean, "poses_per_second": round(speed * each)}
+            history.append(row)
+            left = (steps - step - 1) / speed / 60
+            print(
+                f"step {step + 1:,}, loss {mean:.4f}, {speed * each:,.0f} poses/s, {left:.1f} minutes left", flush=True
+            )
+            total, counted, told = torch.zeros_like(total), 0, now
+        stopped = now - began > 60 * minutes and not last
+        if now - saved > SAVE_SECONDS or stopped or last:
+            _save(state, model, optimizer, step + 1, steps, history)
+            saved = time.monotonic()
+        if stopped:
+            print(f"{folder.name}: stopped at step {step + 1:,} of {steps:,}; the same command resumes", flush=True)
+            return False
+    pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
+    return True
+
+
+def _save(path: Path, model: MixSTE, optimizer, step: int, steps: int, history: list[dict]) -> None:
+    momenta = [
+        {name: value.bfloat16() if name == "momentum" else value for name, value in optimizer.state[parameter].items()}
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    state = {"step": step, "steps": steps, "history": history, "model": model.state_dict(), "momenta": momenta}
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(path: Path, model: MixSTE, optimizer, steps: int) -> tuple[int, list[dict]]:
+    state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
+    if state["steps"] != steps:
+        raise DataError(f"{path}: expected a training of {steps:,} steps, found one of {state['steps']:,}: remove it")
+    model.load_state_dict(state["model"])
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter, momenta in zip(parameters, state["momenta"], strict=True):
+        optimizer.state[parameter] = {name: value.float() for name, value in momenta.items()}
+    return state["step"], state["history"]
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------
+
+
+def conditions(validate: bool, demo: Path | None) -> list[tuple]:
+    """Source, keypoints, frames a second, share of missing keypoints: what the card shows, in its order."""
+    rows = [
+        ("open-people", keypoints, fps, share) for share in (0, MISSING) for keypoints in KEYPOINTS for fps in (50, 25)
+    ]
+    if validate:
+        return rows
+    rows += [(source, keypoints, 50, 0) for source in ("open-styles", "synthetic") for keypoints in ("gt", "openpose")]
+    return rows + [(part, keypoints, 60, 0) for part in PARTS for keypoints in REAL] * bool(demo)
+
+
+def test_clips(source: str, keypoints: str, fps: int, share: float, validate: bool, cache: dict) -> list[Clip]:
+    """The clips of a condition: of open-people all views; of the others every fourth clip of one camera."""
+    if source != "open-people":
+        clips = load(source, keypoints=keypoints).test
+        return [clip for clip in clips if clip.camera == clips[0].camera][::4]
+    if keypoints not in cache:
+        tested = subjects("validation" if validate else "test")
+        takes = [take for take in read_people(people_file()) if take.subject in tested]
+        cache.clear()
+        cache[keypoints] = as_dataset(source, "unseen people", takes, lambda take: "test", keypoints, "human36m")
+    dataset: PoseDataset = thinned(cache[keypoints], 50 // fps)
+    return [without(clip, share) for clip in dataset.test] if share else dataset.test
+
+
+def by_subject(errors: pd.DataFrame) -> pd.DataFrame:
+    """Errors of each subject, every frame counted once, from those of `evaluate` by clip."""
+    errors = errors.assign(value=errors["value"] * errors["frames"])
+    sums = errors.groupby(["subject", "metric", "unit"])[["value", "frames"]].sum()
+    return sums.assign(value=(sums["value"] / sums["frames"]).round(2)).reset_index()
+
+
+def measure(model: MixSTE, file: Path, validate: bool, demo: Path | None) -> pd.DataFrame:
+    """Errors under every condition for which there are data, by subject (of the real clip, by camera): tidy rows.
+
+    Rows in the file are kept; it is written after each condition.
+    """
+    measured = [pd.read_csv(file)] if file.exists() else []
+    done = {key for table in measured for key in table[KEYS].itertuples(index=False, name=None)}
+    fast, cache = accelerate(model), {}
+    for key in conditions(validate, demo):
+        if key in done:
+            continue
+        source, keypoints, fps, share = key
+        try:
+            if source in PARTS:
+                rows = on_real_clip(model, keypoints, demo, PARTS[source])
+            else:
+                rows = by_subject(evaluate(fast, test_clips(*key, validate, cache), "exact"))
+        except (DataError, ImportError) as error:
+            print(f"{source}, {keypoints}: not measured: {error}", flush=True)
+            continue
+        measured.append(rows.assign(**dict(zip(KEYS, key, strict=True))))
+        print(f"{source}, {keypoints}, {fps} frames/s, {share:.0%} missing: {_mean(rows, 'MPJPE')} mm", flush=True)
+        with replacing(file) as temporary:
+            pd.concat(measured, ignore_index=True).to_csv(temporary, index=False)
+    if not measured:
+        raise DataError("expected data to measure the weights on, found none")
+    return pd.concat(measured, ignore_index=True)
+
+
+# --- the real clip ---------------------------------------------------------------------------------------------
+
+# Keypoints that are lifted; what MediaPipe itself says; the best constant pose.
+REAL = ("openpose", "mediapipe", "mediapipe's own poses", "mean pose")
+PARTS = {"pose2sim": slice(None), "pose2sim, last 50 frames": slice(50, None)}
+
+
+def on_real_clip(model: MixSTE, keypoints: str, demo: Path, part: slice) -> pd.DataFrame:
+    """Errors in each of four cameras, as in notebook 16; DataError without the demo, ImportError without `video`."""
+    cameras, views = pose2sim.calibration(demo), pose2sim.detections(demo)
+    world = pose2sim.triangulated(views, cameras)
+    sure = np.flatnonzero(~np.isnan(world).any(axis=(1, 2)))
+    sure = sure[np.isin(sure, np.arange(len(world))[part])]
+    rows = []
+    for camera, view, film in zip(cameras, views, pose2sim.videos(demo), strict=True):
+        true = world_to_camera(world, camera.orientation, camera.translation)[sure]
+        true -= true[:, :1]
+        if keypoints == "openpose":
+            poses = lift_clip(view, model, fps=pose2sim.FPS).poses[sure]
+        elif keypoints == "mediapipe":
+            poses = lift_clip(video.detect(film), model).poses[sure]
+        elif keypoints == "mean pose":
+            poses = np.broadcast_to(true.mean(axis=0), true.shape)
+        else:
+            poses = mediapipe_poses(film)[sure]
+        for metric, error in (("MPJPE", metrics.mpjpe), ("P-MPJPE", metrics.p_mpjpe)):
+            value = round(1000 * float(error(poses, true)), 2)
+            rows.append({"subject": camera.name, "metric": metric, "unit": "mm", "value": value, "frames": len(true)})
+    return pd.DataFrame(rows)
+
+
+def mediapipe_poses(film: Path) -> np.ndarray:
+    """MediaPipe's own 3D landmarks as the joints of human36m, relative to the hip, (frames, 17, 3) metres.
+
+    A frame in which nobody is detected has the pose before; DataError if there is none before.
+    """
+    poses = []
+    with (
+        video._native_code_silenced(),
+        video.pyav().open(str(film)) as frames,
+        video._mediapipe().Pose(model_complexity=1) as tracker,
+    ):
+        for frame in frames.decode(video=0):
+            marks = tracker.process(video._upright(frame)).pose_world_landmarks
+            if marks:
+                poses.append(np.array([(mark.x, mark.y, mark.z) for mark in marks.landmark]))
+            elif poses:
+                poses.append(poses[-1])
+            else:
+                raise DataError(f"{film}: expected a person from the first frame on, found none")
+    joints = to_human36m(np.stack(poses), LAYOUTS["mediapipe33"])
+    return joints - joints[:, :1]
+
+
+# --- the card --------------------------------------------------------------------------------------------------
+
+
+def table(measured: pd.DataFrame) -> str:
+    """The card's table in Markdown: errors in mm, averaged over frames; "–" where nothing was measured."""
+    lines = [
+        "| source | keypoints | frames a second | missing | MPJPE | P-MPJPE | MPJPE, all eight | P-MPJPE, all eight |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for key, rows in measured[~measured["source"].isin(PARTS)].groupby(KEYS, sort=False):
+        source, keypoints, fps, share = key
+        few = rows[rows["subject"].isin(THREE)] if source == "open-people" else rows
+        everyone = rows if set(rows["subject"]) == set(subjects("test")) else rows[:0]
+        values = [_mean(some, metric) for some in (few, everyone) for metric in ("MPJPE", "P-MPJPE")]
+        missing = f"{share:.0%}" if share else "none"
+        lines.append(f"| {source} | {keypoints} | {fps} | {missing} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def real_table(measured: pd.DataFrame) -> str:
+    """Errors on the real clip and on its last frames by camera in Markdown, MPJPE / P-MPJPE in mm."""
+    tables = []
+    for part in PARTS:
+        rows = measured[measured["source"] == part]
+        if rows.empty:
+            continue
+        cameras = list(dict.fromkeys(rows["subject"]))
+        lines = [f"| {part}: poses from | {' | '.join(cameras)} | average |", "| --- " * (len(cameras) + 2) + "|"]
+        for keypoints, some in rows.groupby("keypoints", sort=False):
+            views = [*(some[some["subject"] == camera] for camera in cameras), some]
+            cells = [f"{_mean(view, 'MPJPE')} / {_mean(view, 'P-MPJPE')}" for view in views]
+            lines.append(f"| {keypoints} | {' | '.join(cells)} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables) or "Not measured."
+
+
+def _mean(rows: pd.DataFrame, metric: str) -> str:
+    rows = rows[rows["metric"] == metric]
+    return f"{np.average(rows['value'], weights=rows['frames']):.1f}" if len(rows) else "–"
+
+
+def publish(name: str, weights: Path, errors: Path) -> Path:
+    """Copy weights and errors into the package and write the card, from card.md beside this file.
+
+    A table of the world is kept; `tools/open_world.py` measures it.
+    """
+    target = PACKAGE / "weights" / f"{name}.safetensors"
+    card, measured = target.with_suffix(".md"), pd.read_csv(errors)
+    if WORLD in (old := card.read_text(encoding="utf-8") if card.exists() else ""):
+        world = old.split(WORLD)[1].split("\n<!-- world: end")[0]
+    else:
+        world = "Not measured."
+    model = checkpoints.load_checkpoint(weights)
+    history = pd.read_csv(weights.with_name("history.csv"))
+    text = Template(CARD.read_text(encoding="utf-8")).substitute(
+        model.options, name=name, subjects=", ".join(trained_on(False)), poses=f"{history['poses'].iloc[-1]:,}"
+    )
+    for mark, content in (("errors", table(measured)), ("real", real_table(measured)), ("world", world)):
+        text = between(text, mark, content)
+    checkpoints.save_checkpoint(model, target, torch.float16)
+    write_sums(target.parent)
+    measured.to_csv(target.with_suffix(".csv"), index=False)
+    with replacing(card) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return card
+
+
+def main() -> None:
+    needs_checkout("making the bundled weights")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("data", "train", "evaluate", "publish"))
+    parser.add_argument("name", nargs="?", choices=tuple(WEIGHTS))
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--poses", type=int, help="of the whole training, in the place of the usual number")
+    parser.add_argument("--validate", action="store_true")
+    parser.add_argument("--demo", type=Path)
+    options = parser.parse_args()
+    if options.step == "data":
+        people_file().parent.mkdir(parents=True, exist_ok=True)
+        write_people(people_file())
+        print(people_file())
+        return
+    if options.name is None:
+        parser.error(f"expected the name of the weights: {' or '.join(WEIGHTS)}")
+    sizes, poses = WEIGHTS[options.name]
+    folder = store.store() / (options.name + "-validate" * options.validate)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, errors = folder / "weights.safetensors", folder / "errors.csv"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        if options.step == "train" and not weights.exists():
+            takes = [take for take in read_people(people_file()) if take.subject in trained_on(options.validate)]
+            torch.manual_seed(0)
+            model = MixSTE(**sizes).to(device)
+            footage = Footage(takes, model.frames, WINDOWS, seed=0, device=device)
+            if train(model, footage, options.poses or poses, folder, options.minutes):
+                checkpoints.save_checkpoint(model, weights, torch.float16)
+        elif options.step == "evaluate":
+            bundled = PACKAGE / "weights" / f"{options.name}.safetensors"
+            model = checkpoints.load_checkpoint(weights if weights.exists() else bundled).to(device)
+            measured = measure(model, errors, options.validate, options.demo)
+            print(table(measured), real_table(measured), sep="\n\n")
+        elif options.step == "publish":
+            if options.validate:
+                parser.error("weights that are not trained on the validation subjects are not bundled")
+            print(publish(options.name, weights, errors))
+        if options.step == "train" and weights.exists():
+            print(weights)
+    except DataError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
