@@ -80,6 +80,9 @@ class Profile:
     # Table `curves`: lengths as shares of each network's, each with the number of seeds at most.
     curves: dict[float, int] = field(default_factory=lambda: {1 / 8: 1, 1 / 3: 1, 1: 1})
     sweep: Sweep = Sweep(("mixste-81",), (2e-5, 4e-5, 8e-5), length=1 / 12)
+    # Table `leaders`: from detected keypoints, or also from exact ones; and the plan of its rates.
+    leaders: tuple[str, ...] = ("detected", "exact")
+    leaders_sweep: Sweep = Sweep(("ktpformer-243",), (2e-5, 4e-5, 8e-5), length=1 / 12)
     ablation_frames: int = 243  # the paper's T that replaces 243 in Tables 5 and 6 and `paper_vs_code`
     ablation_dim: int = 512  # the d_m that replaces 512 in Table 6 and `paper_vs_code`, for all rows alike
     people: MorePeople = MorePeople()
@@ -187,6 +190,9 @@ def network_key(model: str, options: dict) -> str:
     return "alternating" if options.get("alternating", True) else "baseline"
 
 
+_LATER = ("dstformer-243", "motionagformer-243", "ktpformer-243")  # keys of `mixste.study.tables.six_networks`
+
+
 def _smoke(
     name: str,
     title: str,
@@ -217,8 +223,10 @@ def _smoke(
         # 50,000, all end between 53 and 65 mm.
         poses=54_000,
         seeds=(0,),
-        lengths={"paper_vs_code": 1 / 3, "limits": 1 / 3, "more_people": 2 / 3},
+        lengths={"paper_vs_code": 1 / 3, "limits": 1 / 3, "more_people": 2 / 3, "leaders": 1 / 3},
         sweep=Sweep(("mixste-81",), (4e-3, 8e-3, 1.6e-2), length=1 / 4),
+        leaders=("detected",),  # at this length, three of the six are trainings of other tables
+        leaders_sweep=Sweep(_LATER, (4e-3, 8e-3), length=1 / 12),
         # The changes to the authors' recipe that lower the error most on synthetic people. After 60,000 poses with
         # T = 9, batches of 45 poses give 71 mm, and of 90 give 113; AdamW gives 65 mm at its best rate, Muon 55. After
         # 40,000, Muon gives 70 mm, and with the scaled gradient 83; AdamW gives 88. The rate is between the best one
@@ -315,13 +323,18 @@ PROFILES = {
             "videopose3d": Training(36_000_000, seeds=FIVE),
             "poseformer": Training(6_600_000, batch_frames=256, seeds=FIVE),
             "poseformer-43": Training(3_600_000, batch_frames=256, seeds=FIVE),
+            # ESTIMATES, until their speeds are in results/bench/study.csv: 12e12 multiply-accumulates a second, as of
+            # MixSTE where it has no kernels of its own, which is then twice as fast as the reference in that file.
+            "dstformer": Training(4_800_000),
+            "motionagformer": Training(15_600_000),
+            "ktpformer": Training(5_800_000),
         },
         lengths={
             **dict.fromkeys(("table3", "table4"), 1 / 3),
             **dict.fromkeys(("table6", "table7", "paper_vs_code", "limits", "more_people"), 1 / 2),
         },
         table_seeds={
-            **dict.fromkeys(("table3", "table4", "table6"), (0, 1, 2)),
+            **dict.fromkeys(("table3", "table4", "table6", "leaders"), (0, 1, 2)),
             "table7": (0, 1),
             **dict.fromkeys(("paper_vs_code", "limits"), (0,)),
         },
@@ -331,6 +344,7 @@ PROFILES = {
             (2.5e-4, 5e-4, 1e-3, 2e-3),
             length=1 / 6,
         ),
+        leaders_sweep=Sweep(_LATER, (2.5e-4, 5e-4, 1e-3, 2e-3), length=1 / 6),
         # Chosen on validation subjects, see results/bench. With AdamW and d_m = 512, trainings collapse at rates from
         # 5e-4 on with T = 81, and from 2.5e-4 on with T = 243 (collapse.csv). After 6 M poses, Muon's error is lower by
         # 10 to 20 mm, and drawing all subjects equally often costs 5 mm (recipe.csv): three of the 16 have 69 % of the

@@ -14,8 +14,9 @@ import pandas as pd
 
 from mixste.data.check import PUBLISHED, lacking
 from mixste.losses import TABLE_6
+from mixste.network import network_class
 from mixste.networks.references import ConstantPose, FrameRegression
-from mixste.study.profiles import Profile
+from mixste.study.profiles import Profile, Sweep
 from mixste.study.published import published
 from mixste.study.run import Data, Run
 from mixste.train import AUTHORS, PAPER
@@ -94,10 +95,10 @@ def by_action_and_subject(clips: pd.DataFrame, profile: Profile) -> pd.Series:
 class Table:
     """A table of the study.
 
-    key: its name in `TABLES` and on the command line. number: the paper's, or that of its notebook if the paper has
-    no such table; the column `table` of its CSV. notebook: the name of its notebook. title: what it shows, in a few
-    words. rows: the rows in a profile, with unique keys and labels. metrics: the metrics shown. column:
-    for each clip, the name of the column in which it is averaged. averages_only: show only the mean over the columns.
+    key: its name in `TABLES` and on the command line. number: the paper's; 8, which continues them; or that of its
+    notebook; the column `table` of its CSV. notebook: the name of its notebook. title: what it shows, in a few words.
+    rows: the rows in a profile, with unique keys and labels. metrics: the metrics shown. column: for each clip, the
+    name of the column in which it is averaged. averages_only: show only the mean over the columns.
     protocol: see `mixste.evaluate.evaluate`; empty for the profile's. csv: the name of its CSV, by default the
     notebook's.
     """
@@ -368,8 +369,12 @@ def rates(p: Profile) -> list[Row]:
 
     Keys are the network's and the rate, as "mixste-81-0.001".
     """
-    plan, data = p.sweep, replace(p.detected, split="validation", test_cameras=1)
-    trained = networks(p.scaled(plan.length))
+    return _swept(p, p.sweep, networks(p.scaled(p.sweep.length)))
+
+
+def _swept(p: Profile, plan: Sweep, trained: dict[str, tuple[str, tuple[Run, ...]]]) -> list[Row]:
+    """A row for each network and rate of a plan. trained: see `networks`, in the length of the plan."""
+    data = replace(p.detected, split="validation", test_cameras=1)
     rows = []
     for key in plan.networks:
         label, [first, *_] = trained[key]
@@ -378,6 +383,59 @@ def rates(p: Profile) -> list[Row]:
             runs = tuple(replace(run, seed=seed) for seed in plan.seeds)
             rows.append(Row(f"{key}-{rate:g}", runs, f"{label}, rate {rate:g}"))
     return rows + references(data)
+
+
+LATER = {"dstformer": "DSTformer", "motionagformer": "MotionAGFormer-B", "ktpformer": "KTPFormer"}  # than MixSTE
+
+
+def six_networks(p: Profile, keypoints: str) -> dict[str, tuple[str, tuple[Run, ...]]]:
+    """The networks of table `leaders`, by key: label and runs, each in the T and of the size it was published with.
+
+    The later ones are trained by MixSTE's recipe, its loss included, so that they differ from it in the network alone.
+    """
+    later = {
+        f"{name}-243": (
+            f"{label}, T=243",
+            p.seeded(name, 243, network_class(name).sizes(p), p.recipe(), keypoints, None),
+        )
+        for name, label in LATER.items()
+    }
+    return {
+        "mixste-243": ("MixSTE, T=243", p.mixste(keypoints=keypoints)),
+        **later,
+        "poseformer-81": ("PoseFormer, T=81", p.peer("poseformer", 81, keypoints)),
+        "videopose3d-243": ("VideoPose3D, T=243", p.peer("videopose3d", 243, keypoints)),
+    }
+
+
+def leaders(p: Profile) -> list[Row]:
+    """MixSTE, three networks that came after it and two that came before, in one harness.
+
+    In each profile they are trained for equally many poses, as many as the one with the fewest. Where the profile gives
+    each network a length of its own, for equal GPU time, there are rows of that length too. Keys are the network's, the
+    keypoints and the budget, as "ktpformer-243-detected-time"; each is compared with MixSTE. From detected keypoints,
+    those that lift whole windows also keep the weights with the lowest error on the test people, as Table 1's MixSTE.
+    """
+    p = p.of_table("leaders")
+    rows = []
+    for kind in p.leaders:
+        keypoints = {"detected": p.detectors[0], "exact": "gt"}[kind]
+        trained = six_networks(p, keypoints)
+        lengths = {run.poses for _, runs in trained.values() for run in runs}
+        budgets = {"time": None} if len(lengths) > 1 else {}
+        for budget, poses in (budgets | {"poses": min(lengths)}).items():
+            for key, (label, runs) in trained.items():
+                curve = kind == "detected" and runs[0].network_class.mode == "seq2seq"
+                runs = tuple(replace(run, poses=poses or run.poses, test_curve=curve) for run in runs)
+                against = "" if key == "mixste-243" else f"mixste-243-{kind}-{budget}"
+                rows.append(Row(f"{key}-{kind}-{budget}", runs, f"{label}, {keypoints}, equal {budget}", None, against))
+    return rows + references(p.detected)
+
+
+def leaders_rates(p: Profile) -> list[Row]:
+    """`rates` for the later networks of table `leaders`."""
+    plan = p.leaders_sweep
+    return _swept(p, plan, six_networks(p.scaled(plan.length), p.detectors[0]))
 
 
 def more_people(p: Profile) -> list[Row]:
@@ -446,6 +504,13 @@ TABLES: dict[str, Table] = {
             *("more_people", "18", "18_people", "number of subjects and frames trained on", more_people),
             metrics=("MPJPE", "N-MPJPE", "P-MPJPE"),
             protocol="exact",
+        ),
+        Table("leaders", "8", "19_leaders", "six networks in one harness", leaders, averages_only=True),
+        Table(
+            *("leaders_rates", "8", "19_leaders", "learning rates, on validation subjects", leaders_rates),
+            averages_only=True,
+            protocol="exact",
+            csv="19_rates",
         ),
     )
 }

@@ -52,10 +52,12 @@ def test_one_recipe_for_all_networks():
     """Augmentation and optimizer, but for peers, which have a window around every frame; rates are a network's own."""
     own = {"loss": (), "random_starts": False, "learning_rate": 1.0, "batch_frames": 1, "scaled_gradient": False}
     for profile in (PROFILES[name] for name in ("open", "smoke", "paper")):
-        keys = ("table1", "table2", "table5", "curves", "rates")
+        keys = ("table1", "table2", "table5", "curves", "rates", "leaders", "leaders_rates")
         runs = [run for key in keys for row in TABLES[key].rows(profile) if row.trained for run in row.runs]
         assert {replace(run.recipe, **own) for run in runs} == {replace(profile.recipe(), **own)}
-        assert {run.recipe.random_starts for run in runs if run.model == "mixste"} == {profile.recipe().random_starts}
+        assert {run.recipe.random_starts for run in runs if run.network_class.mode == "seq2seq"} == {
+            profile.recipe().random_starts
+        }
     assert {run.recipe.optimizer for run in runs} == {"adamw"}
     assert PROFILES["paper"].recipe() == AUTHORS
 
