@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 
+from mixste.metrics import error_variance
+from mixste.skeleton import Skeleton
 from mixste.study import records, tidy, trainer
 from mixste.study.profiles import Profile
 from mixste.study.records import Record
@@ -56,6 +59,29 @@ def compared(table: Table, profile: Profile, train: bool | None = None) -> dict[
 def by_seed(seeds: list[Record], value: Callable[[Record], pd.Series]) -> pd.DataFrame:
     """(takes, seeds), from a function that gives a value for each take of a record."""
     return pd.DataFrame({record.spec.seed: value(record) for record in seeds})
+
+
+def categories(skeleton: Skeleton) -> dict[str, list[int]]:
+    """The joint categories of Figure 4: a left and a right joint form one, each joint of the midline its own."""
+    of_name: dict[str, list[int]] = {}
+    for joint, name in enumerate(skeleton.joints):
+        sided = joint in skeleton.left + skeleton.right
+        name = name[1:] if sided else f"{name} (root)" if joint == skeleton.root else name
+        of_name.setdefault(name, []).append(joint)
+    return of_name
+
+
+def variance_by_take(seeds: list[Record], groups: list[list[int]]) -> pd.DataFrame:
+    """(takes, seeds), values whose mean over poses is VAR. of the mean errors of these groups of joints.
+
+    It is linear in the errors of the takes: the first-order approximation at the means (the delta method), so that its
+    interval is that of VAR.
+    """
+    errors = [by_seed(seeds, lambda record, group=group: record.joints.iloc[:, group].mean(axis=1)) for group in groups]
+    means = np.array([np.average(of_group.mean(axis=1), weights=seeds[0].frames) for of_group in errors])
+    slopes = (means - means.mean()) / len(means) * 2 / 10  # of VAR. by each mean
+    changes = [slope * (of_group - mean) for slope, of_group, mean in zip(slopes, errors, means, strict=True)]
+    return error_variance(means) + sum(changes)
 
 
 def named(name: str, methods: dict[str, Sound]) -> str:

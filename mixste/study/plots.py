@@ -11,6 +11,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from mixste.io.files import replacing
 from mixste.skeleton import Skeleton
@@ -18,7 +19,17 @@ from mixste.study.profiles import Profile
 from mixste.study.report import AT_LEVEL
 from mixste.study.store import output, shown
 from mixste.study.tables import CONSTANT, REGRESSION
-from mixste.study.tidy import FAILED, NOT_TRAINED, columns_of, over, short, sound_seeds, why_without, without_value
+from mixste.study.tidy import (
+    FAILED,
+    NOT_TESTED,
+    NOT_TRAINED,
+    columns_of,
+    over,
+    short,
+    sound_seeds,
+    why_without,
+    without_value,
+)
 
 SIDES = {"left": "#c44e52", "right": "#4c72b0", "middle": "#444444"}
 METHODS = {
@@ -249,15 +260,73 @@ def _at_edge(axes: Axes, y: float, values: pd.Series, limit: float, color: str) 
         )
 
 
-def verdicts(table: pd.DataFrame) -> Figure:
-    """Plot the claims of notebook 14, each in its own unit: ours with its interval, the paper's as a diamond."""
-    figure, axes = plt.subplots(figsize=(10, 0.6 + 0.3 * len(table)), layout="constrained")
-    _whiskers(axes, table)
-    axes.plot(
-        table["printed"], range(len(table)), "D", color="0.6", markerfacecolor="none", markersize=5, label="paper"
-    )
-    axes.set(xscale="symlog", xlabel="difference, in the claim's unit (ours ● with interval, paper ◇)")
+VERDICTS = {"holds": SIDES["right"], "does not hold": SIDES["left"], NOT_TESTED: "#777777"}
+FRACTIONS = (-2.0, 3.0)  # of the paper's effect: limits of the axes in `verdicts`
+
+
+def verdicts(claims: pd.DataFrame) -> Figure:
+    """Plot claims (`mixste.study.claims.judge`) with their verdicts: a panel for each unit, a row for each claim.
+
+    The effect is shown as a fraction of the paper's, so that the claimed side, shaded, is the right one everywhere. A
+    tick marks the smallest effect that matters. Effects beyond the axes are triangles, with the number beside them. The
+    last panel has the claims for which the paper prints no number, each in its own unit.
+    """
+    units = {f"{unit}": own for unit, own in claims[claims["printed"].notna()].groupby("unit", sort=False)}
+    own_units = claims[claims["printed"].isna()]
+    panels = [*units.items(), *([("", own_units)] if len(own_units) else [])]
+    rows = [len(own) for _, own in panels]
+    size = (12, 1.2 + 0.27 * sum(rows) + 0.55 * len(rows))
+    figure, grid = plt.subplots(len(rows), figsize=size, layout="constrained", height_ratios=rows, squeeze=False)
+    for axes, (unit, own) in zip(grid.flat, panels, strict=True):
+        scale = own["side"] * (own["printed"].abs() if unit else 1.0)
+        names = own["row"] if unit else own["row"] + ", " + own["unit"]
+        ends = np.sort(own[["low", "high"]].to_numpy() / scale.to_numpy()[:, None])
+        limits = FRACTIONS if unit else _around(np.concatenate([*ends, own["value"] / scale, own["smallest"]]))
+        axes.axvspan(0, limits[1], color="#e4edf6", zorder=0)
+        for y, (line, end, by) in enumerate(zip(own.itertuples(), ends, scale.abs(), strict=True)):
+            _verdict(axes, y, line, end, by, limits)
+        axes.axvline(0, color="0.3", linewidth=1)
+        if unit:
+            axes.axvline(1, color="0.3", linewidth=1, linestyle="--")
+        axes.set(xlim=limits, ylim=(len(own) - 0.5, -0.5))
+        axes.set_yticks(range(len(own)), names, fontsize=9)
+        axes.tick_params(axis="x", labelsize=9)
+        axes.grid(axis="y", visible=False)
+        named = "percentage points" if unit == "points" else unit
+        of_paper = f"claims in {named}: effect, as a multiple of the paper's"
+        title = of_paper if unit else "claims without a number in the paper: effect, in the unit named"
+        axes.set_title(title, fontsize=10, loc="left")
+    marks = [
+        Line2D([], [], color="0.3", marker="o", label=over(claims) or "no value yet"),
+        Line2D([], [], color="0.3", linestyle="--", label="as in the paper"),
+        Line2D([], [], color="#b8860b", marker="|", linestyle="", markersize=9, label="smallest effect that matters"),
+        Patch(color="#e4edf6", label="the side that the paper claims"),
+    ]
+    figure.legend(handles=marks, loc="outside upper center", ncols=4, fontsize=9)
     return figure
+
+
+def _verdict(axes: Axes, y: int, line, ends: Float[np.ndarray, "2"], scale: float, limits: tuple[float, float]) -> None:
+    """One claim: its effect and interval divided by `scale`, and the verdict to the right of the axes."""
+    effect, color = line.side * line.value / scale, VERDICTS[re.match("|".join(VERDICTS), line.note)[0]]
+    axes.plot([line.smallest / scale] * 2, [y - 0.25, y + 0.25], color="#b8860b", linewidth=2)
+    if limits[0] <= effect <= limits[1]:
+        axes.plot(ends, [y, y], color=color)
+        axes.plot(effect, y, "o", color=color, markersize=5, clip_on=False)
+    elif np.isfinite(effect):
+        low = effect < limits[0]
+        axes.plot(limits[0] if low else limits[1], y, "<" if low else ">", color=color, clip_on=False)
+        about = {"xytext": (8 if low else -8, 0), "textcoords": "offset points", "ha": "left" if low else "right"}
+        axes.annotate(f"{effect:.2g}", (limits[0] if low else limits[1], y), va="center", fontsize=9, **about)
+    about = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 9, "color": color}
+    axes.text(1.02, y, line.note, **about)
+
+
+def _around(values: Float[np.ndarray, "values"]) -> tuple[float, float]:
+    """Limits of axes that show zero and these values."""
+    values = np.append(values[np.isfinite(values)], 0.0)
+    margin = 0.05 * np.ptp(values)
+    return values.min() - margin, values.max() + margin
 
 
 def _whiskers(axes: Axes, rows: pd.DataFrame) -> None:

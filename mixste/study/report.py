@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -227,7 +227,15 @@ def _effort(run: Run, record: Record | None) -> dict[str, float]:
 
 def _without_value(row: Row, metrics: tuple[str, ...], ids: str) -> list[dict]:
     """The lines of a row whose trainings all failed or have no record."""
-    none = {"value": np.nan, "low": np.nan, "high": np.nan, "over": "", "seeds": 0, "seed_spread": np.nan}
+    none = {
+        "value": np.nan,
+        "low": np.nan,
+        "high": np.nan,
+        "over": "",
+        "degrees": np.nan,
+        "seeds": 0,
+        "seed_spread": np.nan,
+    }
     return [
         _about(row, "Avg.", metric, "", ids) | none | {"printed": _printed(row, metric, "Avg.")} for metric in metrics
     ]
@@ -316,7 +324,7 @@ def summary(
     others: pd.DataFrame | None = None,
     paired: bool = False,
 ) -> dict[str, float | str]:
-    """The columns of a tidy table that say what was measured: value, low, high, over, seeds and seed_spread.
+    """The columns of a tidy table that say what was measured: value, low, high, over, degrees, seeds and seed_spread.
 
     values: by take (rows, with an index level "subject") and seed (columns). others: subtracted, on the same takes.
     paired: whether their seeds are those of `values`, see `mixste.study.uncertainty.difference_interval`. seeds: those
@@ -338,8 +346,7 @@ def summary(
         interval = difference_interval(own, others.to_numpy(), *about, paired=paired, these_people=these_people)
     of_seeds = np.average(values - others if paired else values, axis=0, weights=weights)
     spread = of_seeds.std(ddof=1) if len(of_seeds) > 1 and (others is None or paired) else np.nan
-    ends = {"value": interval.value, "low": interval.low, "high": interval.high, "over": interval.over}
-    return ends | {"seeds": len(of_seeds), "seed_spread": spread}
+    return asdict(interval) | {"seeds": len(of_seeds), "seed_spread": spread}
 
 
 def _about(row: Row, column: str, metric: str, against: str, ids: str) -> dict:

@@ -14,12 +14,13 @@ from mixste.study.tables import CONSTANT, REGRESSION, TABLES, of_csv
 # One value per row. If `against` names another row, `value` is the difference row − against; otherwise it is empty.
 # low, high: 95 % interval, nan where nothing was repeated. over: what it was repeated over, and so what the interval
 # generalises to, see `mixste.study.uncertainty.Interval`; empty in tables older than this column, whose intervals are
-# a bootstrap over takes and seeds. seeds: how many the row has. seed_spread: standard deviation over seeds, of a
-# difference only where seeds are paired. poses, steps: length of one training; 0 where nothing is trained. macs:
-# millions of multiply-accumulates of the forward pass for each supervised pose. gpu_seconds: of one training alone, at
-# the speed in results/bench/study.csv, or as recorded if its kind is not in there; nan for trainings on a CPU.
-# printed: the paper's number, wherever it has one, comparable or not. A row all of whose runs failed or are missing has
-# one line a metric, with 0 seeds and no value; `runs` then names those that failed.
+# a bootstrap over takes and seeds. degrees: of freedom of the interval's Student's t. seeds: how many the row has.
+# seed_spread: standard deviation over seeds, of a difference only where seeds are paired. poses, steps: length of one
+# training; 0 where nothing is trained. macs: millions of multiply-accumulates of the forward pass for each supervised
+# pose. gpu_seconds: of one training alone, at the speed in results/bench/study.csv, or as recorded if its kind is not
+# in there; nan for trainings on a CPU. printed: the paper's number, wherever it has one, comparable or not. A row all
+# of whose runs failed or are missing has one line a metric, with 0 seeds and no value; `runs` then names those that
+# failed.
 COLUMNS = {
     "table": str,
     "row": str,
@@ -31,6 +32,7 @@ COLUMNS = {
     "low": float,
     "high": float,
     "over": str,
+    "degrees": float,
     "seeds": int,
     "seed_spread": float,
     "poses": int,
@@ -46,7 +48,7 @@ COLUMNS = {
     "note": str,
 }
 EMPTY = {str: "", float: np.nan, int: 0, bool: False}
-UNITS = ("mm", "mm/frame", "mm²", "%", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
+UNITS = ("mm", "mm/frame", "mm²", "%", "points", "M/frame", "M", "1", "frames/s", "×", "windows", "px", "GiB")
 # Published tables of data or recipes that have been replaced stay until their profile is run again. By their column
 # source, what they were made with. None of them says what its intervals are over.
 REPLACED = {
@@ -60,6 +62,7 @@ EFFORT = {  # heads of the columns that say what one training takes
     "gpu_seconds": "GPU seconds",
 }
 FAILED, NOT_TRAINED = "failed", "not trained here"  # in the notes of rows that lack some or all of their runs
+NOT_TESTED = "not tested"  # the verdict on a claim whose rows may lack all of their runs
 pd.options.display.max_colwidth = None  # a note is shown whole
 
 
@@ -95,7 +98,7 @@ def validate(table: pd.DataFrame) -> None:
 
 def without_value(table: pd.DataFrame) -> pd.Series:
     """Which lines are of rows that have no value, since all of their runs failed or are missing, as their notes say."""
-    with_reason = table["note"].str.contains(f"{FAILED}|{NOT_TRAINED}")
+    with_reason = table["note"].str.contains(f"{FAILED}|{NOT_TRAINED}|{NOT_TESTED}")
     return table["value"].isna() & (table["seeds"] == 0) & with_reason
 
 
@@ -158,7 +161,7 @@ def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=dict.fromkeys(floats, ""))
         for place, (name, kind) in enumerate(COLUMNS.items()):
-            if name in ("over", *EFFORT) and name not in table:  # written before there was this column
+            if name in ("over", "degrees", *EFFORT) and name not in table:  # written before there was this column
                 table.insert(min(place, len(table.columns)), name, EMPTY[kind])
         validate(table)
     except ValueError as error:

@@ -238,8 +238,8 @@ def test_differences_whose_interval_includes_zero_are_pale():
 
 
 def test_a_difference_without_an_interval_is_pale():
-    lines = [line("A", 5.0), line("B", 5.0, width=np.nan)]
-    [axes] = plots.verdicts(pd.DataFrame(lines)).axes
+    lines = [line("D", 50.0), line("A", 5.0, against="D"), line("B", 5.0, width=np.nan, against="D")]
+    [axes] = plots.differences(pd.DataFrame([*lines, line("A", 50.0), line("B", 50.0)]), "MPJPE", "from D").axes
     assert [drawn.get_alpha() for drawn in axes.lines if drawn.get_marker() == "o"] == [1, 0.35]
 
 
@@ -277,11 +277,26 @@ def test_one_large_difference_does_not_flatten_the_others():
     assert 5 < right < 10
 
 
-def test_claims_beside_the_papers_numbers():
-    table = pd.DataFrame([line("one", -3.0, printed=-6.2), line("two", 4.0), line("three", 0.1, printed=1.0)])
-    [axes] = plots.verdicts(table).axes
-    assert dots(axes) == {"o": [(-3, 0), (4, 1), (0.1, 2)], "D": [(-6.2, 0), (1, 2)]}
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two", "three"]
+def test_claims_are_fractions_of_the_papers_effect_with_their_verdicts():
+    """The interval reaches 2 below and 4 above: of -3, where the paper prints -6, a third of it below and 5/6 above."""
+    lines = [
+        line("one", -3.0, printed=-6.0, note="holds") | {"side": -1, "smallest": 0.6},
+        line("two", 40.0, printed=2.0, note="does not hold: the opposite") | {"side": -1, "smallest": 0.6},
+        missing("three", "not tested: not trained yet", printed=1.0) | {"side": 1, "smallest": 0.4},
+        line("four", 1.0, printed=2.0, metric="MPJVE", note="holds") | {"side": 1, "smallest": 0.5},
+        line("five", -7.0, note="holds") | {"side": -1, "smallest": 0.4},
+    ]
+    of_mm, of_velocity, without = plots.verdicts(pd.DataFrame(lines)).axes
+    assert dots(of_mm) == {"o": [(0.5, 0)], "<": [(plots.FRACTIONS[0], 1)]}
+    whiskers = [drawn.get_xdata() for drawn in of_mm.lines if len(set(drawn.get_ydata())) == 1 < len(drawn.get_ydata())]
+    np.testing.assert_allclose(whiskers, [[-1 / 6, 5 / 6]])
+    ticks = [set(drawn.get_xdata()) for drawn in of_mm.lines if drawn.get_color() == "#b8860b"]
+    assert [round(tick.pop(), 6) for tick in ticks] == [0.1, 0.3, 0.4]
+    assert [text.get_text() for text in of_mm.texts] == ["holds", "-20", lines[1]["note"], lines[2]["note"]]
+    assert [text.get_text() for text in of_mm.get_yticklabels()] == ["one", "two", "three"]
+    assert dots(of_velocity) == {"o": [(0.5, 0)]}
+    assert dots(without) == {"o": [(7, 0)]}
+    assert [text.get_text() for text in without.get_yticklabels()] == ["five, mm"]
 
 
 # --- poses
