@@ -211,6 +211,9 @@ def lift(
     focal_length: Annotated[
         float | None, typer.Option(help="Focal length of the camera in pixels, for --world. Overrides the file's.")
     ] = None,
+    bands: Annotated[
+        bool, typer.Option(help="Give each joint a radius that holds the true one in 90 % of cases: see docs/lift.md.")
+    ] = False,
     network_layout: Annotated[
         str | None, typer.Option(help="Joint layout that the network was trained on, if its file lacks it: human36m.")
     ] = None,
@@ -247,6 +250,7 @@ def lift(
         person=None if person == "all" else int(person),
         world=world,
         focal=focal_length,
+        bands=bands,
         **outputs,
     ):
         if isinstance(result, DataError):

@@ -39,11 +39,13 @@ class Network(nn.Module):
 
     options, frames, joints: as given to the constructor. layout: the name in `mixste.skeleton.SKELETONS` of the joint
     layout that it was trained on; of a new network, the usual one with its number of joints; None if it is not in the
-    file that the network was read from, and more than one is possible. metres: whether its poses are in metres.
+    file that the network was read from, and more than one is possible. metres: whether its poses are in metres. file:
+    that it was read from, or None.
     """
 
     name: ClassVar[str]
     metres: bool = True
+    file: Path | None = None
     mode: ClassVar[str] = "seq2seq"
     closed_form: ClassVar[bool] = False
     recipe_options: ClassVar[tuple[str, ...]] = ()
@@ -235,4 +237,5 @@ def read_network(path: Path) -> Network:
     kind, options = NETWORKS[metadata["model"]], json.loads(metadata["options"])
     network = kind.from_weights(options, weights, metadata.get("layout"))
     network.metres = metadata.get("unit", "metre") == "metre"
+    network.file = path
     return network

@@ -19,6 +19,7 @@ from mixste.io import DataError
 from mixste.io.guard import guarded
 from mixste.predict import predict
 from mixste.skeleton import human36m, layouts_of
+from mixste.wild.calibration import COVERAGE, Calibration, both_ways
 from mixste.wild.motion import c3d, write_c3d, write_glb, write_trc
 from mixste.wild.outputs import MAX_FRAMES, WRITERS, Lifted
 from mixste.wild.quality import on_screen
@@ -39,22 +40,46 @@ FPS = 30.0  # if a file has no frame rate
 FPS_RANGE = (0.01, 10_000.0)
 FARTHEST = 1000  # image sizes from the origin; no detector puts a point farther away
 FOCAL = 1.15  # longer sides of the image, if the focal length is unknown: 47° across, as phones and many cameras see
+BANDS = (
+    f"bands: in {100 * COVERAGE:.0f} % of cases the true joint, relative to the hip, is within that radius, for adults "
+    "and detectors like those of the calibration; not where keypoints are filled in or swapped, nor for the path"
+)
 FOCAL_RANGE = (0.2, 50.0)  # longer sides of the image: 136° to 1° across
 
 
 def lift_clip(
-    detections: Detections, model: nn.Module, *, fps: float | None = None, person: int = 0, flip: bool = True
+    detections: Detections,
+    model: nn.Module,
+    *,
+    fps: float | None = None,
+    person: int = 0,
+    flip: bool = True,
+    bands: bool = False,
 ) -> Lifted:
     """Lift one person of a clip.
 
     Gaps of up to half a second are filled by linear interpolation of each point, before the points become human36m's
     joints; longer ones by interpolation of the joints, which a note reports. fps: overrides the file's. person: 0 for
     the most prominent. A person much larger or smaller on the screen than in training is lifted as if the image had
-    been extended on all sides, or cropped around them. Raises DataError for a network of another joint layout, for a
-    person that does not exist, a joint that is detected in no frame, or a point impossibly far outside the image.
+    been extended on all sides, or cropped around them. bands: with a radius around each joint that holds the true one
+    in 90 % of cases, see `mixste.wild.calibration`; flip is then on. Raises DataError for a network of another joint
+    layout or without calibrated errors for the bands, for a person that does not exist, a joint that is detected in no
+    frame, or a point impossibly far outside the image.
     """
     check_layout(model)
-    return _lifted(_keypoints(detections, fps, person), model, flip)
+    calibration = _calibration(model, bands)
+    return _lifted(_keypoints(detections, fps, person), model, flip, calibration, bands)
+
+
+def _calibration(model: nn.Module, bands: bool) -> Calibration:
+    """That of the weights. Raises DataError if bands are asked for and it has none."""
+    calibration = Calibration.of(model)
+    if bands and calibration.bands is None:
+        raise DataError(
+            f"expected weights with calibrated errors for the bands, found none beside {model.file or 'the network'}: "
+            "see tools/calibrate.py"
+        )
+    return calibration
 
 
 def check_layout(model: nn.Module) -> None:
@@ -162,17 +187,22 @@ def _unlike_training(joints: Float[np.ndarray, "frames 17 2"], resolution: tuple
     return notes
 
 
-def _lifted(about: dict, model: nn.Module, flip: bool) -> Lifted:
+def _lifted(about: dict, model: nn.Module, flip: bool, calibration: Calibration, bands: bool) -> Lifted:
     """The result with the poses, from the fields that `_keypoints` gave."""
-    screen, note = on_screen(about["keypoints"], about["resolution"])
+    screen, note = on_screen(about["keypoints"], about["resolution"], calibration.ranges)
     with tqdm(desc=about["name"], total=len(screen), unit="frame", unit_scale=True, leave=False, disable=None) as bar:
         try:
-            poses = predict(model, screen.astype(np.float32), flip, progress=bar.update)
+            if bands:
+                poses, disagreement = both_ways(model, screen, lambda frames: bar.update(frames / 2))
+                about |= {"bands": calibration.bands.radii(disagreement)}
+            else:
+                poses = predict(model, screen.astype(np.float32), flip, progress=bar.update)
         except ValueError as error:
             raise DataError(f"{about['name']}: {error}") from None
     poses -= poses[:, [human36m.root]]
     unit = "" if model.metres else "poses are in screen units, not in metres, as the authors of these weights have it"
-    return Lifted(**about | {"poses": poses, "notes": (*about["notes"], *filter(None, (note, unit)))})
+    about |= {"poses": poses, "ranges": calibration.ranges}
+    return Lifted(**about | {"notes": (*about["notes"], *filter(None, (note, unit, BANDS if bands else "")))})
 
 
 def in_world(lifted: Lifted, focal: float | None = None) -> Lifted:
@@ -194,7 +224,7 @@ def in_world(lifted: Lifted, focal: float | None = None) -> Lifted:
             f"{lifted.name}: expected a focal length of {FOCAL_RANGE[0] * longer:.0f} to {FOCAL_RANGE[1] * longer:.0f} "
             f"pixels, {FOCAL_RANGE[0]:g} to {FOCAL_RANGE[1]:g} times the longer side of the image, found {focal:g}"
         )
-    screen, _ = on_screen(lifted.keypoints, lifted.resolution)
+    screen, _ = on_screen(lifted.keypoints, lifted.resolution, lifted.ranges)
     scale = np.ptp(lifted.keypoints) / max(np.ptp(screen), 1e-9)
     axis = lifted.keypoints[0, 0] - scale * screen[0, 0]  # the middle of what the network saw
     world, more = place(lifted.poses, lifted.keypoints, lifted.filled, lifted.fps, lifted.resolution, focal, axis)
@@ -230,21 +260,23 @@ def lift(
     flip: bool = True,
     world: bool = False,
     focal: float | None = None,
+    bands: bool = False,
     outputs: Sequence[str] = ("npz", "csv", "json", "bvh", "html"),
 ) -> Iterator[Lifted | DataError]:
     """Lift every clip of a file or folder and write each, as soon as it is lifted, as out/NAME.npz and so on.
 
-    format, layout, resolution, units: see `formats.read`; fps, person, flip: see `lift_clip`. person None: everyone in
-    view for at least a tenth of a clip, as NAME_person0.npz, NAME_person1.npz and so on, and all together in NAME.html.
-    world: also place the person in the world, see `in_world`; focal: overrides the file's. outputs: any of OUTPUTS. A
-    clip that cannot be read yields its DataError instead of a result, and the others are lifted. The network is
-    accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at once if the network has another
-    joint layout, there are no clips, an output is unknown, or a result would overwrite its input; ImportError for .mp4
-    without the extra `video`, for .c3d without `c3d`.
+    format, layout, resolution, units: see `formats.read`; fps, person, flip, bands: see `lift_clip`. person None:
+    everyone in view for at least a tenth of a clip, as NAME_person0.npz, NAME_person1.npz and so on, and all together
+    in NAME.html. world: also place the person in the world, see `in_world`; focal: overrides the file's. outputs: any
+    of OUTPUTS. A clip that cannot be read yields its DataError instead of a result, and the others are lifted. The
+    network is accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at once if the network has
+    another joint layout, there are no clips, an output is unknown, or a result would overwrite its input; ImportError
+    for .mp4 without the extra `video`, for .c3d without `c3d`.
     """
     check_layout(model)
     if world and not model.metres:
         raise DataError("expected a network whose poses are in metres for the world, found one of screen units")
+    calibration = _calibration(model, bands)
     unknown = [kind for kind in outputs if kind not in OUTPUTS]
     if unknown:
         raise DataError(f"unknown output {unknown[0]!r}: expected some of {', '.join(OUTPUTS)}")
@@ -299,7 +331,7 @@ def lift(
                             del detections  # large for a long clip
                         if person is None:
                             keypoints["name"] += f"_person{number}"
-                        lifted = _lifted(keypoints, model, flip)
+                        lifted = _lifted(keypoints, model, flip, calibration, bands)
                         lifted = in_world(lifted, length) if world else lifted
                     lifted = write(replace(lifted, film=clip if video else None), stem)
                 except DataError as error:

@@ -18,7 +18,7 @@ from mixste.io import DataError
 from mixste.io.files import readable, replacing
 from mixste.io.guard import guarded, read_arrays
 from mixste.skeleton import Skeleton, human36m
-from mixste.wild.quality import quality
+from mixste.wild.quality import USUAL, Ranges, quality
 from mixste.wild.video import film, save_mp4
 
 PART = 10_000  # frames written at a time
@@ -52,6 +52,7 @@ class Lifted:
     keypoints: the network's input, pixels. poses: metres in camera axes (x right, y down, z forward), relative to the
     hip. filled: which keypoints were not detected but interpolated. notes: assumptions and warnings, a sentence each.
     world: the person on the floor, if asked for. film: the video that it comes from, shown behind the keypoints.
+    bands: metres around each joint, if asked for, see `mixste.wild.bands`. ranges: keypoints in the network's training.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Lifted:
     notes: tuple[str, ...] = ()
     world: World | None = None
     film: Path | None = None
+    bands: Float[np.ndarray, "frames 17"] | None = None
+    ranges: Ranges = USUAL
 
     def __post_init__(self):  # both may contain a file name
         object.__setattr__(self, "name", readable(self.name))
@@ -74,9 +77,11 @@ class Lifted:
         path = Path(path)
         expected = "the .npz of a lifted clip"
         with guarded(path, expected):
-            names = ("fps", "resolution", "keypoints", "poses", "filled", "notes", *WORLD)
+            names = ("fps", "resolution", "keypoints", "poses", "filled", "notes", "bands", "ranges", *WORLD)
             arrays = read_arrays(path, names, expected)
-            for name, last in (("poses", (17, 3)), ("keypoints", (17, 2)), ("filled", (17,))):
+            per_frame = {"poses": (17, 3), "keypoints": (17, 2), "filled": (17,)}
+            per_frame |= {"bands": (17,)} if "bands" in arrays else {}
+            for name, last in per_frame.items():
                 shape = (len(arrays["poses"]), *last)
                 if arrays[name].shape != shape or not np.isfinite(arrays[name]).all() or not len(arrays[name]):
                     raise DataError(f"expected finite {name} {shape} of a lifted clip, found {arrays[name].shape}")
@@ -95,6 +100,8 @@ class Lifted:
                 filled=arrays["filled"].astype(bool),
                 notes=tuple(map(str, arrays["notes"].tolist())),
                 world=_world(arrays) if "world" in arrays else None,
+                bands=arrays.get("bands"),
+                ranges=Ranges(*arrays["ranges"].tolist()) if "ranges" in arrays else USUAL,
             )
 
     def cut(self, kind: str) -> "Lifted":
@@ -107,12 +114,13 @@ class Lifted:
             poses=self.poses[first],
             filled=self.filled[first],
             world=world,
+            bands=None if self.bands is None else self.bands[first],
         )
 
     @cached_property
     def quality(self) -> dict:
         """How far the result can be trusted, see `mixste.wild.quality.quality`."""
-        return quality(self.keypoints, self.filled, self.resolution, self.fps)
+        return quality(self.keypoints, self.filled, self.resolution, self.fps, self.ranges)
 
     def upright(self, part: slice = slice(None)) -> Float[np.ndarray, "frames 17 3"]:
         """Poses with y up and the floor at y = 0, x to the camera's right and z towards it, metres.
@@ -173,6 +181,8 @@ def write_npz(lifted: Lifted, path) -> None:
             notes=np.array(lifted.notes, dtype=np.str_),
             quality=np.array(lifted.quality["words"]),
             swaps=np.array(lifted.quality["swaps"], dtype=np.int64),
+            ranges=np.array(lifted.ranges),
+            **({} if lifted.bands is None else {"bands": lifted.bands.astype(np.float32)}),
             **_arrays(lifted.world),
         )
 
@@ -180,19 +190,23 @@ def write_npz(lifted: Lifted, path) -> None:
 def write_csv(lifted: Lifted, path) -> None:
     """One row per frame: frame, seconds, then x, y and z of every joint in metres.
 
-    In the world if the clip is placed there; then also 1 for each foot that stands still.
+    In the world if the clip is placed there; then also 1 for each foot that stands still. With bands, these follow.
     """
     poses = lifted.world.poses if lifted.world else lifted.poses
     names = ["frame", "seconds", *(f"{joint}_{axis}" for joint in human36m.joints for axis in "xyz")]
     formats = ["%d", *["%.5f"] * (len(names) - 1)]
     if lifted.world:
         names, formats = [*names, "RFoot_contact", "LFoot_contact"], [*formats, "%d", "%d"]
+    if lifted.bands is not None:
+        names = [*names, *(f"{joint}_band" for joint in human36m.joints)]
+        formats = [*formats, *["%.5f"] * len(human36m.joints)]
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         file.write(",".join(names) + "\n")
         for part in parts(lifted):
             frames = np.arange(part.start, part.stop)
             columns = [frames, frames / lifted.fps, poses[part].reshape(len(frames), -1)]
             columns += [lifted.world.contacts[part]] if lifted.world else []
+            columns += [] if lifted.bands is None else [lifted.bands[part]]
             np.savetxt(file, np.column_stack(columns), fmt=formats, delimiter=",")
 
 
@@ -213,6 +227,7 @@ def write_json(lifted: Lifted, path) -> None:
         file.write(text(about)[:-1])
         large = [("poses", lifted.poses, 5), ("keypoints", lifted.keypoints, 2)]
         large += [("world", lifted.world.poses, 5)] if lifted.world else []
+        large += [] if lifted.bands is None else [("bands", lifted.bands, 5)]
         for name, values, digits in large:
             file.write(f',"{name}":[')
             for part in parts(lifted):

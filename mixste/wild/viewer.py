@@ -117,8 +117,13 @@ def view(
     errors = [joint_errors(poses, series[0][1]).mean(axis=-1) for _, poses in series[1:]]
     image = None if clip is None else ([_array(clip.keypoints[frames])], clip.resolution)
     behind = _film(clip, selected)
+    scene = _scene(series, image, skeleton, fps or (50.0 if clip is None else clip.fps), selected.start, behind)
+    for item, one in zip(items, scene["series"], strict=False):
+        if not isinstance(item, Lifted):
+            break  # names of a mapping are several series
+        _add_bands(one, item, frames)
     content = {
-        **_scene(series, image, skeleton, fps or (50.0 if clip is None else clip.fps), selected.start, behind),
+        **scene,
         "curves": [None, *(np.round(1000 * error, 1).tolist() for error in errors)] if errors else [],
         "about": f"mean distance of the joints from {name}, mm",
     }
@@ -134,8 +139,11 @@ def view_people(people: Sequence[Lifted]) -> Viewer:
         raise ValueError(f"expected people lifted from one clip, found {len(people)} of different length, size or rate")
     series = [(one.name, _array(one.shown())) for one in people]
     image = ([_array(one.keypoints) for one in people], people[0].resolution)
+    scene = _scene(series, image, human36m, people[0].fps, 0, _film(people[0], range(len(people[0].poses))))
+    for person, one in zip(people, scene["series"], strict=True):
+        _add_bands(one, person)
     content = {
-        **_scene(series, image, human36m, people[0].fps, 0, _film(people[0], range(len(people[0].poses)))),
+        **scene,
         "curves": [],
         "about": "",
     }
@@ -225,6 +233,11 @@ def _scene(series, image, skeleton: Skeleton, fps: float, first: int, film: str 
             **({"film": film} if film else {}),
         },
     }
+
+
+def _add_bands(series: dict, lifted: Lifted, frames: slice = slice(None)) -> None:
+    if lifted.bands is not None:
+        series["bands"] = _packed(lifted.bands[frames], 1e-4)
 
 
 def _still(series, image, skeleton: Skeleton) -> Image.Image:

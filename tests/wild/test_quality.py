@@ -74,7 +74,7 @@ def test_the_words_say_what_the_numbers_do():
     still[100] = still[100, human36m.mirror]
     bad = quality(still, filled, (1000, 1000), 12.0)
     assert bad["words"].startswith("17 % of the keypoints filled in; ")
-    assert bad["words"].endswith("left and right may swap at 2 frames (100, 101); 12 frames/s, 25 and 50 in training")
+    assert bad["words"].endswith("left and right may swap at 2 frames (100, 101); 12 frames/s, 25 to 50 in training")
 
 
 def test_it_stands_in_the_files(tmp_path):

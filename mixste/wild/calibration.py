@@ -1,0 +1,142 @@
+"""What comes with weights beside their file, NAME.json: what keypoints they were trained on, and bands of their errors.
+
+A band is a ball around a lifted joint, relative to the hip, that holds the true joint in 90 % of frames, joints and
+people like those of the calibration. Its radius is
+
+    quantile · √(spread² + (ONE_SIDED · disagreement)²)
+
+where spread is the joint's root-mean-square error in the calibration, and disagreement how far the lifting of a frame
+and that of its mirror image are apart, root-mean-square over the joints. The quantile is that of the errors in units of
+the root (split conformal prediction), each person weighing the same. People are what is exchangeable: frames of one
+person are not independent, so that with K people coverage on the next one is guaranteed only at the level (K + 1) / K ·
+90 % of the calibration, which fewer than nine people cannot give. The plain quantile is taken, and coverage measured on
+other people: `tools/calibrate.py` makes the file and the table of the model card.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from mixste.io import DataError
+from mixste.io.files import replacing
+from mixste.io.guard import guarded
+from mixste.predict import predict
+from mixste.skeleton import human36m, mirrored
+from mixste.wild.quality import USUAL, Ranges
+
+COVERAGE = 0.9
+ONE_SIDED = 3.0  # chosen on the people of the calibration of open-small, by leaving one out
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The calibration of a network's errors.
+
+    people, keypoints: of whom, and by which detectors. spread: metres, of each joint. quantile: of each joint.
+    """
+
+    people: tuple[str, ...]
+    keypoints: tuple[str, ...]
+    spread: tuple[float, ...]
+    quantile: tuple[float, ...]
+
+    def radii(self, disagreement: Float[np.ndarray, "frames"]) -> Float[np.ndarray, "frames 17"]:
+        """The radius around each joint, metres; 0 for the hip."""
+        return np.array(self.quantile) * _scale(np.array(self.spread), disagreement)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What comes with weights; `bands` is None where errors were not calibrated."""
+
+    ranges: Ranges = USUAL
+    bands: Bands | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Calibration":
+        """That beside the file of the network's weights; the default if there is none, or it belongs to other weights.
+
+        Raises DataError for a file that holds something else.
+        """
+        weights = getattr(model, "file", None)
+        path = weights and weights.with_suffix(".json")
+        if path is None or not path.is_file():
+            return cls()
+        with guarded(path, "the calibration of weights"):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise DataError(f"expected ranges and bands, found {content!r:.50}")
+            if content.get("weights") != _sha256(weights):
+                return cls()
+            ranges, bands = content.get("ranges"), content.get("bands")
+            try:
+                ranges = Ranges(**{name: float(value) for name, value in ranges.items()}) if ranges else USUAL
+                return cls(ranges, _bands(bands) if bands else None)
+            except (AttributeError, TypeError, ValueError) as error:
+                raise DataError(f"expected ranges and bands, found {error}") from None
+
+    def write(self, weights: Path) -> Path:
+        """Write the file beside the weights, and return its path."""
+        path = weights.with_suffix(".json")
+        content = {"weights": _sha256(weights), "ranges": self.ranges._asdict()}
+        content |= {"bands": asdict(self.bands)} if self.bands else {}
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return path
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _bands(content: dict) -> Bands:
+    bands = Bands(**{name: tuple(values) for name, values in content.items()})
+    for name in ("spread", "quantile"):
+        values = np.array(getattr(bands, name), dtype=float)
+        if values.shape != (17,) or not np.isfinite(values).all() or (values < 0).any():
+            raise DataError(f"expected 17 numbers of at least 0 for {name}, found {getattr(bands, name)}")
+    return bands
+
+
+def both_ways(
+    model: nn.Module, screen: Float[np.ndarray, "frames 17 2"], progress: Callable[[float], None] = lambda frames: None
+) -> tuple[Float[np.ndarray, "frames 17 3"], Float[np.ndarray, "frames"]]:
+    """The poses of `predict` with `flip`, relative to the hip, and how far its two liftings are apart, metres."""
+    points = torch.from_numpy(screen.astype(np.float32))
+    one, other = (predict(model, way, flip=False, progress=progress) for way in (points, mirrored(points, human36m)))
+    both = torch.stack([one, mirrored(other, human36m)]).numpy()
+    both -= both[:, :, [human36m.root]]
+    return both.mean(axis=0), np.sqrt(np.square(both[0] - both[1]).sum(axis=-1).mean(axis=-1))
+
+
+def _scale(
+    spread: Float[np.ndarray, "17"], disagreement: Float[np.ndarray, "frames"]
+) -> Float[np.ndarray, "frames 17"]:
+    scale = np.hypot(spread, ONE_SIDED * disagreement[:, None])
+    scale[:, human36m.root] = 0
+    return scale
+
+
+def calibrate(
+    errors: Sequence[Float[np.ndarray, "frames 17"]],
+    disagreements: Sequence[Float[np.ndarray, "frames"]],
+    people: Sequence[str],
+    keypoints: tuple[str, ...],
+) -> Bands:
+    """The bands from the errors of clips, metres; people: of whom each clip is. Each person weighs the same."""
+    frames = np.array([len(clip) for clip in errors])
+    names, person = np.unique(people, return_inverse=True)
+    weights = np.repeat((1 / np.bincount(person, frames))[person], frames) / len(names)
+    every = np.concatenate(errors).astype(np.float64)
+    spread = np.sqrt(weights @ every**2)
+    scale = _scale(spread, np.concatenate(disagreements))
+    ratios = np.divide(every, scale, out=np.zeros_like(every), where=scale > 0)
+    quantile = np.quantile(ratios, COVERAGE, axis=0, weights=weights, method="inverted_cdf")
+    return Bands(tuple(names.tolist()), keypoints, tuple(spread.round(5).tolist()), tuple(quantile.round(4).tolist()))

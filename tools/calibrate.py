@@ -1,0 +1,172 @@
+"""What comes with bundled weights beside their file: bands of their errors, and the ranges of their training.
+
+`python tools/calibrate.py open-small` lifts people of open-people that the weights were not trained on, writes
+mixste/weights/open-small.json, and measures the bands on the test subjects: results/bench/bands.csv and a table of the
+model card. It takes some minutes on one core; what is lifted is kept in `runs/calibrate/`. The options:
+
+    --people cmu_07,cmu_08   whom to calibrate on; by default the validation subjects
+    --weights FILE           lift with these, the same network trained without those people, if the bundled weights
+                             were trained on them: their errors then stand for those of the bundled weights
+    --ranges                 also measure the ranges of the keypoints that `tools/footage.py` trains on
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from readme import between
+from tqdm import tqdm
+
+from mixste.accel import accelerate
+from mixste.camera import normalize_screen
+from mixste.checkpoints import load_checkpoint
+from mixste.data import Clip, load
+from mixste.data.sources.people import subjects
+from mixste.data.virtual import DETECTORS, random_of, simulate_detector
+from mixste.io.files import replacing
+from mixste.io.install import PACKAGE, needs_checkout
+from mixste.io.weights import bundled_file
+from mixste.network import Network
+from mixste.study import store
+from mixste.wild.calibration import Bands, Calibration, both_ways, calibrate
+from mixste.wild.quality import Ranges
+
+RESULT = PACKAGE.parent / "results" / "bench" / "bands.csv"
+CALIBRATED = ("cpn", "openpose")
+TAKES, FRAMES = 8, 81  # of a person: up to so many takes, and so many frames from the middle of each
+WINDOWS = 4096  # of training, to measure the ranges of
+JOINTS = np.arange(1, 17)  # the hip has no error
+
+
+def clips_of(people: tuple[str, ...]) -> list[Clip]:
+    """Up to TAKES takes of each person, spread over all, cameras in turn; of who has fewer, also by other cameras."""
+    takes: dict[str, dict[tuple, dict[str, Clip]]] = {person: {} for person in people}
+    for clip in load("open-people").clips:
+        if clip.subject in takes and len(clip) >= FRAMES:
+            takes[clip.subject].setdefault((clip.action, clip.take), {})[clip.camera] = clip
+    clips = []
+    for of_person in takes.values():
+        views = [cameras[sorted(cameras)[number % 4]] for number, cameras in enumerate(of_person.values())]
+        if len(views) < TAKES:
+            views = [cameras[name] for cameras in of_person.values() for name in sorted(cameras)]
+        some = min(TAKES, len(views))
+        clips += [views[number * len(views) // some] for number in range(some)]
+    return clips
+
+
+def middle(clip: Clip, keypoints: str) -> Clip:
+    """The frames in the middle of a clip, with the keypoints of a detector as `virtual.film` simulates it."""
+    if keypoints != "gt":
+        rng = random_of(0, "detector", keypoints, "human36m", clip.subject, clip.action, clip.take, clip.camera)
+        clip.keypoints[:] = simulate_detector(clip.keypoints, clip.poses, rng, keypoints)
+    start = (len(clip) - FRAMES) // 2
+    return clip.part(slice(start, start + FRAMES))
+
+
+def lifted(model: Network, clips: list[Clip], name: str, keypoints: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Errors of the joints, metres, and disagreement of each clip, kept in the store under this name."""
+    path = store.store() / "calibrate" / f"{name}-{keypoints}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fast, arrays = accelerate(model), {}
+        for clip in tqdm(clips, keypoints, unit="clip", disable=None):
+            part = middle(clip.part(slice(None)), keypoints)
+            poses, disagreement = both_ways(fast, normalize_screen(part.keypoints, *part.resolution))
+            errors = np.linalg.norm(poses - (part.poses - part.poses[:, :1]), axis=-1)
+            arrays[clip.name] = np.column_stack([errors, disagreement])
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+    with np.load(path) as stored:
+        return [(stored[clip.name][:, :-1], stored[clip.name][:, -1]) for clip in clips]
+
+
+def coverage(bands: Bands, clips: list[Clip], measured: list[tuple], keypoints: str) -> pd.DataFrame:
+    """Coverage of the bands and their mean radius by person, and of all people, each weighing the same."""
+    rows = []
+    for clip, (errors, disagreement) in zip(clips, measured, strict=True):
+        radii = bands.radii(disagreement)
+        inside = 100 * (errors <= radii)[:, JOINTS].mean()
+        rows.append({"subject": clip.subject, "coverage, %": inside, "radius, mm": 1000 * radii[:, JOINTS].mean()})
+    table = pd.DataFrame(rows).groupby("subject", sort=False).mean()
+    table.loc["all"] = table.mean()
+    return table.round(2).reset_index().assign(keypoints=keypoints)
+
+
+def ranges(windows: np.ndarray, rates: tuple[float, float]) -> Ranges:
+    """The ranges of screen-normalised keypoints (windows, frames, 17, 2), without the outermost hundredth."""
+    heights = np.median(np.ptp(windows[..., 1], axis=2), axis=1)
+    shortest, median, tallest = np.quantile(heights, [0.005, 0.5, 0.995]).round(3).tolist()
+    reach = float(np.quantile(np.abs(windows).max(axis=(1, 2, 3)), 0.99).round(3))
+    return Ranges(shortest, median, tallest, reach, *rates)
+
+
+def trained_on(model: Network, people: tuple[str, ...]) -> Ranges:
+    """The ranges of the windows that `tools/footage.py` draws from people."""
+    import footage
+    import open_weights
+
+    takes = [take for take in open_weights.read_people(open_weights.people_file()) if take.subject in people]
+    draws = footage.Footage(takes, model.frames, WINDOWS // 16, seed=0)
+    windows = np.concatenate([draws[step][0].numpy() for step in range(16)])
+    return ranges(windows, footage.RATES)
+
+
+def markdown(measurements: pd.DataFrame, bands: Bands) -> str:
+    """The part of the card in Markdown."""
+    lines = [
+        f"Calibrated on {len(bands.people)} people ({', '.join(bands.people)}).",
+        "",
+        "| keypoints | calibrated on | coverage, % | of the people, % | mean radius, mm |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for keypoints, rows in measurements.groupby("keypoints", sort=False):
+        each, everyone = (rows[(rows["subject"] == "all") == whole] for whole in (False, True))
+        low, high = each["coverage, %"].min(), each["coverage, %"].max()
+        [total], [radius] = everyone["coverage, %"], everyone["radius, mm"]
+        among = "yes" if keypoints in bands.keypoints else "no"
+        lines.append(f"| {keypoints} | {among} | {total:.1f} | {low:.0f} to {high:.0f} | {radius:.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    needs_checkout("calibrating weights")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("--people", default=",".join(subjects("validation")))
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--ranges", action="store_true")
+    options = parser.parse_args()
+    file, people = bundled_file(options.name), tuple(options.people.split(","))
+    if set(people) & set(subjects("test")):
+        parser.error("expected people who are not test subjects")
+    model = Network.from_pretrained(options.name)
+    stand_in = load_checkpoint(options.weights) if options.weights else model
+    calibration, tested = Calibration.of(model), subjects("test")
+    clips = clips_of((*people, *tested))
+    of_people, of_tested = ([clip for clip in clips if clip.subject in some] for some in (people, tested))
+
+    seen = [pair for kind in CALIBRATED for pair in lifted(stand_in, of_people, f"{options.name}-people", kind)]
+    errors, disagreements = zip(*seen, strict=True)
+    names = [clip.subject for clip in of_people] * len(CALIBRATED)
+    bands = calibrate(errors, disagreements, names, CALIBRATED)
+    limits = trained_on(model, (*subjects("train"), *subjects("validation"))) if options.ranges else calibration.ranges
+    print(Calibration(limits, bands).write(file))
+
+    tables = [
+        coverage(bands, of_tested, lifted(model, of_tested, f"{options.name}-test", kind), kind)
+        for kind in dict.fromkeys((*CALIBRATED, "gt", *DETECTORS))
+    ]
+    table = pd.concat(tables).assign(weights=options.name)
+    old = pd.read_csv(RESULT) if RESULT.exists() else table[:0]
+    with replacing(RESULT) as temporary:
+        pd.concat([old[old["weights"] != options.name], table]).to_csv(temporary, index=False)
+    card = file.with_suffix(".md")
+    text = between(card.read_text(encoding="utf-8"), "bands", markdown(table, bands))
+    with replacing(card) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(table.query("subject == 'all'").to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
