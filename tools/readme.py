@@ -17,6 +17,7 @@ from mixste.io.files import replacing
 from mixste.io.install import PACKAGE
 from mixste.predict import predict
 from mixste.study import store, tidy
+from mixste.study.notebooks import DEFAULT
 from mixste.study.profiles import PAPER_POSES, PROFILES
 from mixste.study.tables import CONSTANT, REGRESSION, TABLES, Row, Table
 from mixste.wild.outputs import pictures, save_gif
@@ -29,6 +30,18 @@ SHOWN = {
     "table1": ("videopose3d-243", "poseformer-81", "mixste-81", "mixste-243", CONSTANT, REGRESSION),
     "table2": ("poseformer-81", "mixste-81", "mixste-243", REGRESSION),
     "table5": ("baseline", "alternating", "joint-separation", "full"),
+}
+
+# What came out beyond the paper's claims: of a table's row, the sentence on its difference from the row compared with.
+FINDINGS = {
+    ("curves", "mixste-81-3"): "A training three times as long changes the MPJPE of MixSTE, T=81, by",
+    ("curves", "videopose3d-243-3"): "A training three times as long changes the MPJPE of VideoPose3D by",
+    (
+        "more_people",
+        "16-8000",
+    ): "Sixteen training subjects in the place of eight, with as many frames in all, change the MPJPE by",
+    ("paper_vs_code", "squared-norm"): "The squared norm of the paper's text changes the MPJPE by",
+    ("paper_vs_code", "dropout"): "The dropout of the paper's text changes the MPJPE by",
 }
 
 
@@ -59,6 +72,61 @@ def results() -> str:
             lines.append([f"Table {table.number}, {table.title}: {row.short}", *cells, _printed(row)])
     lines = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join(lines + [f"\n{mark} {note}." for note, mark in notes.items()])
+
+
+def findings() -> str:
+    """What came out as Markdown, a bullet a sentence: the verdicts on the claims in each profile, and `FINDINGS`.
+
+    Each stands on the published table that it names. A difference without an interval, or of rows that lack some of
+    their trainings, gives no sentence, nor does a table of an earlier version.
+    """
+    lines = []
+    for name, profile in PROFILES.items():
+        folder = f"results/{name}/notebooks"
+        published = {path.stem for path in tidy.files(name)}
+        if name == DEFAULT or "14_claims" not in published:
+            continue
+        claims = tidy.read(name, "14_claims")
+        if earlier := tidy.replaced(claims):
+            lines.append(
+                f"- `{name}`: the published tables are of an earlier version ({earlier}), too short to test a claim."
+            )
+            continue
+        lines.append(f"- `{name}`: {_verdicts(claims)} ([14_claims]({folder}/14_claims.ipynb)).")
+        lines += [f"  - {claim}" for claim in _judged(claims)]
+        for (key, row_key), sentence in FINDINGS.items():
+            table = TABLES[key]
+            if table.csv not in published:
+                continue
+            row = table.row(profile, row_key)
+            values = tidy.read(name, table.csv).query("column == 'Avg.' and metric == 'MPJPE' and against != ''")
+            values = values[(values["row"] == row.label) & ~values["note"].str.contains(tidy.NOT_TRAINED)]
+            for value in values.dropna(subset="low").itertuples():
+                where = f"{value.over}; [{table.notebook}]({folder}/{table.notebook}.ipynb)"
+                lines.append(f"- `{name}`: {sentence} {tidy.interval_text(value, '+.1f')} mm ({where}).")
+    return "\n".join(lines)
+
+
+def _verdicts(claims: pd.DataFrame) -> str:
+    """How many claims have each verdict, and why some are not tested."""
+    parts = claims["note"].str.extract("^(holds|does not hold|not tested)(?:: ([^,]*))?")
+    counts = parts[0].value_counts()
+    reasons = parts.loc[parts[0] == tidy.NOT_TESTED, 1].value_counts()
+    told = ", ".join(f"{counts.get(verdict, 0)} *{verdict}*" for verdict in ("holds", "does not hold", tidy.NOT_TESTED))
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return f"of the paper's {len(claims)} claims, {told}{f' ({why})' if why else ''}"
+
+
+def _judged(claims: pd.DataFrame) -> list[str]:
+    """A line for each claim that holds or does not."""
+    lines = []
+    for line in claims[~claims["note"].str.startswith(tidy.NOT_TESTED)].itertuples():
+        of = f", {line.column}" if line.column else ""
+        printed = "" if pd.isna(line.printed) else f"; the paper: {line.printed:+g}"
+        lines.append(
+            f"{line.note}: *{line.row.partition('. ')[2]}*{of}, {tidy.interval_text(line, '+.1f')} {line.unit}{printed}"
+        )
+    return lines
 
 
 def _printed(row: Row) -> str:
@@ -125,7 +193,7 @@ def layouts() -> str:
 
 def tables() -> dict[Path, str]:
     """The pages with their tables as they should be."""
-    contents = {README: {"results": results(), "speed": speed()}, LIFT: {"layouts": layouts()}}
+    contents = {README: {"findings": findings(), "results": results(), "speed": speed()}, LIFT: {"layouts": layouts()}}
     pages = {page: page.read_text(encoding="utf-8") for page in contents}
     for page, marks in contents.items():
         for mark, content in marks.items():

@@ -268,3 +268,45 @@ def test_the_moving_picture_is_small_and_moves():
     assert readme.PICTURE.stat().st_size < 1.5e6
     with Image.open(readme.PICTURE) as film:
         assert film.n_frames > 100
+
+
+def test_what_came_out_stands_on_published_values_with_intervals(monkeypatch):
+    """Verdicts are counted, those given are listed, and a difference without an interval gives no sentence."""
+    profile, about = PROFILES["open"], {"over": "8 people, 3 seeds", "seeds": 3, "runs": "a", "protocol": "exact"}
+    judged = {"metric": "MPJPE", "unit": "mm", "value": -3.0, "low": -4.0, "high": -2.0} | about
+    missing = {"metric": "MPJPE", "unit": "mm", "value": np.nan, "printed": -1.0}
+    verdicts = [
+        judged | {"row": "1. below PoseFormer's", "note": "holds", "printed": -3.4},
+        judged
+        | {"row": "2. best on every joint", "note": "does not hold: the opposite", "column": "Hip", "printed": np.nan},
+        missing | {"row": "3. one", "note": "not tested: too few runs so far, 1 of 5 seeds of MixSTE"},
+        missing | {"row": "4. other", "note": "not tested: not trained yet"},
+    ]
+    row, slow = (TABLES["curves"].row(profile, key) for key in ("mixste-81-3", "videopose3d-243-3"))
+    curve = judged | {"column": "Avg.", "against": "shorter"}
+    curves = [curve | {"row": row.label}, curve | {"row": slow.label, "low": np.nan, "high": np.nan, "over": ""}]
+    tables = {"14_claims": tidy.table(verdicts, profile, "14"), "17_curves": tidy.table(curves, profile, "17")}
+    monkeypatch.setattr(tidy, "read", lambda name, stem: tables[stem])
+    monkeypatch.setattr(tidy, "files", lambda name: [ROOT / f"{stem}.csv" for stem in tables if name == "open"])
+    assert readme.findings().splitlines() == [
+        "- `open`: of the paper's 4 claims, 1 *holds*, 1 *does not hold*, 2 *not tested* (1 too few runs so far, "
+        "1 not trained yet) ([14_claims](results/open/notebooks/14_claims.ipynb)).",
+        "  - holds: *below PoseFormer's*, -3.0 [-4.0, -2.0] mm; the paper: -3.4",
+        "  - does not hold: the opposite: *best on every joint*, Hip, -3.0 [-4.0, -2.0] mm",
+        "- `open`: A training three times as long changes the MPJPE of MixSTE, T=81, by -3.0 [-4.0, -2.0] mm "
+        "(8 people, 3 seeds; [17_limits](results/open/notebooks/17_limits.ipynb)).",
+    ]
+    curves[0]["note"] = f"{tidy.NOT_TRAINED}: 1 of 3 seeds"
+    tables["17_curves"] = tidy.table(curves, profile, "17")
+    assert "three times" not in readme.findings()
+    for line in verdicts:
+        line["over"] = ""
+    old = tidy.table(verdicts, replace(profile, data=replace(profile.data, source="open-subjects")), "14")
+    tables["14_claims"] = old
+    [line] = readme.findings().splitlines()
+    assert line.startswith("- `open`: the published tables are of an earlier version (eight subjects")
+
+
+def test_every_finding_is_of_a_row_that_is_compared_with_another():
+    for key, row in readme.FINDINGS:
+        assert TABLES[key].row(PROFILES["open"], row).against
