@@ -7,6 +7,9 @@ OPTIONS := $(if $(ON),--on $(ON)) $(if $(TABLES),--tables $(TABLES)) $(if $(JOBS
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 2 || echo --quiet)
 # Two processes of one thread each; tests are spread over them as in tests/conftest.py.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+# Notebooks write beside the user's own results here; where they write is left out of what is compared. A notebook has
+# one kernel, so one process executes all of it.
+NBVAL := MIXSTE_OUT=$(CURDIR)/.cache/nbval $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with tests/nbval.cfg
 
 .PHONY: reproduce test test-older-processor freeze docs clean
 
@@ -14,11 +17,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 reproduce: .venv/.installed $(if $(ON),.venv/.batch)
 	$(BIN)/mixste reproduce --profile $(PROFILE) $(OPTIONS)
 
-# Lint, then the tests, which compare every notebook as make reproduce executed it with its stored output.
+# Lint, then the package's tests, then every notebook against its stored output.
 test: .venv/.installed .venv/.batch
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mixste reproduce --profile smoke
+	$(BIN)/mixste train --profile smoke
 	$(PYTEST) tests
+	$(NBVAL) notebooks
 	@echo "Passed: lint, the tests, and every notebook against its stored output. Look first at what make reproduce made, runs/results/README.md, then at the notebooks: $(BIN)/jupyter lab notebooks"
 
 # What depends on trained digits, once more with the instructions of an older processor: the tests on the usual store,
@@ -33,6 +37,7 @@ test-older-processor: .venv/.installed
 	$(OLDER) $(PYTEST) $(DIGITS) -m "not slow"
 	$(OTHER) $(OLDER) $(BIN)/mixste reproduce --tables 2
 	$(OTHER) $(PYTEST) tests/study/test_notebooks.py tests/study/test_results.py
+	$(OTHER) $(NBVAL) notebooks/03_*.ipynb
 
 # Make the study in a profile and publish it: its tables, figures and notebooks become the repository's.
 freeze: .venv/.installed

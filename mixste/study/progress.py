@@ -1,7 +1,7 @@
 """Progress of trainings, shown in the way that fits the place.
 
 On a terminal a bar; in a notebook that a person has open a line that is updated; elsewhere a line every half minute. A
-notebook that a program executes (papermill) shows nothing, for it would stay in the stored output.
+notebook that a program executes (papermill, nbval) shows nothing, for it would stay in the stored output.
 """
 
 import sys

@@ -47,7 +47,7 @@ with Progress(2, "training") as trainings:
 
 
 def test_in_a_notebook_one_line_renews_itself_and_nothing_is_left_where_a_program_executes_it():
-    """What a front end sends allows the user to be asked for input; papermill and nbconvert do not allow it."""
+    """What a front end sends allows the user to be asked for input; papermill, nbval and nbconvert do not allow it."""
     manager, client = start_new_kernel(kernel_name="python3")
 
     def outputs(allow_stdin: bool) -> list[dict]:
