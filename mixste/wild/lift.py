@@ -25,7 +25,7 @@ from mixste.wild.outputs import MAX_FRAMES, WRITERS, Lifted
 from mixste.wild.quality import on_screen
 from mixste.wild.video import SUFFIXES, detect, pyav
 from mixste.wild.viewer import view, view_people
-from mixste.wild.world import place
+from mixste.wild.world import Person, place_people
 
 OUTPUTS = {
     **WRITERS,
@@ -206,12 +206,19 @@ def _lifted(about: dict, model: nn.Module, flip: bool, calibration: Calibration,
 
 
 def in_world(lifted: Lifted, focal: float | None = None) -> Lifted:
-    """The clip with `world`: the person on the floor, see `mixste.wild.world.place`.
+    """`in_one_world` of one person."""
+    [result] = in_one_world([lifted], focal)
+    return result
+
+
+def in_one_world(people: Sequence[Lifted], focal: float | None = None) -> list[Lifted]:
+    """The people of one clip with `world`: on the floor that they share, see `mixste.wild.world.place_people`.
 
     focal: the camera's focal length in pixels; None for a usual one, which a note says. Raises DataError for a length
     that no camera has.
     """
-    longer = max(lifted.resolution)
+    first = people[0]
+    longer = max(first.resolution)
     notes = ["in the world, z is up and 0 on the floor, x to the camera's right, y away from it, metres"]
     if focal is None:
         focal = FOCAL * longer
@@ -221,14 +228,20 @@ def in_world(lifted: Lifted, focal: float | None = None) -> Lifted:
         )
     if not FOCAL_RANGE[0] <= focal / longer <= FOCAL_RANGE[1]:
         raise DataError(
-            f"{lifted.name}: expected a focal length of {FOCAL_RANGE[0] * longer:.0f} to {FOCAL_RANGE[1] * longer:.0f} "
+            f"{first.name}: expected a focal length of {FOCAL_RANGE[0] * longer:.0f} to {FOCAL_RANGE[1] * longer:.0f} "
             f"pixels, {FOCAL_RANGE[0]:g} to {FOCAL_RANGE[1]:g} times the longer side of the image, found {focal:g}"
         )
-    screen, _ = on_screen(lifted.keypoints, lifted.resolution, lifted.ranges)
-    scale = np.ptp(lifted.keypoints) / max(np.ptp(screen), 1e-9)
-    axis = lifted.keypoints[0, 0] - scale * screen[0, 0]  # the middle of what the network saw
-    world, more = place(lifted.poses, lifted.keypoints, lifted.filled, lifted.fps, lifted.resolution, focal, axis)
-    return replace(lifted, world=world, notes=(*lifted.notes, *notes, *more))
+    views = []
+    for one in people:
+        screen, _ = on_screen(one.keypoints, one.resolution, one.ranges)
+        scale = np.ptp(one.keypoints) / max(np.ptp(screen), 1e-9)
+        axis = one.keypoints[0, 0] - scale * screen[0, 0]  # the middle of what the network saw
+        views.append(Person(one.poses, one.keypoints, one.filled, axis))
+    placed = place_people(views, first.fps, first.resolution, focal)
+    return [
+        replace(one, world=world, notes=(*one.notes, *notes, *more))
+        for one, (world, more) in zip(people, placed, strict=True)
+    ]
 
 
 def clips_in(source) -> list[Path]:
@@ -267,8 +280,8 @@ def lift(
 
     format, layout, resolution, units: see `formats.read`; fps, person, flip, bands: see `lift_clip`. person None:
     everyone in view for at least a tenth of a clip, as NAME_person0.npz, NAME_person1.npz and so on, and all together
-    in NAME.html. world: also place the person in the world, see `in_world`; focal: overrides the file's. outputs: any
-    of OUTPUTS. A clip that cannot be read yields its DataError instead of a result, and the others are lifted. The
+    in NAME.html. world: also place the people in the world, see `in_one_world`; focal: overrides the file's. outputs:
+    any of OUTPUTS. A clip that cannot be read yields its DataError instead of a result, and the others are lifted. The
     network is accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at once if the network has
     another joint layout, there are no clips, an output is unknown, or a result would overwrite its input; ImportError
     for .mp4 without the extra `video`, for .c3d without `c3d`.
@@ -321,9 +334,8 @@ def lift(
             except ImportError as error:  # keypoint files are lifted without the extra
                 yield DataError(f"{clip}: {error}")
                 continue
-            together = []
+            people = []
             for number in numbers:
-                stem = name if person is not None else f"{name}_person{number}"
                 try:
                     with guarded(detections.name, "a clip of a person"):
                         keypoints = _keypoints(detections, fps, number)
@@ -332,8 +344,22 @@ def lift(
                         if person is None:
                             keypoints["name"] += f"_person{number}"
                         lifted = _lifted(keypoints, model, flip, calibration, bands)
-                        lifted = in_world(lifted, length) if world else lifted
-                    lifted = write(replace(lifted, film=clip if video else None), stem)
+                    stem = name if person is not None else f"{name}_person{number}"
+                    people.append((stem, replace(lifted, film=clip if video else None)))
+                except DataError as error:
+                    yield error
+            if world and people:
+                try:
+                    with guarded(clip, "a clip of a person"):
+                        placed = in_one_world([lifted for _, lifted in people], length)
+                except DataError as error:
+                    yield error
+                    continue
+                people = [(stem, lifted) for (stem, _), lifted in zip(people, placed, strict=True)]
+            together = []
+            for stem, lifted in people:
+                try:
+                    lifted = write(lifted, stem)
                 except DataError as error:
                     yield error
                     continue

@@ -28,7 +28,7 @@ from mixste.metrics import joint_errors
 from mixste.model import MixSTE, attention_maps
 from mixste.predict import predict
 from mixste.skeleton import Skeleton, human36m, of_joints
-from mixste.wild.outputs import Lifted, pictures
+from mixste.wild.outputs import UPRIGHT, Lifted, pictures
 from mixste.wild.video import film, save_mp4
 
 FILM_FRAMES, FILM_SIDE = 5_000, 640  # the longest film in a page, and the longer side of its pictures, pixels
@@ -133,11 +133,17 @@ def view(
 def view_people(people: Sequence[Lifted]) -> Viewer:
     """View people lifted from one clip together: all keypoints in the image plane, and the poses side by side.
 
-    Raises ValueError if there are none, or they are not of one clip.
+    People who are all placed in the world are shown together on its floor. Raises ValueError if there are none, or they
+    are not of one clip.
     """
     if not people or len({(len(one.poses), one.resolution, one.fps) for one in people}) > 1:
         raise ValueError(f"expected people lifted from one clip, found {len(people)} of different length, size or rate")
-    series = [(one.name, _array(one.shown())) for one in people]
+    together = all(one.world for one in people)
+    bodies = [one.upright() * UPRIGHT if together else _array(one.shown()) for one in people]
+    if together:
+        everyone = np.concatenate(bodies)
+        bodies = [body - (everyone.min(axis=(0, 1)) + everyone.max(axis=(0, 1))) / 2 for body in bodies]
+    series = [(one.name, body) for one, body in zip(people, bodies, strict=True)]
     image = ([_array(one.keypoints) for one in people], people[0].resolution)
     scene = _scene(series, image, human36m, people[0].fps, 0, _film(people[0], range(len(people[0].poses))))
     for person, one in zip(people, scene["series"], strict=True):
@@ -146,6 +152,7 @@ def view_people(people: Sequence[Lifted]) -> Viewer:
         **scene,
         "curves": [],
         "about": "",
+        "together": together,
     }
     return Viewer(content, _still(series, image, human36m), height=410)
 

@@ -1,10 +1,15 @@
-"""A lifted person in the world: the root's path, the vertical, the floor, and feet that stand still on it.
+"""Lifted people in the world: the root's path, the vertical, the floor, and feet that stand still on it.
 
 The camera is taken as still and without distortion, with its optical axis in the middle of the image. Lengths are in
-the scale of the poses: a person smaller than these is placed too far away, and walks too far, by the same factor. The
-constants were chosen on subjects of open-people that are not in the test and that `open-small` was not trained on;
+the scale of the poses: a person smaller than these is placed too far away, and walks too far, by the same factor. Of
+several people in one film the floor that they share shows their sizes, up to a factor that is the same for all.
+
+The constants were chosen on subjects of open-people that are not in the test and that `open-small` was not trained on;
 `tools/open_world.py` measures the result on test subjects.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -41,9 +46,26 @@ STRAIGHT = 0.9  # least distance from hip to foot, in lengths of the leg, in whi
 MOST_TILT = np.radians(45)  # between the vertical and that of the image
 TILT = np.radians(3)  # standard deviation of the vertical that the body gives
 UNEVEN = 0.05  # metres: standard deviation of the heights at which feet stand
+SIZES = 0.1  # standard deviation of the size of people, in that of their lifted poses
+SAME_SIZE = 0.02  # a smaller difference from 1 is not worth a note
 STANDS = 0.2  # seconds of standing that determine the vertical
 ANKLE = 0.08  # metres: height of a foot on the floor, which is the ankle
 FADE = 0.1  # seconds from a contact over which the correction of a foot fades
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One person of a film, as `place_people` takes them.
+
+    poses: metres, camera axes, relative to the hip. keypoints: pixels. filled: keypoints that were not detected. axis:
+    where in the image the optical axis is for the network that made the poses, pixels: in the middle, or on a person
+    around whom the image was cropped.
+    """
+
+    poses: Float[np.ndarray, "frames 17 3"]
+    keypoints: Float[np.ndarray, "frames 17 2"]
+    filled: Bool[np.ndarray, "frames 17"]
+    axis: Float[np.ndarray, "2"]
 
 
 def place(
@@ -55,54 +77,78 @@ def place(
     focal: float,
     axis: Float[np.ndarray, "2"],
 ) -> tuple[World, tuple[str, ...]]:
-    """The person in the world, and a sentence for each thing that could not be determined and is assumed.
+    """`place_people` of one person."""
+    [result] = place_people([Person(poses, keypoints, filled, axis)], fps, resolution, focal)
+    return result
 
-    poses: metres, camera axes, relative to the hip. keypoints, focal: pixels. filled: keypoints that were not detected.
-    axis: where in the image the optical axis is for the network that made the poses, pixels: in the middle, or on a
-    person around whom the image was cropped.
+
+def place_people(
+    people: Sequence[Person], fps: float, resolution: tuple[int, int], focal: float
+) -> list[tuple[World, tuple[str, ...]]]:
+    """The people of one film in one world, each with a sentence for what could not be determined and is assumed.
+
+    All have the same axes, with the origin below the first one's hip, and stand on one floor. For that, the size of
+    each of several people is changed: camera, floor and keypoints determine it, but for a factor that all share, which
+    is such that they are of usual size on average. focal: pixels.
     """
     centre = np.array(resolution) / 2
-    aim = np.append((axis - centre) / focal, 1.0)
-    poses = steady(poses, fps) @ _shortest(np.array([0, 0, 1.0]), aim).as_matrix().T
-    rays = (keypoints.astype(np.float64) - centre) / focal
-    weights = np.where(filled, GUESS, 1.0)
+    aims = [np.append((person.axis - centre) / focal, 1.0) for person in people]
+    bodies = [
+        steady(person.poses, fps) @ _shortest(np.array([0, 0, 1.0]), aim).as_matrix().T
+        for person, aim in zip(people, aims, strict=True)
+    ]
+    rays = [(person.keypoints.astype(np.float64) - centre) / focal for person in people]
+    weights = [np.where(person.filled, GUESS, 1.0) for person in people]
 
-    body_up, standing = vertical(poses)
-    stands = standing >= min(STANDS * fps, len(poses))
-    path, up = root_path(poses, rays, fps, weights), body_up
+    up, standing = vertical(*bodies)
+    body_up, stands = up, standing >= min(STANDS * fps, len(bodies[0]))
+    paths = [root_path(*of_one, fps, weight) for *of_one, weight in zip(bodies, rays, weights, strict=True)]
     for last in (False, False, False, True):
-        feet = (poses + path[:, None])[:, FEET]
-        sure = contact(feet, up, fps)
-        contacts = _lasting(sure > SURE, 2 * round(BRIEF * fps / 2) + 1) & ~filled[:, FEET]
-        if stands:
-            up, ground = plane(feet, contacts, body_up)
-        else:
-            ground = float(np.median((feet @ up)[contacts])) if contacts.any() else 0.0
+        feet = [(body + path[:, None])[:, FEET] for body, path in zip(bodies, paths, strict=True)]
+        sure = [contact(of_one, up, fps) for of_one in feet]
+        contacts = [
+            _lasting(flags > SURE, 2 * round(BRIEF * fps / 2) + 1) & ~person.filled[:, FEET]
+            for flags, person in zip(sure, people, strict=True)
+        ]
+        up, ground, sizes = plane(feet, contacts, body_up, TILT if stands else 0)
         if not last:
-            path = root_path(poses, rays, fps, weights, path, sure, (up, ground), steps=2)
+            paths = [
+                root_path(bodies[k], rays[k], fps, weights[k], paths[k], sure[k], (up, ground / sizes[k]), steps=2)
+                for k in range(len(people))
+            ]
+    bodies = [size * (body + path[:, None]) for body, path, size in zip(bodies, paths, sizes, strict=True)]
 
-    notes = []
-    if not stands:
-        notes.append(
-            "the person stands upright in no part of the clip: the vertical could not be determined and is assumed to "
-            "be that of the image, as with a level camera"
-        )
-    if not contacts.any():
-        ground = float(((poses + path[:, None]) @ up).min())
-        notes.append("no foot stands still: the floor is assumed below the lowest joint of the clip")
-    unseen = int(filled[:, FEET].any(axis=1).sum())
-    if 2 * unseen > len(poses):
-        notes.append(
-            f"a foot is not detected in {unseen} of {len(poses)} frames: the floor and the contacts are unreliable"
-        )
-
+    anybody = any(flags.any() for flags in contacts)
+    if not anybody:
+        ground = min(float((body @ up).min()) for body in bodies)
     ahead = np.array([0, 0, 1.0]) - up[2] * up
     ahead /= np.linalg.norm(ahead)
     rotation = np.stack([np.cross(ahead, up), ahead, up])
-    position = -(rotation @ path[0])
+    position = -(rotation @ bodies[0][0, 0])
     position[2] = ANKLE - ground
-    placed = planted((poses + path[:, None]) @ rotation.T + position, contacts, fps)
-    return World(placed, contacts, float(focal), rotation, position), tuple(notes)
+
+    results = []
+    for body, flags, person, size in zip(bodies, contacts, people, sizes, strict=True):
+        notes = []
+        if not stands:
+            who = "the person" if len(people) == 1 else "everyone"
+            notes.append(
+                f"{who} stands upright in no part of the clip: the vertical could not be determined and is assumed to "
+                "be that of the image, as with a level camera"
+            )
+        if not flags.any():
+            floor = "that of the others" if anybody else "assumed below the lowest joint of the clip"
+            notes.append(f"no foot stands still: the floor is {floor}")
+        unseen = int(person.filled[:, FEET].any(axis=1).sum())
+        if 2 * unseen > len(body):
+            notes.append(
+                f"a foot is not detected in {unseen} of {len(body)} frames: the floor and the contacts are unreliable"
+            )
+        if abs(size - 1) > SAME_SIZE:
+            notes.append(f"in the world {size:.2f} times the size as lifted, to stand on the floor that all share")
+        placed = planted(body @ rotation.T + position, flags, fps)
+        results.append((World(placed, flags, float(focal), rotation, position), tuple(notes)))
+    return results
 
 
 def steady(poses: Float[np.ndarray, "frames 17 3"], fps: float) -> Float[np.ndarray, "frames 17 3"]:
@@ -177,11 +223,23 @@ def root_path(
     return path
 
 
-def vertical(poses: Float[np.ndarray, "frames 17 3"]) -> tuple[Float[np.ndarray, "3"], int]:
-    """The direction up from the body, in the poses' axes, and in how many frames the person stands.
+def vertical(*people: Float[np.ndarray, "frames 17 3"]) -> tuple[Float[np.ndarray, "3"], int]:
+    """The direction up from the bodies, in the poses' axes, and in how many frames in all somebody stands.
 
     A robust mean over these frames; the image's vertical if there are none.
     """
+    up = np.concatenate([_upward(poses) for poses in people])
+    if not len(up):
+        return IMAGE_UP, 0
+    mean = np.median(up, axis=0)
+    for _ in range(10):
+        mean /= np.linalg.norm(mean)
+        mean = (up / (1 + np.sum((up - mean) ** 2, axis=-1, keepdims=True) / np.radians(10) ** 2)).sum(axis=0)
+    return mean / np.linalg.norm(mean), len(up)
+
+
+def _upward(poses: Float[np.ndarray, "frames 17 3"]) -> Float[np.ndarray, "standing 3"]:
+    """The direction up from the body in each frame in which the person stands."""
     weights = np.zeros(17)
     for names, weight in UPWARD.items():
         joints = [human36m.joints.index(name) for name in names.split()]
@@ -191,14 +249,7 @@ def vertical(poses: Float[np.ndarray, "frames 17 3"]) -> tuple[Float[np.ndarray,
     hip, knee, foot = (poses[:, LEGS[:, part]] for part in range(3))
     length = np.median(np.linalg.norm(knee - hip, axis=-1) + np.linalg.norm(foot - knee, axis=-1))
     straight = (np.linalg.norm(foot - hip, axis=-1) > STRAIGHT * length).any(axis=1)
-    up = up[straight & (up @ IMAGE_UP > np.cos(MOST_TILT))]
-    if not len(up):
-        return IMAGE_UP, 0
-    mean = np.median(up, axis=0)
-    for _ in range(10):
-        mean /= np.linalg.norm(mean)
-        mean = (up / (1 + np.sum((up - mean) ** 2, axis=-1, keepdims=True) / np.radians(10) ** 2)).sum(axis=0)
-    return mean / np.linalg.norm(mean), len(up)
+    return up[straight & (up @ IMAGE_UP > np.cos(MOST_TILT))]
 
 
 def contact(
@@ -218,27 +269,40 @@ def contact(
 
 
 def plane(
-    feet: Float[np.ndarray, "frames 2 3"], contacts: Bool[np.ndarray, "frames 2"], up: Float[np.ndarray, "3"]
-) -> tuple[Float[np.ndarray, "3"], float]:
-    """The vertical, turned such that the feet stand on one horizontal plane, and the plane's height.
+    feet: Sequence[Float[np.ndarray, "frames 2 3"]],
+    contacts: Sequence[Bool[np.ndarray, "frames 2"]],
+    up: Float[np.ndarray, "3"],
+    tilt: float = TILT,
+) -> tuple[Float[np.ndarray, "3"], float, Float[np.ndarray, "people"]]:
+    """The vertical, turned such that all feet stand on one horizontal plane, its height, and the size of each person.
 
-    Each stance counts once, with a Cauchy loss that discounts those on a step or a chair.
+    feet, contacts: of each person. tilt: standard deviation of `up`, radians; 0 to keep it. Each stance counts once,
+    with a Cauchy loss that discounts those on a step or a chair. Sizes are relative to the poses: a person at another
+    size is at another distance, and a plane below the camera then at another height.
     """
-    places = [np.median(feet[start:stop, side], axis=0) for side in (0, 1) for start, stop in _spans(contacts[:, side])]
+    places, whose = [], []
+    for person, (of_one, flags) in enumerate(zip(feet, contacts, strict=True)):
+        spans = [(side, *span) for side in (0, 1) for span in _spans(flags[:, side])]
+        places += [np.median(of_one[start:stop, side], axis=0) for side, start, stop in spans]
+        whose += [person] * len(spans)
     if not places:
-        return up, 0.0
+        return up, 0.0, np.ones(len(feet))
     places = np.array(places)
     across = np.linalg.svd(up[None])[2][1:]  # two directions of the floor
-    rows = np.column_stack([places @ across.T, np.full(len(places), -1)])
-    prior = np.diag([1 / TILT, 1 / TILT, 0])[:2]
-    solution = np.array([0, 0, np.median(places @ up)])
+    # Unknown: the tilt along them, the height, and how much higher each person's plane is in the scale of the poses.
+    of_whom = np.eye(len(feet))[whose]
+    rows = np.column_stack([places @ across.T, np.full(len(places), -1), -of_whom])
+    solution = np.array([0, 0, np.median(places @ up), *np.zeros(len(feet))])
     for _ in range(10):
         off = (places @ up + rows @ solution) / UNEVEN
         weight = 1 / (UNEVEN * np.sqrt(1 + off**2))
-        system = np.concatenate([rows * weight[:, None], prior])
-        solution = np.linalg.lstsq(system, np.append(-places @ up * weight, [0, 0]), rcond=None)[0]
-    up = up + solution[:2] @ across
-    return up / np.linalg.norm(up), float(solution[2] / np.linalg.norm(up))
+        spread = np.array([max(tilt, 1e-9)] * 2 + [np.inf] + [max(SIZES * abs(solution[2]), 1e-6)] * len(feet))
+        system = np.concatenate([rows * weight[:, None], np.diag(1 / spread)])
+        solution = np.linalg.lstsq(system, np.append(-places @ up * weight, np.zeros(len(spread))), rcond=None)[0]
+    length = np.linalg.norm(up + solution[:2] @ across)
+    heights = solution[2] + solution[3:]
+    sizes = np.where(np.abs(heights) > 1e-6, solution[2] / np.where(heights == 0, 1, heights), 1)
+    return (up + solution[:2] @ across) / length, float(solution[2] / length), sizes
 
 
 def planted(

@@ -195,6 +195,20 @@ def test_everyone_who_stays_is_lifted_each_to_files_and_together(model, tmp_path
     assert '"name":"three_person1"' in page
 
 
+def test_everyone_is_placed_on_one_floor(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("mixste.wild.lift.read", lambda *options: three())
+    (tmp_path / "clip.json").write_text("{}")
+    options = {"person": None, "world": True, "outputs": ["npz", "html"]}
+    first, second = lift(tmp_path / "clip.json", tmp_path / "out", model, **options)
+    np.testing.assert_array_equal(first.world.rotation, second.world.rotation)
+    np.testing.assert_array_equal(first.world.position, second.world.position)
+    stored = Lifted.read(tmp_path / "out" / "clip_person1.npz").world
+    np.testing.assert_allclose(stored.poses, second.world.poses)
+    assert '"together":true' in (tmp_path / "out" / "clip.html").read_text()
+    errors = list(lift(tmp_path / "clip.json", tmp_path / "out", model, **options, focal=1.0))
+    assert ["expected a focal length" in str(error) for error in errors] == [True]
+
+
 def test_one_of_several_who_cannot_be_lifted_fails_alone(model, tmp_path, monkeypatch):
     def read(*options):
         several = three()

@@ -119,7 +119,8 @@ def test_feet_on_one_plane_correct_the_vertical_but_one_on_a_chair_does_not():
         frames, side = slice(20 * step, 20 * step + 15), step % 2
         feet[frames, side] = rng.uniform(-3, 3, 2) @ across + 1.5 * -normal + (0.45 * normal if step == 7 else 0)
         contacts[frames, side] = True
-    up, height = w.plane(feet, contacts, w.IMAGE_UP)
+    up, height, [size] = w.plane([feet], [contacts], w.IMAGE_UP)
+    assert size == pytest.approx(1)
     assert np.degrees(np.arccos(up @ normal)) < 0.3
     assert height == pytest.approx(-1.5, abs=0.02)
 
@@ -241,7 +242,7 @@ def test_who_never_stands_has_the_vertical_of_the_image():
     for world in (lying, sitting):
         result, notes = placed(world, *camera(roll=5))
         assert "stands upright in no part of the clip" in notes[0]
-        np.testing.assert_allclose(result.rotation[2], w.IMAGE_UP)
+        np.testing.assert_allclose(result.rotation[2], w.IMAGE_UP, atol=1e-9)
         assert np.isfinite(result.poses).all()
 
 
@@ -273,6 +274,74 @@ def test_keypoints_in_one_place_are_no_crash():
     nothing = np.zeros(local.shape[:2], dtype=bool)
     result, _ = w.place(local - local[:, :1], np.full_like(keypoints, 500), nothing, FPS, SIZE, FOCAL, CENTRE)
     assert np.isfinite(result.poses).all()
+
+
+# --- several people ---------------------------------------------------------------------------------------------
+
+
+def pair(height=1.4, sizes=(1.0, 1.0)):
+    """A short walker and a tall one farther away, as seen, and lifted at `sizes` times their true size."""
+    rotation, position = camera(height=height)
+    worlds = [walker(subject) * scale + off for subject, scale, off in PAIR]
+    frames = min(map(len, worlds))
+    worlds = [world[:frames] for world in worlds]
+    people = []
+    for world, size in zip(worlds, sizes, strict=True):
+        local, keypoints = seen(world, rotation, position)
+        nothing = np.zeros(local.shape[:2], dtype=bool)
+        people.append(w.Person(size * (local - local[:, :1]), keypoints, nothing, CENTRE))
+    return worlds, people
+
+
+PAIR = [("S5", [0.4, 0.4, 1], [-0.8, 0, 0]), ("S8", [0.4, 0.4, 1], [0.8, 2.5, 0])]
+
+
+def apart(first, second) -> np.ndarray:
+    """The mean distance on the floor."""
+    return np.linalg.norm((first - second)[:, 0, :2], axis=-1).mean()
+
+
+@pytest.mark.parametrize("height", [1.4, 2.5])
+def test_people_of_one_film_share_a_floor_and_their_sizes_show(height):
+    """Both are lifted as of one size, as networks do: the short one too large, the tall one too small."""
+    worlds, people = pair(height, sizes=(1.08, 0.92))
+    results = [world for world, _ in w.place_people(people, FPS, SIZE, FOCAL)]
+    np.testing.assert_array_equal(results[0].rotation, results[1].rotation)
+    np.testing.assert_array_equal(results[0].position, results[1].position)
+    for result in results:
+        assert result.contacts.any()
+        assert np.median(np.abs(result.poses[:, w.FEET, 2][result.contacts] - w.ANKLE)) < 0.03
+    tall = [np.median(np.ptp(result.poses[..., 2], axis=1)) for result in results]
+    true = [np.median(np.ptp(world[..., 2], axis=1)) for world in worlds]
+    assert tall[0] / tall[1] == pytest.approx(true[0] / true[1], rel=0.04)
+    assert apart(*(result.poses for result in results)) == pytest.approx(apart(*worlds), rel=0.05)
+    # One by one, they are as tall as they were lifted, and the far one is too near.
+    alone = [w.place_people([person], FPS, SIZE, FOCAL)[0][0] for person in people]
+    tall = [np.median(np.ptp(result.poses[..., 2], axis=1)) for result in alone]
+    assert tall[0] / tall[1] == pytest.approx(1.08 / 0.92 * true[0] / true[1], rel=0.04)
+    depth = [((result.poses[:, 0] - result.position) @ result.rotation)[:, 2].mean() for result in alone]
+    assert depth[1] - depth[0] < 0.6 * (worlds[1] - worlds[0])[:, 0, 1].mean()
+
+
+def test_sizes_are_told_and_those_who_do_not_stand_are_on_the_floor_of_the_others():
+    _, people = pair(sizes=(1.1, 1.0))
+    [(_, first), (_, second)] = w.place_people(people, FPS, SIZE, FOCAL)
+    assert "times the size as lifted, to stand on the floor that all share" in first[0]
+    assert first[0] < second[0]  # "in the world 0.9…", "in the world 1.0…"
+    hidden = people[1].filled.copy()
+    hidden[:, w.FEET] = True
+    legless = w.Person(people[1].poses, people[1].keypoints, hidden, CENTRE)
+    [(one, _), (other, notes)] = w.place_people([people[0], legless], FPS, SIZE, FOCAL)
+    assert one.contacts.any()
+    assert not other.contacts.any()
+    assert "no foot stands still: the floor is that of the others" in notes
+
+
+def test_a_low_camera_says_nothing_of_sizes():
+    _, people = pair(height=0.1)
+    for result, _ in w.place_people(people, FPS, SIZE, FOCAL):
+        assert np.isfinite(result.poses).all()
+        assert np.median(np.ptp(result.poses[..., 2], axis=1)) == pytest.approx(1.65, rel=0.2)
 
 
 # --- files -----------------------------------------------------------------------------------------------------
