@@ -14,6 +14,7 @@ and `evaluate` measures them and nothing else: settings are chosen that way. Suc
 """
 
 import argparse
+import functools
 import math
 import time
 from dataclasses import replace
@@ -49,7 +50,7 @@ from mixste.wild.lift import lift_clip
 
 # Sizes, and poses of training. In float16, open-base takes 19 MB.
 WEIGHTS = {
-    "open-base": ({"frames": 81, "dim": 256, "depth": 9}, 180_000_000),
+    "open-base": ({"frames": 81, "dim": 256, "depth": 9}, 150_000_000),
     "open-small": ({"frames": 81, "dim": 128, "depth": 8}, 80_000_000),
 }
 WINDOWS = 128  # of a step
@@ -255,6 +256,8 @@ def measure(model: MixSTE, file: Path, validate: bool, demo: Path | None) -> pd.
 
 # --- the real clip ---------------------------------------------------------------------------------------------
 
+mediapipe_keypoints = functools.cache(video.detect)
+
 # Keypoints that are lifted; what MediaPipe itself says; the best constant pose.
 REAL = ("openpose", "mediapipe", "mediapipe's own poses", "mean pose")
 PARTS = {"pose2sim": slice(None), "pose2sim, last 50 frames": slice(50, None)}
@@ -273,7 +276,7 @@ def on_real_clip(model: MixSTE, keypoints: str, demo: Path, part: slice) -> pd.D
         if keypoints == "openpose":
             poses = lift_clip(view, model, fps=pose2sim.FPS).poses[sure]
         elif keypoints == "mediapipe":
-            poses = lift_clip(video.detect(film), model).poses[sure]
+            poses = lift_clip(mediapipe_keypoints(film), model).poses[sure]
         elif keypoints == "mean pose":
             poses = np.broadcast_to(true.mean(axis=0), true.shape)
         else:
@@ -284,6 +287,7 @@ def on_real_clip(model: MixSTE, keypoints: str, demo: Path, part: slice) -> pd.D
     return pd.DataFrame(rows)
 
 
+@functools.cache
 def mediapipe_poses(film: Path) -> np.ndarray:
     """MediaPipe's own 3D landmarks as the joints of human36m, relative to the hip, (frames, 17, 3) metres.
 
