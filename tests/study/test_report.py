@@ -16,7 +16,7 @@ from mixste.study.profiles import PROFILES, profile_of
 from mixste.study.published import published
 from mixste.study.run import Data, Run, spec
 from mixste.study.tables import CONSTANT, REGRESSION, Row, Table, all_frames
-from mixste.train import AUTHORS
+from mixste.train import AUTHORS, Recipe
 
 SMOKE = PROFILES["smoke"]
 TABLE = Table("test", "test", "test", "made up", lambda profile: [], metrics=("MPJPE",))
@@ -431,6 +431,38 @@ def test_rows_without_runs_say_so(monkeypatch):
     assert tidy.with_intervals(table).loc[("none", "MPJPE"), "value"] == "not trained here"
     assert tidy.beside(table).loc[("none", "smoke"), "Avg."] == "not trained here"
     assert plots.names(table)["none"] == "none\nnot trained here"
+
+
+@dataclass(frozen=True)
+class Trained(Fake):
+    recipe: Recipe = AUTHORS
+    poses = 9
+
+
+def test_single_trainings(monkeypatch):
+    """Each with its own average; a failed one without a value, one without a record left out, references too."""
+    monkeypatch.setattr(sys.modules[__name__], "MISSING", {"gone"})
+    monkeypatch.setattr(sys.modules[__name__], "FAILED", {"lost": "the loss is nan"})
+    monkeypatch.setattr(report, "_effort", lambda run, record: dict.fromkeys(tidy.EFFORT, 0))
+    fast = replace(AUTHORS, learning_rate=0.5)
+    several = Row("several", (Trained("a", 0, (10,) * 5), Trained("b", 1, (30,) * 5), Trained("gone", 2, (0,) * 5)))
+    flat = Row(
+        "flat", (Trained("c", 4, (90,) * 5, recipe=fast), Trained("lost", 5, (0,) * 5)), "at last", against="several"
+    )
+    rows = [several, flat, Row(CONSTANT, (Fake("k", 0, (80,) * 5),))]
+    table = report.trainings(replace(TABLE, rows=lambda profile: rows), SMOKE)
+    assert (table["column"] == "Avg.").all()
+    assert (table["against"] == "").all()
+    assert table[["row", "seed"]].to_numpy().tolist() == [
+        ["several", 0],
+        ["several", 1],
+        ["at last", 4],
+        ["at last", 5],
+    ]
+    assert table["value"].tolist() == pytest.approx([10, 30, 90, np.nan], nan_ok=True)
+    assert table["learning_rate"].tolist() == [AUTHORS.learning_rate, AUTHORS.learning_rate, 0.5, AUTHORS.learning_rate]
+    assert [tidy.FAILED in note for note in table["note"]] == [False, False, False, True]
+    assert [report.AT_LEVEL in note for note in table["note"]] == [False, False, True, False]
 
 
 def test_averages_only_and_one_group():

@@ -84,6 +84,8 @@ def test_what_rows_are_known_by_is_what_they_hold():
         [run] = row.runs
         assert (dict(run.options)["depth"], dict(run.options)["dim"], run.frames) == (depth, dim, frames)
         assert row.printed[["depth", "dim", "frames"]].drop_duplicates().to_numpy().tolist() == [[depth, dim, frames]]
+        against = row.against or "4-64-27"  # by one of the three sizes
+        assert sum(a != b for a, b in zip(against.split("-"), row.key.split("-"), strict=True)) == bool(row.against)
     for row in networks("table6", paper):
         assert row.key.split("+") == [name for name, _ in row.runs[0].recipe.loss]
 
