@@ -2,7 +2,8 @@
 
 `each_frame_once` and `every_window` make cases, one for each clip, of what `mixste.evaluate.lift_clips` returns. The
 other conventions each take cases and return others: which count, what is compared, or which of several hypotheses.
-`mpjpe` averages them. The study scores with `each_frame_once`, the root counted as it is predicted, in metres.
+`mpjpe` averages them, and `change_by_person` compares two conventions. The study scores with `each_frame_once`, the
+root counted as it is predicted, in metres.
 
 Other conventions are settings of this project: flip at test time (`mixste.evaluate.evaluate`), exact keypoints as input
 (`mixste.study.run.Data`: "gt"), and the weights with the lowest error on the test people (`Run.test_curve`).
@@ -11,11 +12,11 @@ Below, P and P̂ are the true and the predicted place of a joint relative to the
 of the true root in camera axes, all in metres. What others do was read from their code or from their answers.
 """
 
-from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from mixste.data.clips import Clip
@@ -152,10 +153,47 @@ def mpjpe(cases: list[Case], over: str | None = None) -> float:
     Over frames, long recordings count more. Over actions: VideoPose3D, MixSTE, MotionBERT and most others. Over
     subjects: profile `open`, since results are for other people.
     """
-    groups = defaultdict(list)
-    for case in cases:
-        groups[getattr(case.clip, over) if over else None].append(case.errors.mean(axis=1))
-    return float(np.mean([np.concatenate(errors).mean() for errors in groups.values()]))
+    return mean_error(by_clip(cases), over)
+
+
+def by_clip(cases: list[Case]) -> pd.DataFrame:
+    """One row for each case: subject, action, take, how many frames count, and their mean error in millimetres."""
+    rows = [
+        (case.clip.subject, case.clip.action, case.clip.take, len(case.frames), float(case.errors.mean()))
+        for case in cases
+    ]
+    return pd.DataFrame(rows, columns=["subject", "action", "take", "frames", "error"])
+
+
+def mean_error(clips: pd.DataFrame, over: str | None = None) -> float:
+    """`mpjpe` from a table of `by_clip`."""
+    sums = clips.assign(group=clips[over] if over else "", error=clips["error"] * clips["frames"])
+    sums = sums.groupby("group")[["error", "frames"]].sum()
+    return float((sums["error"] / sums["frames"]).mean())
+
+
+def change_by_person(
+    clips: pd.DataFrame, others: pd.DataFrame, over: str | None = None, others_over: str | None = None
+) -> pd.Series:
+    """What each person contributes to the difference of two means, one by each of two conventions, in millimetres.
+
+    These are the jackknife's pseudo-values, P d − (P − 1) d₍ₚ₎, with the difference d of P people and d₍ₚ₎ without
+    person p, shifted so that their mean is d. Where both means are over people, they are the differences of each
+    person's own means. Their spread gives an interval of d whatever the means are over.
+    """
+    people = list(dict.fromkeys(others["subject"]))
+
+    def difference(kept: list[str]) -> float:
+        parts = ((table[table["subject"].isin(kept)], by) for table, by in ((clips, over), (others, others_over)))
+        mean, other = (mean_error(*part) for part in parts)
+        return mean - other
+
+    whole = difference(people)
+    if len(people) == 1:
+        return pd.Series(whole, people)
+    without = [difference([other for other in people if other != person]) for person in people]
+    values = len(people) * whole - (len(people) - 1) * pd.Series(without, people)
+    return values - values.mean() + whole
 
 
 def _cases(lifted: Predictions, clips: list[Clip], skeleton: Skeleton, protocol: str) -> list[Case]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mixste.camera import project
@@ -149,3 +150,27 @@ def test_the_best_of_several_hypotheses_for_a_pose_and_for_each_joint():
     assert mpjpe(conventions.best_pose(hypotheses)) == pytest.approx((75 + 30) / 6)
     assert mpjpe(conventions.best_joints(hypotheses)) == pytest.approx((0 + 20 + 15 + 10 + 0 + 10) / 6)
     assert mpjpe(conventions.mean_hypothesis(hypotheses)) == pytest.approx((20 + 25 + 37.5 + 15 + 5 + 45) / 6)
+
+
+def table(*rows):
+    return pd.DataFrame(rows, columns=["subject", "action", "take", "frames", "error"])
+
+
+def test_of_means_over_people_each_contributes_the_difference_of_its_own():
+    ours = table(("a", "x", "1", 1, 10.0), ("a", "y", "1", 3, 30.0), ("b", "x", "1", 2, 50.0), ("c", "x", "1", 5, 40.0))
+    theirs = ours.assign(error=[12.0, 30.0, 44.0, 40.0])
+    change = conventions.change_by_person(theirs, ours, "subject", "subject")
+    assert change.to_dict() == pytest.approx({"a": 0.5, "b": -6.0, "c": 0.0})
+    assert conventions.change_by_person(theirs[:2], ours[:2]).to_dict() == pytest.approx({"a": 0.5})
+
+
+def test_of_other_means_it_is_the_jackknife():
+    """Over frames (10 + 3 · 40) / 4 = 32.5, over people 25. Of one person both means are the same, so that each
+    pseudo-value is 2 · 7.5 − 0, shifted to a mean of 7.5."""
+    two = table(("a", "x", "1", 1, 10.0), ("b", "x", "1", 3, 40.0))
+    assert conventions.change_by_person(two, two, None, "subject").to_dict() == pytest.approx({"a": 7.5, "b": 7.5})
+    three = table(*two.itertuples(index=False), ("c", "x", "1", 4, 0.0))
+    change = conventions.change_by_person(three, three, None, "subject")  # 130/8 − 50/3; without c 7.5
+    whole, without = 130 / 8 - 50 / 3, [120 / 7 - 20, 10 / 5 - 5, 7.5]
+    values = np.array([3 * whole - 2 * other for other in without])
+    np.testing.assert_allclose(change, values - values.mean() + whole)
