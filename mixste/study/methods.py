@@ -25,12 +25,18 @@ def runs(table: Table, profile: Profile) -> dict[str, tuple[Run, ...]]:
 
 
 class Sound(list[Record]):
-    """The records of a method's runs, without failed ones, which `note` mentions; it is empty if there are none."""
+    """The records of a method's runs, without failed ones, which `note` mentions; it is empty if there are none.
+
+    trained: how many runs have a record, "1 of 5 seeds trained"; empty if all have.
+    """
 
     def __init__(self, seeds: tuple[Run, ...], kept: dict[Run, Record]):
         super().__init__(kept[run] for run in seeds if run in kept and not kept[run].failed)
         failed = {kept[run].id: kept[run].failed for run in seeds if run in kept and kept[run].failed}
-        self.note = tidy.failed_note(len(self), len(seeds), failed)
+        missing = sum(run not in kept for run in seeds)
+        absent = f"{tidy.NOT_TRAINED}: {missing} of {len(seeds)} seeds" if missing else ""
+        self.note = "; ".join(filter(None, [absent, tidy.failed_note(len(self), len(seeds), failed)]))
+        self.trained = f"{len(seeds) - missing} of {len(seeds)} seeds trained" if missing else ""
 
 
 def sound(table: Table, profile: Profile) -> dict[str, Sound]:
@@ -40,20 +46,21 @@ def sound(table: Table, profile: Profile) -> dict[str, Sound]:
     return {name: Sound(seeds, kept) for name, seeds in wanted.items()}
 
 
-def compared(table: Table, profile: Profile, train: bool | None = None) -> dict[str, Sound]:
-    """`sound`, after training missing runs. NotHere if a method has no record.
+def compared(table: Table, profile: Profile, train: bool | None = None, partial: bool = False) -> dict[str, Sound]:
+    """`sound`, after training missing runs. NotHere if a method has no record, or, if partial, where none has one.
 
-    train: whether to train, see `mixste.study.report.ready`.
+    train: whether to train, see `mixste.study.report.ready`. partial: leave out methods without a record.
     """
     if trains(profile, train):
         trainer.make_all([run for seeds in runs(table, profile).values() for run in seeds], title="methods compared")
     kept = sound(table, profile)
-    if missing := [name for name in kept if not kept[name]]:
+    missing = [name for name in kept if not kept[name]]
+    if missing and not (partial and len(missing) < len(kept)):
         raise NotHere(
             f"no training of {', '.join(missing)} of profile {profile.name} is in the store or among the published "
             "records, or all of them failed: `mixste reproduce` trains them"
         )
-    return kept
+    return {name: own for name, own in kept.items() if own}
 
 
 def by_seed(seeds: list[Record], value: Callable[[Record], pd.Series]) -> pd.DataFrame:
@@ -87,9 +94,10 @@ def variance_by_take(seeds: list[Record], groups: list[list[int]]) -> pd.DataFra
 def named(name: str, methods: dict[str, Sound]) -> str:
     """A method as figures name it.
 
-    A second line says where some of its seeds failed, or a network is at the level of a constant pose.
+    A second line says where some of its seeds failed or are not trained, or a network is at the level of a constant
+    pose.
     """
-    flags = [tidy.sound_seeds(methods[name].note), _at_level(methods[name])]
+    flags = [methods[name].trained, tidy.sound_seeds(methods[name].note), _at_level(methods[name])]
     return "\n".join(filter(None, [name, ", ".join(filter(None, flags))]))
 
 

@@ -161,6 +161,24 @@ def by_column(table: pd.DataFrame, metric: str) -> Figure:
     return figure
 
 
+def dots(axes: Axes, table: pd.DataFrame, labels: dict[str, str]) -> None:
+    """Plot values of a tidy table with their intervals, a line for each of its columns, in the colours of `METHODS`.
+
+    labels: for the legend, by row.
+    """
+    columns = list(dict.fromkeys(table["column"]))
+    for place, (row, label) in enumerate(labels.items()):
+        values = table[table["row"] == row].set_index("column").reindex(columns)
+        y = np.arange(len(columns)) + (place - (len(labels) - 1) / 2) * 0.7 / len(labels)
+        axes.hlines(y, values["low"], values["high"], color=METHODS[row], alpha=0.5)
+        axes.plot(values["value"], y, "o", color=METHODS[row], markersize=5, label=label, clip_on=False)
+    axes.set_yticks(range(len(columns)), [textwrap.fill(column, 18) for column in columns], fontsize="small")
+    axes.set_ylim(len(columns) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    for line in range(0, len(columns), 2):
+        axes.axhspan(line - 0.5, line + 0.5, color="0.96", zorder=0)
+
+
 def averages(table: pd.DataFrame, metrics: list[str], trainings: pd.DataFrame | None = None) -> Figure:
     """Plot the averages of a tidy table with their intervals and what the paper prints, one panel per metric.
 
@@ -275,7 +293,7 @@ def verdicts(claims: pd.DataFrame) -> Figure:
     own_units = claims[claims["printed"].isna()]
     panels = [*units.items(), *([("", own_units)] if len(own_units) else [])]
     rows = [len(own) for _, own in panels]
-    size = (12, 1.2 + 0.27 * sum(rows) + 0.55 * len(rows))
+    size = (WIDTH, 1.2 + 0.28 * sum(rows) + 0.5 * len(rows))
     figure, grid = plt.subplots(len(rows), figsize=size, layout="constrained", height_ratios=rows, squeeze=False)
     for axes, (unit, own) in zip(grid.flat, panels, strict=True):
         scale = own["side"] * (own["printed"].abs() if unit else 1.0)
@@ -289,20 +307,20 @@ def verdicts(claims: pd.DataFrame) -> Figure:
         if unit:
             axes.axvline(1, color="0.3", linewidth=1, linestyle="--")
         axes.set(xlim=limits, ylim=(len(own) - 0.5, -0.5))
-        axes.set_yticks(range(len(own)), names, fontsize=9)
-        axes.tick_params(axis="x", labelsize=9)
+        axes.set_yticks(range(len(own)), map(_two_lines, names), fontsize=8)
+        axes.tick_params(axis="x", labelsize=8)
         axes.grid(axis="y", visible=False)
         named = "percentage points" if unit == "points" else unit
         of_paper = f"claims in {named}: effect, as a multiple of the paper's"
         title = of_paper if unit else "claims without a number in the paper: effect, in the unit named"
-        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_title(title, fontsize=9, loc="left")
     marks = [
         Line2D([], [], color="0.3", marker="o", label=over(claims) or "no value yet"),
         Line2D([], [], color="0.3", linestyle="--", label="as in the paper"),
         Line2D([], [], color="#b8860b", marker="|", linestyle="", markersize=9, label="smallest effect that matters"),
         Patch(color="#e4edf6", label="the side that the paper claims"),
     ]
-    figure.legend(handles=marks, loc="outside upper center", ncols=4, fontsize=9)
+    figure.legend(handles=marks, loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
 
@@ -314,12 +332,18 @@ def _verdict(axes: Axes, y: int, line, ends: Float[np.ndarray, "2"], scale: floa
         axes.plot(ends, [y, y], color=color)
         axes.plot(effect, y, "o", color=color, markersize=5, clip_on=False)
     elif np.isfinite(effect):
-        low = effect < limits[0]
-        axes.plot(limits[0] if low else limits[1], y, "<" if low else ">", color=color, clip_on=False)
-        about = {"xytext": (8 if low else -8, 0), "textcoords": "offset points", "ha": "left" if low else "right"}
-        axes.annotate(f"{effect:.2g}", (limits[0] if low else limits[1], y), va="center", fontsize=9, **about)
-    about = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 9, "color": color}
-    axes.text(1.02, y, line.note, **about)
+        low, inset = effect < limits[0], 0.02 * (limits[1] - limits[0])
+        x = limits[0] + inset if low else limits[1] - inset
+        axes.plot(x, y, "<" if low else ">", color=color, markersize=5)
+        about = {"xytext": (6 if low else -6, 0), "textcoords": "offset points", "ha": "left" if low else "right"}
+        axes.annotate(f"{effect:.2g}", (x, y), va="center", fontsize=8, **about)
+    about = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8, "color": color}
+    axes.text(1.03, y, _two_lines(line.note), **about)
+
+
+def _two_lines(text: str) -> str:
+    """A text of more than 38 characters broken about its middle."""
+    return text if len(text) <= 38 else "\n".join(textwrap.wrap(text, max(len(text) * 11 // 20, 30)))
 
 
 def _around(values: Float[np.ndarray, "values"]) -> tuple[float, float]:

@@ -277,6 +277,17 @@ def test_one_large_difference_does_not_flatten_the_others():
     assert 5 < right < 10
 
 
+def test_dots_are_values_by_column_with_their_intervals():
+    table = pd.DataFrame([line("MixSTE", 50.0, "Hip"), line("PoseFormer", 55.0, "Hip"), line("MixSTE", 70.0, "Wrist")])
+    _, axes = plots.plt.subplots()
+    plots.dots(axes, table, {"PoseFormer": "PoseFormer", "MixSTE": "ours"})
+    assert dots(axes) == {"o": [(55, -0.175), (50, 0.175), (70, 1.175)]}
+    ends = sorted(segment[:, 0].tolist() for segment in intervals(axes))
+    assert ends == [[48, 54], [53, 59], [68, 74]]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["Hip", "Wrist"]
+    assert axes.get_legend_handles_labels()[1] == ["PoseFormer", "ours"]
+
+
 def test_claims_are_fractions_of_the_papers_effect_with_their_verdicts():
     """The interval reaches 2 below and 4 above: of -3, where the paper prints -6, a third of it below and 5/6 above."""
     lines = [
@@ -287,7 +298,7 @@ def test_claims_are_fractions_of_the_papers_effect_with_their_verdicts():
         line("five", -7.0, note="holds") | {"side": -1, "smallest": 0.4},
     ]
     of_mm, of_velocity, without = plots.verdicts(pd.DataFrame(lines)).axes
-    assert dots(of_mm) == {"o": [(0.5, 0)], "<": [(plots.FRACTIONS[0], 1)]}
+    assert dots(of_mm) == {"o": [(0.5, 0)], "<": [(pytest.approx(-1.9), 1)]}
     whiskers = [drawn.get_xdata() for drawn in of_mm.lines if len(set(drawn.get_ydata())) == 1 < len(drawn.get_ydata())]
     np.testing.assert_allclose(whiskers, [[-1 / 6, 5 / 6]])
     ticks = [set(drawn.get_xdata()) for drawn in of_mm.lines if drawn.get_color() == "#b8860b"]
