@@ -2,7 +2,8 @@
 
 `cpu` is MixSTE in plain PyTorch, arranged for CPUs. `cuda` is MixSTE in bfloat16, by kernels in Triton (`kernels`) and
 Gluon (`hopper`, `hopper_gelu`) and matrix products of cuBLASLt (`cublaslt`). `joined` is the same for PoseFormer and
-MixSTE without joint separation; `videopose3d` is VideoPose3D's training. `graphs` records work on a GPU.
+MixSTE without joint separation; `videopose3d` is VideoPose3D's training. `compiled` leaves the blocks of DSTformer,
+KTPFormer and MotionAGFormer to PyTorch's compiler. `graphs` records work on a GPU.
 """
 
 import threading
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from mixste.accel import cpu, cuda, joined, videopose3d
+from mixste.accel import compiled, cpu, cuda, joined, videopose3d
 from mixste.accel.graphs import Recorder
 from mixste.model import MixSTE
 from mixste.networks import PoseFormer
@@ -62,9 +63,9 @@ class Accelerated(nn.Module):
 
     On the CPU: MixSTE (`covers`) by `cpu.forward`, in float32 by default, and other networks as they are. On CUDA, with
     gradients or in training mode: by `cuda.forward`, `joined.forward` or `videopose3d.forward` where these have kernels
-    for the network, and otherwise under autocast to bfloat16. On CUDA in inference, which is without gradients: MixSTE
-    by `cuda.infer`, `joined.forward` or under autocast, recorded for each size of batch; other networks as they are,
-    unless `bfloat16`.
+    for the network, and otherwise under autocast to bfloat16, by `compiled.blocks` where that covers the network. On
+    CUDA in inference, which is without gradients: MixSTE by `cuda.infer`, `joined.forward` or under autocast, recorded
+    for each size of batch; other networks as they are, unless `bfloat16`.
 
     Inference follows the parameters: it prepares weights again when one has been written to, when any optimizer has
     made a step, and when they have moved. A write through `.data`, or by a graph that is replayed, goes unseen:
@@ -120,6 +121,9 @@ class Accelerated(nn.Module):
             return fast.forward(self.model, keypoints, self._low)
         if keypoints.is_cuda and videopose3d.covers(self.model, keypoints):
             return videopose3d.forward(self.model, keypoints)
+        if keypoints.is_cuda and compiled.covers(self.model):
+            with compiled.blocks(self.model):
+                return self._plain(keypoints)
         return self._plain(keypoints)
 
     def _fast(self):
