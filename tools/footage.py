@@ -46,17 +46,18 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Variety:
-    """Shares of the windows that differ from the virtual cameras of the study.
+    """Shares of the windows.
 
-    cameras: of any image size, lens and framing, not Human3.6M's. rates: at a rate within `RATES`, not at 50 or 25
-    frames a second. missing: with keypoints missing alone, and as many with some missing in stretches. places: with
-    joints where detectors have them, see `PLACES`.
+    study: as the clips of the study, by cameras like Human3.6M's at 50 or 25 frames a second. Of the others, cameras:
+    of any image size, lens and framing; rates: at a rate within `RATES`; places: with joints where detectors have them,
+    see `PLACES`. missing, of all: with keypoints missing alone, and as many with some missing in stretches.
     """
 
-    cameras: float = 0.5
-    rates: float = 0.5
+    study: float = 0.4
+    cameras: float = 0.75
+    rates: float = 0.75
+    places: float = 0.6
     missing: float = 0.3
-    places: float = 0.4
 
 
 class Footage:
@@ -123,13 +124,16 @@ class Footage:
         """The windows of a part: `together` steps, one after the other."""
         random = Draws(torch.Generator(self.device).manual_seed(seed_of(self.seed, part)), count)
         take = random.one_of(self.shares)
-        rate = random.log(*RATES)
-        study = random.uniform() >= self.variety.rates
-        rate = torch.where(study, FPS / (1 + (random.uniform() < 0.5).float()), rate)
+        other = random.uniform() >= self.variety.study
+        any_rate, free, placed = (
+            other & (random.uniform() < share)
+            for share in (self.variety.rates, self.variety.cameras, self.variety.places)
+        )
+        rate = torch.where(any_rate, random.log(*RATES), FPS / (1 + (random.uniform() < 0.5).float()))
         poses, context, inside = self.motion(take, rate, random)
         poses = measured_bodies(poses, human36m, random.generator)
-        poses = torch.where(wide(random.uniform() < self.variety.places), replaced(poses, random), poses)
-        poses, lens, size, free = self.filmed(poses, context, random)
+        poses = torch.where(wide(placed), replaced(poses, random), poses)
+        poses, lens, size = self.filmed(poses, context, free, random)
         exact = project_screen(poses, lens, size)
         keypoints = self.detected(exact, poses, rate, random)
         missing = self.missing(keypoints.shape[:3], rate, random)
@@ -178,9 +182,8 @@ class Footage:
         one, other = (self.world[start[:, None] + index.long()] for index in (before, after))
         return torch.lerp(one, other, share)
 
-    def filmed(self, poses: Tensor, context: Tensor, random: "Draws") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Poses in camera axes, with the cameras' intrinsics and image sizes, and which of them are not of the rig."""
-        free = random.uniform() < self.variety.cameras
+    def filmed(self, poses: Tensor, context: Tensor, free: Tensor, random: "Draws") -> tuple[Tensor, Tensor, Tensor]:
+        """Poses in camera axes, with the intrinsics and image sizes of the cameras; free: which are not of the rig."""
         # A camera of Human3.6M, set up anew: at another distance, turned by some degrees.
         camera = random.one_of(torch.ones(len(self.rig_places), device=self.device))
         tilts = _rotations(random.normal(3) * 0.03)
@@ -214,7 +217,7 @@ class Footage:
         # The part of the image that the motion leaves free lies on any side.
         aside = random.uniform(-1, 1, 2) * (1 - part[:, None]) * slope * back[:, None] * free[:, None]
         shift = torch.cat([aside, back[:, None]], dim=1)
-        return poses + shift[:, None, None], lens, size, free
+        return poses + shift[:, None, None], lens, size
 
     def detected(self, exact: Tensor, poses: Tensor, rate: Tensor, random: "Draws") -> Tensor:
         """`virtual.simulate_detector` of the kinds of `KINDS`, each window by a detector up to half as bad or worse."""
