@@ -21,6 +21,7 @@ does not hold if one of the tests of the other kind is, after Bonferroni's corre
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -167,8 +168,8 @@ def judge(evidence: Sequence[Evidence]) -> list[dict[str, object]]:
 
     Each as a line of a tidy table: the difference that supports the claim least, named by `column`, with the verdict as
     note. Also where, claim, side (as of `Evidence`), the smallest effect that matters, and p (Holm's, of the test for
-    no effect; nan where it was not made). Claims that are not
-    tested yet count with a p value of 1, so that trainings of theirs can add verdicts, but never take one back.
+    no effect; nan where it was not made). Claims that are not tested yet count with a p value of 1, so that to test
+    them later can add verdicts on others, but never take one back.
     """
     pairs = np.array([(1.0, 1.0) if one.reason else one.p_values() for one in evidence])
     lines = []
@@ -201,6 +202,7 @@ def of_tables(claim: Claim, profile: Profile) -> Evidence:
         about |= difference[["runs", "seeds"]].to_dict()
         faults = (report.SEEDS_DIVERGE, report.AT_LEVEL)
         reason = reason or next((fault for fault in faults if fault in difference["note"]), "")
+        reason = reason or unsettled(row, base, claim.metric, difference["value"], profile)
     return Evidence(claim.where, claim.claim, np.sign(claim.printed), claim.unit, differences, reason, failed, about)
 
 
@@ -230,6 +232,27 @@ def untested(rows: Sequence[Row], table: str, profile: Profile) -> tuple[str, st
             return few if seeds else f"all trainings of {one.short} failed", ""
     pairs = zip(rows, sound, strict=True)
     return "", ", ".join(f"{n} of {len(one.runs)} seeds of {one.short}" for one, n in pairs if n < len(one.runs))
+
+
+def unsettled(row: Row, base: Row, metric: str, difference: float, profile: Profile) -> str:
+    """The reason if the order of two networks is another after the longest trainings of table `curves`; else empty.
+
+    difference: at the length of the profile. Empty too if one of the networks is not in that table, or has not been
+    trained that long yet.
+    """
+    curves, longest = TABLES["curves"], max(profile.curves)
+    of_length = {one.key: one for one in curves.rows(profile)}
+    key_of = {one.runs[0]: key.removesuffix("-1") for key, one in of_length.items() if key.endswith("-1")}
+    keys = [next((key_of[run] for run in one.runs if run in key_of), "") for one in (row, base)]
+    if longest <= 1 or not all(keys):
+        return ""
+    ours, theirs = (of_length[f"{key}-{Fraction(longest).limit_denominator(100)}"] for key in keys)
+    rows = [replace(theirs, against=""), replace(ours, against=theirs.key)]
+    values = report.measure(replace(curves, metrics=(metric,), averages_only=True), profile, rows, partial=True)
+    later = values.loc[values["against"] != "", "value"]
+    if later.empty or np.sign(later.item()) == np.sign(difference):
+        return ""
+    return f"too short, the order changes at {longest:g} times the length"
 
 
 def of_figures(profile: Profile) -> list[Evidence]:

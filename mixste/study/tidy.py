@@ -121,7 +121,9 @@ def failed_runs(table: pd.DataFrame) -> list[str]:
 
 
 def why_without(note: str) -> str:
-    """The text shown instead of a missing value."""
+    """The text shown instead of a missing value; none for a claim, whose verdict says it."""
+    if note.startswith(NOT_TESTED):
+        return ""
     sound = sound_seeds(note).removesuffix(" seeds")
     return NOT_TRAINED if NOT_TRAINED in note else f"{FAILED}: {sound}" if sound else FAILED
 

@@ -264,6 +264,26 @@ def test_what_no_training_of_the_profile_can_show_is_said_before_what_is_missing
     assert measured(monkeypatch, longer, OURS, profile=PROFILES["open-styles"]).reason == "not trained yet"
 
 
+@pytest.mark.parametrize(
+    ("longer", "reason"),
+    [
+        (45.0, ""),  # ours is still the better one
+        (5.0, "too short, the order changes at 3 times the length"),
+        (None, ""),  # not trained yet
+    ],
+)
+def test_a_claim_is_not_tested_if_longer_training_changes_the_order(monkeypatch, longer, reason):
+    """Ours is better by 10 mm at the profile's length, and at three times that ends at 20, 40 and 80 mm."""
+    theirs = Fake("missing" if longer is None else "later", 0, (longer or 0.0, longer or 0.0, longer or 0.0))
+    lengths = [Row("ours-1", OURS[:1]), Row("theirs-1", THEIRS[:1]), Row("other-1", named("other"))]
+    lengths += [Row("ours-3", (Fake("e", 0, (20.0, 40.0, 60.0)),)), Row("theirs-3", (theirs,))]
+    table = dataclasses.replace(TABLES["curves"], rows=lambda profile: lengths)
+    monkeypatch.setitem(TABLES, "curves", table)
+    assert measured(monkeypatch, OURS, THEIRS).reason == reason
+    assert measured(monkeypatch, OURS, THEIRS, profile=dataclasses.replace(OPEN, curves={1: 3})).reason == ""
+    assert measured(monkeypatch, OURS, named("c")).reason == "", "a network that is not in the table"
+
+
 def test_a_claim_says_of_how_many_seeds_it_is_where_some_failed(monkeypatch):
     result = measured(monkeypatch, (*OURS, Fake("failed-c", 2, (0.0, 0.0, 0.0))), THEIRS)
     assert (result.reason, result.failed) == ("", "2 of 3 seeds of Ours")
