@@ -26,7 +26,7 @@ from mixste.data.sources.people import subjects
 from mixste.data.virtual import DETECTORS, random_of, simulate_detector
 from mixste.io.files import replacing
 from mixste.io.install import PACKAGE, needs_checkout
-from mixste.io.weights import bundled_file
+from mixste.io.weights import bundled_file, digest_of
 from mixste.network import Network
 from mixste.study import store
 from mixste.wild.calibration import Bands, Calibration, both_ways, calibrate
@@ -65,8 +65,8 @@ def middle(clip: Clip, keypoints: str) -> Clip:
 
 
 def lifted(model: Network, clips: list[Clip], name: str, keypoints: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Errors of the joints, metres, and disagreement of each clip, kept in the store under this name."""
-    path = store.store() / "calibrate" / f"{name}-{keypoints}.npz"
+    """Errors of the joints, metres, and disagreement of each clip, kept in the store by weights and this name."""
+    path = store.store() / "calibrate" / f"{digest_of(model.file)[:12]}-{name}-{keypoints}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         fast, arrays = accelerate(model), {}
@@ -96,9 +96,8 @@ def coverage(bands: Bands, clips: list[Clip], measured: list[tuple], keypoints: 
 def ranges(windows: np.ndarray, rates: tuple[float, float]) -> Ranges:
     """The ranges of screen-normalised keypoints (windows, frames, 17, 2), without the outermost hundredth."""
     heights = np.median(np.ptp(windows[..., 1], axis=2), axis=1)
-    shortest, median, tallest = np.quantile(heights, [0.005, 0.5, 0.995]).round(3).tolist()
-    reach = float(np.quantile(np.abs(windows).max(axis=(1, 2, 3)), 0.99).round(3))
-    return Ranges(shortest, median, tallest, reach, *rates)
+    limits = [*np.quantile(heights, [0.005, 0.5, 0.995]), np.quantile(np.abs(windows).max(axis=(1, 2, 3)), 0.99)]
+    return Ranges(*(round(float(limit), 3) for limit in limits), *rates)
 
 
 def trained_on(model: Network, people: tuple[str, ...]) -> Ranges:
@@ -146,7 +145,7 @@ def main() -> None:
     clips = clips_of((*people, *tested))
     of_people, of_tested = ([clip for clip in clips if clip.subject in some] for some in (people, tested))
 
-    seen = [pair for kind in CALIBRATED for pair in lifted(stand_in, of_people, f"{options.name}-people", kind)]
+    seen = [pair for kind in CALIBRATED for pair in lifted(stand_in, of_people, "people", kind)]
     errors, disagreements = zip(*seen, strict=True)
     names = [clip.subject for clip in of_people] * len(CALIBRATED)
     bands = calibrate(errors, disagreements, names, CALIBRATED)
@@ -154,7 +153,7 @@ def main() -> None:
     print(Calibration(limits, bands).write(file))
 
     tables = [
-        coverage(bands, of_tested, lifted(model, of_tested, f"{options.name}-test", kind), kind)
+        coverage(bands, of_tested, lifted(model, of_tested, "test", kind), kind)
         for kind in dict.fromkeys((*CALIBRATED, "gt", *DETECTORS))
     ]
     table = pd.concat(tables).assign(weights=options.name)

@@ -16,6 +16,7 @@ and `evaluate` measures them and nothing else: settings are chosen that way. Suc
 import argparse
 import functools
 import math
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,7 @@ SAVE_SECONDS, LINE_SECONDS = 60.0, 30.0
 KEYPOINTS = ("gt", *DETECTORS)
 MISSING = 0.2
 THREE = ("hdm_mm", "hdm_tr", "cmu_03")  # the test subjects of the first cards
-CARD, WORLD = Path(__file__).with_name("card.md"), "<!-- world: begin -->\n"
+CARD = Path(__file__).with_name("card.md")
 KEYS = ["source", "keypoints", "fps", "missing"]
 
 
@@ -355,21 +356,21 @@ def _mean(rows: pd.DataFrame, metric: str) -> str:
 def publish(name: str, weights: Path, errors: Path) -> Path:
     """Copy weights and errors into the package and write the card, from card.md beside this file.
 
-    A table of the world is kept; `tools/open_world.py` measures it.
+    What other tools measured of these weights is kept: `open_world.py` and `calibrate.py`.
     """
     target = PACKAGE / "weights" / f"{name}.safetensors"
     card, measured = target.with_suffix(".md"), pd.read_csv(errors)
-    if WORLD in (old := card.read_text(encoding="utf-8") if card.exists() else ""):
-        world = old.split(WORLD)[1].split("\n<!-- world: end")[0]
-    else:
-        world = "Not measured."
+    old = card.read_text(encoding="utf-8") if card.exists() else ""
     model = checkpoints.load_checkpoint(weights)
     history = pd.read_csv(weights.with_name("history.csv"))
     text = Template(CARD.read_text(encoding="utf-8")).substitute(
         model.options, name=name, subjects=", ".join(trained_on(False)), poses=f"{history['poses'].iloc[-1]:,}"
     )
-    for mark, content in (("errors", table(measured)), ("real", real_table(measured)), ("world", world)):
+    for mark, content in (("errors", table(measured)), ("real", real_table(measured))):
         text = between(text, mark, content)
+    for mark in ("world", "bands"):
+        if kept := re.search(f"<!-- {mark}: begin -->\n(.*)\n<!-- {mark}: end -->", old, re.DOTALL):
+            text = between(text, mark, kept[1])
     checkpoints.save_checkpoint(model, target, torch.float16)
     write_sums(target.parent)
     measured.to_csv(target.with_suffix(".csv"), index=False)

@@ -1,12 +1,13 @@
 """How well `mixste lift --world` places unseen people: results/bench/world.csv, and the table of the model card.
 
-`python tools/open_world.py` lifts the test subjects of open-people with `open-small`, one camera of each take, places
-them, and compares with the truth of the virtual cameras. It takes a quarter of an hour on one core; poses are kept in
-`runs/open-world/`, so that a second call only places them. `--validation` shows the same of subjects that `open-small`
-was not trained on, where the constants of `mixste.wild.world` were chosen.
+`python tools/open_world.py NAME` lifts the test subjects of open-people with these bundled weights, by default
+`open-small`, one camera of each take, places them, and compares with the truth of the virtual cameras. It takes a
+quarter of an hour on one core; poses are kept in `runs/open-world/`, by the hash of the weights, so that a second call
+only places them. `--validation` shows the same of subjects that the first `open-small` was not trained on, where the
+constants of `mixste.wild.world` were chosen.
 """
 
-import sys
+import argparse
 
 import numpy as np
 import pandas as pd
@@ -23,12 +24,12 @@ from mixste.data.sources.people import subjects
 from mixste.data.virtual import DETECTORS, film
 from mixste.io.files import replacing
 from mixste.io.install import PACKAGE, needs_checkout
+from mixste.io.weights import bundled_file, digest_of
 from mixste.metrics import mpjpe
 from mixste.predict import predict
 from mixste.study import store
 from mixste.wild.world import FEET, place, root_path
 
-CARD = PACKAGE / "weights" / "open-small.md"
 RESULT = PACKAGE.parent / "results" / "bench" / "world.csv"
 VALIDATION = ("cmu_07", "cmu_08", "cmu_12", "cmu_14", "cmu_16", "cmu_29", "cmu_32", "cmu_35", "cmu_49", "cmu_127")
 SHORTEST, MOST = 50, 12  # frames of a clip, takes of a subject
@@ -49,12 +50,12 @@ def clips_of(keypoints: str, people: tuple[str, ...]) -> list[Clip]:
     return [clip for several in of_subjects for clip in several[:: max(1, -(-len(several) // MOST))]]
 
 
-def poses_of(clips: list[Clip], name: str) -> list[Float[np.ndarray, "frames 17 3"]]:
-    """The poses of the clips by `open-small`, kept in the store under this name."""
-    path = store.store() / "open-world" / f"{name}.npz"
+def poses_of(clips: list[Clip], weights: str, name: str) -> list[Float[np.ndarray, "frames 17 3"]]:
+    """The poses of the clips by bundled weights, kept in the store under this name."""
+    path = store.store() / "open-world" / f"{name}-{digest_of(bundled_file(weights))[:12]}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        model = accelerate(MixSTE.from_pretrained("open-small"))
+        model = accelerate(MixSTE.from_pretrained(weights))
         poses = {}
         for clip in tqdm(clips, name, unit="clip", disable=None):
             screen = normalize_screen(clip.keypoints, *clip.resolution).astype(np.float32)
@@ -128,16 +129,16 @@ def _moved_onto(path, target, turn: bool):
     return centred + target.mean(axis=0)
 
 
-def table(people: tuple[str, ...], split: str) -> pd.DataFrame:
+def table(people: tuple[str, ...], weights: str, split: str) -> pd.DataFrame:
     """The rows of every condition, see `rows_of`."""
     rows = []
     for keypoints, kind, focal in CONDITIONS:
         clips = clips_of(keypoints, people)
         true = [clip.poses - clip.poses[:, :1] for clip in clips]
-        bodies = poses_of(clips, f"{split}-{keypoints}") if kind == "lifted" else true
+        bodies = poses_of(clips, weights, f"{split}-{keypoints}") if kind == "lifted" else true
         pairs = tqdm(zip(clips, bodies, strict=True), f"{keypoints}, {kind}", len(clips), disable=None)
         errors = pd.DataFrame([errors_of(clip, body, focal) for clip, body in pairs])
-        rows += rows_of(errors, {"keypoints": keypoints, "poses": kind, "focal length": focal})
+        rows += rows_of(errors, {"weights": weights, "keypoints": keypoints, "poses": kind, "focal length": focal})
     return pd.DataFrame(rows)
 
 
@@ -166,23 +167,29 @@ def markdown(measurements: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def publish(measurements: pd.DataFrame) -> None:
-    """Write the measurements, and the table of the card."""
+def publish(measurements: pd.DataFrame, weights: str) -> None:
+    """Write the measurements, beside those of other weights, and the table of the card."""
+    card = bundled_file(weights).with_suffix(".md")
+    others = pd.read_csv(RESULT).query("weights != @weights")
     with replacing(RESULT) as temporary:
-        measurements.to_csv(temporary, index=False)
-    text = between(CARD.read_text(encoding="utf-8"), "world", markdown(measurements))
-    with replacing(CARD) as temporary:
+        pd.concat([others, measurements]).to_csv(temporary, index=False)
+    text = between(card.read_text(encoding="utf-8"), "world", markdown(measurements))
+    with replacing(card) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
     """Measure and write; with --validation, measure and print."""
-    if sys.argv[1:] == ["--validation"]:
-        print(table(VALIDATION, "validation").query("subject == 'all'").T.to_string())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", default="open-small")
+    parser.add_argument("--validation", action="store_true")
+    options = parser.parse_args()
+    if options.validation:
+        print(table(VALIDATION, options.name, "validation").query("subject == 'all'").T.to_string())
         return
     needs_checkout("measuring the world")
-    measurements = table(subjects("test"), "test")
-    publish(measurements)
+    measurements = table(subjects("test"), options.name, "test")
+    publish(measurements, options.name)
     print(measurements.query("subject == 'all'").T.to_string())
 
 

@@ -52,7 +52,7 @@ def bundled_file(name: str) -> Path:
     sums = path.parent / SUMS
     lines = sums.read_text(encoding="utf-8").splitlines() if sums.exists() else []
     expected = {file: digest for digest, file in (line.split("  ", 1) for line in lines)}.get(path.name)
-    digest = _sha256(path)
+    digest = digest_of(path)
     if digest != expected:
         raise CheckpointError(
             f"{path}: expected the file of this release, with the SHA-256 {expected} of {SUMS}, found {digest}: "
@@ -64,10 +64,11 @@ def bundled_file(name: str) -> Path:
 def write_sums(folder: Path) -> None:
     """Write down the hashes of the weights in a folder, which `bundled_file` then holds them to."""
     with replacing(folder / SUMS) as temporary:
-        lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.glob("*.safetensors"))]
+        lines = [f"{digest_of(path)}  {path.name}\n" for path in sorted(folder.glob("*.safetensors"))]
         temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def _sha256(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,6 @@ person are not independent, so that with K people coverage on the next one is gu
 other people: `tools/calibrate.py` makes the file and the table of the model card.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from torch import nn
 from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.io.guard import guarded
+from mixste.io.weights import digest_of
 from mixste.predict import predict
 from mixste.skeleton import human36m, mirrored
 from mixste.wild.quality import USUAL, Ranges
@@ -73,7 +73,7 @@ class Calibration:
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 raise DataError(f"expected ranges and bands, found {content!r:.50}")
-            if content.get("weights") != _sha256(weights):
+            if content.get("weights") != digest_of(weights):
                 return cls()
             ranges, bands = content.get("ranges"), content.get("bands")
             try:
@@ -85,15 +85,11 @@ class Calibration:
     def write(self, weights: Path) -> Path:
         """Write the file beside the weights, and return its path."""
         path = weights.with_suffix(".json")
-        content = {"weights": _sha256(weights), "ranges": self.ranges._asdict()}
+        content = {"weights": digest_of(weights), "ranges": self.ranges._asdict()}
         content |= {"bands": asdict(self.bands)} if self.bands else {}
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         return path
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _bands(content: dict) -> Bands:

@@ -171,8 +171,11 @@ def test_weights_and_card_are_published_together(people, tmp_path, monkeypatch):
     assert "T = 9 frames, d_m = 16, d_l = 1" in text
     assert f"{poses:,} poses" in text
     assert "cmu_14" in text
-    card.write_text(text.replace("Not measured.\n<!-- world: end", "A table.\n<!-- world: end"), encoding="utf-8")
-    assert "A table.\n<!-- world: end" in open_weights.publish(*arguments).read_text(encoding="utf-8")
+    changed = text.replace("Not measured.\n<!-- world: end", "A table.\n<!-- world: end").replace(
+        "Not calibrated.", "Another.\n\nOf two parts."
+    )
+    card.write_text(changed, encoding="utf-8")
+    assert open_weights.publish(*arguments).read_text(encoding="utf-8") == changed  # other tools' tables are kept
 
 
 def test_the_card_shows_what_was_measured():

@@ -1,0 +1,91 @@
+"""How many poses a second live input is lifted at: results/bench/stream.csv, and the table of docs/lift.md.
+
+`python tools/stream.py` times `mixste.wild.export.stream` with the bundled weights on one core. With a video, as
+`python tools/stream.py film.mp4`, also `docs/webcam.py` on it, detector included, which needs the extra `video`. Speeds
+are of processor time, so that other programs on the machine matter little.
+"""
+
+import runpy
+import sys
+import time
+from collections.abc import Iterable
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import torch
+from measuring import hardware
+from readme import LIFT, between
+
+from mixste import MixSTE
+from mixste.camera import normalize_screen
+from mixste.data import load
+from mixste.io.files import replacing
+from mixste.io.install import PACKAGE, needs_checkout
+from mixste.io.weights import bundled
+from mixste.wild.export import stream
+
+RESULT = PACKAGE.parent / "results" / "bench" / "stream.csv"
+POSES = 60  # timed, after as many that are not
+SETTINGS = (
+    {"every": 1, "flip": True, "delay": 5},
+    {"every": 1, "flip": False, "delay": 5},
+    {"every": 5, "flip": False, "delay": 5},
+    {"every": 10, "flip": False, "delay": 5},
+)
+WEBCAM = SETTINGS[2]  # those of docs/webcam.py
+
+
+def speed(poses: Iterable, count: int = POSES) -> float:
+    """Poses for each second of the processor, in steady state."""
+    poses = iter(poses)
+    for _ in islice(poses, count):
+        pass
+    started = time.process_time()
+    timed = sum(1 for _ in islice(poses, count))
+    return timed / (time.process_time() - started)
+
+
+def measure(film: str | None) -> pd.DataFrame:
+    """A row for each of the bundled weights and settings; with a film, also for the webcam's program."""
+    clip = load("synthetic").test[0]
+    frames = normalize_screen(np.resize(clip.keypoints, (20 * POSES, 17, 2)), *clip.resolution)
+    rows = []
+    for name in bundled():
+        model = MixSTE.from_pretrained(name)
+        rows += [
+            {"weights": name, "what": "stream", **options, "poses_per_second": speed(stream(model, frames, **options))}
+            for options in SETTINGS
+        ]
+        if film is not None:
+            webcam = runpy.run_path(str(PACKAGE.parent / "docs" / "webcam.py"))["webcam"]
+            poses = stream(model, webcam(film), **WEBCAM)
+            rows.append({"weights": name, "what": "webcam.py", **WEBCAM, "poses_per_second": speed(poses)})
+    about = {"hardware": hardware(torch.device("cpu")).partition(",")[0], "torch": torch.__version__}
+    return pd.DataFrame(rows).round({"poses_per_second": 1}).assign(**about)
+
+
+def markdown(measurements: pd.DataFrame) -> str:
+    """The table of docs/lift.md."""
+    lines = ["| weights | what | `every` | `flip` | poses a second |", "| --- | --- | --- | --- | --- |"]
+    for row in measurements.itertuples():
+        values = (row.weights, row.what, row.every, "on" if row.flip else "off", f"{row.poses_per_second:.0f}")
+        lines.append(f"| {' | '.join(map(str, values))} |")
+    [hardware] = measurements["hardware"].unique()
+    return "\n".join([*lines, "", f"For each second of one core of an {hardware}, by `python tools/stream.py`."])
+
+
+def main() -> None:
+    needs_checkout("timing live input")
+    torch.set_num_threads(1)
+    measurements = measure(*(sys.argv[1:2] or [None]))
+    with replacing(RESULT) as temporary:
+        measurements.to_csv(temporary, index=False)
+    text = between(LIFT.read_text(encoding="utf-8"), "stream", markdown(measurements))
+    with replacing(LIFT) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(measurements.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
