@@ -25,13 +25,12 @@ test: .venv/.installed .venv/.batch
 	$(NBVAL) notebooks
 	@echo "Passed: lint, the tests, and every notebook against its stored output. Look first at what make reproduce made, runs/results/README.md, then at the notebooks: $(BIN)/jupyter lab notebooks"
 
-# What depends on trained digits, once more with the instructions of an older processor: the tests on the usual store,
-# then a store made so, before the usual tests. Its digits differ from those that are stored, as any other processor's do.
+# What depends on trained digits, once more with the instructions of an older processor: the tests that compute, then a
+# store made so, before the tests that compare. Its digits differ from those that are stored, as any other processor's do.
 OLDER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE \
 	NPY_DISABLE_CPU_FEATURES="X86_V3 X86_V4 AVX512_ICL AVX512_SPR"
-DIGITS := $(foreach name,test_model test_losses test_metrics test_predict test_evaluate test_train networks/test_baselines accel/test_accelerate accel/test_cpu \
-	wild/test_export wild/test_lift study/test_notebooks,tests/$(name).py) \
-	tests/study/test_results.py
+DIGITS := $(foreach name,test_model test_losses test_metrics test_predict test_evaluate test_train networks/test_baselines \
+	accel/test_accelerate accel/test_cpu wild/test_export wild/test_lift,tests/$(name).py)
 OTHER := MIXSTE_RUNS=$(CURDIR)/.cache/older-processor
 test-older-processor: .venv/.installed
 	$(OLDER) $(PYTEST) $(DIGITS) -m "not slow"

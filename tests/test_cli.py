@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,22 +25,28 @@ from mixste.study.run import Data, Run, spec
 from mixste.train import Recipe
 
 
-def mixste(*arguments, **variables) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from mixste.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | variables, timeout=300)
+@pytest.fixture
+def mixste(monkeypatch, capsys):
+    """Runs a command in this process, which saves the seconds of its start; gives its exit status and what it said."""
+
+    def run(*arguments, **variables) -> SimpleNamespace:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["mixste", *arguments])
+            patch.setattr(sys, "path", list(sys.path))
+            for name, value in {
+                "PYTHONIOENCODING": "",
+                **variables,
+            }.items():  # `main` sets the first for other processes
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as end:
+                main()
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=end.value.code or 0, stdout=said.out, stderr=said.err)
+
+    return run
 
 
-def call(monkeypatch, *arguments) -> int:
-    """The same in this process, which saves the seconds of its start; the exit status."""
-    monkeypatch.setattr(sys, "argv", ["mixste", *arguments])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setenv("PYTHONIOENCODING", "")  # `main` sets it for other processes
-    with pytest.raises(SystemExit) as end:
-        main()
-    return end.value.code
-
-
-def test_data_show_counts_people():
+def test_data_show_counts_people(mixste):
     done = mixste("data", "show", "synthetic")
     assert done.returncode == 0, done.stderr
     assert "synthetic people" in done.stdout
@@ -47,7 +54,7 @@ def test_data_show_counts_people():
 
 
 @pytest.mark.slow
-def test_evaluate_prints_every_action(tmp_path):
+def test_evaluate_prints_every_action(mixste, tmp_path):
     torch.manual_seed(0)
     model = MixSTE(27, 17, 8, 1, 2)
     model.layout = None
@@ -83,19 +90,19 @@ def test_evaluate_prints_every_action(tmp_path):
         (("runs", "pack", "bundle", "--run", "0123456789ab"), "found none with the id 0123456789ab"),
     ],
 )
-def test_mistakes_end_in_one_sentence(arguments, sentence, monkeypatch, capsys):
-    assert call(monkeypatch, *arguments) == 1
-    [line] = capsys.readouterr().err.strip().splitlines()
+def test_mistakes_end_in_one_sentence(arguments, sentence, mixste):
+    done = mixste(*arguments)
+    assert done.returncode == 1
+    [line] = done.stderr.strip().splitlines()
     assert line.startswith("mixste: ")
     assert sentence in line
 
 
-def test_tables_and_notebooks_are_named_by_bare_numbers(monkeypatch, capsys):
+def test_tables_and_notebooks_are_named_by_bare_numbers(mixste, monkeypatch):
     """Of the plan, which takes a while to make, only what it is asked for."""
     monkeypatch.setattr(batch, "plan", lambda profile, chosen: [path.name[:2] for path in chosen])
     arguments = ["reproduce", "--notebook", "6,07", "--notebook", "0", "--tables", "05, 6", "--dry-run"]
-    call(monkeypatch, *arguments)
-    assert capsys.readouterr().out == "['00', '06', '07']\n"
+    assert mixste(*arguments).stdout == "['00', '06', '07']\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name of a file is text")
@@ -141,7 +148,7 @@ def test_signs_of_ours_have_their_like_in_ascii():
     assert "1–2 mm² … × ô".encode("ascii", "mixste.plain") == b"1-2 mm2 ... x \\xf4"
 
 
-def test_a_batch_says_at_the_end_which_clips_failed(tmp_path):
+def test_a_batch_says_at_the_end_which_clips_failed(mixste, tmp_path):
     for name in ("a.json", "c.csv"):
         (tmp_path / name).write_text("{")
     walk = np.random.default_rng(0).uniform(300, 700, (9, 17, 2))
@@ -156,7 +163,7 @@ def test_a_batch_says_at_the_end_which_clips_failed(tmp_path):
     assert done.stderr.strip().splitlines()[-1] == "mixste: 2 of 3 clips failed: a.json, c.csv"
 
 
-def test_a_checkpoint_of_another_layout_is_not_evaluated(tmp_path):
+def test_a_checkpoint_of_another_layout_is_not_evaluated(mixste, tmp_path):
     model = MixSTE(9, 17, 8, 1, 2)
     model.layout = "mpi_inf_3dhp"
     save_checkpoint(model, tmp_path / "weights.safetensors")
@@ -165,7 +172,7 @@ def test_a_checkpoint_of_another_layout_is_not_evaluated(tmp_path):
     assert "network of human36m's joints, which synthetic has, found one of mpi_inf_3dhp's" in done.stderr
 
 
-def test_a_checkpoint_without_a_layout_is_lifted_when_told_which(tmp_path):
+def test_a_checkpoint_without_a_layout_is_lifted_when_told_which(mixste, tmp_path):
     """The authors' format has no place for it, and 3DHP's 17 joints are in another order than Human3.6M's."""
     torch.manual_seed(0)
     model, checkpoint = MixSTE(27, 17, 16, 1, 8), tmp_path / "authors.bin"
@@ -208,7 +215,7 @@ def test_ctrl_c_ends_in_one_sentence(tmp_path):
     assert not any(store.is_whole(path) for path in tmp_path.iterdir())
 
 
-def test_a_training_that_fails_ends_in_one_sentence_and_is_tried_again_when_asked(tmp_path):
+def test_a_training_that_fails_ends_in_one_sentence_and_is_tried_again_when_asked(mixste, tmp_path):
     few = Data("synthetic", "gt", subjects=("S1", "S9"), actions=("Walking",), test_cameras=1)
     recipe = Recipe(learning_rate=1e30, scaled_gradient=False, batch_frames=90)
     run = Run(few, 9, 600, 0, options=(("depth", 1), ("dim", 8), ("heads", 2)), recipe=recipe)

@@ -37,7 +37,7 @@ from mixste.wild.outputs import Lifted, write_npz
 resource = pytest.importorskip("resource", reason="this system does not tell a process's memory")
 
 FILES = 1000  # of each format, or as many as
-SECONDS = 4  # of processor time allow
+SECONDS = 2  # of processor time allow
 ONE_FILE = 10  # seconds that one may take at most
 MEMORY = 600 << 20  # bytes that one may take at most
 NUMBERS = (

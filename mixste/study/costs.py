@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mixste.io.install import PACKAGE
 from mixste.networks import NETWORKS, ConstantPose, FrameRegression, MixSTE
+from mixste.skeleton import SKELETONS
 from mixste.study import store
 from mixste.study.profiles import PROFILES, Profile
 from mixste.study.run import Data, Run
@@ -218,7 +219,9 @@ def kind(run: Run) -> dict[str, object]:
     """What the duration of a step depends on, by the columns of results/bench/study.csv."""
     dropout = f" dropout={run.recipe.dropout}" if run.recipe.dropout else ""
     options = " ".join(f"{name}={value}" for name, value in run.options) + dropout
-    about = {"network": run.model, "frames": run.frames, "options": options}
+    # Not of the data themselves, which may not be here.
+    skeleton = run.data.skeleton or ("humaneva15" if run.data.source == "humaneva" else "human36m")
+    about = {"network": run.model, "frames": run.frames, "joints": len(SKELETONS[skeleton].joints), "options": options}
     return about | {"poses_per_step": run.poses_per_step, "optimizer": run.recipe.optimizer}
 
 
@@ -230,7 +233,7 @@ def _speeds(path: Path, of_kind: str) -> dict[tuple, float]:
     """
     if not path.exists():
         return {}
-    kinds = pd.read_csv(path).groupby(["network", "frames", "options", "poses_per_step", "optimizer"])
+    kinds = pd.read_csv(path).groupby(["network", "frames", "joints", "options", "poses_per_step", "optimizer"])
     return kinds["poses_per_second"].agg(of_kind).to_dict()
 
 

@@ -38,6 +38,9 @@ class Toy(Network):
 
     def forward(self, keypoints):
         return self.layers(keypoints.flatten(1)).view(-1, 1, self.joints, 3)
+
+def thrice(pred, target):
+    return 3 * (pred - target).norm(dim=-1).mean()
 """
 DATA = Data("synthetic", subjects=("S1", "S9"), actions=("Walking",), test_cameras=1)
 RECIPE = replace(AUTHORS, batch_frames=64, learning_rate=3e-3, scaled_gradient=False, loss=(("mpjpe", 1.0),))
@@ -89,8 +92,9 @@ def test_it_is_a_run_and_a_row_of_a_table(toy):
 
 @pytest.mark.slow
 def test_it_is_trained_in_processes_of_their_own(toy):
-    """Which import it by the name of its module."""
-    runs = [Run(DATA, 3, 200, seed, "toys:Toy", {"width": 8}, RECIPE) for seed in (0, 1)]
+    """Which import it by the name of its module, and a loss of one's own too."""
+    recipes = RECIPE, replace(RECIPE, loss=(("toys:thrice", 1.0),))
+    runs = [Run(DATA, 3, 200, seed, "toys:Toy", {"width": 8}, recipe) for seed, recipe in enumerate(recipes)]
     assert make_all(runs, jobs=2) == ""
     first, second = (make(run).model().state_dict() for run in runs)
     assert first.keys() == second.keys()

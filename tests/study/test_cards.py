@@ -191,25 +191,25 @@ class Told(Run):
 
 @pytest.mark.slow
 def test_trainings_that_share_gpus_end_as_those_alone(machine, monkeypatch):
-    """To the last bit; here without GPUs, and MPS is a stand-in."""
+    """To the last bit; here two at a time, without a GPU, and MPS is a stand-in."""
     data = Data("synthetic", subjects=("S1", "S9"), actions=("Walking",), test_cameras=1)
     recipe = replace(AUTHORS, batch_frames=90)
-    wanted = [Told(data, 9, 300, seed, options={"depth": 1, "dim": 8, "heads": 2}, recipe=recipe) for seed in range(5)]
+    wanted = [Told(data, 9, 300, seed, options={"depth": 1, "dim": 8, "heads": 2}, recipe=recipe) for seed in range(3)]
     monkeypatch.setenv("MIXSTE_RUNS", str(machine / "alone"))
     (machine / "alone").mkdir()
     assert trainer.make_all(wanted, 1) == ""
     monkeypatch.setenv("MIXSTE_RUNS", str(machine / "shared"))
     (machine / "shared").mkdir()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     with monkeypatch.context() as patch:
         patch.setattr(trainer.torch.cuda, "is_available", lambda: True)
-        assert trainer.make_all(wanted, 4) == ""
+        assert trainer.make_all(wanted, 2) == ""
     told = [json.loads((machine / "shared" / f"told-{run.seed}.json").read_text()) for run in wanted]
-    assert sorted(told[:4]) == [["GPU-a", "2", True]] * 2 + [["GPU-b", "2", True]] * 2
+    assert told == [["GPU-b", "2", True]] * 3
     for run in wanted:
         alone, shared = (machine / name / run.id / "weights.safetensors" for name in ("alone", "shared"))
         assert alone.read_bytes() == shared.read_bytes()
-    assert log(machine) == ["start GPU-b,GPU-a", "quit"]
+    assert log(machine) == ["start GPU-b", "quit"]
 
 
 def test_the_driver_is_that_of_the_machine(machine):

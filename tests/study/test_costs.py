@@ -70,6 +70,7 @@ def test_a_training_of_a_measured_kind_costs_what_its_speed_says(tmp_path, monke
     assert seconds["longer"] - seconds["full"] == pytest.approx(2 * full.poses / 60000)
     assert costs.alone(full) == full.poses / 50000
     assert np.isnan(costs.alone(replace(full, frames=27)))
+    assert np.isnan(costs.alone(replace(full, data=replace(full.data, skeleton="humaneva15"))))
 
 
 def test_what_is_finished_here_sets_the_pace(tmp_path, monkeypatch):

@@ -1,18 +1,23 @@
 """The notebooks run to their ends on files as the licensed sets are published, and one that fails says so."""
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import licensed
 import nbformat
 import pandas as pd
 import pytest
 
-from mixste.study import notebooks, pages
-from mixste.study.profiles import PROFILES
+from mixste.io import DataError
+from mixste.study import batch, notebooks, pages, run
+from mixste.study.profiles import PROFILES, profile_of
+from mixste.study.tables import distinct
 
 
 @pytest.mark.slow
@@ -46,38 +51,44 @@ def test_tables_3_and_4_on_the_papers_data_cut_short(tmp_path):
     assert "CUT SHORT to 300 poses" in copy.read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def other_data():
+    """What was read of data elsewhere is forgotten, before and after."""
+    caches = run._load, run._source, run._id
+    [cache.cache_clear() for cache in caches]
+    yield
+    [cache.cache_clear() for cache in caches]
+
+
 @pytest.mark.slow
-def test_with_part_of_the_licensed_data_what_can_be_made_is_told_and_made(tmp_path):
-    """MPI-INF-3DHP is there, and Human3.6M without one detector's keypoints."""
+def test_with_part_of_the_licensed_data_what_can_be_made_is_told_and_made(tmp_path, monkeypatch, capsys, other_data):
+    """MPI-INF-3DHP is there, and Human3.6M without one detector's keypoints. Nothing is really trained or executed."""
     folder = tmp_path / "data"
     for name in ("human36m", "mpi_inf_3dhp"):
         (folder / name).mkdir(parents=True)
     licensed.write_human36m(folder / "human36m", frames=40, detectors=("gt", "cpn_ft_h36m_dbb"))
     licensed.write_mpi_inf_3dhp(folder / "mpi_inf_3dhp", frames=40)
-    where = {"MIXSTE_DATA": str(folder), "MIXSTE_RUNS": str(tmp_path / "runs"), "MIXSTE_POSES": "300"}
+    for name, value in {"MIXSTE_DATA": folder, "MIXSTE_RUNS": tmp_path / "runs", "MIXSTE_POSES": 300}.items():
+        monkeypatch.setenv(name, str(value))
 
-    def reproduce(*arguments):
-        command = [sys.executable, "-m", "mixste", "reproduce", "--profile", "paper-cpu", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | where)
-
-    done = reproduce(
-        "--dry-run", *(word for number in ("00", "02", "03", "04", "05") for word in ("--notebook", number))
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = str(batch.plan("paper-cpu", notebooks.choose([], ["00", "02", "03", "04", "05"]))).splitlines()
     detector = f"expected data_2d_h36m_detectron_ft_h36m.npz in {folder}/human36m, found keypoints of these detectors"
     assert [line.split(":")[0].strip() for line in lines if "execute, " in line] == ["03_table2", "04_table3"]
     for name, why in {"00_data": detector, "02_table1": detector, "05_table4": "expected data_3d_humaneva15"}.items():
         assert sum(line.startswith(f"  {name}: cannot be made: {why}") for line in lines) == 1
     assert "2 of 2 notebooks to execute; 3 cannot be made" in lines[-1]
 
-    done = reproduce("--notebook", "02", "--notebook", "04")
-    assert done.returncode == 1
-    assert f"mixste: 02_table1 cannot be made: {detector}" in done.stderr
-    assert (tmp_path / "runs" / "notebooks" / "paper-cpu" / "04_table3.ipynb").exists()
-    done = reproduce("--notebook", "02")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"mixste: 02_table1 cannot be made: {detector}")
+    trained, executed = [], []
+    monkeypatch.setattr(notebooks.trainer, "make_all", lambda wanted, jobs, title: trained.extend(wanted) or "")
+    monkeypatch.setattr(notebooks, "execute", lambda path, profile, train: executed.append(path.stem))
+    with pytest.raises(RuntimeError, match=f"^02_table1 cannot be made: {re.escape(detector)}"):
+        notebooks.reproduce("paper-cpu", notebooks.choose([], ["02", "04"]))
+    assert trained == distinct(profile_of("paper-cpu"), ["table3"])
+    assert executed == ["04_table3"]
+    capsys.readouterr()
+    with pytest.raises(DataError, match=f"^02_table1 cannot be made: {re.escape(detector)}"):
+        notebooks.reproduce("paper-cpu", notebooks.choose([], ["02"]))
+    assert capsys.readouterr().out == ""
 
 
 def notebook(path, *sources):
@@ -118,9 +129,6 @@ def test_other_profiles_are_the_notebooks_parameter(folder, monkeypatch):
     assert "in synthetic-too" in (folder / "runs" / "notebooks" / "synthetic-too" / "00_one.ipynb").read_text()
 
 
-KINDS = ("results", "csv"), ("figures", "png"), ("notebooks", "ipynb")
-
-
 def edited(file):
     file.write_text(file.read_text().replace("205.7", "105.7"))
 
@@ -129,21 +137,26 @@ def truncated(file):
     file.write_bytes(file.read_bytes()[:-2])
 
 
-@pytest.mark.parametrize("damage", [edited, truncated, lambda file: file.unlink()], ids=["edited", "cut", "gone"])
-@pytest.mark.parametrize(
-    "name", ["results/smoke/00_one.csv", "figures/smoke/00_one.png", "notebooks/smoke/00_one.ipynb"]
-)
-def test_what_is_not_as_it_was_written_is_named_and_made_again(folder, capsys, name, damage):
+def test_what_is_not_as_it_was_written_is_named_and_made_again(folder, capsys):
     write = "file = store.output() / kind / 'smoke' / name; file.parent.mkdir(parents=True, exist_ok=True)"
     write += "; file.write_text('205.7 mm')"
     loop = f"for kind, name in (('results', '00_one.csv'), ('figures', '00_one.png')):\n    {write}"
-    notebook(folder / "00_one.ipynb", 'profile = "smoke"', f"from mixste.study import store\n{loop}", "print(205.7)")
+    path = folder / "00_one.ipynb"
+    notebook(path, 'profile = "smoke"', f"from mixste.study import store\n{loop}", "print(205.7)")
     said(capsys)
-    file = folder / "runs" / name
-    before = file.read_text()
-    damage(file)
-    assert f"00_one.ipynb: no longer as written, and made again: {name}" in said(capsys)
-    assert ("205.7" in file.read_text()) == ("205.7" in before)
+    names = ["results/smoke/00_one.csv", "figures/smoke/00_one.png", "notebooks/smoke/00_one.ipynb"]
+    for name, damage in itertools.product(names, (edited, truncated, Path.unlink)):
+        file = folder / "runs" / name
+        before = file.read_bytes()
+        damage(file)
+        assert notebooks.damaged(path, "smoke") == [name]
+        file.write_bytes(before)
+    for name, damage in zip(names, (edited, truncated, Path.unlink), strict=True):
+        damage(folder / "runs" / name)
+    line = said(capsys).splitlines()[0]
+    assert "00_one.ipynb: no longer as written, and made again: " in line
+    assert all(name in line for name in names)
+    assert all("205.7" in (folder / "runs" / name).read_text() for name in names)
     assert "up to date" in said(capsys)
 
 
