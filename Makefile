@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 # Notebooks write beside the user's own results here; where they write is left out of what is compared. A notebook has
 # one kernel, so one process executes all of it.
-NBVAL := MIXSTE_OUT=$(CURDIR)/.cache/nbval $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with tests/nbval.cfg
+NBVAL := MIXSTE_OUT=$(CURDIR)/.cache/nbval $(PYTEST) --dist loadfile --nbval --nbval-sanitize-with tests/nbval.cfg
 
 .PHONY: reproduce test test-older-processor freeze docs clean
 
