@@ -227,7 +227,7 @@ def _smoke(
         lengths={"paper_vs_code": 1 / 3, "limits": 1 / 3, "more_people": 2 / 3, "leaders": 1 / 3},
         sweep=Sweep(("mixste-81",), (4e-3, 8e-3, 1.6e-2), length=1 / 4),
         leaders=("detected",),  # at this length, three of the six are trainings of other tables
-        leaders_sweep=Sweep(_LATER, (4e-3, 8e-3), length=1 / 12),
+        leaders_sweep=Sweep(_LATER, (4e-3, 8e-3), length=1 / 18),
         # The changes to the authors' recipe that lower the error most on synthetic people. After 60,000 poses with
         # T = 9, batches of 45 poses give 71 mm, and of 90 give 113; AdamW gives 65 mm at its best rate, Muon 55. After
         # 40,000, Muon gives 70 mm, and with the scaled gradient 83; AdamW gives 88. The rate is between the best one
