@@ -16,8 +16,9 @@ import api
 import clips
 from study import ROOT, claims, contents, study, write
 
-from mixste.study import tidy
+from mixste.study import pages, tidy
 from mixste.study.profiles import PROFILES
+from mixste.study.tables import distinct
 
 COPIED = ("README.md", "CONTRIBUTING.md", "CITATION.cff", "docs", "notebooks", "results", "figures", "mixste/weights")
 SCRIPTS = ("api.py", "build.py", "clips.py", "conf.py", "study.py")
@@ -33,6 +34,7 @@ LINKS = {
 def main(folder: str = "site") -> None:
     """Write the site into a folder, and its sources into .cache/site. A warning of Sphinx is an error."""
     source = ROOT / ".cache" / "site"
+    os.environ["MIXSTE_RUNS"] = str(ROOT / ".cache" / "site-runs")  # of what is in the repository alone
     shutil.rmtree(source, ignore_errors=True)
     copy(source)
     api.write(source / "api")
@@ -40,11 +42,12 @@ def main(folder: str = "site") -> None:
     for profile in made:
         study(profile, source)
     write(source / "claims.md", claims(made))
-    shown = clips.write(ROOT / ".cache" / "site-extra" / "clips")
-    write(source / "clips.md", played(shown))
-    entries = ["claims", "clips", *(f"/study/{name}/index" for name in made)]
+    played = clips.write(ROOT / ".cache" / "site-extra" / "clips")
+    for name, page in played.items():
+        write(source / f"{name}.md", page)
+    entries = ["claims", *played, *(f"/study/{name}/index" for name in made)]
     write(source / "results.md", f"# Results\n\n{contents(entries, shown=True)}\n")
-    write(source / "index.md", start())
+    write(source / "index.md", start(made))
     options = ["-b", "html", "-c", str(ROOT / "docs"), "-d", str(ROOT / ".cache" / "doctrees"), "-W", "--keep-going"]
     command = [sys.executable, "-m", "sphinx", *options, "-q", "-E", "-j", "2", str(source), folder]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -55,7 +58,7 @@ def main(folder: str = "site") -> None:
 
 def copy(source: Path) -> None:
     """What the site shows as it is in the repository, with links that lead on within the site."""
-    ignored = shutil.ignore_patterns("*.safetensors", *SCRIPTS, "*.css", "*.js", "__pycache__")
+    ignored = shutil.ignore_patterns("*.safetensors", "*.npz", *SCRIPTS, "*.css", "*.js", "__pycache__")
     for name in COPIED:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():
@@ -82,8 +85,11 @@ def linked(text: str) -> str:
     return text
 
 
-def start() -> str:
-    """The first page, from README: what the project is, its architecture, how to lift a video, the main table."""
+def start(made: list[str]) -> str:
+    """The first page, from README: what the project is, its architecture, how to lift a video, the main table.
+
+    made: profiles that have results.
+    """
     readme = linked((ROOT / "README.md").read_text(encoding="utf-8"))
     intro, *sections = re.split(r"^## ", readme, flags=re.MULTILINE)
     of = {section.partition("\n")[0]: section.partition("\n")[2] for section in sections}
@@ -99,25 +105,17 @@ def start() -> str:
         "## Main results",
         "What the profiles are, and what follows from the numbers, is in the [overview](README.md#results). Every "
         "[table and figure](results.md) has a page that names the runs behind it; the paper's [claims](claims.md) are "
-        "on a page of their own.",
+        "on a page of their own. [Clips of the test subjects](clips.md) can be played, and a network's "
+        "[attention](attention.md) browsed by layer and joint.",
+        *[
+            f"Profile `{name}` as it is now: [{progress}](study/{name}/index.md)."
+            for name in made
+            if (progress := pages.so_far(distinct(PROFILES[name]), name))
+        ],
         table.strip(),
         contents(["Overview </README>", "/results", *guides, *cards, "/api/index", "/CONTRIBUTING"]),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def played(shown: dict[str, str]) -> str:
-    """The page with viewers. shown: of `clips.write`."""
-    about = (
-        "Keypoints of synthetic test people, the pose lifted from them by the bundled weights, and the truth, with the "
-        "error of each frame. Drag to turn. The weights were trained on real motion; errors on real people are in the "
-        "[model card](/mixste/weights/open-small.md)."
-    )
-    frames = [
-        f'## {of}\n\n<iframe class="viewer" src="clips/{file}" loading="lazy" title="{of}"></iframe>'
-        for file, of in shown.items()
-    ]
-    return "\n\n".join(["# Clips to play", about, *frames]) + "\n"
 
 
 if __name__ == "__main__":

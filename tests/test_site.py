@@ -15,6 +15,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from mixste.data.sources.people import subjects
+from mixste.study import records
+from mixste.study.profiles import PROFILES
+from mixste.study.tables import TABLES
+
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytest.importorskip("myst_nb", reason="the site needs the extra docs")
@@ -70,6 +75,20 @@ def test_the_search_knows_the_words_of_the_field(site):
     index = (site / "searchindex.js").read_text(encoding="utf-8")
     [terms] = re.findall(r'\bterms:(\{.*?\})[,}]|"terms":\s*(\{.*?\})', index)
     assert "wmpjpe" in "".join(terms)
+
+
+def test_of_a_partial_table_the_page_says_how_much_there_is(site):
+    """Table 1 of `open`: how many trainings there are, and which rows are not trained yet."""
+    plain = re.sub("<[^>]*>", "", (site / "study" / "open" / "02_table1.html").read_text(encoding="utf-8"))
+    runs = [run for row in TABLES["table1"].rows(PROFILES["open"]) for run in row.runs if run.poses]
+    published = {record.spec for record in map(records.read, records.folder("open").glob("*.json"))}
+    made = len(published.intersection(runs))
+    assert (f"{made} of {len(runs)} trainings so far." in plain) == (0 < made < len(runs))
+    lacking = [
+        row.label for row in TABLES["table1"].rows(PROFILES["open"]) if row.trained and published.isdisjoint(row.runs)
+    ]
+    assert (f"Not trained yet: {'; '.join(lacking)}." in plain) == bool(lacking)
+    assert "not trained here" not in plain
 
 
 def test_every_table_names_its_runs_and_links_their_records(site):
@@ -184,19 +203,51 @@ found.latex = copied;
 
 
 @browser
-def test_a_clip_plays_and_curves_are_switched_off(site, served):
+def test_clips_play_and_attention_is_browsed(site, served):
     found, console = visit(
         site,
         served,
         """
-const clips = await open('clips.html', 1300);
-const viewer = clips.contentDocument.querySelector('iframe.viewer');
-await new Promise(done => setTimeout(done, 1000));
-const page = viewer.contentDocument;
-found.start = page.getElementById('now').textContent;
-page.getElementById('play').click();
-viewer.contentWindow.eval('clock = performance.now(); tick(clock + 1000)');  // headless, no frame is drawn by itself
-found.later = page.getElementById('now').textContent;
+const wait = () => new Promise(done => setTimeout(done, 1000));
+const clips = (await open('clips.html', 1300)).contentDocument;
+const viewer = clips.querySelector('iframe.viewer');
+found.clips = clips.querySelectorAll('a[target=viewer]').length;
+found.played = [];
+for (const link of [null, clips.querySelector('tr:last-child a[target=viewer]')]) {
+  link?.click();
+  await wait();
+  const page = viewer.contentDocument, start = page.getElementById('now').textContent;
+  page.getElementById('play').click();
+  viewer.contentWindow.eval('clock = performance.now(); tick(clock + 1000)');  // headless, no frame is drawn by itself
+  found.played.push([viewer.contentWindow.location.pathname, start, page.getElementById('now').textContent]);
+}
+const attention = (await open('attention.html', 1300)).contentDocument.querySelector('iframe.viewer');
+await wait();
+const page = attention.contentDocument, picture = () => page.getElementById('stage').toDataURL();
+found.changed = {};
+for (const name of ['layer', 'joint']) {
+  const list = page.getElementById(name), before = picture();
+  list.value = 5;
+  list.onchange();
+  found.changed[name] = [list.options.length, picture() !== before];
+}
+""",
+    )
+    assert found["clips"] == 3 * len(subjects("test"))
+    (first, start, later), (last, _, at) = found["played"]
+    assert first != last
+    assert start.startswith("frame 0 ")
+    assert later != start != at
+    assert found["changed"] == {"layer": [8, True], "joint": [17, True]}
+    assert not console
+
+
+@browser
+def test_curves_are_switched_off(site, served):
+    found, console = visit(
+        site,
+        served,
+        """
 const curves = (await open('study/smoke/curves.html', 1300)).contentDocument;
 const lines = () => curves.querySelectorAll('.curves polyline').length;
 found.lines = [lines()];
@@ -208,8 +259,6 @@ filter.oninput();
 found.names = [...curves.querySelectorAll('.curves label:not([hidden])')].map(label => label.textContent);
 """,
     )
-    assert found["start"].startswith("frame 0 ")
-    assert found["later"] != found["start"]
     assert found["lines"][1] == found["lines"][0] - 1 > 0
     assert found["names"]
     assert all("poseformer" in name for name in found["names"])

@@ -60,6 +60,12 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 });
 
+// A link that fills a viewer brings it into view.
+document.addEventListener("click", event => {
+  const target = event.target.closest?.("a[target]")?.target;
+  document.querySelector(`iframe[name="${target}"]`)?.scrollIntoView({ block: "nearest" });
+});
+
 // Learning curves: a box for each switches it on and off, a word leaves those whose names have it.
 const WIDTH = 800, HEIGHT = 400, MARGIN = 50;
 

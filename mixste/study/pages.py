@@ -222,13 +222,13 @@ def line_of(record: Record) -> dict[str, object]:
         "options": " ".join(f"{name}={value}" for name, value in options),
         "keypoints": run.data.keypoints,
         "learning_rate": f"{run.recipe.learning_rate:.3g}",
-        **{name: _shown(about[name]) for name in ENVIRONMENT if name in about},
+        **{name: _shown(about[name], 3 if name == "resumed_at" else 1) for name in ENVIRONMENT if name in about},
         "failed": record.failed,
     }
 
 
-def _shown(value):
-    return round(value, 1) if isinstance(value, float) else value
+def _shown(value, digits: int):
+    return round(value, digits) if isinstance(value, float) else value
 
 
 def effort(table: pd.DataFrame) -> list[str]:
