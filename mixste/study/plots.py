@@ -128,12 +128,14 @@ def by_column(table: pd.DataFrame, metric: str) -> Figure:
     """Plot a metric of a tidy table, a line for each of its columns, beside what the paper prints on the same scale.
 
     Each row of `names` has the colour of its method, and rows of one method differ in shape. The legend says what the
-    intervals of the average are over. Those of a column are over the people that it is about.
+    intervals of the average are over. Those of a column are over the people that it is about. Beyond twice the 70 %
+    quantile, values are numbers at the edge.
     """
     rows, table = names(table), table[(table["metric"] == metric) & (table["against"] == "")]
-    columns, colors = columns_of(table), [color_of(row) for row in rows]
+    columns, colors, shown = columns_of(table), [color_of(row) for row in rows], table[table["row"].isin(rows)]
     size = (WIDTH, 1.5 + 0.3 * -(-len(rows) // 2) + 0.36 * len(columns))
     figure, both = plt.subplots(1, 2, figsize=size, layout="constrained", sharex=True, sharey=True)
+    limit = _limit(both[0], shown["value"], shown["low"], shown["high"], shown["printed"])
     for place, (row, color) in enumerate(zip(rows, colors, strict=True)):
         values = table[table["row"] == row].set_index("column").reindex(columns)
         y = np.arange(len(columns)) + (place - (len(rows) - 1) / 2) * 0.7 / len(rows)
@@ -141,6 +143,8 @@ def by_column(table: pd.DataFrame, metric: str) -> Figure:
         both[0].hlines(y, values["low"], values["high"], color=color, alpha=0.5)
         for axes, number in zip(both, ("value", "printed"), strict=True):
             axes.plot(values[number], y, **look, label=rows[row])
+        for line, column in zip(y, columns, strict=True):
+            _at_edge(both[0], line, values.loc[[column], "value"], limit, color)
     unit = f"{metric}, {table['unit'].iloc[0]}"
     both[0].set(title=f"profile {table['profile'].iloc[0]}", xlabel=unit)
     both[1].set(title="printed in the paper (Human3.6M)", xlabel=unit)
@@ -214,7 +218,8 @@ def averages(table: pd.DataFrame, metrics: list[str], trainings: pd.DataFrame | 
     handles = [Line2D([], [], color="0.3", marker="o", label=over(table) or "average")]
     if trainings.duplicated(["row", "metric"]).any():
         handles.append(Line2D([], [], color="0.3", marker="o", markersize=3.5, linestyle="", label="one training"))
-    handles.append(Line2D([], [], **PRINTED, label="printed in the paper"))
+    if table["printed"].notna().any():
+        handles.append(Line2D([], [], **PRINTED, label="printed in the paper"))
     handles += [handle for axes in grid.flat for handle in axes.get_legend_handles_labels()[0]][:1]
     figure.legend(handles=handles, loc="outside upper right", fontsize="small", ncols=3)
     return figure

@@ -153,6 +153,13 @@ def test_by_column_names_columns_rows_and_unit():
     assert figure.legends[0].get_title().get_text() == "95 % intervals: 8 people, 3 seeds"
 
 
+def test_by_column_writes_what_is_far_beyond_the_others_at_the_edge():
+    table = pd.concat([table_by_column(), pd.DataFrame([line("KTPFormer", 900.0, column) for column in COLUMNS[:2]])])
+    ours, paper = plots.by_column(table, "MPJPE").axes
+    assert [(text.get_text(), round(text.get_position()[1])) for text in ours.texts] == [("900 →", 0), ("900 →", 1)]
+    assert 85 < ours.get_xlim()[1] == paper.get_xlim()[1] < 200
+
+
 # --- averages
 
 
