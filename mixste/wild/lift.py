@@ -350,7 +350,7 @@ def lift(
                     yield error
             if world and people:
                 try:
-                    with guarded(clip, "a clip of a person"):
+                    with guarded(people[0][1].name, "a clip of a person"):
                         placed = in_one_world([lifted for _, lifted in people], length)
                 except DataError as error:
                     yield error

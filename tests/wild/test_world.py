@@ -390,6 +390,13 @@ def test_every_file_has_the_world(lifted, tmp_path):
     np.testing.assert_allclose(path, result.world.poses[:, 0] @ [[1, 0, 0], [0, 0, -1], [0, 1, 0]], atol=1e-4)
 
 
+def test_its_table_is_not_taken_for_keypoints(lifted, tmp_path):
+    for result in (lifted, in_world(lifted, FOCAL)):
+        write_csv(result, tmp_path / "walk.csv")
+        with pytest.raises(DataError, match=r"expected keypoints, found the 3D poses of `mixste lift`"):
+            read(tmp_path / "walk.csv", resolution=SIZE)
+
+
 def test_damaged_worlds_are_refused(lifted, tmp_path):
     write_npz(in_world(lifted, FOCAL), tmp_path / "walk.npz")
     arrays = dict(np.load(tmp_path / "walk.npz"))

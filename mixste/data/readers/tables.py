@@ -1,5 +1,6 @@
 """CSV tables: one row per frame, or per person and frame; columns by name or number, or as DeepLabCut writes them."""
 
+import codecs
 import csv
 import itertools
 import re
@@ -15,6 +16,7 @@ from mixste.data.readers.detections import canonical_names
 from mixste.data.readers.timing import in_order, in_seconds, on_grid, rate, times_in
 from mixste.io import DataError
 from mixste.io.guard import check_table
+from mixste.skeleton import human36m
 
 _SCORES = "|".join(SCORE)
 # Columns of a point: its name with x, y or the score after or before it.
@@ -35,7 +37,9 @@ SAMPLE = 100  # lines from which the dialect of a table is inferred
 def read_file(path: Path, count: int | None) -> Raw:
     """The clip in a table. count is not used: the columns of a table have names."""
     check_table(path)
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+    with open(path, "rb") as file:  # spreadsheets write "Unicode text" in UTF-16
+        encoding = "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    with open(path, encoding=encoding, errors="replace", newline="") as file:
         head = list(itertools.islice(file, SAMPLE))
     if not head:
         raise DataError("expected a table, found an empty file")
@@ -44,6 +48,10 @@ def read_file(path: Path, count: int | None) -> Raw:
     commas = separator != "," and any(
         re.fullmatch(r"-?\d*,\d+(e[+-]?\d+)?", cell, re.I) for row in rows for cell in row
     )
+    if {f"{joint}_z" for joint in human36m.joints} <= set(rows[0]):
+        raise DataError(
+            "expected keypoints, found the 3D poses of `mixste lift`, whose .npz and .json have the keypoints"
+        )
     headings, columns, skip = _deeplabcut(rows) or _by_heading(rows[0])
     if all(row[len(headings) :] == [""] for row in rows[skip:]):
         headings = [*headings, ""]  # every row ends with a separator
@@ -61,7 +69,7 @@ def read_file(path: Path, count: int | None) -> Raw:
                 index_col=False,
                 skiprows=skip,
                 skipinitialspace=True,
-                encoding="utf-8-sig",
+                encoding=encoding,
                 encoding_errors="replace",
             )
         except (pd.errors.ParserError, pd.errors.ParserWarning):

@@ -466,7 +466,10 @@ def test_coordinates_that_are_in_no_image_are_refused(tmp_path):
     world = [body(LAYOUTS["mediapipe33"], k)[:, :2] for k in range(FRAMES)]
     world = [(one - (one[23] + one[24]) / 2) / 400 for one in world]
     world = [[{"x": x, "y": y, "z": 0.1, "visibility": 0.9} for x, y in one.tolist()] for one in world]
-    for path in save(tmp_path / "own.csv", own), save(tmp_path / "world.json", world):
+    with pytest.raises(DataError, match="expected keypoints, found the 3D poses of `mixste lift`"):
+        read(save(tmp_path / "own.csv", own), resolution=SIZE)
+    flat = save(tmp_path / "flat.csv", own.replace("_z", "_depth"))
+    for path in flat, save(tmp_path / "world.json", world):
         with pytest.raises(DataError, match="found people centred on the origin, as in root-relative poses"):
             read(path, resolution=SIZE)
     np.savez(tmp_path / "camera.npz", keypoints=np.concatenate([metres + 1, metres[..., :1] + 4], axis=2))
@@ -648,3 +651,10 @@ def test_the_page_lists_the_files_that_are_read(tmp_path):
     options = set(re.findall("`(--\\w+)", PAGE.split("## What is inferred")[1].split("\n## ")[0]))
     assert "--units" in options
     assert options <= {f"--{name}" for name in ("size", *inspect.signature(lift).parameters)}
+
+
+def test_tables_in_utf16_are_read(tmp_path):
+    columns = [f"{joint}_{axis}" for joint in human36m.joints for axis in "xy"]
+    rows = [columns, *([repr(value) for value in frame.ravel().tolist()] for frame in JOINTS)]
+    (tmp_path / "sheet.csv").write_bytes("\n".join("\t".join(row) for row in rows).encode("utf-16"))
+    np.testing.assert_allclose(joints(read(tmp_path / "sheet.csv", resolution=SIZE)), JOINTS)
