@@ -109,9 +109,9 @@ def findings() -> str:
 
 def _verdicts(claims: pd.DataFrame) -> str:
     """How many claims have each verdict, and why some are not tested."""
-    parts = claims["note"].str.extract("^(holds|does not hold|not tested)(?:: ([^,]*))?")
+    parts = claims["note"].str.extract("^(holds|does not hold|not tested)(?:: ([^,(]*))?")
     counts = parts[0].value_counts()
-    reasons = parts.loc[parts[0] == tidy.NOT_TESTED, 1].value_counts()
+    reasons = parts.loc[parts[0] == tidy.NOT_TESTED, 1].str.strip().value_counts()
     told = ", ".join(f"{counts.get(verdict, 0)} *{verdict}*" for verdict in ("holds", "does not hold", tidy.NOT_TESTED))
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     return f"of the paper's {len(claims)} claims, {told}{f' ({why})' if why else ''}"
@@ -121,10 +121,9 @@ def _judged(claims: pd.DataFrame) -> list[str]:
     """A line for each claim that holds or does not."""
     lines = []
     for line in claims[~claims["note"].str.startswith(tidy.NOT_TESTED)].itertuples():
-        of = f", {line.column}" if line.column else ""
         printed = "" if pd.isna(line.printed) else f"; the paper: {line.printed:+g}"
         lines.append(
-            f"{line.note}: *{line.row.partition('. ')[2]}*{of}, {tidy.interval_text(line, '+.1f')} {line.unit}{printed}"
+            f"{line.note}: *{line.row.partition('. ')[2]}*, {tidy.interval_text(line, '+.1f')} {line.unit}{printed}"
         )
     return lines
 

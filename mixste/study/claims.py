@@ -166,8 +166,9 @@ def _decision(evidence: Evidence, none: float, matters: float) -> str:
 def judge(evidence: Sequence[Evidence]) -> list[dict[str, object]]:
     """A verdict on each claim, corrected for the number of all.
 
-    Each as a line of a tidy table: the difference that supports the claim least, named by `column`, with the verdict as
-    note. Also where, claim, side (as of `Evidence`), the smallest effect that matters, and p (Holm's, of the test for
+    Each as a line of a tidy table: the difference that supports the claim least, with the verdict as note, which names
+    the difference if there are several. It is no column, since which one it is depends on last digits. Also where,
+    claim, side (as of `Evidence`), the smallest effect that matters, and p (Holm's, of the test for
     no effect; nan where it was not made). Claims that are not tested yet count with a p value of 1, so that to test
     them later can add verdicts on others, but never take one back.
     """
@@ -176,10 +177,12 @@ def judge(evidence: Sequence[Evidence]) -> list[dict[str, object]]:
     for number, (one, *p) in enumerate(zip(evidence, *map(holm, pairs.T), strict=True), 1):
         line = {"row": f"{number}. {one.claim}", "where": one.where, "claim": one.claim, "unit": one.unit}
         line |= {"side": one.side, "smallest": SMALLEST[one.unit][0], "printed": np.nan}
+        name = ""
         if one.differences:
             name, least = one.least()
-            line |= {"column": name} | asdict(least)
-        line |= {"p": np.nan if one.reason else p[0], "note": verdict(one, *p, len(evidence))}
+            line |= asdict(least)
+        note = verdict(one, *p, len(evidence)) + (f" ({name})" if name else "")
+        line |= {"p": np.nan if one.reason else p[0], "note": note}
         lines.append(line | one.about)
     return lines
 

@@ -35,8 +35,9 @@ def interval(value: float, error: float, degrees: float = 1.0, over: str = "8 pe
 
 
 def evidence(*values: tuple[float, float], side=-1.0, unit="mm", degrees=1.0, **options) -> claims.Evidence:
-    """Of differences with these values and standard errors, named 0, 1, …"""
-    differences = {str(n): interval(value, error, degrees) for n, (value, error) in enumerate(values)}
+    """Of differences with these values and standard errors, named 0, 1, … if there are several."""
+    names = [""] if len(values) == 1 else map(str, range(len(values)))
+    differences = {name: interval(*value, degrees) for name, value in zip(names, values, strict=True)}
     return claims.Evidence("4.3", "better", side, unit, differences, **options)
 
 
@@ -57,6 +58,13 @@ def test_a_claim_about_several_differences_is_as_good_as_its_worst():
     assert three.least() == ("1", interval(-2.4, 1.0))
     wrong = evidence((-9.6, 1.0), (59.6, 1.0), (-4.4, 1.0))
     assert wrong.p_values() == pytest.approx((1 - tail(59.6), 3 * tail(60.0)))
+
+
+def test_the_verdict_names_the_worst_of_several_differences():
+    [line] = claims.judge([evidence((-9.6, 0.01), (59.6, 0.01), (-4.4, 0.01))])
+    assert (line["note"], line["value"]) == ("does not hold: the opposite (1)", 59.6)
+    [line] = claims.judge([evidence((-9.6, 0.01), (-4.4, 0.01), (-59.6, 0.01))])
+    assert (line["note"], line["value"]) == ("holds (1)", -4.4)
 
 
 def test_without_any_spread_a_difference_is_certain_and_none_is_no_evidence():

@@ -66,7 +66,7 @@ def test_a_notebook_that_reads_runs_trains_only_where_it_is_asked_to(name):
     source = "\n".join("".join(cell["source"]) for cell in code(name))
     if tables_read([NOTEBOOKS / f"{name}.ipynb"]):
         assert "train_missing = None" in "".join(parameters["source"])
-        assert ", scale, train_missing)" in source
+        assert ", scale, train_missing" in source
     assert "make(" not in source
     assert "make_all(" not in source
 

@@ -277,8 +277,7 @@ def test_what_came_out_stands_on_published_values_with_intervals(monkeypatch):
     missing = {"metric": "MPJPE", "unit": "mm", "value": np.nan, "printed": -1.0}
     verdicts = [
         judged | {"row": "1. below PoseFormer's", "note": "holds", "printed": -3.4},
-        judged
-        | {"row": "2. best on every joint", "note": "does not hold: the opposite", "column": "Hip", "printed": np.nan},
+        judged | {"row": "2. best on every joint", "note": "does not hold: the opposite (Hip)", "printed": np.nan},
         missing | {"row": "3. one", "note": "not tested: too few runs so far, 1 of 5 seeds of MixSTE"},
         missing | {"row": "4. other", "note": "not tested: not trained yet"},
     ]
@@ -292,7 +291,7 @@ def test_what_came_out_stands_on_published_values_with_intervals(monkeypatch):
         "- `open`: of the paper's 4 claims, 1 *holds*, 1 *does not hold*, 2 *not tested* (1 too few runs so far, "
         "1 not trained yet) ([14_claims](results/open/notebooks/14_claims.ipynb)).",
         "  - holds: *below PoseFormer's*, -3.0 [-4.0, -2.0] mm; the paper: -3.4",
-        "  - does not hold: the opposite: *best on every joint*, Hip, -3.0 [-4.0, -2.0] mm",
+        "  - does not hold: the opposite (Hip): *best on every joint*, -3.0 [-4.0, -2.0] mm",
         "- `open`: A training three times as long changes the MPJPE of MixSTE, T=81, by -3.0 [-4.0, -2.0] mm "
         "(8 people, 3 seeds; [17_limits](results/open/notebooks/17_limits.ipynb)).",
     ]
