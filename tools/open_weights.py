@@ -26,13 +26,15 @@ import numpy as np
 import pandas as pd
 import torch
 from footage import Footage
+from jaxtyping import Float
 from readme import between
 
 from mixste import MixSTE, checkpoints, metrics
 from mixste.accel import accelerate
 from mixste.camera import world_to_camera
 from mixste.data import Clip, DataError, PoseDataset, load
-from mixste.data.readers.detections import LAYOUTS, fill_gaps, to_human36m
+from mixste.data.multiview import triangulate
+from mixste.data.readers.detections import LAYOUTS, fill_gaps, follow, to_human36m
 from mixste.data.sources import open_people, pose2sim
 from mixste.data.sources.open_mocap import Take, as_dataset
 from mixste.data.sources.people import PEOPLE, subjects
@@ -260,22 +262,29 @@ def measure(model: MixSTE, file: Path, validate: bool, demo: Path | None) -> pd.
 mediapipe_keypoints = functools.cache(video.detect)
 
 # Keypoints that are lifted; what MediaPipe itself says; the best constant pose.
-REAL = ("openpose", "mediapipe", "mediapipe's own poses", "mean pose")
+RECORDED = "openpose, joints as recorded"  # see `as_recorded`
+REAL = ("openpose", RECORDED, "mediapipe", "mediapipe's own poses", "mean pose")
 PARTS = {"pose2sim": slice(None), "pose2sim, last 50 frames": slice(50, None)}
 
 
 def on_real_clip(model: MixSTE, keypoints: str, demo: Path, part: slice) -> pd.DataFrame:
     """Errors in each of four cameras, as in notebook 16; DataError without the demo, ImportError without `video`."""
     cameras, views = pose2sim.calibration(demo), pose2sim.detections(demo)
-    world = pose2sim.triangulated(views, cameras)
+    points, names = [follow(view)[0] for view in views], views[0].names
+    joints_of = as_recorded if keypoints == RECORDED else to_human36m
+    world = joints_of(triangulate(np.stack(points), cameras), names)
     sure = np.flatnonzero(~np.isnan(world).any(axis=(1, 2)))
     sure = sure[np.isin(sure, np.arange(len(world))[part])]
     rows = []
-    for camera, view, film in zip(cameras, views, pose2sim.videos(demo), strict=True):
+    for camera, view, seen, film in zip(cameras, views, points, pose2sim.videos(demo), strict=True):
         true = world_to_camera(world, camera.orientation, camera.translation)[sure]
         true -= true[:, :1]
         if keypoints == "openpose":
             poses = lift_clip(view, model, fps=pose2sim.FPS).poses[sure]
+        elif keypoints == RECORDED:
+            people = [np.column_stack([one, np.ones(17)])[None] for one in joints_of(fill_gaps(seen), names)]
+            moved = replace(view, names=human36m.joints, people=people)
+            poses = lift_clip(moved, model, fps=pose2sim.FPS).poses[sure]
         elif keypoints == "mediapipe":
             poses = lift_clip(mediapipe_keypoints(film), model).poses[sure]
         elif keypoints == "mean pose":
@@ -286,6 +295,28 @@ def on_real_clip(model: MixSTE, keypoints: str, demo: Path, part: slice) -> pd.D
             value = round(1000 * float(error(poses, true)), 2)
             rows.append({"subject": camera.name, "metric": metric, "unit": "mm", "value": value, "frames": len(true)})
     return pd.DataFrame(rows)
+
+
+def as_recorded(points: Float[np.ndarray, "frames points axes"], names: tuple[str, ...]) -> np.ndarray:
+    """`detections.to_human36m` with the joints that no detector sees where the recordings of open-people have them.
+
+    The numbers are medians over the 19 subjects of training. In Human3.6M, as in `to_human36m`, the hip is the middle
+    of the hips; in the recordings it is 10 cm above.
+    """
+    hips, shoulders, ears = (
+        (points[:, names.index(f"L{name}")] + points[:, names.index(f"R{name}")]) / 2
+        for name in ("Hip", "Shoulder", "Ear")
+    )
+    joints, trunk = to_human36m(points, names), shoulders - hips
+    for name, place in (
+        ("Hip", hips + 0.20 * trunk),
+        ("Spine", hips + 0.66 * trunk),
+        ("Thorax", shoulders - 0.11 * trunk),
+        ("Neck", shoulders + 0.58 * (ears - shoulders)),
+        ("Head", ears),  # the recordings' is in the middle of the head
+    ):
+        joints[:, human36m.joints.index(name)] = place
+    return joints
 
 
 @functools.cache
@@ -356,13 +387,16 @@ def _mean(rows: pd.DataFrame, metric: str) -> str:
 def publish(name: str, weights: Path, errors: Path) -> Path:
     """Copy weights and errors into the package and write the card, from card.md beside this file.
 
-    What other tools measured of these weights is kept: `open_world.py` and `calibrate.py`.
+    What other tools measured of the same weights is kept: `open_world.py` and `calibrate.py`.
     """
     target = PACKAGE / "weights" / f"{name}.safetensors"
-    card, measured = target.with_suffix(".md"), pd.read_csv(errors)
-    old = card.read_text(encoding="utf-8") if card.exists() else ""
-    model = checkpoints.load_checkpoint(weights)
+    card, measured, model = target.with_suffix(".md"), pd.read_csv(errors), checkpoints.load_checkpoint(weights)
     history = pd.read_csv(weights.with_name("history.csv"))
+    before = target.read_bytes() if target.exists() else b""
+    checkpoints.save_checkpoint(model, target, torch.float16)
+    write_sums(target.parent)
+    same = card.exists() and target.read_bytes() == before
+    old = card.read_text(encoding="utf-8") if same else ""
     text = Template(CARD.read_text(encoding="utf-8")).substitute(
         model.options, name=name, subjects=", ".join(trained_on(False)), poses=f"{history['poses'].iloc[-1]:,}"
     )
@@ -371,8 +405,6 @@ def publish(name: str, weights: Path, errors: Path) -> Path:
     for mark in ("world", "bands"):
         if kept := re.search(f"<!-- {mark}: begin -->\n(.*)\n<!-- {mark}: end -->", old, re.DOTALL):
             text = between(text, mark, kept[1])
-    checkpoints.save_checkpoint(model, target, torch.float16)
-    write_sums(target.parent)
     measured.to_csv(target.with_suffix(".csv"), index=False)
     with replacing(card) as temporary:
         temporary.write_text(text, encoding="utf-8")

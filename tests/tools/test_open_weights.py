@@ -157,6 +157,18 @@ def test_errors_of_the_real_clip_are_by_camera():
     assert open_weights.real_table(some[:0]) == "Not measured."
 
 
+def test_joints_are_put_where_the_recordings_have_them():
+    names = open_weights.LAYOUTS["coco17"]
+    heights = {"Hip": 1.0, "Shoulder": 1.5, "Ear": 1.7}  # metres
+    points = np.zeros((1, 17, 3))
+    for name, height in heights.items():
+        points[0, names.index(f"L{name}")], points[0, names.index(f"R{name}")] = [0.1, height, 0], [-0.1, height, 0]
+    joints = open_weights.as_recorded(points, names)[0]
+    expected = {"Hip": 1.1, "Spine": 1.33, "Thorax": 1.445, "Neck": 1.616, "Head": 1.7, "LHip": 1.0}
+    for name, height in expected.items():
+        assert joints[human36m.joints.index(name), 1] == pytest.approx(height)
+
+
 def test_weights_and_card_are_published_together(people, tmp_path, monkeypatch):
     (tmp_path / "weights").mkdir()
     monkeypatch.setattr(open_weights, "PACKAGE", tmp_path)
@@ -176,6 +188,10 @@ def test_weights_and_card_are_published_together(people, tmp_path, monkeypatch):
     )
     card.write_text(changed, encoding="utf-8")
     assert open_weights.publish(*arguments).read_text(encoding="utf-8") == changed  # other tools' tables are kept
+    with torch.no_grad():
+        model.head.bias += 1
+    open_weights.checkpoints.save_checkpoint(model, tmp_path / "weights.safetensors", torch.float16)
+    assert open_weights.publish(*arguments).read_text(encoding="utf-8") == text  # they are not of other weights
 
 
 def test_the_card_shows_what_was_measured():
