@@ -233,9 +233,9 @@ def listed_runs(profile: str, runs: pd.DataFrame) -> list[str]:
             " Trainings that share a GPU have their part of its seconds; those of a training that was resumed are "
             "extrapolated to its whole length."
         )
-    values = runs.assign(
-        run=[record(profile, run) for run in runs["run"]], seconds=[f"{value:.0f}" for value in seconds]
-    )
+    links = [record(profile, run) for run in runs["run"]]
+    poses = [f"{int(number):,}" for number in runs["poses"]]
+    values = runs.assign(run=links, poses=poses, seconds=[f"{value:.0f}" for value in seconds])
     return [text, pages.markdown(filled(values.reindex(columns=RUN, fill_value="")))]
 
 

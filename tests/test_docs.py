@@ -1,5 +1,6 @@
 """What docstrings name exists, and their Markdown becomes reStructuredText with links."""
 
+import importlib
 import runpy
 import types
 from pathlib import Path
@@ -10,6 +11,11 @@ from mixste.data import Clip
 from mixste.wild.outputs import Lifted
 
 api = types.SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "docs" / "api.py")))
+
+
+@pytest.mark.parametrize("name", api.modules())
+def test_docstrings_name_what_there_is(name):
+    assert not api.broken(importlib.import_module(name))
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ class Lifted:
     keypoints: the network's input, pixels. poses: metres in camera axes (x right, y down, z forward), relative to the
     hip. filled: which keypoints were not detected but interpolated. notes: assumptions and warnings, a sentence each.
     world: the person on the floor, if asked for. film: the video that it comes from, shown behind the keypoints.
-    bands: metres around each joint, if asked for, see `mixste.wild.bands`. ranges: keypoints in the network's training.
+    bands: metres around each joint, if asked for, see `mixste.wild.calibration`. ranges: keypoints in the training of
+    the network.
     """
 
     name: str
