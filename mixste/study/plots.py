@@ -320,7 +320,7 @@ def verdicts(claims: pd.DataFrame) -> Figure:
         title = of_paper if unit else "claims without a number in the paper: effect, in the unit named"
         axes.set_title(title, fontsize=9, loc="left")
     marks = [
-        Line2D([], [], color="0.3", marker="o", label=over(claims) or "no value yet"),
+        Line2D([], [], color="0.3", marker="o", label=over(claims.assign(against="another")) or "no value yet"),
         Line2D([], [], color="0.3", linestyle="--", label="as in the paper"),
         Line2D([], [], color="#b8860b", marker="|", linestyle="", markersize=9, label="smallest effect that matters"),
         Patch(color="#e4edf6", label="the side that the paper claims"),
