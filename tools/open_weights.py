@@ -231,14 +231,13 @@ def by_subject(errors: pd.DataFrame) -> pd.DataFrame:
 def measure(model: MixSTE, file: Path, validate: bool, demo: Path | None) -> pd.DataFrame:
     """Errors under every condition for which there are data, by subject (of the real clip, by camera): tidy rows.
 
-    Rows in the file are kept; it is written after each condition.
+    Rows in the file are kept; it is written after each condition, in the order of `conditions`.
     """
-    measured = [pd.read_csv(file)] if file.exists() else []
-    done = {key for table in measured for key in table[KEYS].itertuples(index=False, name=None)}
+    measured = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=KEYS)
+    order = {key: place for place, key in enumerate(conditions(validate, demo or Path()))}
+    wanted = set(conditions(validate, demo)) - set(measured[KEYS].itertuples(index=False, name=None))
     fast, cache = accelerate(model), {}
-    for key in conditions(validate, demo):
-        if key in done:
-            continue
+    for key in sorted(wanted, key=lambda key: (key[:2], order[key])):  # those of the same keypoints together
         source, keypoints, fps, share = key
         try:
             if source in PARTS:
@@ -248,13 +247,16 @@ def measure(model: MixSTE, file: Path, validate: bool, demo: Path | None) -> pd.
         except (DataError, ImportError) as error:
             print(f"{source}, {keypoints}: not measured: {error}", flush=True)
             continue
-        measured.append(rows.assign(**dict(zip(KEYS, key, strict=True))))
+        rows = rows.assign(**dict(zip(KEYS, key, strict=True)))
+        measured = pd.concat([measured, rows], ignore_index=True) if len(measured) else rows
+        places = measured[KEYS].apply(lambda row: order.get(tuple(row), len(order)), axis=1)
+        measured = measured.loc[places.sort_values(kind="stable").index].reset_index(drop=True)
         print(f"{source}, {keypoints}, {fps} frames/s, {share:.0%} missing: {_mean(rows, 'MPJPE')} mm", flush=True)
         with replacing(file) as temporary:
-            pd.concat(measured, ignore_index=True).to_csv(temporary, index=False)
-    if not measured:
+            measured.to_csv(temporary, index=False)
+    if measured.empty:
         raise DataError("expected data to measure the weights on, found none")
-    return pd.concat(measured, ignore_index=True)
+    return measured
 
 
 # --- the real clip ---------------------------------------------------------------------------------------------
@@ -440,6 +442,7 @@ def main() -> None:
             model = MixSTE(**sizes).to(device)
             footage = Footage(takes, model.frames, WINDOWS, seed=0, device=device)
             if train(model, footage, options.poses or poses, folder, options.minutes):
+                errors.unlink(missing_ok=True)  # of other weights
                 checkpoints.save_checkpoint(model, weights, torch.float16)
         elif options.step == "evaluate":
             bundled = PACKAGE / "weights" / f"{options.name}.safetensors"

@@ -122,16 +122,18 @@ def test_a_fifth_of_the_keypoints_is_replaced_by_interpolation():
 
 def test_conditions_are_measured_once_and_only_with_data(people, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MIXSTE_DATA", str(tmp_path / "none"))
-    monkeypatch.setattr(open_weights, "KEYPOINTS", ("gt",))
+    monkeypatch.setattr(open_weights, "KEYPOINTS", ("gt", "cpn"))
     monkeypatch.setattr(open_weights, "load", lambda *_, **__: (_ for _ in ()).throw(DataError("no files")))
     model, file = MixSTE(frames=9, dim=16, depth=1, heads=2).eval(), tmp_path / "errors.csv"
     measured = open_weights.measure(model, file, False, None)
     assert "open-styles, gt: not measured: no files" in capsys.readouterr().out
     assert set(measured["subject"]) == set(subjects("test"))
-    assert len(measured.groupby(open_weights.KEYS)) == 4  # two rates, with and without missing keypoints
+    keys = list(dict.fromkeys(measured[open_weights.KEYS].itertuples(index=False, name=None)))
+    assert keys == open_weights.conditions(False, None)[: len(keys)]
+    assert len(keys) == 8  # two detectors, two rates, with and without missing keypoints
     monkeypatch.setattr(open_weights, "evaluate", None)
     again = open_weights.measure(model, file, False, None)
-    pd.testing.assert_frame_equal(again.reset_index(drop=True), measured, check_dtype=False)
+    pd.testing.assert_frame_equal(again, measured, check_dtype=False)
 
 
 def rows(source, keypoints, values, metric="MPJPE"):
