@@ -13,6 +13,11 @@ from mixste.study.tables import TABLES, Table, distinct, of_csv, runs_of
 
 ROOT = store.ROOT
 RUN = ["run", "rows", "model", "options", "keypoints", "poses", "seed", "seconds", "device", "commit", "failed"]
+# Of figures: the page that shows the same to try.
+LOOK = {
+    "11_figure5_attention": "[Attention by layer and joint](/attention.md) can be browsed.",
+    "12_figure6_qualitative": "[Clips of the test subjects](/clips.md) can be played.",
+}
 
 
 def write(path: Path, text: str) -> None:
@@ -41,7 +46,7 @@ def study(profile: str, source: Path) -> None:
     }
     stems = sorted(tables.keys() | figures | new.keys())
     for stem in stems:
-        table, parts = tables.get(stem), [f"# {title(stem)}"]
+        table, parts = tables.get(stem), [f"# {title(stem)}", *([LOOK[stem]] if stem in LOOK else [])]
         if stem in new:
             parts += [
                 about(profile, new[stem], stem),
@@ -54,7 +59,7 @@ def study(profile: str, source: Path) -> None:
             published += shown(profile, stem, table, ledger)
             parts += ["## An earlier version", *map(lower, published)] if stem in new else published
         write(folder / f"{stem}.md", "\n\n".join([*parts, *again(profile, stem)]) + "\n")
-    drawn = curves(profile, ledger)
+    drawn = curves(profile)
     notebooks = [f"/{path.relative_to(ROOT).with_suffix('')}" for path in executed(profile).glob("[0-9]*.ipynb")]
     parts = [
         f"# Profile {profile}",
@@ -257,21 +262,22 @@ def record(profile: str, run: str) -> str:
     return f"[{run}](/{path})" if (ROOT / path).exists() else run
 
 
-def curves(profile: str, ledger: pd.DataFrame) -> str:
+def curves(profile: str) -> str:
     """The page of learning curves: of each published record, the training loss by poses; empty if there are none.
 
     Those of Table 1 are first.
     """
-    table1 = set(ledger[["02" in used.split() for used in ledger["notebooks"]]]["run"])
+    first = {run for row in TABLES["table1"].rows(PROFILES[profile]) for run in row.runs}
     lines = []
     for record in map(records.read, sorted(records.folder(profile).glob("*.json"))):
         run, points = record.spec, record.curve
         if run.poses and len(points):  # references are not trained
             options = " ".join(f"{name}={value}" for name, value in run.options)
             parts = [run.model, f"T={run.frames}", options, run.data.keypoints, f"{run.poses:,} poses"]
+            parts.append(f"rate {run.recipe.learning_rate:g}")
             name = ", ".join([*parts, f"seed {run.seed}", record.id])
             points = points[["poses", "loss"]].dropna().to_numpy().tolist()
-            lines.append({"name": name, "points": points, "shown": record.id in table1})
+            lines.append({"name": name, "points": points, "shown": run in first})
     if not lines:
         return ""
     lines.sort(key=lambda line: (not line["shown"], line["name"]))
@@ -288,7 +294,8 @@ def claims(made: list[str]) -> str:
             continue
         table = tidy.read(profile, "14_claims")
         shown = listed(table).rename(columns={"row": "claim", "note": "verdict"})
-        shown.insert(1, "verdict", shown.pop("verdict"))
+        first = [name for name in ("claim", "verdict", "value", "unit", "paper") if name in shown]
+        shown = shown[[*first, *shown.columns.difference(first, sort=False)]]
         parts += [f"## {profile}", about(profile, table), pages.markdown(shown)]
         parts.append(f"The runs behind it: [{profile}](/study/{profile}/14_claims.md).")
     return "\n\n".join(parts) + "\n"
