@@ -5,8 +5,8 @@ BIN := .venv/bin
 # reproduce also takes ON (laptop, node or slurm: through Snakemake, which is then installed), TABLES (as 5,6) and JOBS.
 OPTIONS := $(if $(ON),--on $(ON)) $(if $(TABLES),--tables $(TABLES)) $(if $(JOBS),--jobs $(JOBS))
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(shell test -t 2 || echo --quiet)
-# Two processes of one thread each; tests are spread over them as in tests/conftest.py.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+# Two processes of one thread each, which share the tests as tests/conftest.py says.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # Notebooks write beside the user's own results here; where they write is left out of what is compared. A notebook has
 # one kernel, so one process executes all of it.
 NBVAL := MIXSTE_OUT=$(CURDIR)/.cache/nbval $(PYTEST) --dist loadfile --nbval --nbval-sanitize-with tests/nbval.cfg

@@ -12,9 +12,24 @@ def _first(*candidates) -> Path | None:
     return next((Path(path) for path in candidates if path and Path(path).exists()), None)
 
 
+TOGETHER = ("tests/test_site.py", "tests/test_wheel.py")  # files with a fixture that takes long
+
+
 def pytest_collection_modifyitems(items):
-    """Slow tests first, for where tests are spread over processes none should be left with a long one at the end."""
+    """Slow tests first: where processes share the tests, none then has a long one left at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """Processes share the tests one by one, but one process runs all of a file in TOGETHER."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneByOne(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return next((file for file in TOGETHER if nodeid.startswith(file)), nodeid)
+
+    return OneByOne(config, log)
 
 
 @pytest.fixture(scope="session")

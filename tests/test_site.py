@@ -23,7 +23,7 @@ from mixste.study.tables import TABLES
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytest.importorskip("myst_nb", reason="the site needs the extra docs")
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]  # one process builds it
+pytestmark = pytest.mark.slow
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open pages with")
 
 

@@ -14,7 +14,7 @@ import pytest
 from mixste.data.sources.synthetic import load
 from mixste.skeleton import human36m
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]  # one process builds it
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[1])"
