@@ -64,8 +64,9 @@ class Footage:
     """An endless stream of training batches: footage[step] gives keypoints and root-relative poses of one step.
 
     Keypoints are screen-normalised, (windows, frames, 17, 2); poses are metres in camera axes, (windows, frames, 17,
-    3). A subject is drawn in proportion to the square root of its number of frames. A motion shorter than a window is
-    followed by its last frame, as in lifting, or also preceded by its first.
+    3). A motion is drawn in proportion to its number of frames: to draw all subjects equally often costs 5 mm after 6 M
+    poses (results/bench/recipe.csv). One shorter than a window is followed by its last frame, as in lifting, or also
+    preceded by its first.
     """
 
     def __init__(
@@ -82,8 +83,6 @@ class Footage:
         self.together = max(1, GATHERED_FRAMES // (windows * frames))
         self.last = (None, None)  # the part that was drawn last, and its windows
         lengths = np.array([len(take.world) for take in takes])
-        _, subjects = np.unique([take.subject for take in takes], return_inverse=True)
-        of_subject = np.bincount(subjects, lengths)
 
         def on_device(values, dtype=torch.float32):
             return torch.as_tensor(np.asarray(values), dtype=dtype).to(self.device)
@@ -91,7 +90,7 @@ class Footage:
         self.world = on_device(np.concatenate([take.world for take in takes]))
         self.starts = on_device(np.cumsum([0, *lengths[:-1]]), torch.int64)
         self.lengths = on_device(lengths, torch.int64)
-        self.shares = on_device(lengths / np.sqrt(of_subject)[subjects])
+        self.shares = on_device(lengths)
         rig = RIGS["human36m"]
         orientations = np.array([camera.orientation for camera in rig])
         self.rig_rotations = _matrices(on_device(orientations))

@@ -228,3 +228,12 @@ def test_shares_are_of_the_windows(takes):
         hips = (poses[:, :, joint("LHip")] + poses[:, :, joint("RHip")]) / 2  # the root is the origin
         away = hips.norm(dim=-1).mean()
         assert (away < 0.03) == (variety.study == 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_windows_are_drawn_on_a_gpu(takes):
+    keypoints, poses = Footage(takes, FRAMES, 8, 0, device="cuda")[0]
+    assert keypoints.is_cuda
+    assert keypoints.isfinite().all()
+    assert poses.isfinite().all()
