@@ -63,6 +63,9 @@ def test_the_plain_step_is_that_of_the_training(monkeypatch):
 
 @pytest.mark.slow
 def test_the_whole_table_goes_on_after_a_kind_that_cannot_be_measured(monkeypatch, capsys):
+    """And trainings among others have the weights of one alone, to the last bit."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
     broken = replace(KIND, run=replace(RUN, options={"dim": 8, "depth": 1, "heads": 3}))
     monkeypatch.setattr(speed, "kinds", lambda profile: [broken, KIND])
     whole = speed.alone
@@ -77,23 +80,17 @@ def test_the_whole_table_goes_on_after_a_kind_that_cannot_be_measured(monkeypatc
     monkeypatch.setattr(speed.cards, "mps", lambda gpus: contextlib.nullcontext(""))
     table = speed.table(CPU, duration=0.01, counts=(1, 2))
     assert table["processes"].tolist() == [1, 1, 2]
+    assert table["same_weights"].tolist()[1:] == [1, 2]
     assert table["ms_per_step"].gt(0).all()
     assert "too large" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_a_training_among_others_has_the_weights_of_one_alone(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
+def test_a_training_alone_is_known_by_its_weights():
     row, weights = speed.alone(KIND, CPU, 0.01)
     assert (row["processes"], row["trainings"], row["gpu_busy"]) == (1, 3, None)
     assert row["plan_seconds"] == pytest.approx(row["ms_per_step"], abs=0.1), "1000 steps"
-    with speed.workers((1, 2), "") as connections:
-        both = speed.together(KIND, connections, CPU, 0.01, weights)
-        again = speed.together(KIND, connections[:1], CPU, 0.01, weights)
-        other = replace(KIND, run=replace(RUN, seed=1))
-        assert speed.together(other, connections[:1], CPU, 0.01, weights)["same_weights"] == 0
-    assert (both["processes"], both["same_weights"], again["same_weights"]) == (2, 2, 1)
+    assert speed.alone(KIND, CPU, 0.01)[1] == weights
+    assert speed.alone(replace(KIND, run=replace(RUN, seed=1)), CPU, 0.01)[1] != weights
 
 
 def test_the_best_packing_counts_for_each_kind():
