@@ -240,7 +240,8 @@ def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
     size = (8, 1 + 0.2 * len(above) + 0.42 * max(len(rows), 1))
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     _whiskers(axes, rows.assign(row=rows["row"].map(labels)))
-    axes.set_title("\n".join(filter(None, [*above, over(rows)])), fontsize="small")
+    pale = "pale: zero is in the interval, or there is none" if len(rows) else ""
+    axes.set_title("\n".join(filter(None, [*above, over(rows), pale])), fontsize="small")
     limit = _limit(axes, rows["value"], rows["low"], rows["high"], pd.Series([0.0]))
     for place in range(len(rows)):
         _at_edge(axes, place, rows["value"].iloc[[place]], limit, METHODS["MixSTE"])

@@ -241,7 +241,7 @@ def test_differences_whose_interval_includes_zero_are_pale():
     assert axes.get_xlabel() == "MPJPE from D, mm"
     assert axes.yaxis_inverted()
     assert any(set(drawn.get_xdata()) == {0} for drawn in axes.lines), "zero is marked"
-    assert axes.get_title() == "95 % intervals: 8 people, 3 seeds"
+    assert axes.get_title().startswith("95 % intervals: 8 people, 3 seeds\npale: ")
 
 
 def test_a_difference_without_an_interval_is_pale():
@@ -260,7 +260,7 @@ def test_differences_name_the_rows_that_were_not_trained():
     lines = [line("A", 50.0), missing("B", NOT_TRAINED), line("C", 50.0), line("C", 3.0, against="A")]
     [axes] = plots.differences(pd.DataFrame(lines), "MPJPE", "from A").axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["C"]
-    assert axes.get_title() == f"{NOT_TRAINED}: B\n95 % intervals: 8 people, 3 seeds"
+    assert axes.get_title().startswith(f"{NOT_TRAINED}: B\n95 % intervals: 8 people, 3 seeds\n")
 
 
 def test_a_difference_whose_trainings_failed_keeps_its_line():
