@@ -389,7 +389,7 @@ def _mean(rows: pd.DataFrame, metric: str) -> str:
 def publish(name: str, weights: Path, errors: Path) -> Path:
     """Copy weights and errors into the package and write the card, from card.md beside this file.
 
-    What other tools measured of the same weights is kept: `open_world.py` and `calibrate.py`.
+    What other tools measured of the same weights is kept: `open_world.py`, `open_pairs.py` and `calibrate.py`.
     """
     target = PACKAGE / "weights" / f"{name}.safetensors"
     card, measured, model = target.with_suffix(".md"), pd.read_csv(errors), checkpoints.load_checkpoint(weights)
@@ -404,7 +404,7 @@ def publish(name: str, weights: Path, errors: Path) -> Path:
     )
     for mark, content in (("errors", table(measured)), ("real", real_table(measured))):
         text = between(text, mark, content)
-    for mark in ("world", "bands"):
+    for mark in ("world", "pairs", "bands"):
         if kept := re.search(f"<!-- {mark}: begin -->\n(.*)\n<!-- {mark}: end -->", old, re.DOTALL):
             text = between(text, mark, kept[1])
     measured.to_csv(target.with_suffix(".csv"), index=False)
