@@ -88,7 +88,7 @@ def measure(people: tuple[str, ...], weights: str) -> pd.DataFrame:
     model, rows = accelerate(MixSTE.from_pretrained(weights)), []
     rng = random_of("pairs", *people)
     with tqdm(total=PAIRS, disable=None) as bar:
-        while bar.n < PAIRS:
+        while len(rows) < 2 * PAIRS:
             names = rng.choice(people, 2, replace=False)  # people weigh the same, however many takes they have
             choices = [[take for take in takes if take.subject == name] for name in names]
             if not all(choices):
