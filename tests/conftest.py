@@ -1,4 +1,4 @@
-"""What tests share: where the real recordings are, and the paper's text, if this machine has them."""
+"""What tests share: how processes share them, where the real recordings are, and the paper's text, if they are here."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config, log):
-    """Processes share the tests one by one, but one process runs all of a file in TOGETHER."""
+    """With `-n`, processes share the tests one by one, but one process runs all of a file in TOGETHER."""
+    if config.getvalue("dist") != "load":
+        return None  # as `--dist` says
     from xdist.scheduler import LoadScopeScheduling
 
     class OneByOne(LoadScopeScheduling):
