@@ -53,7 +53,7 @@ class Variety:
     see `PLACES`. missing, of all: with keypoints missing alone, and as many with some missing in stretches.
     """
 
-    study: float = 0.4
+    study: float = 0.5
     cameras: float = 0.75
     rates: float = 0.75
     places: float = 0.6
