@@ -5,9 +5,9 @@
     python tools/open_weights.py evaluate open-base     # what has been measured is not measured again
     python tools/open_weights.py publish open-base      # into mixste/weights, with the tables of the card
 
-`--minutes N` stops a training after N minutes, to be resumed, and prints a line each half minute. Training needs no
-other file. `evaluate` measures what it finds the data for: test people need the file of `data`, other sources
-MIXSTE_DATA, the real clip --demo, the folder of the unpacked wheel of pose2sim 0.6.0, and its videos the extra `video`.
+A training prints a line each half minute; `--minutes N` stops it after N minutes, to be resumed. It needs no other
+file. `evaluate` measures what it finds the data for: test people need the file of `data`, other sources MIXSTE_DATA,
+the real clip --demo, the folder of the unpacked wheel of pose2sim 0.6.0, and its videos the extra `video`.
 
 Trained on all of open-people but the test subjects. With `--validate`, `train` also leaves out the validation subjects,
 and `evaluate` measures them and nothing else: settings are chosen that way. Such weights are not bundled.
