@@ -1,7 +1,7 @@
 """The API reference of the site, from the docstrings.
 
-A dotted name in backticks that begins with a module of the package, or a name of its own module, and leads to nothing
-there, is an error.
+A dotted name in backticks whose first part is a module of the package, or a name of the docstring's own module, must
+exist: otherwise it is an error.
 """
 
 import importlib
@@ -14,15 +14,14 @@ from pathlib import Path
 import mixste
 
 REFERENCE = re.compile(r"`(\w+(?:\.\w+)+)(?:\([^`]*\))?`")
-# The last would start, the others need Triton.
-TRITON = ("kernels", "joined.kernels", "videopose3d.kernels", "hopper", "hopper_gelu")
-WITHOUT = (*(f"mixste.accel.{name}" for name in TRITON), "mixste.__main__")
+TRITON = ("kernels", "joined.kernels", "videopose3d.kernels", "hopper", "hopper_gelu")  # cannot be imported without it
+WITHOUT = (*(f"mixste.accel.{name}" for name in TRITON), "mixste.__main__")  # the last would run the command line
 
 
 def modules() -> list[str]:
-    """Every module of the package."""
-    found = (module.name for module in pkgutil.walk_packages(mixste.__path__, "mixste."))
-    return ["mixste", *(name for name in found if name not in WITHOUT)]
+    """Every module of the package but those in WITHOUT."""
+    names = (module.name for module in pkgutil.walk_packages(mixste.__path__, "mixste."))
+    return ["mixste", *(name for name in names if name not in WITHOUT)]
 
 
 def broken(module) -> list[str]:
@@ -37,7 +36,7 @@ def broken(module) -> list[str]:
 
 
 def leads_nowhere(name: str, module, arguments) -> bool:
-    """Whether the name begins with something known, by which it does not go on."""
+    """Whether the name begins with a known module or class that lacks the rest of it."""
     first, *rest = name.split(".")
     starts = {one.rpartition(".")[2]: one for one in modules()}
     if first in vars(module):
@@ -102,7 +101,7 @@ def _laid_out(paragraph: str) -> str:
 
 
 def write(folder: Path) -> None:
-    """A page for each module of the package, and one that lists them. SystemExit if a docstring names nothing."""
+    """A page for each module of the package, and one that lists them. SystemExit if a reference leads nowhere."""
     names = modules()
     imported = [importlib.import_module(name) for name in names]  # all of them, before a name is looked up
     lost = [line for module in imported for line in broken(module)]

@@ -38,16 +38,16 @@ def main(folder: str = "site") -> None:
     shutil.rmtree(source, ignore_errors=True)
     copy(source)
     api.write(source / "api")
-    made = [name for name in PROFILES if tidy.files(name)]
-    for profile in made:
+    profiles = [name for name in PROFILES if tidy.files(name)]
+    for profile in profiles:
         study(profile, source)
-    write(source / "claims.md", claims(made))
+    write(source / "claims.md", claims(profiles))
     played = clips.write(ROOT / ".cache" / "site-extra" / "clips")
     for name, page in played.items():
         write(source / f"{name}.md", page)
-    entries = ["claims", *played, *(f"/study/{name}/index" for name in made)]
+    entries = ["claims", *played, *(f"/study/{name}/index" for name in profiles)]
     write(source / "results.md", f"# Results\n\n{contents(entries, shown=True)}\n")
-    write(source / "index.md", start(made))
+    write(source / "index.md", start(profiles))
     options = ["-b", "html", "-c", str(ROOT / "docs"), "-d", str(ROOT / ".cache" / "doctrees"), "-W", "--keep-going"]
     command = [sys.executable, "-m", "sphinx", *options, "-q", "-E", "-j", "2", str(source), folder]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -85,10 +85,10 @@ def linked(text: str) -> str:
     return text
 
 
-def start(made: list[str]) -> str:
+def start(profiles: list[str]) -> str:
     """The first page, from README: what the project is, its architecture, how to lift a video, the main table.
 
-    made: profiles that have results.
+    profiles: profiles that have results.
     """
     readme = linked((ROOT / "README.md").read_text(encoding="utf-8"))
     intro, *sections = re.split(r"^## ", readme, flags=re.MULTILINE)
@@ -109,7 +109,7 @@ def start(made: list[str]) -> str:
         "[attention](attention.md) browsed by layer and joint.",
         *[
             f"Profile `{name}` as it is now: [{progress}](study/{name}/index.md)."
-            for name in made
+            for name in profiles
             if (progress := pages.so_far(distinct(PROFILES[name]), name))
         ],
         table.strip(),

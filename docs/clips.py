@@ -1,4 +1,4 @@
-"""Viewers on the site: test subjects of `open` to play, from results/open/clips.npz, and the attention on one clip."""
+"""Viewers on the site: clips of test subjects of `open`, from results/open/clips.npz, and the attention on one clip."""
 
 import html
 import json
@@ -25,9 +25,8 @@ LICENCE = (
 
 
 def read() -> tuple[dict, list[tuple[dict, Clip, dict[str, np.ndarray]]]]:
-    """The file of clips: what it says of itself; and of each clip what is said of it, the clip, each network's poses.
-
-    Poses are in metres, relative to the hip.
+    """The contents of FILE: what it says about all clips; then, for each clip, what it says about it, the clip, and the
+    poses (frames, joints, 3) of each network, metres relative to the hip.
     """
     with np.load(FILE) as content:
         arrays = {name: content[name] for name in content.files}

@@ -1,7 +1,7 @@
 """Settings of the site, which `python docs/build.py` makes: MyST-NB shows the notebooks, autodoc the package.
 
-Sphinx, because it checks every reference between guides, notebooks and the API and works without a network: MkDocs with
-Material is sooner built, but its end of life is announced, and its notebooks load scripts from a CDN.
+Sphinx, because it checks every reference between guides, notebooks and the API, and works without a network. MkDocs
+with Material is quicker to set up, but its end of life is announced, and its notebooks load scripts from a CDN.
 """
 
 import inspect

@@ -13,7 +13,7 @@ from mixste.study.tables import TABLES, Table, distinct, of_csv, runs_of
 
 ROOT = store.ROOT
 RUN = ["run", "rows", "model", "options", "keypoints", "poses", "seed", "seconds", "device", "commit", "failed"]
-# Of figures: the page that shows the same to try.
+# By figure: a sentence that links to the page where the same can be tried.
 LOOK = {
     "11_figure5_attention": "[Attention by layer and joint](/attention.md) can be browsed.",
     "12_figure6_qualitative": "[Clips of the test subjects](/clips.md) can be played.",
@@ -32,7 +32,7 @@ def contents(entries: list[str], caption: str = "", shown: bool = False) -> str:
 
 
 def study(profile: str, source: Path) -> None:
-    """The pages of a profile: one for each table and figure, their list, its runs, notebooks and learning curves."""
+    """Write the pages of a profile: one for each table and figure, their list, its runs, notebooks, learning curves."""
     folder, ledger = source / "study" / profile, every_run(profile)
     tables = {path.stem: tidy.read(profile, path.stem) for path in tidy.files(profile)}
     figures = {path.stem for path in (ROOT / "figures" / profile).glob("[0-9]*.png")}
@@ -85,7 +85,7 @@ def every_run(profile: str) -> pd.DataFrame:
 
 
 def measured(table: Table, profile: str) -> pd.DataFrame | None:
-    """The rows of a table of which there are records; None if there are none of a network."""
+    """The values of those rows of a table that have records; None if no trained row has any."""
     rows = table.rows(PROFILES[profile])
     of_run = records.find(runs_of(rows), profile)
     rows = [row for row in rows if any(run in of_run for run in row.runs)]
@@ -95,7 +95,10 @@ def measured(table: Table, profile: str) -> pd.DataFrame | None:
 
 
 def progress(profile: str, new: dict[str, pd.DataFrame]) -> list[str]:
-    """How many trainings of the profile there are so far, and of which tables; empty if there are all."""
+    """How many trainings of the profile there are so far, in all and by table; empty if there are none, or all.
+
+    new: by stem, the tables that are made from records, see `study`.
+    """
     whole = pages.so_far(distinct(PROFILES[profile]), profile)
     lines = [
         {
@@ -245,15 +248,15 @@ def listed_runs(profile: str, runs: pd.DataFrame) -> list[str]:
 
 
 def again(profile: str, stem: str) -> list[str]:
-    """The parts of a page that say what makes its numbers."""
-    made = notebook(profile, stem)
-    lines = [f"Made by the notebook [{made.stem}](/{made.relative_to(ROOT)})."]
+    """The parts of a page that say how to reproduce it."""
+    path = notebook(profile, stem)
+    lines = [f"Made by the notebook [{path.stem}](/{path.relative_to(ROOT)})."]
     if (ROOT / "results" / profile / f"{stem}.csv").exists():
         lines.append(f"All published values: [{stem}.csv](/results/{profile}/{stem}.csv).")
     command = f"mixste reproduce --profile {profile} --notebook {stem[:2]}"
     if any(records.folder(profile).glob("*.json")):
         command += f"\n{command} --records  # from the published records, without training"
-    return ["## How to make it again", " ".join(lines), f"```sh\n{command}\n```"]
+    return ["## How to reproduce it", " ".join(lines), f"```sh\n{command}\n```"]
 
 
 def record(profile: str, run: str) -> str:
@@ -263,9 +266,9 @@ def record(profile: str, run: str) -> str:
 
 
 def curves(profile: str) -> str:
-    """The page of learning curves: of each published record, the training loss by poses; empty if there are none.
+    """The page of learning curves, the training loss of each published record by poses; empty if there are none.
 
-    Those of Table 1 are first.
+    Those of Table 1 come first, and are the ones that the page shows when it is opened.
     """
     first = {run for row in TABLES["table1"].rows(PROFILES[profile]) for run in row.runs}
     lines = []
@@ -281,15 +284,15 @@ def curves(profile: str) -> str:
     if not lines:
         return ""
     lines.sort(key=lambda line: (not line["shown"], line["name"]))
-    about = f"The loss of {len(lines)} trainings by poses of training. Losses of different terms are not comparable."
+    about = f"The loss of {len(lines)} trainings by poses of training. Losses with different terms are not comparable."
     data = f'<div class="curves"><script type="application/json">{json.dumps(lines)}</script></div>'
     return f"# Learning curves\n\n{about}\n\n{data}\n"
 
 
-def claims(made: list[str]) -> str:
+def claims(profiles: list[str]) -> str:
     """The page of the paper's claims: a table for each profile."""
     parts = ["# The paper's claims", "Differences are between the row of the claim and the one it is compared with."]
-    for profile in made:
+    for profile in profiles:
         if not (ROOT / "results" / profile / "14_claims.csv").exists():
             continue
         table = tidy.read(profile, "14_claims")

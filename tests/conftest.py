@@ -1,4 +1,4 @@
-"""What tests share: how processes share them, where the real recordings are, and the paper's text, if they are here."""
+"""How processes divide the tests, and fixtures: the real recordings and the paper's text, if they are here."""
 
 import os
 from pathlib import Path
@@ -16,13 +16,13 @@ TOGETHER = ("tests/test_site.py", "tests/test_wheel.py")  # files with a fixture
 
 
 def pytest_collection_modifyitems(items):
-    """Slow tests first: where processes share the tests, none then has a long one left at the end."""
+    """Slow tests first, so that no process is left with a long one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config, log):
-    """With `-n`, processes share the tests one by one, but one process runs all of a file in TOGETHER."""
+    """With `-n`, each process takes one test after another, and one process all tests of a file in TOGETHER."""
     if config.getvalue("dist") != "load":
         return None  # as `--dist` says
     from xdist.scheduler import LoadScopeScheduling

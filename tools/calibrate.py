@@ -1,32 +1,37 @@
-"""What comes with bundled weights beside their file: bands of their errors, and the ranges of their training.
+"""Calibrates bundled weights: the bands of their errors, and the ranges of their training, kept beside their file.
 
 `python tools/calibrate.py open-small` lifts people of open-people that the weights were not trained on, writes
 mixste/weights/open-small.json, and measures the bands on the test subjects: results/bench/bands.csv and a table of the
 model card. It takes some minutes on one core; what is lifted is kept in `runs/calibrate/`. The options:
 
     --people cmu_07,cmu_08   whom to calibrate on; by default the validation subjects
-    --weights FILE           lift with these, the same network trained without those people, if the bundled weights
-                             were trained on them: their errors then stand for those of the bundled weights
+    --weights FILE           if the bundled weights were trained on these people: lift them with this file, the same
+                             network trained without them, whose errors then stand for those of the bundled weights
     --ranges                 also measure the ranges of the keypoints that `tools/footage.py` trains on
 """
 
 import argparse
+import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
+import open_weights
 import pandas as pd
-from readme import between
+from footage import RATES, Footage
+from readme import publish
 from tqdm import tqdm
 
 from mixste.accel import accelerate
 from mixste.camera import normalize_screen
 from mixste.checkpoints import load_checkpoint
 from mixste.data import Clip, load
-from mixste.data.sources.people import subjects
+from mixste.data.sources.people import PEOPLE, subjects
 from mixste.data.virtual import DETECTORS, random_of, simulate_detector
+from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.io.install import PACKAGE, needs_checkout
-from mixste.io.weights import bundled_file, digest_of
+from mixste.io.weights import CheckpointError, bundled, bundled_file, digest_of
 from mixste.network import Network
 from mixste.study import store
 from mixste.wild.calibration import Bands, Calibration, both_ways, calibrate
@@ -40,7 +45,7 @@ JOINTS = np.arange(1, 17)  # the hip has no error
 
 
 def clips_of(people: tuple[str, ...]) -> list[Clip]:
-    """Up to TAKES takes of each person, spread over all, cameras in turn; of who has fewer, also by other cameras."""
+    """Up to TAKES takes of each person, spread over all, cameras in turn; with fewer takes, each by several cameras."""
     takes: dict[str, dict[tuple, dict[str, Clip]]] = {person: {} for person in people}
     for clip in load("open-people").clips:
         if clip.subject in takes and len(clip) >= FRAMES:
@@ -64,9 +69,10 @@ def middle(clip: Clip, keypoints: str) -> Clip:
     return clip.part(slice(start, start + FRAMES))
 
 
-def lifted(model: Network, clips: list[Clip], name: str, keypoints: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Errors of the joints, metres, and disagreement of each clip, kept in the store by weights and this name."""
-    path = store.store() / "calibrate" / f"{digest_of(model.file)[:12]}-{name}-{keypoints}.npz"
+def lifted(model: Network, clips: list[Clip], keypoints: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Errors of the joints, metres, and disagreement of each clip, kept in the store by weights and clips."""
+    names = hashlib.sha256(" ".join(clip.name for clip in clips).encode()).hexdigest()
+    path = store.store() / "calibrate" / f"{digest_of(model.file)[:12]}-{names[:12]}-{keypoints}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         fast, arrays = accelerate(model), {}
@@ -100,15 +106,12 @@ def ranges(windows: np.ndarray, rates: tuple[float, float]) -> Ranges:
     return Ranges(*(round(float(limit), 3) for limit in limits), *rates)
 
 
-def trained_on(model: Network, people: tuple[str, ...]) -> Ranges:
-    """The ranges of the windows that `tools/footage.py` draws from people."""
-    import footage
-    import open_weights
-
+def ranges_of_training(frames: int) -> Ranges:
+    """The ranges of the windows of so many frames that bundled weights are trained on, see `tools/footage.py`."""
+    people = open_weights.trained_on(validate=False)
     takes = [take for take in open_weights.read_people(open_weights.people_file()) if take.subject in people]
-    draws = footage.Footage(takes, model.frames, WINDOWS // 16, seed=0)
-    windows = np.concatenate([draws[step][0].numpy() for step in range(16)])
-    return ranges(windows, footage.RATES)
+    footage = Footage(takes, frames, WINDOWS // 16, seed=0)
+    return ranges(np.concatenate([footage[step][0].numpy() for step in range(16)]), RATES)
 
 
 def markdown(measurements: pd.DataFrame, bands: Bands) -> str:
@@ -131,41 +134,38 @@ def markdown(measurements: pd.DataFrame, bands: Bands) -> str:
 def main() -> None:
     needs_checkout("calibrating weights")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name")
+    parser.add_argument("name", choices=tuple(bundled()))
     parser.add_argument("--people", default=",".join(subjects("validation")))
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--ranges", action="store_true")
     options = parser.parse_args()
     file, people = bundled_file(options.name), tuple(options.people.split(","))
-    if set(people) & set(subjects("test")):
-        parser.error("expected people who are not test subjects")
+    if unknown := [name for name in people if name not in PEOPLE or name in subjects("test")]:
+        parser.error(f"expected subjects of open-people that are not test subjects, found {', '.join(unknown)}")
     model = Network.from_pretrained(options.name)
     stand_in = load_checkpoint(options.weights) if options.weights else model
     calibration, tested = Calibration.of(model), subjects("test")
     clips = clips_of((*people, *tested))
     of_people, of_tested = ([clip for clip in clips if clip.subject in some] for some in (people, tested))
 
-    seen = [pair for kind in CALIBRATED for pair in lifted(stand_in, of_people, "people", kind)]
-    errors, disagreements = zip(*seen, strict=True)
+    measured = [pair for kind in CALIBRATED for pair in lifted(stand_in, of_people, kind)]
+    errors, disagreements = zip(*measured, strict=True)
     names = [clip.subject for clip in of_people] * len(CALIBRATED)
     bands = calibrate(errors, disagreements, names, CALIBRATED)
-    limits = trained_on(model, (*subjects("train"), *subjects("validation"))) if options.ranges else calibration.ranges
+    limits = ranges_of_training(model.frames) if options.ranges else calibration.ranges
     print(Calibration(limits, bands).write(file))
 
     tables = [
-        coverage(bands, of_tested, lifted(model, of_tested, "test", kind), kind)
+        coverage(bands, of_tested, lifted(model, of_tested, kind), kind)
         for kind in dict.fromkeys((*CALIBRATED, "gt", *DETECTORS))
     ]
     table = pd.concat(tables).assign(weights=options.name)
-    old = pd.read_csv(RESULT) if RESULT.exists() else table[:0]
-    with replacing(RESULT) as temporary:
-        pd.concat([old[old["weights"] != options.name], table]).to_csv(temporary, index=False)
-    card = file.with_suffix(".md")
-    text = between(card.read_text(encoding="utf-8"), "bands", markdown(table, bands))
-    with replacing(card) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    publish(table, RESULT, "bands", markdown(table, bands))
     print(table.query("subject == 'all'").to_string(index=False))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (DataError, CheckpointError) as error:
+        sys.exit(str(error))

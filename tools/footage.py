@@ -1,6 +1,6 @@
-"""Training windows without end for the bundled weights: motions on other bodies, before other cameras and detectors.
+"""An endless stream of training windows for the bundled weights: motions with random bodies, cameras and detectors.
 
-All of it is drawn on the device of the training from motions in world coordinates (metres, Z up), so that no two
+Everything is drawn on the device of the training from motions in world coordinates (metres, Z up), so that no two
 windows are alike and 20 MB of motions are all the data. A window depends on the seed and its number alone.
 """
 
@@ -61,7 +61,7 @@ class Variety:
 
 
 class Footage:
-    """An endless stream of training batches: footage[step] gives keypoints and root-relative poses of one step.
+    """Training batches without end: footage[step] gives keypoints and root-relative poses of one step.
 
     Keypoints are screen-normalised, (windows, frames, 17, 2); poses are metres in camera axes, (windows, frames, 17,
     3). A motion is drawn in proportion to its number of frames: to draw all subjects equally often costs 5 mm after 6 M
@@ -107,10 +107,6 @@ class Footage:
         self.limbs = torch.zeros(len(LIMBS), 17, device=self.device)
         for row, joints in enumerate(LIMBS):
             self.limbs[row, list(joints)] = 1
-
-    def __len__(self) -> int:
-        """Windows to look at for the loss of a constant pose."""
-        return 512
 
     def __getitem__(self, step: int) -> tuple[Float[Tensor, "w frames 17 2"], Float[Tensor, "w frames 17 3"]]:
         part, place = divmod(step, self.together)
@@ -219,7 +215,7 @@ class Footage:
         return poses + shift[:, None, None], lens, size
 
     def detected(self, exact: Tensor, poses: Tensor, rate: Tensor, random: "Draws") -> Tensor:
-        """`virtual.simulate_detector` of the kinds of `KINDS`, each window by a detector up to half as bad or worse."""
+        """`virtual.simulate_detector` of the kinds of `KINDS`, each window by one with 0.5 to 1.5 times the errors."""
         kind = self.kinds[random.one_of(self.kind_shares)]
         offset, jitter, correlation, blur, swaps, misses, stretch = kind[:, :, None, None].unbind(1)
         offset, jitter, swaps, misses = (
@@ -229,17 +225,17 @@ class Footage:
         count, frames = exact.shape[:2]
         percent = pixel_height(exact, poses) / 100
 
-        found, mirror = exact, exact[:, :, self.mirror]
+        reported, mirror = exact, exact[:, :, self.mirror]
         for share, joints in ((0.75, torch.ones_like(self.legs)), (0.25, self.legs)):
             active, _ = stretches(share * swaps, stretch / pace, (count, frames, 1), random)
-            found = torch.where((active & joints)[..., None], mirror, found)
+            reported = torch.where((active & joints)[..., None], mirror, reported)
         active, begin = stretches(misses, stretch / pace, (count, frames, 17), random)
         before = (begin - 1).clamp_min(0)
         hold = torch.gather(random.uniform(0, 1, frames, 17) < 0.5, 1, begin) & (begin > 0)
         replaced = torch.where(
-            hold[..., None], torch.take_along_dim(found, before[..., None], 1), found[:, :, self.mirror]
+            hold[..., None], torch.take_along_dim(reported, before[..., None], 1), reported[:, :, self.mirror]
         )
-        found = torch.where(active[..., None], replaced, found)
+        reported = torch.where(active[..., None], replaced, reported)
 
         speed = torch.linalg.vector_norm(exact.diff(dim=1, prepend=exact[:, :1]), dim=-1, keepdim=True)
         speed = speed / percent / pace[..., None]
@@ -251,7 +247,7 @@ class Footage:
         response[:, :, 0] /= (1 - keep[..., 0] ** 2).sqrt()  # stationary from the first frame on
         noise = (response @ noise).unflatten(2, (17, 2))
         error = offset[..., None] * random.normal(1, 17, 2) + jitter[..., None] * (1 + blur[..., None] * speed) * noise
-        return found + self.reach * error * percent
+        return reported + self.reach * error * percent
 
     def missing(self, shape, rate: Tensor, random: "Draws") -> Bool[Tensor, "w frames 17"]:
         """Which keypoints are missing: alone, and for stretches of up to 0.8 s one by one or by limb."""

@@ -1,19 +1,20 @@
-"""What two people in one film gain from a floor that they share: results/bench/pairs.csv, a table of the model card.
+"""How a shared floor changes the places of two people in one film: results/bench/pairs.csv, a table of the model card.
 
-`python tools/open_pairs.py NAME` has a virtual camera see two test subjects of open-people at a time, with keypoints of
-a simulated CPN, lifts them with these bundled weights, by default `open-small`, and places them alone and together.
+`python tools/open_pairs.py NAME` films two test subjects of open-people at a time with a virtual camera, lifts their
+keypoints of a simulated CPN with these bundled weights, by default `open-small`, and places them alone and together.
 It reads the motions that `python tools/open_weights.py data` writes. `--validation` prints the same of the subjects of
 `open_world.VALIDATION`, where `world.SIZES` was chosen.
 """
 
 import argparse
+import sys
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from open_weights import people_file, read_people
 from open_world import VALIDATION
-from readme import between
+from readme import publish
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
@@ -22,9 +23,9 @@ from mixste.accel import accelerate
 from mixste.data.readers.detections import Detections
 from mixste.data.sources.people import subjects
 from mixste.data.virtual import random_of, simulate_detector
-from mixste.io.files import replacing
+from mixste.io import DataError
 from mixste.io.install import PACKAGE, needs_checkout
-from mixste.io.weights import bundled_file
+from mixste.io.weights import bundled
 from mixste.skeleton import human36m
 from mixste.wild.lift import in_one_world, in_world, lift_clip
 from mixste.wild.outputs import Lifted
@@ -119,7 +120,7 @@ def markdown(measurements: pd.DataFrame) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", default="open-small")
+    parser.add_argument("name", nargs="?", default="open-small", choices=tuple(bundled()))
     parser.add_argument("--validation", action="store_true")
     options = parser.parse_args()
     if options.validation:
@@ -127,15 +128,12 @@ def main() -> None:
         return
     needs_checkout("measuring two people")
     measurements = measure(subjects("test"), options.name)
-    others = pd.read_csv(RESULT).query("weights != @options.name") if RESULT.exists() else measurements[:0]
-    with replacing(RESULT) as temporary:
-        pd.concat([others, measurements]).to_csv(temporary, index=False)
-    card = bundled_file(options.name).with_suffix(".md")
-    text = between(card.read_text(encoding="utf-8"), "pairs", markdown(measurements))
-    with replacing(card) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    publish(measurements, RESULT, "pairs", markdown(measurements))
     print(markdown(measurements))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DataError as error:
+        sys.exit(str(error))

@@ -1,6 +1,6 @@
-"""The bundled weights, `open-base` and `open-small`: their training, and the errors on their cards.
+"""Trains the bundled weights, `open-base` and `open-small`, and measures the errors on their cards.
 
-    python tools/open_weights.py data                   # where the recordings are: runs/open-people.npz, 20 MB
+    python tools/open_weights.py data                   # from the recordings: runs/open-people.npz, 20 MB
     python tools/open_weights.py train open-base        # with that file, on a GPU; the same command resumes
     python tools/open_weights.py evaluate open-base     # what has been measured is not measured again
     python tools/open_weights.py publish open-base      # into mixste/weights, with the tables of the card
@@ -44,7 +44,7 @@ from mixste.evaluate import evaluate
 from mixste.io.files import replacing
 from mixste.io.guard import guarded, read_arrays
 from mixste.io.install import PACKAGE, needs_checkout
-from mixste.io.weights import write_sums
+from mixste.io.weights import CheckpointError, bundled, write_sums
 from mixste.skeleton import human36m
 from mixste.study import store
 from mixste.train import Recipe, Step, Update, even_pieces, learning_rate, loss_of, optimizer_of
@@ -419,24 +419,31 @@ def main() -> None:
     parser.add_argument("step", choices=("data", "train", "evaluate", "publish"))
     parser.add_argument("name", nargs="?", choices=tuple(WEIGHTS))
     parser.add_argument("--minutes", type=float, default=math.inf)
-    parser.add_argument("--poses", type=int, help="of the whole training, in the place of the usual number")
+    parser.add_argument("--poses", type=int, help="of the whole training, instead of the usual number")
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--demo", type=Path)
     options = parser.parse_args()
-    if options.step == "data":
-        people_file().parent.mkdir(parents=True, exist_ok=True)
-        write_people(people_file())
-        print(people_file())
-        return
-    if options.name is None:
-        parser.error(f"expected the name of the weights: {' or '.join(WEIGHTS)}")
+    try:
+        if options.step == "data":
+            write_people(people_file())
+            print(people_file())
+        elif options.name is None:
+            parser.error(f"expected the name of the weights: {' or '.join(WEIGHTS)}")
+        else:
+            _run(parser, options)
+    except (DataError, CheckpointError, FloatingPointError) as error:
+        raise SystemExit(str(error)) from None
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """One step of a network."""
     sizes, poses = WEIGHTS[options.name]
     folder = store.store() / (options.name + "-validate" * options.validate)
     folder.mkdir(parents=True, exist_ok=True)
     weights, errors = folder / "weights.safetensors", folder / "errors.csv"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        if options.step == "train" and not weights.exists():
+    if options.step == "train":
+        if not weights.exists():
             takes = [take for take in read_people(people_file()) if take.subject in trained_on(options.validate)]
             torch.manual_seed(0)
             model = MixSTE(**sizes).to(device)
@@ -444,19 +451,20 @@ def main() -> None:
             if train(model, footage, options.poses or poses, folder, options.minutes):
                 errors.unlink(missing_ok=True)  # of other weights
                 checkpoints.save_checkpoint(model, weights, torch.float16)
-        elif options.step == "evaluate":
-            bundled = PACKAGE / "weights" / f"{options.name}.safetensors"
-            model = checkpoints.load_checkpoint(weights if weights.exists() else bundled).to(device)
-            measured = measure(model, errors, options.validate, options.demo)
-            print(table(measured), real_table(measured), sep="\n\n")
-        elif options.step == "publish":
-            if options.validate:
-                parser.error("weights that are not trained on the validation subjects are not bundled")
-            print(publish(options.name, weights, errors))
-        if options.step == "train" and weights.exists():
+        if weights.exists():
             print(weights)
-    except DataError as error:
-        raise SystemExit(str(error)) from None
+    elif options.step == "evaluate":
+        # The bundled weights were trained on the validation subjects.
+        file = weights if weights.exists() or options.validate else bundled().get(options.name, weights)
+        measured = measure(checkpoints.load_checkpoint(file).to(device), errors, options.validate, options.demo)
+        print(table(measured), real_table(measured), sep="\n\n")
+    else:
+        if options.validate:
+            parser.error("weights that are not trained on the validation subjects are not bundled")
+        for file, step in ((weights, "train"), (weights.with_name("history.csv"), "train"), (errors, "evaluate")):
+            if not file.exists():
+                parser.error(f"expected {file}, found no such file: run `{step} {options.name}` first")
+        print(publish(options.name, weights, errors))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """How well `mixste lift --world` places unseen people: results/bench/world.csv, and the table of the model card.
 
 `python tools/open_world.py NAME` lifts the test subjects of open-people with these bundled weights, by default
-`open-small`, one camera of each take, places them, and compares with the truth of the virtual cameras. It takes a
+`open-small`, each take seen by one camera, places them, and compares with the truth of the virtual cameras. It takes a
 quarter of an hour on one core; poses are kept in `runs/open-world/`, by the hash of the weights, so that a second call
 only places them. `--validation` shows the same of subjects that the first `open-small` was not trained on, where the
 constants of `mixste.wild.world` were chosen.
 """
 
 import argparse
+import sys
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from readme import between
+from readme import publish
 from scipy.ndimage import gaussian_filter1d
 from tqdm import tqdm
 
@@ -22,9 +23,10 @@ from mixste.camera import normalize_screen
 from mixste.data import Clip, load
 from mixste.data.sources.people import subjects
 from mixste.data.virtual import DETECTORS, film
+from mixste.io import DataError
 from mixste.io.files import replacing
 from mixste.io.install import PACKAGE, needs_checkout
-from mixste.io.weights import bundled_file, digest_of
+from mixste.io.weights import bundled, bundled_file, digest_of
 from mixste.metrics import mpjpe
 from mixste.predict import predict
 from mixste.study import store
@@ -167,21 +169,10 @@ def markdown(measurements: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def publish(measurements: pd.DataFrame, weights: str) -> None:
-    """Write the measurements, beside those of other weights, and the table of the card."""
-    card = bundled_file(weights).with_suffix(".md")
-    others = pd.read_csv(RESULT).query("weights != @weights")
-    with replacing(RESULT) as temporary:
-        pd.concat([others, measurements]).to_csv(temporary, index=False)
-    text = between(card.read_text(encoding="utf-8"), "world", markdown(measurements))
-    with replacing(card) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def main() -> None:
     """Measure and write; with --validation, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", default="open-small")
+    parser.add_argument("name", nargs="?", default="open-small", choices=tuple(bundled()))
     parser.add_argument("--validation", action="store_true")
     options = parser.parse_args()
     if options.validation:
@@ -189,9 +180,12 @@ def main() -> None:
         return
     needs_checkout("measuring the world")
     measurements = table(subjects("test"), options.name, "test")
-    publish(measurements, options.name)
+    publish(measurements, RESULT, "world", markdown(measurements))
     print(measurements.query("subject == 'all'").T.to_string())
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DataError as error:
+        sys.exit(str(error))

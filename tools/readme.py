@@ -1,6 +1,7 @@
 """Writes the generated parts of the README and the pages in docs/.
 
-`python tools/readme.py` writes their tables, `python tools/readme.py picture` the animation in the README.
+`python tools/readme.py` writes their tables, `python tools/readme.py picture` the animation in the README. Other tools
+fill the parts of pages and model cards that they measure with `fill` and `publish`.
 """
 
 import sys
@@ -15,6 +16,7 @@ from mixste.data import load
 from mixste.data.readers.detections import LAYOUTS, MADE_OF
 from mixste.io.files import replacing
 from mixste.io.install import PACKAGE
+from mixste.io.weights import bundled_file
 from mixste.predict import predict
 from mixste.study import store, tidy
 from mixste.study.notebooks import DEFAULT
@@ -39,7 +41,7 @@ FINDINGS = {
     (
         "more_people",
         "16-8000",
-    ): "Sixteen training subjects in the place of eight, with as many frames in all, change the MPJPE by",
+    ): "Sixteen training subjects instead of eight, with as many frames in all, change the MPJPE by",
     ("paper_vs_code", "squared-norm"): "The squared norm of the paper's text changes the MPJPE by",
     ("paper_vs_code", "dropout"): "The dropout of the paper's text changes the MPJPE by",
 }
@@ -209,6 +211,22 @@ def between(text: str, mark: str, content: str) -> str:
         )
     before, rest = text.split(begin)
     return f"{before}{begin}{content}\n{end}{rest.split(end)[1]}"
+
+
+def fill(page: Path, mark: str, content: str) -> None:
+    """Write the content into the part of a page that `between` finds."""
+    text = between(page.read_text(encoding="utf-8"), mark, content)
+    with replacing(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def publish(measurements: pd.DataFrame, result: Path, mark: str, content: str) -> None:
+    """Write what was measured of bundled weights (column weights) into a CSV beside others', and into their card."""
+    [weights] = measurements["weights"].unique()
+    others = pd.read_csv(result) if result.exists() else measurements[:0]
+    with replacing(result) as temporary:
+        pd.concat([others[others["weights"] != weights], measurements]).to_csv(temporary, index=False)
+    fill(bundled_file(weights).with_suffix(".md"), mark, content)
 
 
 def picture() -> None:

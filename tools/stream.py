@@ -1,8 +1,9 @@
-"""How many poses a second live input is lifted at: results/bench/stream.csv, and the table of docs/lift.md.
+"""At how many poses a second live input is lifted: results/bench/stream.csv, and the table of docs/lift.md.
 
 `python tools/stream.py` times `mixste.wild.export.stream` with the bundled weights on one core. With a video, as
-`python tools/stream.py film.mp4`, also `docs/webcam.py` on it, detector included, which needs the extra `video`. Speeds
-are of processor time, so that other programs on the machine matter little.
+in `python tools/stream.py film.mp4`, it also times `docs/webcam.py` on it, detector included, which needs the extra
+`video`; without one, the table has no such row. Speeds are per second of processor time, so that other programs on the
+machine matter little.
 """
 
 import runpy
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from measuring import hardware
-from readme import LIFT, between
+from readme import LIFT, fill
 
 from mixste import MixSTE
 from mixste.camera import normalize_screen
@@ -81,9 +82,7 @@ def main() -> None:
     measurements = measure(*(sys.argv[1:2] or [None]))
     with replacing(RESULT) as temporary:
         measurements.to_csv(temporary, index=False)
-    text = between(LIFT.read_text(encoding="utf-8"), "stream", markdown(measurements))
-    with replacing(LIFT) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    fill(LIFT, "stream", markdown(measurements))
     print(measurements.to_string(index=False))
 
 

@@ -1,7 +1,7 @@
-"""Networks without kernels of their own, on CUDA in bfloat16: their blocks, compiled by PyTorch.
+"""The blocks of networks without kernels of their own, compiled by PyTorch: on CUDA, in bfloat16.
 
-Each kind of block is compiled once for each shape of its input and serves all blocks of that kind: to compile a network
-of 64 blocks as a whole would take minutes, of trainings that take five.
+Each kind of block is compiled once for each shape of its input, for all blocks of that kind. Compiling a network of 64
+blocks as a whole would take minutes, where a training takes five.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from mixste.model import Block
 from mixste.networks import DSTformer, KTPFormer, MotionAGFormer
 from mixste.networks.motionagformer import ScaledBlock
 
-KINDS = (Block, ScaledBlock)  # exactly these: KTPFormer's two blocks with graph steps, of 16, stay as they are
+KINDS = (Block, ScaledBlock)  # not subclasses: of KTPFormer's 16 blocks, the two with graph steps are not compiled
 
 
 def covers(model: nn.Module) -> bool:
-    """Whether the network's blocks are compiled for this GPU, with the installed packages."""
+    """Whether `blocks` is for this network, and the GPU and the installed packages can compile."""
     if type(model) not in (DSTformer, KTPFormer, MotionAGFormer) or importlib.util.find_spec("triton") is None:
         return False
     return torch.cuda.get_device_capability() >= (8, 0)
@@ -28,13 +28,13 @@ def covers(model: nn.Module) -> bool:
 
 @functools.cache
 def compiled(kind: type[nn.Module]) -> Callable:
-    """kind.forward, compiled; the first argument is the block."""
+    """The compiled `kind.forward`, whose first argument is the block."""
     return torch.compile(kind.forward, dynamic=False)
 
 
 @contextlib.contextmanager
 def blocks(model: nn.Module) -> Iterator[None]:
-    """Within it, the model computes its blocks by `compiled`. It compiles at the first calls, forward and backward."""
+    """A context in which the model computes its blocks by `compiled`; the first forward and backward calls compile."""
     chosen = [module for module in model.modules() if type(module) in KINDS]
     for module in chosen:
         module.forward = functools.partial(compiled(type(module)), module)

@@ -83,7 +83,7 @@ class Claim:
 class Evidence:
     """What was measured on a claim.
 
-    where, claim: as of `Claim`. side: 1 or -1, the sign of the differences that the paper claims. unit: of the
+    where, claim: see `Claim`. side: 1 or -1, the sign of the differences that the paper claims. unit: of the
     differences. differences: by name, those that the claim is about; "" is the name of a single one. reason: why
     nothing follows from them, or why there are none. failed: the seeds that are left where some failed, "2 of 3 seeds
     of MixSTE". about: other columns of a tidy table.
@@ -100,7 +100,7 @@ class Evidence:
 
     @property
     def effects(self) -> Float[np.ndarray, "differences"]:
-        """Positive on the claimed side."""
+        """The differences, counted positive on the claimed side."""
         return self.side * np.array([one.value for one in self.differences.values()])
 
     def least(self) -> tuple[str, Interval]:
@@ -128,7 +128,7 @@ def claims() -> list[Claim]:
 
 
 def holm(p: Sequence[float]) -> Float[np.ndarray, "tests"]:
-    """Holm's adjusted p values: to reject those up to a level keeps the chance of any wrong rejection below it."""
+    """Holm's adjusted p values: rejecting those up to a level keeps the chance of any wrong rejection at most at it."""
     p = np.asarray(p, dtype=np.float64)
     order = np.argsort(p)
     adjusted = np.empty_like(p)
@@ -146,9 +146,8 @@ def verdict(evidence: Evidence, none: float, matters: float, claims: int = 1) ->
     from_seeds = f", from {evidence.failed}" if evidence.failed else ""
     if decision := _decision(evidence, none, matters):
         return decision + from_seeds
-    also = (
-        f" and {claims} claims" if _decision(evidence, *evidence.p_values()) else ""
-    )  # alone, it would have a verdict
+    alone = _decision(evidence, *evidence.p_values())  # the verdict if there were no other claims
+    also = f" and {claims} claims" if alone else ""
     return f"{tidy.NOT_TESTED}: too small an effect for {evidence.least()[1].over}{also}{from_seeds}"
 
 
@@ -167,9 +166,9 @@ def judge(evidence: Sequence[Evidence]) -> list[dict[str, object]]:
     """A verdict on each claim, corrected for the number of all.
 
     Each as a line of a tidy table: the difference that supports the claim least, with the verdict as note, which names
-    the difference if there are several. It is no column, since which one it is depends on last digits. Also where,
-    claim, side (as of `Evidence`), the smallest effect that matters, and p (Holm's, of the test for
-    no effect; nan where it was not made). Claims that are not tested yet count with a p value of 1, so that to test
+    the difference if there are several. The name has no column, since which one it is depends on last digits. Also
+    where, claim and side (see `Evidence`), the smallest effect that matters, and p (Holm's, of the test for no effect;
+    nan where it was not made). Claims that are not tested yet count with a p value of 1, so that to test
     them later can add verdicts on others, but never take one back.
     """
     pairs = np.array([(1.0, 1.0) if one.reason else one.p_values() for one in evidence])
@@ -317,5 +316,5 @@ def of_figures(profile: Profile) -> list[Evidence]:
 
 
 def _interval(line: dict) -> Interval:
-    """Of a line of a tidy table, or of what `report.summary` gives."""
+    """The interval in a line of a tidy table, or in what `report.summary` gives."""
     return Interval(*(line[name] for name in ("value", "low", "high", "over", "degrees")))

@@ -57,7 +57,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         "- *no intervals*: one training, tested on the people of a benchmark or on only two.",
         "- *takes and seeds, by bootstrap*: an older table, whose intervals are too narrow for few seeds or people.",
         "",
-        "Differences are between the same takes. Trainings of different rows are not paired, even with the same seed.",
+        "Differences are on the same takes. Trainings of different rows are not paired, even with the same seed.",
         "",
         *(() if published else effort_is),
         "Only profile `paper` is comparable with the paper: in the others, compare the pattern of the column *paper*,",
@@ -94,7 +94,7 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
         ]
         lines += [_redrawn(name, list(ledger_lines["run"]))] if published else []
         if "" not in earlier:
-            lines += ["They stay until the profile is run as it is now, see `mixste/study/profiles.py`."]
+            lines += ["The settings of the profile as it is now are in `mixste/study/profiles.py`."]
         else:
             lines += [profile.departures]
         if published and (progress := so_far(distinct(profile), name)):

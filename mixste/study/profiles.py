@@ -30,10 +30,10 @@ class MorePeople:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The plan of table `rates`, which learning rates are chosen by.
+    """The plan of table `rates` or `leaders_rates`, by which learning rates are chosen.
 
-    networks: keys of `mixste.study.tables.networks`. rates: learning rates. length: of these trainings, as a share of
-    each network's. seeds: of each training.
+    networks: keys of `mixste.study.tables.networks`, or of `mixste.study.tables.six_networks`. rates: learning rates.
+    length: of these trainings, as a share of each network's. seeds: of each training.
     """
 
     networks: tuple[str, ...]

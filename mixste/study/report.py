@@ -227,15 +227,7 @@ def _effort(run: Run, record: Record | None) -> dict[str, float]:
 
 def _without_value(row: Row, metrics: tuple[str, ...], ids: str) -> list[dict]:
     """The lines of a row whose trainings all failed or have no record."""
-    none = {
-        "value": np.nan,
-        "low": np.nan,
-        "high": np.nan,
-        "over": "",
-        "degrees": np.nan,
-        "seeds": 0,
-        "seed_spread": np.nan,
-    }
+    none = dict.fromkeys(("value", "low", "high", "degrees", "seed_spread"), np.nan) | {"over": "", "seeds": 0}
     return [
         _about(row, "Avg.", metric, "", ids) | none | {"printed": _printed(row, metric, "Avg.")} for metric in metrics
     ]

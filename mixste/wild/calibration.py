@@ -1,16 +1,16 @@
-"""What comes with weights beside their file, NAME.json: what keypoints they were trained on, and bands of their errors.
+"""The file NAME.json beside weights: the ranges of the keypoints that they were trained on, and bands of their errors.
 
 A band is a ball around a lifted joint, relative to the hip, that holds the true joint in 90 % of frames, joints and
 people like those of the calibration. Its radius is
 
-    quantile · √(spread² + (ONE_SIDED · disagreement)²)
+    quantile · √(spread² + (WEIGHT · disagreement)²)
 
 where spread is the joint's root-mean-square error in the calibration, and disagreement how far the lifting of a frame
 and that of its mirror image are apart, root-mean-square over the joints. The quantile is that of the errors in units of
-the root (split conformal prediction), each person weighing the same. People are what is exchangeable: frames of one
-person are not independent, so that with K people coverage on the next one is guaranteed only at the level (K + 1) / K ·
-90 % of the calibration, which fewer than nine people cannot give. The plain quantile is taken, and coverage measured on
-other people: `tools/calibrate.py` makes the file and the table of the model card.
+the root (split conformal prediction), each person weighing the same. People are exchangeable, the frames of one person
+are not independent: a guarantee for the next person would need the quantile at the level (K + 1) / K · 90 % of K
+people, which fewer than nine cannot give. The plain quantile is taken, and coverage is measured on other people:
+`tools/calibrate.py` writes the file and the table of the model card.
 """
 
 import json
@@ -32,14 +32,15 @@ from mixste.skeleton import human36m, mirrored
 from mixste.wild.quality import USUAL, Ranges
 
 COVERAGE = 0.9
-ONE_SIDED = 3.0  # chosen on the people of the calibration of open-small, by leaving one out
+WEIGHT = 3.0  # of the disagreement; chosen on the people of the calibration of open-small, by leaving one out
 
 
 @dataclass(frozen=True)
 class Bands:
-    """The calibration of a network's errors.
+    """The bands of a network's errors.
 
-    people, keypoints: of whom, and by which detectors. spread: metres, of each joint. quantile: of each joint.
+    people, keypoints: whom they were calibrated on, and by which detectors. spread: of each joint, metres. quantile: of
+    each joint, in units of the root.
     """
 
     people: tuple[str, ...]
@@ -54,14 +55,14 @@ class Bands:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What comes with weights; `bands` is None where errors were not calibrated."""
+    """The calibration of weights: their ranges, and `bands`, None where errors were not calibrated."""
 
     ranges: Ranges = USUAL
     bands: Bands | None = None
 
     @classmethod
     def of(cls, model: nn.Module) -> "Calibration":
-        """That beside the file of the network's weights; the default if there is none, or it belongs to other weights.
+        """The calibration in the file beside the network's weights; the default if there is none, or for other weights.
 
         Raises DataError for a file that holds something else.
         """
@@ -115,7 +116,7 @@ def both_ways(
 def _scale(
     spread: Float[np.ndarray, "17"], disagreement: Float[np.ndarray, "frames"]
 ) -> Float[np.ndarray, "frames 17"]:
-    scale = np.hypot(spread, ONE_SIDED * disagreement[:, None])
+    scale = np.hypot(spread, WEIGHT * disagreement[:, None])
     scale[:, human36m.root] = 0
     return scale
 

@@ -28,7 +28,7 @@ class Ranges(NamedTuple):
 # the farthest joint there and in open-people.
 HEIGHTS, MEDIAN_HEIGHT = (0.27, 0.95), 0.64
 USUAL = Ranges(HEIGHTS[0], MEDIAN_HEIGHT, HEIGHTS[1], reach=0.93, slowest=25, fastest=50)
-RATE_MARGIN = 1.2  # a rate so many times beyond those of training is said
+RATE_MARGIN = 1.2  # a frame rate this many times beyond those of training is mentioned
 
 # Left and right are suspected to swap where the joints of both legs, or of both arms, move by more than this part of
 # the person's height, and would move by less than half as much if the sides were exchanged.

@@ -4,8 +4,8 @@ The camera is taken as still and without distortion, with its optical axis in th
 the scale of the poses: a person smaller than these is placed too far away, and walks too far, by the same factor. Of
 several people in one film the floor that they share shows their sizes, up to a factor that is the same for all.
 
-The constants were chosen on subjects of open-people that are not in the test and that `open-small` was not trained on;
-`tools/open_world.py` measures the result on test subjects.
+The constants were chosen on subjects of open-people that are not in the test and that the first `open-small` was not
+trained on; `tools/open_world.py` measures the result on test subjects.
 """
 
 from collections.abc import Sequence
@@ -224,7 +224,7 @@ def root_path(
 
 
 def vertical(*people: Float[np.ndarray, "frames 17 3"]) -> tuple[Float[np.ndarray, "3"], int]:
-    """The direction up from the bodies, in the poses' axes, and in how many frames in all somebody stands.
+    """The direction up from the bodies, in the axes of the poses, and the number of frames with a standing person.
 
     A robust mean over these frames; the image's vertical if there are none.
     """

@@ -8,6 +8,7 @@ import tomllib
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import readme
 import torch
@@ -309,3 +310,15 @@ def test_what_came_out_stands_on_published_values_with_intervals(monkeypatch):
 def test_every_finding_is_of_a_row_that_is_compared_with_another():
     for key, row in readme.FINDINGS:
         assert TABLES[key].row(PROFILES["open"], row).against
+
+
+def test_measurements_of_weights_replace_those_of_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "bundled_file", lambda name: tmp_path / f"{name}.safetensors")
+    for name in "ab":
+        (tmp_path / f"{name}.md").write_text("Before.\n<!-- x: begin -->\nOld.\n<!-- x: end -->\nAfter.\n")
+    for name, value in (("a", 1), ("b", 2), ("a", 3)):
+        measured = pd.DataFrame({"weights": [name], "value": [value]})
+        readme.publish(measured, tmp_path / "result.csv", "x", f"{value} mm")
+    assert pd.read_csv(tmp_path / "result.csv").to_dict("list") == {"weights": ["b", "a"], "value": [2, 3]}
+    cards = [(tmp_path / f"{name}.md").read_text() for name in "ab"]
+    assert cards == [f"Before.\n<!-- x: begin -->\n{value} mm\n<!-- x: end -->\nAfter.\n" for value in (3, 2)]

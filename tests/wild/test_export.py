@@ -187,6 +187,9 @@ def test_the_webcam_example_gives_a_pose_for_each_picture_with_a_person(monkeypa
         def __init__(self, camera):
             assert camera == 0
 
+        def isOpened(self):
+            return bool(pictures)
+
         def read(self):
             return (True, pictures.pop(0)) if pictures else (False, None)
 
@@ -199,3 +202,5 @@ def test_the_webcam_example_gives_a_pose_for_each_picture_with_a_person(monkeypa
     monkeypatch.setattr(MixSTE, "from_pretrained", lambda name: small)
     runpy.run_path(str(CHECKOUT / "docs" / "webcam.py"), run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) == 11
+    with pytest.raises(SystemExit, match="expected a camera or a video, found none at 0"):  # no pictures are left
+        runpy.run_path(str(CHECKOUT / "docs" / "webcam.py"), run_name="__main__")
