@@ -42,10 +42,10 @@ def main(folder: str = "site") -> None:
     for profile in profiles:
         study(profile, source)
     write(source / "claims.md", claims(profiles))
-    played = clips.write(ROOT / ".cache" / "site-extra" / "clips")
-    for name, page in played.items():
+    viewers = clips.write(ROOT / ".cache" / "site-extra" / "clips")
+    for name, page in viewers.items():
         write(source / f"{name}.md", page)
-    entries = ["claims", *played, *(f"/study/{name}/index" for name in profiles)]
+    entries = ["claims", *viewers, *(f"/study/{name}/index" for name in profiles)]
     write(source / "results.md", f"# Results\n\n{contents(entries, shown=True)}\n")
     write(source / "index.md", start(profiles))
     options = ["-b", "html", "-c", str(ROOT / "docs"), "-d", str(ROOT / ".cache" / "doctrees"), "-W", "--keep-going"]
@@ -105,7 +105,7 @@ def start(profiles: list[str]) -> str:
         "## Main results",
         "What the profiles are, and what follows from the numbers, is in the [overview](README.md#results). Every "
         "[table and figure](results.md) has a page that names the runs behind it; the paper's [claims](claims.md) are "
-        "on a page of their own. [Clips of the test subjects](clips.md) can be played, and a network's "
+        "on a page of their own. [Clips of the test subjects](clips.md) can be viewers, and a network's "
         "[attention](attention.md) browsed by layer and joint.",
         *[
             f"Profile `{name}` as it is now: [{progress}](study/{name}/index.md)."

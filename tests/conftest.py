@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"  # beside the checkout on the project's own machines
+SHARED = Path(__file__).resolve().parents[2] / "shared"  # a folder beside the checkout, if there is one
 
 
 def _first(*candidates) -> Path | None:

@@ -30,7 +30,7 @@ from mixste.io.weights import bundled, bundled_file, digest_of
 from mixste.metrics import mpjpe
 from mixste.predict import predict
 from mixste.study import store
-from mixste.wild.world import FEET, place, root_path
+from mixste.wild.world import ANKLE, FEET, place, root_path
 
 RESULT = PACKAGE.parent / "results" / "bench" / "world.csv"
 VALIDATION = ("cmu_07", "cmu_08", "cmu_12", "cmu_14", "cmu_16", "cmu_29", "cmu_32", "cmu_35", "cmu_49", "cmu_127")
@@ -115,7 +115,7 @@ def errors_of(clip: Clip, poses: Float[np.ndarray, "frames 17 3"], focal: float)
         "tilt, degrees": np.degrees(np.arccos(np.clip(world.rotation[2] @ up, -1, 1))),
         "skating as lifted, cm/s": skating(raw),
         "skating, cm/s": skating(placed),
-        "feet off the floor, mm": 1000 * float(np.abs(standing - 0.08).mean()) if stands.any() else np.nan,
+        "feet off the floor, mm": 1000 * float(np.abs(standing - ANKLE).mean()) if stands.any() else np.nan,
         "MPJPE as lifted, mm": 1000 * mpjpe(poses - poses[:, :1], true - true[:, :1]),
         "MPJPE, mm": 1000 * mpjpe(placed - placed[:, :1], true - true[:, :1]),
         "frames": len(clip),

@@ -19,6 +19,7 @@ from mixste.io.install import PACKAGE
 from mixste.io.weights import bundled_file
 from mixste.predict import predict
 from mixste.study import store, tidy
+from mixste.study.claims import FAILS, HOLDS
 from mixste.study.notebooks import DEFAULT
 from mixste.study.profiles import PAPER_POSES, PROFILES
 from mixste.study.tables import CONSTANT, REGRESSION, TABLES, Row, Table
@@ -111,10 +112,10 @@ def findings() -> str:
 
 def _verdicts(claims: pd.DataFrame) -> str:
     """How many claims have each verdict, and why some are not tested."""
-    parts = claims["note"].str.extract("^(holds|does not hold|not tested)(?:: ([^,(]*))?")
+    parts = claims["note"].str.extract(f"^({HOLDS}|{FAILS}|{tidy.NOT_TESTED})(?:: ([^,(]*))?")
     counts = parts[0].value_counts()
     reasons = parts.loc[parts[0] == tidy.NOT_TESTED, 1].str.strip().value_counts()
-    told = ", ".join(f"{counts.get(verdict, 0)} *{verdict}*" for verdict in ("holds", "does not hold", tidy.NOT_TESTED))
+    told = ", ".join(f"{counts.get(verdict, 0)} *{verdict}*" for verdict in (HOLDS, FAILS, tidy.NOT_TESTED))
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     return f"of the paper's {len(claims)} claims, {told}{f' ({why})' if why else ''}"
 

@@ -33,14 +33,14 @@ function sort(table, head) {
 }
 
 function button(name, table, format) {
-  const made = document.createElement("button");
-  made.textContent = name;
-  made.onclick = async () => {
+  const element = document.createElement("button");
+  element.textContent = name;
+  element.onclick = async () => {
     await navigator.clipboard.writeText(format(table));
-    made.textContent = "copied";
-    setTimeout(() => { made.textContent = name; }, 1500);
+    element.textContent = "copied";
+    setTimeout(() => { element.textContent = name; }, 1500);
   };
-  return made;
+  return element;
 }
 
 document.addEventListener("DOMContentLoaded", () => {

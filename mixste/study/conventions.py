@@ -79,7 +79,7 @@ def root_at_origin(cases: list[Case], skeleton: Skeleton) -> list[Case]:
 
 
 def without_root(cases: list[Case], skeleton: Skeleton) -> list[Case]:
-    """Means over the other joints alone: larger by 17/16 than with a root at the origin."""
+    """Means over the other joints alone: 17/16 of those with a root at the origin."""
     others = [joint for joint in range(len(skeleton.joints)) if joint != skeleton.root]
     return [replace(case, poses=case.poses[:, others], truth=case.truth[:, others]) for case in cases]
 
@@ -166,7 +166,7 @@ def by_clip(cases: list[Case]) -> pd.DataFrame:
 
 
 def mean_error(clips: pd.DataFrame, over: str | None = None) -> float:
-    """`mpjpe` from a table of `by_clip`."""
+    """`mpjpe`, millimetres, from a table of `by_clip`."""
     sums = clips.assign(group=clips[over] if over else "", error=clips["error"] * clips["frames"])
     sums = sums.groupby("group")[["error", "frames"]].sum()
     return float((sums["error"] / sums["frames"]).mean())
@@ -197,6 +197,7 @@ def change_by_person(
 
 
 def _cases(lifted: Predictions, clips: list[Clip], skeleton: Skeleton, protocol: str) -> list[Case]:
+    """A case for each clip with a valid frame. protocol: see `mixste.evaluate.evaluate`."""
     cases = []
     for clip, (indices, poses) in zip(clips, lifted, strict=True):
         kept = counted(indices, protocol)

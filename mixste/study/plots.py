@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 
 from mixste.io.files import replacing
 from mixste.skeleton import Skeleton
+from mixste.study.claims import FAILS, HOLDS
 from mixste.study.profiles import Profile
 from mixste.study.report import AT_LEVEL
 from mixste.study.store import output, shown
@@ -132,10 +133,10 @@ def by_column(table: pd.DataFrame, metric: str) -> Figure:
     quantile, values are numbers at the edge.
     """
     rows, table = names(table), table[(table["metric"] == metric) & (table["against"] == "")]
-    columns, colors, shown = columns_of(table), [color_of(row) for row in rows], table[table["row"].isin(rows)]
+    columns, colors, drawn = columns_of(table), [color_of(row) for row in rows], table[table["row"].isin(rows)]
     size = (WIDTH, 1.5 + 0.3 * -(-len(rows) // 2) + 0.36 * len(columns))
     figure, both = plt.subplots(1, 2, figsize=size, layout="constrained", sharex=True, sharey=True)
-    limit = _limit(both[0], shown["value"], shown["low"], shown["high"], shown["printed"])
+    limit = _limit(both[0], drawn["value"], drawn["low"], drawn["high"], drawn["printed"])
     for place, (row, color) in enumerate(zip(rows, colors, strict=True)):
         values = table[table["row"] == row].set_index("column").reindex(columns)
         y = np.arange(len(columns)) + (place - (len(rows) - 1) / 2) * 0.7 / len(rows)
@@ -284,7 +285,7 @@ def _at_edge(axes: Axes, y: float, values: pd.Series, limit: float, color: str) 
         )
 
 
-VERDICTS = {"holds": SIDES["right"], "does not hold": SIDES["left"], NOT_TESTED: "#777777"}
+VERDICTS = {HOLDS: SIDES["right"], FAILS: SIDES["left"], NOT_TESTED: "#777777"}
 FRACTIONS = (-2.0, 3.0)  # of the paper's effect: limits of the axes in `verdicts`
 
 
@@ -295,15 +296,15 @@ def verdicts(claims: pd.DataFrame) -> Figure:
     tick marks the smallest effect that matters. Effects beyond the axes are triangles, with the number beside them. The
     last panel has the claims for which the paper prints no number, each in its own unit.
     """
-    units = {f"{unit}": own for unit, own in claims[claims["printed"].notna()].groupby("unit", sort=False)}
     own_units = claims[claims["printed"].isna()]
-    panels = [*units.items(), *([("", own_units)] if len(own_units) else [])]
+    panels = [*claims[claims["printed"].notna()].groupby("unit", sort=False)]
+    panels += [("", own_units)] if len(own_units) else []
     rows = [len(own) for _, own in panels]
     size = (WIDTH, 1.2 + 0.28 * sum(rows) + 0.5 * len(rows))
     figure, grid = plt.subplots(len(rows), figsize=size, layout="constrained", height_ratios=rows, squeeze=False)
     for axes, (unit, own) in zip(grid.flat, panels, strict=True):
         scale = own["side"] * (own["printed"].abs() if unit else 1.0)
-        names = own["row"] if unit else own["row"] + ", " + own["unit"]
+        labels = own["row"] if unit else own["row"] + ", " + own["unit"]
         ends = np.sort(own[["low", "high"]].to_numpy() / scale.to_numpy()[:, None])
         limits = FRACTIONS if unit else _around(np.concatenate([*ends, own["value"] / scale, own["smallest"]]))
         axes.axvspan(0, limits[1], color="#e4edf6", zorder=0)
@@ -313,7 +314,7 @@ def verdicts(claims: pd.DataFrame) -> Figure:
         if unit:
             axes.axvline(1, color="0.3", linewidth=1, linestyle="--")
         axes.set(xlim=limits, ylim=(len(own) - 0.5, -0.5))
-        axes.set_yticks(range(len(own)), map(_two_lines, names), fontsize=8)
+        axes.set_yticks(range(len(own)), map(_two_lines, labels), fontsize=8)
         axes.tick_params(axis="x", labelsize=8)
         axes.grid(axis="y", visible=False)
         named = "percentage points" if unit == "points" else unit
