@@ -105,7 +105,7 @@ def start(profiles: list[str]) -> str:
         "## Main results",
         "What the profiles are, and what follows from the numbers, is in the [overview](README.md#results). Every "
         "[table and figure](results.md) has a page that names the runs behind it; the paper's [claims](claims.md) are "
-        "on a page of their own. [Clips of the test subjects](clips.md) can be viewers, and a network's "
+        "on a page of their own. [Clips of the test subjects](clips.md) can be played, and a network's "
         "[attention](attention.md) browsed by layer and joint.",
         *[
             f"Profile `{name}` as it is now: [{progress}](study/{name}/index.md)."
