@@ -107,6 +107,10 @@ class Evidence:
         """(name, interval) of the difference that supports the claim least: of the largest p value, then effect."""
         return list(self.differences.items())[np.lexsort((self.effects, -self._p(0.0)))[0]]
 
+    def against(self) -> tuple[str, Interval]:
+        """(name, interval) of the difference that is the strongest evidence that the effect is below the smallest."""
+        return list(self.differences.items())[int(self._p(SMALLEST[self.unit][0]).argmax())]
+
     def p_values(self) -> tuple[float, float]:
         """Of the two tests, one-sided: (no effect, an effect of at least the smallest that matters)."""
         above = 1 - self._p(SMALLEST[self.unit][0])
@@ -153,34 +157,35 @@ def verdict(evidence: Evidence, none: float, matters: float, claims: int = 1) ->
 
 def _decision(evidence: Evidence, none: float, matters: float) -> str:
     """The verdict by these p values; empty if neither test is rejected."""
-    smallest, least = SMALLEST[evidence.unit][0], evidence.least()[1]
+    smallest = SMALLEST[evidence.unit][0]
     if none <= LEVEL and evidence.effects.min() >= smallest:
         return HOLDS
     if matters > LEVEL:
         return ""
-    opposite = max(evidence.side * least.low, evidence.side * least.high) < 0
+    _, against = evidence.against()
+    opposite = max(evidence.side * against.low, evidence.side * against.high) < 0
     return f"{FAILS}: {'the opposite' if opposite else f'less than {smallest:g} {evidence.unit}'}"
 
 
 def judge(evidence: Sequence[Evidence]) -> list[dict[str, object]]:
     """A verdict on each claim, corrected for the number of all.
 
-    Each as a line of a tidy table: the difference that supports the claim least, with the verdict as note, which names
-    the difference if there are several. The name has no column, since which one it is depends on last digits. Also
-    where, claim and side (see `Evidence`), the smallest effect that matters, and p (Holm's, of the test for no effect;
-    nan where it was not made). Claims that are not tested yet count with a p value of 1, so that to test
-    them later can add verdicts on others, but never take one back.
+    Each as a line of a tidy table: the difference that supports the claim least, or, if it does not hold, the one that
+    decides this; with the verdict as note, which names the difference if there are several. The name has no column,
+    since which one it is depends on last digits. Also where, claim and side (see `Evidence`), the smallest effect that
+    matters, and p (Holm's, of the test for no effect; nan where it was not made). Claims that are not tested yet count
+    with a p value of 1, so that testing them later can add verdicts on others, but never take one back.
     """
     pairs = np.array([(1.0, 1.0) if one.reason else one.p_values() for one in evidence])
     lines = []
     for number, (one, *p) in enumerate(zip(evidence, *map(holm, pairs.T), strict=True), 1):
         line = {"row": f"{number}. {one.claim}", "where": one.where, "claim": one.claim, "unit": one.unit}
         line |= {"side": one.side, "smallest": SMALLEST[one.unit][0], "printed": np.nan}
-        name = ""
+        note = verdict(one, *p, len(evidence))
         if one.differences:
-            name, least = one.least()
-            line |= asdict(least)
-        note = verdict(one, *p, len(evidence)) + (f" ({name})" if name else "")
+            name, interval = one.against() if note.startswith(FAILS) else one.least()
+            line |= asdict(interval)
+            note += f" ({name})" if name else ""
         line |= {"p": np.nan if one.reason else p[0], "note": note}
         lines.append(line | one.about)
     return lines

@@ -68,6 +68,14 @@ def test_the_verdict_names_the_worst_of_several_differences():
     assert (line["note"], line["value"]) == ("holds (1)", -4.4)
 
 
+def test_a_claim_that_does_not_hold_is_shown_by_the_difference_that_decides_it():
+    """Not by a wider one, whose interval includes effects that matter."""
+    wide, narrow = interval(0.0, 2.0, degrees=10.0), interval(-0.2, 0.04, degrees=10.0)
+    [line] = claims.judge([claims.Evidence("4.3", "better", -1.0, "mm", {"wide": wide, "narrow": narrow})])
+    assert line["note"] == "does not hold: less than 0.4 mm (narrow)"
+    assert (line["value"], line["low"], line["high"]) == (narrow.value, narrow.low, narrow.high)
+
+
 def test_without_any_spread_a_difference_is_certain_and_none_is_no_evidence():
     assert evidence((-1.0, 0.0)).p_values() == (0, 1)
     assert evidence((1.0, 0.0)).p_values() == (1, 0)
