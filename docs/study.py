@@ -297,8 +297,8 @@ def claims(profiles: list[str]) -> str:
             continue
         table = tidy.read(profile, "14_claims")
         shown = listed(table).rename(columns={"row": "claim", "note": "verdict"})
-        first = [name for name in ("claim", "verdict", "value", "unit", "paper") if name in shown]
-        shown = shown[[*first, *shown.columns.difference(first, sort=False)]]
+        shown["value"] = [tidy.interval_text(line, "+.1f") for line in table.itertuples()]
+        shown = shown[[name for name in ("claim", "verdict", "value", "paper", "unit", "against") if name in shown]]
         parts += [f"## {profile}", about(profile, table), pages.markdown(shown)]
         parts.append(f"The runs behind it: [{profile}](/study/{profile}/14_claims.md).")
     return "\n\n".join(parts) + "\n"
