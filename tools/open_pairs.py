@@ -6,14 +6,13 @@ It reads the motions that `python tools/open_weights.py data` writes. `--validat
 `open_world.VALIDATION`, where `world.SIZES` was chosen.
 """
 
-import argparse
 import sys
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from open_weights import people_file, read_people
-from open_world import VALIDATION
+from open_world import VALIDATION, arguments, tilt_of
 from readme import publish
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
@@ -25,7 +24,6 @@ from mixste.data.sources.people import subjects
 from mixste.data.virtual import random_of, simulate_detector
 from mixste.io import DataError
 from mixste.io.install import PACKAGE, needs_checkout
-from mixste.io.weights import bundled
 from mixste.skeleton import human36m
 from mixste.wild.lift import in_one_world, in_world, lift_clip
 from mixste.wild.outputs import Lifted
@@ -73,12 +71,11 @@ def errors_of(people: list[Lifted], worlds, up: Float[np.ndarray, "3"]) -> dict[
     tall = [
         np.median(np.linalg.norm(body[:, FEET].mean(axis=1) - body[:, HEAD], axis=-1)) for body in (*bodies, *worlds)
     ]
-    tilts = [np.degrees(np.arccos(np.clip(one.world.rotation[2] @ up, -1, 1))) for one in people]
     values = (
         float(np.abs(distance - true).mean()),
         1000 * abs((floors[0] - floors[1]) - (on_floor[0] - on_floor[1])),
         100 * abs(np.log(tall[0] / tall[1] / (tall[2] / tall[3]))),
-        np.mean(tilts),
+        np.mean([tilt_of(one.world, up) for one in people]),
     )
     return dict(zip(COLUMNS, values, strict=True))
 
@@ -119,10 +116,7 @@ def markdown(measurements: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", default="open-small", choices=tuple(bundled()))
-    parser.add_argument("--validation", action="store_true")
-    options = parser.parse_args()
+    options = arguments(__doc__)
     if options.validation:
         print(markdown(measure(VALIDATION, options.name)))
         return

@@ -30,6 +30,7 @@ from mixste.io.weights import bundled, bundled_file, digest_of
 from mixste.metrics import mpjpe
 from mixste.predict import predict
 from mixste.study import store
+from mixste.wild.outputs import World
 from mixste.wild.world import ANKLE, FEET, place, root_path
 
 RESULT = PACKAGE.parent / "results" / "bench" / "world.csv"
@@ -77,6 +78,11 @@ def vertical_of(clip: Clip) -> Float[np.ndarray, "3"]:
     return (high - low) / np.linalg.norm(high - low)
 
 
+def tilt_of(world: World, up: Float[np.ndarray, "3"]) -> float:
+    """Degrees between the vertical of a placed person and the true one, in the axes of the camera."""
+    return float(np.degrees(np.arccos(np.clip(world.rotation[2] @ up, -1, 1))))
+
+
 def errors_of(clip: Clip, poses: Float[np.ndarray, "frames 17 3"], focal: float) -> dict:
     """The errors of one clip. poses: relative to the hip, as lifted, or true; focal: in units of the true one."""
     true, up = clip.poses.astype(np.float64), vertical_of(clip)
@@ -112,7 +118,7 @@ def errors_of(clip: Clip, poses: Float[np.ndarray, "frames 17 3"], focal: float)
         "walked, m": walked,
         "path error, %": path_error(turn=True),
         "path error unturned, %": path_error(turn=False),
-        "tilt, degrees": np.degrees(np.arccos(np.clip(world.rotation[2] @ up, -1, 1))),
+        "tilt, degrees": tilt_of(world, up),
         "skating as lifted, cm/s": skating(raw),
         "skating, cm/s": skating(placed),
         "feet off the floor, mm": 1000 * float(np.abs(standing - ANKLE).mean()) if stands.any() else np.nan,
@@ -169,12 +175,17 @@ def markdown(measurements: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure and write; with --validation, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str) -> argparse.Namespace:
+    """The command line of this measurement and of `open_pairs`: name, of bundled weights, and validation."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", default="open-small", choices=tuple(bundled()))
     parser.add_argument("--validation", action="store_true")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and write; with --validation, measure and print."""
+    options = arguments(__doc__)
     if options.validation:
         print(table(VALIDATION, options.name, "validation").query("subject == 'all'").T.to_string())
         return
