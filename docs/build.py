@@ -14,7 +14,7 @@ from pathlib import Path
 
 import api
 import clips
-from study import ROOT, claims, contents, study, write
+from study import ROOT, claims, contents, earlier, study, write
 
 from mixste.study import pages, tidy
 from mixste.study.profiles import PROFILES
@@ -27,6 +27,7 @@ LINKS = {
     r"\]\([./]*results/README\.md\)": r"](/results.md)",
     r"\]\([\w./-]*?([\w-]+)/(?:notebooks|records)\)": r"](/study/\1/index.md)",
     r"\]\((?:\.\./)*mixste/([\w/]+)\.py\)": lambda match: f"](/api/mixste.{match[1].replace('/', '.')}.rst)",
+    r"\]\((?:\.\./)+docs/([\w-]+\.md)": r"](/docs/\1",  # from the notebooks of any profile
     r"(?<!`)`(mixste(?:\.\w+)+)`": r"{py:obj}`\1`",
 }
 
@@ -38,7 +39,7 @@ def main(folder: str = "site") -> None:
     shutil.rmtree(source, ignore_errors=True)
     copy(source)
     api.write(source / "api")
-    profiles = [name for name in PROFILES if tidy.files(name)]
+    profiles = [name for name in pages.by_size() if tidy.files(name)]
     for profile in profiles:
         study(profile, source)
     write(source / "claims.md", claims(profiles))
@@ -70,6 +71,10 @@ def copy(source: Path) -> None:
         write(path, linked(path.read_text(encoding="utf-8")))
     for path in source.rglob("*.ipynb"):
         notebook = json.loads(path.read_text(encoding="utf-8"))
+        if made_with := earlier(path):
+            profile = f"/study/{path.parent.parent.name}/index.md"
+            about = f"**An earlier version: {made_with}.** [The profile as it is now]({profile})"
+            notebook["cells"][0]["source"] = "".join(notebook["cells"][0]["source"]).replace("\n", f"\n\n{about}.\n", 1)
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = linked("".join(cell["source"]))
@@ -86,33 +91,30 @@ def linked(text: str) -> str:
 
 
 def start(profiles: list[str]) -> str:
-    """The first page, from README: what the project is, its architecture, how to lift a video, the main table.
+    """The first page, from README: its first screen, how to lift a video, and where the results are.
 
     profiles: profiles that have results.
     """
     readme = linked((ROOT / "README.md").read_text(encoding="utf-8"))
     intro, *sections = re.split(r"^## ", readme, flags=re.MULTILINE)
     of = {section.partition("\n")[0]: section.partition("\n")[2] for section in sections}
-    table = re.search(r"<!-- results: begin -->(.*?)<!-- results: end -->", of["Results"], re.DOTALL)[1]
+    intro = re.sub(r"\]\(#(?!lift-a-video)", "](README.md#", intro)
     guides = sorted(f"/docs/{path.stem}" for path in (ROOT / "docs").glob("*.md"))
     cards = sorted(f"/mixste/weights/{path.stem}" for path in (ROOT / "mixste" / "weights").glob("*.md"))
     parts = [
-        re.sub(r"^To read the study, .*?\n\n", "", intro, flags=re.MULTILINE | re.DOTALL).strip(),
-        "![MixSTE: keypoints are embedded, spatial and temporal blocks alternate d_l times, a head gives the poses]"
-        "(docs/static/architecture.svg)",
+        intro.strip(),
         "## Lift a video",
         of["Lift a video"].strip(),
-        "## Main results",
-        "What the profiles are, and what follows from the numbers, is in the [overview](README.md#results). Every "
-        "[table and figure](results.md) has a page that names the runs behind it; the paper's [claims](claims.md) are "
-        "on a page of their own. [Clips of the test subjects](clips.md) can be played, and a network's "
-        "[attention](attention.md) browsed by layer and joint.",
+        "## Results",
+        "What follows from the numbers, and what the profiles are, is in the [overview](README.md#what-came-out). "
+        "Every [table and figure](results.md) has a page that names the runs behind it; the paper's "
+        "[claims](claims.md) are on a page of their own. [Clips of the test subjects](clips.md) can be played, and a "
+        "network's [attention](attention.md) browsed by layer and joint.",
         *[
             f"Profile `{name}` as it is now: [{progress}](study/{name}/index.md)."
             for name in profiles
             if (progress := pages.so_far(distinct(PROFILES[name]), name))
         ],
-        table.strip(),
         contents(["Overview </README>", "/results", *guides, *cards, "/api/index", "/CONTRIBUTING"]),
     ]
     return "\n\n".join(parts) + "\n"

@@ -12,6 +12,7 @@ from mixste.data import Clip
 from mixste.metrics import joint_errors
 from mixste.skeleton import SKELETONS
 from mixste.study import pages, store
+from mixste.study.plots import color_of
 from mixste.wild.viewer import view, view_attention
 
 FILE = store.ROOT / "results" / "open" / "clips.npz"  # of tools/open_clips.py
@@ -48,7 +49,8 @@ def write(folder: Path) -> dict[str, str]:
     about, clips = read()
     rows = []
     for place, (one, clip, lifted) in enumerate(clips):
-        view(clip, lifted, skeleton=SKELETONS[about["skeleton"]]).save(folder / f"{place}.html")
+        colors = {name: color_of(name) for name in lifted}
+        view(clip, lifted, skeleton=SKELETONS[about["skeleton"]], colors=colors).save(folder / f"{place}.html")
         errors = {
             f"{name}, mm": f"{1000 * joint_errors(poses, clip.poses).mean():.1f}" for name, poses in lifted.items()
         }

@@ -12,7 +12,20 @@ from mixste.study.profiles import PROFILES
 from mixste.study.tables import TABLES, Table, distinct, of_csv, runs_of
 
 ROOT = store.ROOT
-RUN = ["run", "rows", "model", "options", "keypoints", "poses", "seed", "seconds", "device", "commit", "failed"]
+RUN = [
+    "run",
+    "rows",
+    "model",
+    "options",
+    "keypoints",
+    "poses",
+    "seed",
+    "seconds",
+    "device",
+    "recipe",
+    "commit",
+    "failed",
+]
 # By figure: a sentence that links to the page where the same can be tried.
 LOOK = {
     "11_figure5_attention": "[Attention by layer and joint](/attention.md) can be browsed.",
@@ -33,7 +46,7 @@ def contents(entries: list[str], caption: str = "", shown: bool = False) -> str:
 
 def study(profile: str, source: Path) -> None:
     """Write the pages of a profile: one for each table and figure, their list, its runs, notebooks, learning curves."""
-    folder, ledger = source / "study" / profile, every_run(profile)
+    folder, ledger = source / "study" / profile, pages.every_run(profile)
     tables = {path.stem: tidy.read(profile, path.stem) for path in tidy.files(profile)}
     figures = {path.stem for path in (ROOT / "figures" / profile).glob("[0-9]*.png")}
     # Tables that are not published as the profile is now, from the records that there are.
@@ -64,7 +77,7 @@ def study(profile: str, source: Path) -> None:
     parts = [
         f"# Profile {profile}",
         about(profile, pd.concat(tables.values())),
-        *progress(profile, new),
+        *progress(profile, stems, {stem: new.get(stem, tables.get(stem)) for stem in stems}),
         "## Tables and figures",
         contents(["runs", "notebooks", *(["curves"] if drawn else []), *stems], shown=True),
     ]
@@ -72,16 +85,14 @@ def study(profile: str, source: Path) -> None:
         write(folder / "curves.md", drawn)
     listing = ["# Notebooks as executed", contents(sorted(notebooks), shown=True)]
     write(folder / "notebooks.md", "\n\n".join(listing) + "\n")
-    write(folder / "runs.md", "\n\n".join([f"# All runs of {profile}", *listed_runs(profile, ledger)]) + "\n")
+    of_earlier = ledger["run"].isin(
+        run for table in tables.values() if tidy.replaced(table) for run in tidy.run_ids(table)
+    )
+    parts_of_runs = [f"# All runs of {profile}", *listed_runs(profile, ledger[~of_earlier])]
+    if of_earlier.any():
+        parts_of_runs += ["## Of an earlier version", *listed_runs(profile, ledger[of_earlier])]
+    write(folder / "runs.md", "\n\n".join(parts_of_runs) + "\n")
     write(folder / "index.md", "\n\n".join(parts) + "\n")
-
-
-def every_run(profile: str) -> pd.DataFrame:
-    """The lines of runs.csv, and the same of the published records that are of no published table."""
-    ledger = pd.read_csv(ROOT / "results" / profile / "runs.csv", dtype=str, keep_default_na=False)
-    others = sorted(path for path in records.folder(profile).glob("*.json") if path.stem not in set(ledger["run"]))
-    lines = [{"run": record.id} | pages.line_of(record) for record in map(records.read, others)]
-    return pd.concat([ledger, pd.DataFrame(lines, dtype=object)], ignore_index=True).fillna("").astype(str)
 
 
 def measured(table: Table, profile: str) -> pd.DataFrame | None:
@@ -94,26 +105,28 @@ def measured(table: Table, profile: str) -> pd.DataFrame | None:
     return report.measure(table, PROFILES[profile], rows, partial=True)
 
 
-def progress(profile: str, new: dict[str, pd.DataFrame]) -> list[str]:
-    """How many trainings of the profile there are so far, in all and by table; empty if there are none, or all.
+def progress(profile: str, stems: list[str], tables: dict[str, pd.DataFrame | None]) -> list[str]:
+    """How many trainings of the profile there are so far, in all and by table, and what is of an earlier version.
 
-    new: by stem, the tables that are made from records, see `study`.
+    Empty if there are none, or all. tables: by stem, as it is shown; None for a figure without one.
     """
     whole = pages.so_far(distinct(PROFILES[profile]), profile)
+    old = {stem for stem, table in tables.items() if table is not None and tidy.replaced(table)}
+    numbers = {stem[:2] for stem in old}  # of notebooks, whose other figures are as old
+    old |= {stem for stem, table in tables.items() if table is None and stem[:2] in numbers}
     lines = [
         {
             "table": f"[{title(stem)}]({stem}.md)",
             "trainings": pages.so_far(planned(profile, stem), profile) or "all trainings",
         }
-        for stem in new
+        for stem in stems
+        if stem not in old and planned(profile, stem)
     ]
     if not (whole and lines):
         return [f"{whole}."] if whole else []
-    return [
-        "## So far",
-        f"**{whole}.** Tables and figures that are not listed here are of an earlier version.",
-        pages.markdown(pd.DataFrame(lines)),
-    ]
+    parts = ["## So far", f"**{whole}.**", pages.markdown(pd.DataFrame(lines))]
+    links = "; ".join(f"[{title(stem)}]({stem}.md)" for stem in stems if stem in old)
+    return parts + ([f"Of an earlier version are: {links}."] if old else [])
 
 
 def planned(profile: str, stem: str) -> list:
@@ -131,12 +144,19 @@ def shown(profile: str, stem: str, table: pd.DataFrame | None, ledger: pd.DataFr
     if table is None:
         return ["## Runs", *listed_runs(profile, ledger[[stem[:2] in used.split() for used in ledger["notebooks"]]])]
     rows: dict[str, dict[str, None]] = {}
-    for row, ids, note in table[["row", "runs", "note"]].drop_duplicates().itertuples(index=False):
-        for run in ids.split() + re.findall(rf"run (\S+) {tidy.FAILED}: ", note):
+    for row, lines in table.groupby("row", sort=False):
+        for run in tidy.run_ids(lines):
             rows.setdefault(run, {}).setdefault(row)
     runs = ledger[ledger["run"].isin(rows)]
     runs = runs.assign(rows=["; ".join(rows[run]) for run in runs["run"]])
     return [*numbers(table), "## Runs", *listed_runs(profile, runs)]
+
+
+def earlier(notebook: Path) -> str:
+    """What an executed notebook of a profile was made with, if its tables are of an earlier version; else empty."""
+    profile = notebook.parent.parent.name
+    stems = [path.stem for path in tidy.files(profile) if path.stem[:2] == notebook.name[:2]]
+    return next(filter(None, (tidy.replaced(tidy.read(profile, stem)) for stem in stems)), "")
 
 
 def executed(profile: str) -> Path:
@@ -168,44 +188,43 @@ def about(profile: str, table: pd.DataFrame | None, stem: str = "") -> str:
     return f"Profile `{profile}`: {of}." + (f" **{so_far}.**" if so_far else "")
 
 
-def not_trained(table: pd.DataFrame) -> pd.Series:
-    """Which lines are of rows that have no value because they are not trained yet."""
-    return tidy.without_value(table) & table["note"].str.contains(tidy.NOT_TRAINED)
-
-
 def lacking(profile: str, stem: str, table: pd.DataFrame | None) -> list[str]:
     """A sentence that names the rows of a table that are not trained yet, if there are any."""
-    if table is None or tidy.replaced(table):
-        return []
-    planned_rows = of_csv(stem).rows(PROFILES[profile]) if of_csv(stem) else []
-    lines = dict.fromkeys(table.loc[not_trained(table), "row"])
-    lines |= dict.fromkeys(row.label for row in planned_rows if row.trained and row.label not in set(table["row"]))
-    return [f"Not trained yet: {'; '.join(lines)}."] if lines else []
+    rows = [] if table is None else pages.lacking(profile, stem, table)
+    return [f"Not trained yet: {'; '.join(rows)}."] if rows else []
 
 
 def numbers(table: pd.DataFrame) -> list[str]:
     """The parts of a page that show a table's values, the paper's beside them."""
-    table = table[~not_trained(table)]
+    table = table[~tidy.not_trained(table)]
     of_runs = (table["runs"] != "") | tidy.without_value(table)
     errors = table[table["metric"].isin(UNITS) & of_runs]
     averages = errors[errors["column"] == "Avg."]
     parts = []
     if len(averages):
-        values = filled(tidy.with_intervals(averages, notes=False).reset_index())
-        seeds = averages[averages["against"] == ""]["seeds"].tolist()
-        if len(set(seeds)) > 1:
-            values.insert(3, "seeds", seeds)
-        parts += ["## Averages", f"*{tidy.over(averages)}*", pages.markdown(values), "\n".join(pages.effort(averages))]
-        notes = [(row, note.replace(tidy.NOT_TRAINED, "not trained yet")) for row, note in pages.notes_of(averages)]
-        parts += [f"*{row}*: {note}." for row, note in notes]
+        parts += ["## Averages", *pages.averages(averages)]
     if len(errors) > len(averages) and len(averages):
         for metric, values in errors.groupby("metric", sort=False):
             columns = tidy.beside(values, metric).reset_index()
             parts += [f"## {metric} by column, {UNITS[metric]}", pages.markdown(columns)]
     others = table.drop(averages.index if len(averages) == len(errors) else errors.index)
     if len(others):
-        parts += ["## Other values" if parts else "## Values", pages.markdown(listed(others))]
+        parts += ["## Other values" if parts else "## Values"]
+        for (metric, unit, of_difference), values in others.groupby(
+            ["metric", "unit", others["against"] != ""], sort=False
+        ):
+            if not of_difference and values["row"].nunique() > 1 < values["column"].nunique():
+                parts += [f"{metric}, {unit}:" if unit != "1" else f"{metric}:", pages.markdown(grid(values))]
+                others = others.drop(values.index)
+        parts += [pages.markdown(listed(others))] if len(others) else []
     return [part for part in parts if part]
+
+
+def grid(table: pd.DataFrame) -> pd.DataFrame:
+    """Values of one metric, a line a column of the table, and a column a row."""
+    wide = listed(table).pivot(index="column", columns="row", values="value").fillna("")
+    order = {name: list(dict.fromkeys(table[name])) for name in ("column", "row")}
+    return wide.reindex(index=order["column"], columns=order["row"]).rename_axis(index="").reset_index()
 
 
 def listed(table: pd.DataFrame) -> pd.DataFrame:
@@ -229,21 +248,26 @@ def listed_runs(profile: str, runs: pd.DataFrame) -> list[str]:
     """Runs with their seeds, failures, seconds, device and commit, and links to their records."""
     if runs.empty:
         return ["No training is behind it."]
-    numbers = runs.reindex(columns=["training_seconds", "sharing", "resumed_at"]).apply(pd.to_numeric).fillna(0)
-    seconds = numbers["training_seconds"] / numbers["sharing"].clip(lower=1) / (1 - numbers["resumed_at"])
+    seconds = pages.seconds(runs)
     devices = ", ".join(sorted(set(runs["device"]) - {""}))
     text = (
         f"{len(runs)} runs, of seeds {', '.join(sorted(set(runs['seed']), key=int))}; {(runs['failed'] != '').sum()} "
         f"failed; {seconds.sum():,.0f} seconds of training in all, on {devices or 'an unknown device'}."
     )
-    if (numbers["sharing"] > 1).any() or (numbers["resumed_at"] > 0).any():
+    if runs.reindex(columns=["sharing", "resumed_at"]).apply(pd.to_numeric).gt([1, 0]).any(axis=None):
         text += (
             " Trainings that share a GPU have their part of its seconds; those of a training that was resumed are "
             "extrapolated to its whole length."
         )
+    recipes = [text.split() for text in runs["recipe"]]
+    told = [settings for settings in recipes if settings]  # older lines lack them
+    common = [setting for setting in told[0] if all(setting in settings for settings in told)] if told else []
+    if common:
+        text += f" All trainings differ from the authors' recipe in {', '.join(common)}."
+    own = [" ".join(setting for setting in settings if setting not in common) for settings in recipes]
     links = [record(profile, run) for run in runs["run"]]
     poses = [f"{int(number):,}" for number in runs["poses"]]
-    values = runs.assign(run=links, poses=poses, seconds=[f"{value:.0f}" for value in seconds])
+    values = runs.assign(run=links, poses=poses, recipe=own, seconds=[f"{value:.0f}" for value in seconds])
     return [text, pages.markdown(filled(values.reindex(columns=RUN, fill_value="")))]
 
 
@@ -297,8 +321,13 @@ def claims(profiles: list[str]) -> str:
             continue
         table = tidy.read(profile, "14_claims")
         shown = listed(table).rename(columns={"row": "claim", "note": "verdict"})
-        shown["value"] = [tidy.interval_text(line, "+.1f") for line in table.itertuples()]
-        shown = shown[[name for name in ("claim", "verdict", "value", "paper", "unit", "against") if name in shown]]
-        parts += [f"## {profile}", about(profile, table), pages.markdown(shown)]
+        forms = table["unit"].map(lambda unit: "+.2f" if unit == "mm/frame" else "+.1f")
+        shown["value"] = [tidy.interval_text(line, form) for line, form in zip(table.itertuples(), forms, strict=True)]
+        kinds = set(map(pages.verdict, shown["verdict"]))
+        columns = [*(("verdict",) if len(kinds) > 1 else ()), "value", "paper", "unit", "against"]
+        shown = shown[[name for name in ("claim", *columns) if name in shown]]
+        parts += [f"## Profile {profile}", about(profile, table)]
+        parts += [f"The verdict on every claim: *{kind}*." for kind in kinds if len(kinds) == 1]
+        parts += [pages.markdown(shown)]
         parts.append(f"The runs behind it: [{profile}](/study/{profile}/14_claims.md).")
     return "\n\n".join(parts) + "\n"

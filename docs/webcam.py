@@ -14,9 +14,10 @@ from mixste.wild.export import stream
 
 def webcam(camera):
     """Keypoints of the 17 joints in each picture with a person, screen-normalised: (17, 2)."""
-    video, detector = cv2.VideoCapture(camera), Pose()
+    video = cv2.VideoCapture(camera)
     if not video.isOpened():
         raise SystemExit(f"expected a camera or a video, found none at {camera}")
+    detector = Pose()
     while True:
         success, picture = video.read()
         if not success:

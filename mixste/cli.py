@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mixste.data import SOURCES
+from mixste.io.weights import DEFAULT, bundled
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Look at data sources, and fetch the open ones.")
@@ -22,7 +23,9 @@ Source = Annotated[str, typer.Argument(help=f"{', '.join(SOURCES)}.")]
 Root = Annotated[Path | None, typer.Option(help="Folder or archive with the data (default: MIXSTE_DATA).")]
 Keypoints = Annotated[str, typer.Option(help='"gt", or the name of a detector.')]
 ProfileName = Annotated[str, typer.Option(help="Profile of the study: smoke, open, paper, …")]
-Checkpoint = Annotated[str, typer.Option(help="Bundled weights (open-small), or a .safetensors or .bin file.")]
+Checkpoint = Annotated[
+    str, typer.Option(help=f"Bundled weights ({' or '.join(bundled())}), or a .safetensors or .bin file.")
+]
 
 
 def listed(values: list[str] | None) -> list[str]:
@@ -139,7 +142,7 @@ def train(
 
 @app.command()
 def evaluate(
-    checkpoint: Checkpoint = "open-small",
+    checkpoint: Checkpoint = DEFAULT,
     source: Annotated[str, typer.Option(help="Data source, see `mixste data show --help`.")] = "synthetic",
     root: Root = None,
     keypoints: Keypoints = "gt",
@@ -184,7 +187,7 @@ def lift(
     source: Annotated[
         Path, typer.Argument(help="A video or a keypoint file, a folder with one file per frame, or a folder of clips.")
     ],
-    checkpoint: Checkpoint = "open-small",
+    checkpoint: Checkpoint = DEFAULT,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("lifted"),
     format: Annotated[
         str, typer.Option(help="Input format: auto, openpose, coco, mediapipe, npz, npy or csv.")
@@ -272,7 +275,7 @@ def lift(
 @app.command()
 def export(
     to: Annotated[Path, typer.Argument(help="File to write: .onnx, or .bin for the authors' format.")],
-    checkpoint: Checkpoint = "open-small",
+    checkpoint: Checkpoint = DEFAULT,
 ) -> None:
     """Export a checkpoint to ONNX, checked against PyTorch, or to the authors' format."""
     from mixste import checkpoints

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from mixste.data.windows import evaluation_windows, sliding_starts, sliding_windows, training_starts
-from mixste.io.weights import CheckpointError, bundled_file, read_safetensors
+from mixste.io.weights import DEFAULT, CheckpointError, bundled_file, read_safetensors
 from mixste.skeleton import SKELETONS, Skeleton, layouts_of
 
 NETWORKS: dict[str, type["Network"]] = {}  # by name; `mixste.networks` imports those of the package
@@ -128,11 +128,13 @@ class Network(nn.Module):
         return self.state_dict()
 
     @classmethod
-    def from_pretrained(cls, name: str) -> Self:
-        """A network with bundled weights, in eval mode, on the CPU: `MixSTE.from_pretrained("open-small")`.
+    def from_pretrained(cls, name: str = DEFAULT) -> Self:
+        """A network with bundled weights, in eval mode, on the CPU: `MixSTE.from_pretrained()`.
 
-        The model card, mixste/weights/NAME.md, says what they were trained on and what their errors are. Raises
-        CheckpointError for an unknown name, a file that was changed, and a network of another class.
+        name: "open-base" for the most accurate poses, "open-small" for the most in a second; by default the former, if
+        it comes with this version. The model card, mixste/weights/NAME.md, says what they were trained on and what
+        their errors are. Raises CheckpointError for an unknown name, a file that was changed, and a network of another
+        class.
         """
         path = bundled_file(name)
         network = read_network(path)

@@ -111,7 +111,6 @@ PAPER = replace(
     attention_scale="model",
     embedding_norm=True,
 )
-RECIPES = {"authors": AUTHORS, "paper": PAPER}
 
 
 class Batches:

@@ -709,7 +709,7 @@ def test_an_unknown_name_lists_those_there_are(folder):
 def test_bundled_weights_lift_unseen_people(name):
     """Every file in the package is small, has its card, and lifts bodies and motions of quite another source."""
     path = bundled()[name]
-    assert path.stat().st_size < 8e6
+    assert path.stat().st_size < 20e6
     assert path.with_suffix(".md").exists()
     network = MixSTE.from_pretrained(name)
     for action in ("Walking", "Greeting", "Sitting"):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mixste.data.sources.synthetic import load
+from mixste.io.weights import bundled
 from mixste.skeleton import human36m
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert names == {name for name in package if "__pycache__" not in name}
     assert "mixste/py.typed" in names
     assert "mixste/wild/viewer.html" in names
-    assert "mixste/weights/open-small.safetensors" in names
+    assert {f"mixste/weights/{name}.safetensors" for name in bundled()} <= names
+    assert wheel.stat().st_size < 40e6
 
 
 @pytest.fixture(scope="module")

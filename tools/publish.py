@@ -46,6 +46,10 @@ def publish(profile: str) -> list[Path]:
             shutil.copyfile(store.output() / name, temporary)
         written.append(folder / file)
     copies = [path for path in written if path.suffix == ".ipynb"]
+    for path in copies if profile != notebooks.DEFAULT else ():  # two folders further down than the notebook
+        text = path.read_text(encoding="utf-8")
+        with replacing(path) as temporary:
+            temporary.write_text(text.replace("](../docs/", "](../../../docs/"), encoding="utf-8")
     subprocess.run([sys.executable, "-m", *STRIP, *copies], check=True)
     written += records.publish(distinct(profile_of(profile)), profile)
     pages.page(store.ROOT)

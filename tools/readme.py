@@ -16,24 +16,23 @@ from mixste.data import load
 from mixste.data.readers.detections import LAYOUTS, MADE_OF
 from mixste.io.files import replacing
 from mixste.io.install import PACKAGE
-from mixste.io.weights import bundled_file
+from mixste.io.weights import bundled, bundled_file
 from mixste.predict import predict
 from mixste.study import store, tidy
 from mixste.study.claims import FAILS, HOLDS
 from mixste.study.notebooks import DEFAULT
-from mixste.study.profiles import PAPER_POSES, PROFILES
+from mixste.study.profiles import PROFILES
 from mixste.study.tables import CONSTANT, REGRESSION, TABLES, Row, Table
 from mixste.wild.outputs import pictures, save_gif
 
 README, LIFT, PICTURE = (PACKAGE.parent / name for name in ("README.md", "docs/lift.md", "docs/lifted.gif"))
 
-# By table, the keys of the rows shown, which mean the same in every profile; the references of Table 5 are those of
-# Table 1.
-SHOWN = {
-    "table1": ("videopose3d-243", "poseformer-81", "mixste-81", "mixste-243", CONSTANT, REGRESSION),
-    "table2": ("poseformer-81", "mixste-81", "mixste-243", REGRESSION),
-    "table5": ("baseline", "alternating", "joint-separation", "full"),
-}
+# Of the table of results: the profile, the keys of its rows, by column the tables that have them, and what stands where
+# a published table lacks a row.
+MAIN = "open"
+SHOWN = (CONSTANT, REGRESSION, "videopose3d-243", "poseformer-81", "baseline", "mixste-81", "mixste-243")
+COLUMNS = {"detected keypoints": ("table1", "table5"), "exact keypoints": ("table2",)}
+NOT_YET = "not yet"
 
 # What came out beyond the paper's claims: of a table's row, the sentence on its difference from the row compared with.
 FINDINGS = {
@@ -49,32 +48,55 @@ FINDINGS = {
 
 
 def results() -> str:
-    """MPJPE in mm of the main rows as Markdown: a column per profile, the paper's numbers last, notes below."""
-    tables = {key: TABLES[key] for key in SHOWN}
-    files = {table.notebook for table in tables.values()}
-    profiles = [name for name in PROFILES if files & {path.stem for path in tidy.files(name)}]
-    averages = {(key, name): _averages(name, table) for key, table in tables.items() for name in profiles}
-    shown = {name: pd.concat([averages[key, name] for key in tables]) for name in profiles}
-    headings = [_heading(name, shown[name]) for name in profiles]
-    lines = [["MPJPE, mm", *headings, "printed in the paper: Human3.6M"]]
-    lines.append(["---"] * len(lines[0]))
+    """MPJPE of the main methods in profile `MAIN` as Markdown: by keypoints, the paper's beside it, notes below.
+
+    Tables of an earlier version are shown, and named so, only as long as none of the profile as it is now is published.
+    """
+    profile = PROFILES[MAIN]
+    tables = {key: _averages(MAIN, TABLES[key]) for keys in COLUMNS.values() for key in keys}
+    new = [key for key, table in tables.items() if len(table) and not tidy.replaced(table)]
+    tables = {key: table for key, table in tables.items() if key in new or not new}
+    published = pd.concat(tables.values())
+    earlier = tidy.replaced(published) if len(published) else ""
     notes: dict[str, str] = {}  # to their marks
+    lines = [["MPJPE, mm", *COLUMNS, *(f"the paper (Human3.6M), {column}" for column in COLUMNS)]]
+    lines.append(["---"] * len(lines[0]))
+    for row_key in SHOWN:
+        cells, printed, names = [], [], []
+        for keys in COLUMNS.values():
+            rows = {key: row for key in keys for row in TABLES[key].rows(profile) if row.key == row_key}
+            cell, paper = "–", "–"
+            for key, row in list(rows.items())[:1]:
+                table = tables.get(key)
+                cell, paper = NOT_YET if table is None else _cell(table, row, notes), _printed(row)
+                names.append(row.short)
+            cells.append(cell)
+            printed.append(paper)
+        lines.append([names[0], *cells, *printed])
+    title = (
+        f"an earlier version, too short to compare methods ({earlier}); averages over actions"
+        if earlier
+        else profile.title
+    )
+    title += "" if earlier else f"; averages over {profile.average}"
+    over = f"; {tidy.over(published)}" if len(published) else ""
+    shown = [f"Profile `{MAIN}`: {title}{over}.", ""]
+    shown += ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join(shown + [f"\n{mark} {note}." for note, mark in notes.items()])
 
-    def cell(column: pd.DataFrame, label: str) -> str:
-        if label not in column.index:
-            return "not yet"
-        row = column.loc[label]
-        mark = notes.setdefault(row["note"], f"<sup>{len(notes) + 1}</sup>") if row["note"] else ""
-        return tidy.interval_text(row, ".1f") + mark
 
-    for key, table in tables.items():
-        for row_key in SHOWN[key]:
-            rows = {name: table.row(PROFILES[name], row_key) for name in profiles}
-            row = rows[profiles[0]]
-            cells = [cell(averages[key, name].set_index("row"), rows[name].label) for name in profiles]
-            lines.append([f"Table {table.number}, {table.title}: {row.short}", *cells, _printed(row)])
-    lines = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join(lines + [f"\n{mark} {note}." for note, mark in notes.items()])
+def _cell(table: pd.DataFrame, row: Row, notes: dict[str, str]) -> str:
+    """The value of a row with its interval, how many of its seeds it has if not all, and the mark of its note.
+
+    notes: to their marks, to which that of the row is added.
+    """
+    lines = table[table["row"] == row.label]
+    if lines.empty or tidy.not_trained(lines).all():
+        return NOT_YET
+    [line] = lines.itertuples()
+    note, seeds = tidy.remark(line.note), tidy.seeds_of(line)
+    mark = notes.setdefault(note, f"<sup>{len(notes) + 1}</sup>") if note else ""
+    return tidy.interval_text(line, ".1f") + (f" ({seeds} seeds)" if " of " in seeds else "") + mark
 
 
 def findings() -> str:
@@ -102,7 +124,10 @@ def findings() -> str:
             if table.csv not in published:
                 continue
             row = table.row(profile, row_key)
-            values = tidy.read(name, table.csv).query("column == 'Avg.' and metric == 'MPJPE' and against != ''")
+            values = tidy.read(name, table.csv)
+            if tidy.replaced(values):
+                continue
+            values = values.query("column == 'Avg.' and metric == 'MPJPE' and against != ''")
             values = values[(values["row"] == row.label) & ~values["note"].str.contains(tidy.NOT_TRAINED)]
             for value in values.dropna(subset="low").itertuples():
                 where = f"{value.over}; [{table.notebook}]({folder}/{table.notebook}.ipynb)"
@@ -139,17 +164,6 @@ def _printed(row: Row) -> str:
     return f"{value:.1f}"
 
 
-def _heading(name: str, shown: pd.DataFrame) -> str:
-    """The heading of a profile's column: its name, the origin of its numbers, what averages and intervals are over."""
-    profile, earlier = PROFILES[name], tidy.replaced(shown)
-    if earlier:
-        return f"`{name}`, an earlier version: {earlier}; averages over actions; {tidy.over(shown)}"
-    frames, share = profile.frames[243], profile.poses / PAPER_POSES
-    size = f", small networks, T={frames} for 243" if frames != 243 else ""
-    length = f", {share:.1%} of the paper's training" if share < 1 and not size else ""
-    return f"`{name}`: {profile.data.source}{size}{length}; averages over {profile.average}; {tidy.over(shown)}"
-
-
 def _averages(profile: str, table: Table) -> pd.DataFrame:
     """The published averages of a table; none where it is not published."""
     if table.notebook not in {path.stem for path in tidy.files(profile)}:
@@ -163,7 +177,7 @@ def speed() -> str:
 
     Beside each reference that was measured in the same run; a dash stands for one that was not.
     """
-    paths = [store.ROOT / "results" / "bench" / f"{name}.csv" for name in ("h200", "h100", "cpu")]
+    paths = [store.ROOT / "results" / "bench" / f"{name}.csv" for name in ("h200", "cpu")]
     bench = pd.concat(pd.read_csv(path) for path in paths if path.exists())
     bench = bench[bench["what"].isin(("inference", "training step"))]
     speeds = bench.set_index(["hardware", "what", "batch", "variant"])["frames_per_second"]
@@ -193,9 +207,43 @@ def layouts() -> str:
     return "\n".join([*lines, "| Spine | 0.5 Hip + 0.5 Thorax | all |"])
 
 
+def weights() -> str:
+    """The bundled weights as Markdown: size, speed, and MPJPE on the test subjects that all of them were measured on.
+
+    MPJPE at 50 frames a second, nothing missing, averaged over frames.
+    """
+    speeds = pd.read_csv(store.ROOT / "results" / "bench" / "stream.csv").query("what == 'lift'")
+    speeds = speeds.set_index("weights")["poses_per_second"]
+    files = bundled()
+    measured = {name: pd.read_csv(path.with_suffix(".csv")) for name, path in files.items()}
+    rows = {
+        name: table.query("source == 'open-people' and metric == 'MPJPE' and fps == 50 and missing == 0")
+        for name, table in measured.items()
+    }
+    people = set.intersection(*(set(table["subject"]) for table in rows.values()))
+    columns = {"exact keypoints": "gt", "CPN": "cpn", "OpenPose": "openpose", "MediaPipe": "mediapipe"}
+    lines = [["weights", "MB", "frames a second", *columns], ["---"] * (3 + len(columns))]
+    for name, table in rows.items():
+        table = table[table["subject"].isin(people)].assign(sum=lambda rows: rows["value"] * rows["frames"])
+        sums = table.groupby("keypoints")[["sum", "frames"]].sum()
+        errors = (sums["sum"] / sums["frames"]).reindex(columns.values())
+        card, size = f"[{name}](../mixste/weights/{name}.md)", f"{files[name].stat().st_size / 1e6:.0f}"
+        speed = f"{speeds[name]:.0f}" if name in speeds else "–"
+        lines.append([card, size, speed, *(f"{error:.1f}" for error in errors)])
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return (
+        f"{text}\n\nMPJPE in mm on {len(people)} unseen subjects of `open-people` ({', '.join(sorted(people))}), "
+        "virtual cameras, 50 frames a second: of exact keypoints, and of those of simulated detectors. Frames a second "
+        "of `mixste lift` on one core."
+    )
+
+
 def tables() -> dict[Path, str]:
     """The pages with their tables as they should be."""
-    contents = {README: {"findings": findings(), "results": results(), "speed": speed()}, LIFT: {"layouts": layouts()}}
+    contents = {
+        README: {"findings": findings(), "results": results(), "speed": speed()},
+        LIFT: {"weights": weights(), "layouts": layouts()},
+    }
     pages = {page: page.read_text(encoding="utf-8") for page in contents}
     for page, marks in contents.items():
         for mark, content in marks.items():
@@ -232,7 +280,7 @@ def publish(measurements: pd.DataFrame, result: Path, mark: str, content: str) -
 
 def picture() -> None:
     """docs/lifted.gif: an unseen subject of HDM05, lifted from one camera's noisy keypoints."""
-    model = MixSTE.from_pretrained("open-small")
+    model = MixSTE.from_pretrained()
     clips = load("open-people", keypoints="openpose").test
     clips = {clip.action: clip for clip in clips if (clip.subject, clip.camera) == ("hdm_tr", "C1")}
 

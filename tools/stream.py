@@ -1,16 +1,16 @@
-"""At how many poses a second live input is lifted: results/bench/stream.csv, and the table of docs/lift.md.
+"""At how many poses a second files and live input are lifted: results/bench/stream.csv, tables of docs/lift.md.
 
-`python tools/stream.py` times `mixste.wild.export.stream` with the bundled weights on one core. With a video, as
-in `python tools/stream.py film.mp4`, it also times `docs/webcam.py` on it, detector included, which needs the extra
-`video`; without one, the table has no such row. Speeds are per second of processor time, so that other programs on the
-machine matter little.
+`python tools/stream.py` times `predict`, as `mixste lift` calls it, and `stream` with all bundled weights on one core.
+With a video, as in `python tools/stream.py film.mp4`, it also times `docs/webcam.py` on it, detector included, which
+needs the extra `video`; without one, the table has no such row. Speeds are per second of processor time, so that other
+programs on the machine matter little.
 """
 
 import runpy
 import sys
 import time
 from collections.abc import Iterable
-from itertools import islice
+from itertools import islice, repeat
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,13 @@ from measuring import hardware
 from readme import LIFT, fill
 
 from mixste import MixSTE
+from mixste.accel import accelerate
 from mixste.camera import normalize_screen
 from mixste.data import load
 from mixste.io.files import replacing
 from mixste.io.install import PACKAGE, needs_checkout
 from mixste.io.weights import bundled
+from mixste.predict import predict
 from mixste.wild.export import stream
 
 RESULT = PACKAGE.parent / "results" / "bench" / "stream.csv"
@@ -54,6 +56,9 @@ def measure(film: str | None) -> pd.DataFrame:
     rows = []
     for name in bundled():
         model = MixSTE.from_pretrained(name)
+        whole = (pose for part in repeat(frames) for pose in predict(accelerate(model), part))
+        file = {"every": None, "flip": True, "delay": None, "poses_per_second": speed(whole, len(frames))}
+        rows.append({"weights": name, "what": "lift"} | file)
         rows += [
             {"weights": name, "what": "stream", **options, "poses_per_second": speed(stream(model, frames, **options))}
             for options in SETTINGS
@@ -63,14 +68,16 @@ def measure(film: str | None) -> pd.DataFrame:
             poses = stream(model, webcam(film), **WEBCAM)
             rows.append({"weights": name, "what": "webcam.py", **WEBCAM, "poses_per_second": speed(poses)})
     about = {"hardware": hardware(torch.device("cpu")).partition(",")[0], "torch": torch.__version__}
-    return pd.DataFrame(rows).round({"poses_per_second": 1}).assign(**about)
+    table = pd.DataFrame(rows).round({"poses_per_second": 1}).assign(**about)
+    return table.astype({"every": "Int64", "delay": "Int64"})
 
 
 def markdown(measurements: pd.DataFrame) -> str:
     """The table of docs/lift.md."""
     lines = ["| weights | what | `every` | `flip` | poses a second |", "| --- | --- | --- | --- | --- |"]
-    for row in measurements.itertuples():
-        values = (row.weights, row.what, row.every, "on" if row.flip else "off", f"{row.poses_per_second:.0f}")
+    for row in measurements[measurements["what"] != "lift"].itertuples():
+        every, poses = f"{row.every:.0f}", f"{row.poses_per_second:.0f}"
+        values = (row.weights, row.what, every, "on" if row.flip else "off", poses)
         lines.append(f"| {' | '.join(map(str, values))} |")
     [hardware] = measurements["hardware"].unique()
     return "\n".join([*lines, "", f"For each second of one core of an {hardware}, by `python tools/stream.py`."])

@@ -39,11 +39,6 @@ def sliding_starts(length: int, frames: int) -> Int[np.ndarray, "length"]:
     return np.arange(length) - (frames - 1) // 2
 
 
-def training_windows(length: int, frames: int, interval: int | None = None) -> Int[np.ndarray, "windows frames"]:
-    """Frame indices of the windows of `training_starts`, edges replicated."""
-    return _windows(training_starts(length, frames, interval), length, frames)
-
-
 def sliding_windows(length: int, frames: int) -> Int[np.ndarray, "length frames"]:
     """Frame indices of the windows of `sliding_starts`, edges replicated."""
     return _windows(sliding_starts(length, frames), length, frames)

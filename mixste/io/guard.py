@@ -59,6 +59,8 @@ def reason(fault: Exception) -> str:
             return "an unexpected end of the file"
         case OSError(strerror=str(message)):
             return one_line(message, 200)
+        case json.JSONDecodeError(msg="Extra data", lineno=line):
+            return f"more in line {line}, after its end: name a file with one JSON value a line .jsonl"
         case json.JSONDecodeError(msg=message, lineno=line, colno=column):
             return f"a syntax error in line {line}, column {column} ({message})"
         case ValueError() if "integer string conversion" in str(fault):
@@ -82,15 +84,19 @@ def read_bytes(path, limit: int = MAX_FILE) -> bytes:
     return content
 
 
-def read_json(path):
-    """The content of a UTF-8 JSON file. Raises DataError for another file, or one that would take MAX_MEMORY."""
+def read_json(path, lines: bool = False):
+    """The content of a UTF-8 JSON file; lines: the list of the contents of its lines, of which each is JSON.
+
+    Raises DataError for another file, or one that would take MAX_MEMORY.
+    """
     with guarded(path, "JSON"):
         content = read_bytes(path)
         # An upper bound: CPython's bytes for a number or short string and its slot, and for a list or dictionary.
         memory = 40 * content.count(b",") + 240 * (content.count(b"[") + content.count(b"{"))
         if memory > MAX_MEMORY:
             raise DataError(f"expected at most {MAX_MEMORY:,} bytes of numbers and lists, found more")
-        return json.loads(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        return json.loads("[" + ",\n".join(filter(str.strip, text.split("\n"))) + "]" if lines else text)
 
 
 def check_table(path) -> None:

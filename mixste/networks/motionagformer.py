@@ -19,14 +19,7 @@ from torch import Tensor, nn
 
 from mixste.model import AUTHORS_HEADS, MLP, Attention
 from mixste.network import Network, Shapes
-from mixste.networks.dstformer import (
-    fuse,
-    head_output,
-    over_frames,
-    over_joints,
-    start_with_the_mean,
-    with_confidence,
-)
+from mixste.networks.dstformer import fuse, head_output, over_frames, over_joints, start_with_the_mean, with_confidence
 from mixste.skeleton import SKELETONS, Skeleton, human36m, layouts_of, of_joints
 
 NEIGHBOURS = 2  # of a frame in the temporal graph; one of them is usually itself

@@ -21,7 +21,7 @@ import yaml
 
 from mixste.io import DataError
 from mixste.io.install import PACKAGE, install
-from mixste.study import cards, costs, notebooks, store, trainer
+from mixste.study import cards, costs, notebooks, records, store, trainer
 from mixste.study.profiles import Profile, profile_of
 from mixste.study.progress import span
 from mixste.study.run import Run, spec
@@ -73,16 +73,25 @@ class Batch:
         for path in self.chosen:
             state = f"execute, {span(self.seconds[path.stem])}" if path in self.stale else "up to date"
             lines.append(f"  {path.stem}: {state}")
-        lines += [f"  {path.stem}: cannot be made: {why}" for path, why in self.lacking.items()]
-        left_out = f"; {len(self.lacking)} cannot be made" if self.lacking else ""
+        lines += [f"  {notebooks.not_made(self.lacking)}"] if self.lacking else []
+        left_out = f"; {len(self.lacking)} cannot be made{self._without_data()}" if self.lacking else ""
         hours, kind = sum(self.seconds.values()) / 3600, "GPU" if self.profile.gpu else "core"
         hours = f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
-        lines += [
-            "",
-            f"{len(self.missing)} of {len(self.runs)} runs to train, {len(self.stale)} of {len(self.chosen)} notebooks "
-            f"to execute{left_out}: about {hours} {kind} hours, by {self.basis}",
-        ]
+        to_train = f"{len(self.missing)} of {len(self.runs)} runs to train" if self.runs else ""
+        recorded = len(records.find([self.runs[name] for name in self.missing], self.profile.name))
+        to_train += f" ({recorded} of them have published records, see --records)" if recorded else ""
+        cost = f": about {hours} {kind} hours" if self.runs or not self.lacking else ""
+        to_execute = f"{len(self.stale)} of {len(self.chosen)} notebooks to execute"
+        to_do = ", ".join(filter(None, [to_train, to_execute]))
+        lines += ["", f"{to_do}{left_out}{cost}, by {self.basis}"]
         return "\n".join(lines)
+
+    def _without_data(self) -> str:
+        """What the runs would cost that only the notebooks without data need."""
+        planned = distinct(self.profile, notebooks.tables_read(list(self.lacking)))
+        runs = dict(enumerate(run for run in planned if run not in set(self.runs.values())))
+        hours = sum(costs.estimate(self.profile, runs, []).seconds.values()) / 3600
+        return f" (their {len(runs)} runs would take about {hours:.1f} {'GPU' if self.profile.gpu else 'core'} hours)"
 
 
 def plan(profile: str, chosen: list[Path]) -> Batch:

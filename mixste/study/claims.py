@@ -307,12 +307,16 @@ def of_figures(profile: Profile) -> list[Evidence]:
         ("Figure 4", "limbs' error above the trunk's", 1, "mm", (), partial(against, of=mean(limbs))),
         ("4.3", "better than PoseFormer on every action", -1, "mm", one, actions),
     )
-    evidence = []
-    for where, claim, side, unit, peers, measured in claimed:
+    faults = {}  # by the peers compared with
+    for peers in {peers for *_, peers, _ in claimed}:
         names = ("MixSTE", *peers)
         reason, failed = untested([rows[name] for name in names], table.key, profile)
         if not reason and any(record.at_constant_level for name in names for record in done[name]):
             reason = report.AT_LEVEL
+        faults[peers] = reason, failed
+    evidence = []
+    for where, claim, side, unit, peers, measured in claimed:
+        names, (reason, failed) = ("MixSTE", *peers), faults[peers]
         differences = measured(*peers) if all(done[name] for name in names) else {}
         about = {"metric": "claim", "protocol": "exact", "runs": " ".join(one.id for n in names for one in done[n])}
         about |= {"seeds": min(len(done[name]) for name in names) if differences else 0}

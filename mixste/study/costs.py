@@ -9,7 +9,7 @@ import functools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,9 +30,14 @@ from mixste.train import AUTHORS
 
 RESULTS = PACKAGE.parent / "results"
 GPU = re.compile("NVIDIA|AMD Instinct|Radeon")  # in a device's name
-PEER_FRAMES = {"videopose3d": 243, "poseformer": 81}  # T of the peers in `speeds_file`
-# Of the networks in runs.csv. An operation of any other is taken to cost what MixSTE's do.
+SPEEDS = "h200.csv"  # in results/bench: of inference and training steps on a GPU
+PEER_FRAMES = {"videopose3d": 243, "poseformer": 81}  # T of the peers in `SPEEDS`
+# Of the networks in runs.csv. On a CPU, an operation of any other is taken to cost what MixSTE's do.
 NAMES = (MixSTE.name, *PEER_FRAMES, ConstantPose.name, FrameRegression.name)
+# Forward multiply-accumulates a second when a GPU trains a network that is in neither runs.csv nor study.csv: the
+# median of the later networks of Table 8 in study.csv, 6e12 to 27e12, which have no kernels of their own.
+UNMEASURED = 23e12
+MOST = 0.5  # Recorded seconds are those since a training was resumed: no more than this part of it is no measure.
 JOINTS = 17  # of the networks in runs.csv: those of HumanEva, two fewer, cost little less
 
 
@@ -59,7 +64,7 @@ class Estimate:
 
 
 def ledgers(gpu: bool, names: Iterable[str] = tuple(PROFILES)) -> list[Cost]:
-    """The trainings in these profiles' runs.csv, on a GPU or on a CPU core."""
+    """The trainings in these profiles' runs.csv, on a GPU or on a CPU core, for the most part at once."""
     costs = []
     for name in names:
         path, profile = RESULTS / name / "runs.csv", PROFILES[name]
@@ -67,7 +72,8 @@ def ledgers(gpu: bool, names: Iterable[str] = tuple(PROFILES)) -> list[Cost]:
         for line in () if lines is None else lines.itertuples():
             if pd.notna(getattr(line, "failed", None)):  # stopped before all of its poses
                 continue
-            if bool(GPU.search(line.device)) != gpu:
+            own = _own_seconds(line._asdict())
+            if bool(GPU.search(line.device)) != gpu or own is None:
                 continue
             if getattr(line, "steps", 0) > 0:
                 batch = max(1, math.ceil(line.poses / line.steps))  # references have no poses
@@ -75,10 +81,20 @@ def ledgers(gpu: bool, names: Iterable[str] = tuple(PROFILES)) -> list[Cost]:
                 batch = 32 if gpu and line.model == "poseformer" else profile.recipe().batch_frames
             recipe = replace(AUTHORS, batch_frames=batch)
             run = Run(Data("synthetic"), line.frames, line.poses, 0, line.model, _options(line.options), recipe)
-            sharing = getattr(line, "sharing", 1)  # no number in older lines, nor of a CPU core
-            seconds = np.array([line.training_seconds, line.testing_seconds]) / (sharing if sharing > 1 else 1)
-            costs.append(Cost(line.run, run, line.device, *seconds.tolist()))
+            costs.append(Cost(line.run, run, line.device, *own))
     return costs
+
+
+def _own_seconds(about: Mapping) -> tuple[float, float] | None:
+    """Seconds of training and testing, of a shared device an equal part; None if the most was before it was resumed.
+
+    about: a run's environment, or its line of runs.csv, which has no number of `sharing` for a CPU core, nor if old.
+    """
+    share = 1 - np.nan_to_num(about.get("resumed_at", 0.0))
+    sharing = np.fmax(1, about.get("sharing", 1))
+    if share <= MOST:
+        return None
+    return float(about["training_seconds"] / share / sharing), float(about["testing_seconds"] / sharing)
 
 
 def _options(text: str) -> tuple[tuple[str, int | bool], ...]:
@@ -92,11 +108,9 @@ def measured(runs: dict[str, Run], finished: Iterable[str], gpu: bool) -> list[C
     costs = []
     for name in finished:
         about = Finished(store.store() / name).environment
-        share = 1 - about.get("resumed_at", 0.0)
-        if share > 0.5 and bool(GPU.search(about["device"])) == gpu:
-            sharing = about.get("sharing", 1)
-            seconds = about["training_seconds"] / share / sharing, about["testing_seconds"] / sharing
-            costs.append(Cost(name, runs[name], about["device"], *seconds))
+        own = _own_seconds(about)
+        if bool(GPU.search(about["device"])) == gpu and own is not None:
+            costs.append(Cost(name, runs[name], about["device"], *own))
     return costs
 
 
@@ -106,7 +120,8 @@ def estimate(
     """What runs cost on the kind of device that the profile is for.
 
     A run that is listed in a runs.csv costs what that says, one of a kind whose speed was measured what
-    results/bench/study.csv says (with as many trainings at a time as are best), and any other what the fit says.
+    results/bench/study.csv says, and any other what the fit says. At these speeds, with as many trainings at a time as
+    are best, a start costs nothing: the others use the GPU meanwhile.
     Finished runs in the store tell how much faster or slower this machine is. recorded: trainings to estimate from,
     instead of those in runs.csv.
     """
@@ -118,7 +133,7 @@ def estimate(
 
     def cost_of(name: str, run: Run) -> float:
         evaluation = _testing(run) @ testing * (1 + run.points * run.test_curve)
-        at_speed = training[0] + _at_speed(run, "max") if profile.gpu and run.poses else math.nan
+        at_speed = _planned(run) if profile.gpu and run.poses else math.nan
         return listed.get(name) or evaluation + (_training(run) @ training if math.isnan(at_speed) else at_speed)
 
     seconds = {name: float(cost_of(name, run)) for name, run in runs.items()}
@@ -128,7 +143,11 @@ def estimate(
         seconds = {name: pace * value for name, value in seconds.items()}
         basis, where = local, "in the store"
     devices = ", ".join(sorted({cost.device for cost in basis}))
-    return Estimate(seconds, f"{len(basis)} trainings {where}, on {devices}")
+    speeds, first = RESULTS / "bench" / "study.csv", ""
+    if profile.gpu and not local and speeds.exists():
+        cards = ", ".join(pd.read_csv(speeds)["hardware"].unique())
+        first = f"the speeds in results/bench/study.csv ({cards}) and "
+    return Estimate(seconds, f"{first}{len(basis)} trainings {where}, on {devices}")
 
 
 def fit(recorded: list[Cost], gpu: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -181,11 +200,11 @@ def _testing(run: Run) -> np.ndarray:
 
 
 def _bench() -> list[tuple[Run, float]]:
-    """Trainings of the published networks at the speeds of `speeds_file`, with their seconds.
+    """Trainings of the published networks at the speeds of `SPEEDS`, with their seconds.
 
     Of MixSTE, training is measured; of the peers, inference, and a training step counts as three times that.
     """
-    table = pd.read_csv(speeds_file()).set_index(["what", "variant"])["frames_per_second"]
+    table = pd.read_csv(RESULTS / "bench" / SPEEDS).set_index(["what", "variant"])["frames_per_second"]
     paper = PROFILES["paper"]
     rows = [(paper.full(), ("training loop", "data, schedule, logging"), 1)]
     for name, frames in PEER_FRAMES.items():
@@ -198,12 +217,6 @@ def _bench() -> list[tuple[Run, float]]:
     ]
 
 
-def speeds_file() -> Path:
-    """The table of speeds in results/bench that was measured on a GPU: the newer one where there are two."""
-    names = ("h200", "h100")
-    return next(path for name in names if (path := RESULTS / "bench" / f"{name}.csv").exists())
-
-
 def alone(run: Run) -> float:
     """GPU seconds of a training that has the GPU of results/bench/study.csv to itself; nan for a kind not in there."""
     return _at_speed(run, "first")
@@ -213,6 +226,14 @@ def _at_speed(run: Run, of_kind: str) -> float:
     """Seconds of a training at the speed in results/bench/study.csv; nan for a kind not in there. of_kind: as below."""
     speeds = _speeds(RESULTS / "bench" / "study.csv", of_kind)
     return run.poses / speeds.get(tuple(kind(run).values()), math.nan)
+
+
+def _planned(run: Run) -> float:
+    """Seconds of a training on a GPU in a plan; nan if only the fit can tell them."""
+    seconds = _at_speed(run, "max")
+    if math.isnan(seconds) and run.network_class.name not in NAMES:
+        return run.poses * size(run.model, run.frames, run.options)[0] / UNMEASURED
+    return seconds
 
 
 def kind(run: Run) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Errors added to the keypoints of a clip, of six kinds and several levels: what notebooks 15 and 19 measure.
 
-Pixels refer to an image 1000 pixels wide. 25 frames are half a second at Human3.6M's frame rate.
+Pixels refer to an image 1000 pixels wide.
 """
 
 from collections.abc import Callable
@@ -28,19 +28,19 @@ def heavy_tails(clip: Clip, size: float, skeleton: Skeleton, rng: np.random.Gene
 
 
 def held(clip: Clip, share: float, skeleton: Skeleton, rng: np.random.Generator) -> Keypoints:
-    """A joint is lost for 25 frames and stays at its last position. share: of keypoints."""
-    return last_seen(clip.keypoints, stretches(clip.keypoints.shape[:2], share, rng))
+    """A joint is lost for half a second and stays at its last position. share: of keypoints."""
+    return last_seen(clip.keypoints, stretches(clip, clip.keypoints.shape[:2], share, rng))
 
 
 def to_the_centre(clip: Clip, share: float, skeleton: Skeleton, rng: np.random.Generator) -> Keypoints:
-    """A joint is lost for 25 frames and reported at the centre of the image. share: of keypoints."""
-    lost = stretches(clip.keypoints.shape[:2], share, rng)
+    """A joint is lost for half a second and reported at the centre of the image. share: of keypoints."""
+    lost = stretches(clip, clip.keypoints.shape[:2], share, rng)
     return np.where(lost[..., None], np.array(clip.resolution) / 2, clip.keypoints)
 
 
 def swapped(clip: Clip, share: float, skeleton: Skeleton, rng: np.random.Generator) -> Keypoints:
-    """Left and right of the whole body are swapped for 25 frames. share: of frames."""
-    turned = stretches((len(clip), 1, 1), share, rng)
+    """Left and right of the whole body are swapped for half a second. share: of frames."""
+    turned = stretches(clip, (len(clip), 1, 1), share, rng)
     return np.where(turned, clip.keypoints[:, skeleton.mirror], clip.keypoints)
 
 
@@ -79,10 +79,9 @@ def named(kind: str, level: float) -> str:
     return f"{kind}, {KINDS[kind][2].format(level)}" if level else "as detected"
 
 
-def stretches(
-    shape: tuple[int, ...], share: float, rng: np.random.Generator, length: int = 25
-) -> Bool[np.ndarray, "..."]:
-    """A mask over (frames, …), true in stretches of `length` frames that cover about `share` of it and may overlap."""
+def stretches(clip: Clip, shape: tuple[int, ...], share: float, rng: np.random.Generator) -> Bool[np.ndarray, "..."]:
+    """A mask over (frames, …), true in stretches of half a second that cover about `share` of it and may overlap."""
+    length = max(1, round(clip.fps / 2))
     # A frame is free of them when none begins in it or in the length − 1 frames before.
     starts = rng.random((shape[0] + length - 1, *shape[1:])) < 1 - (1 - share) ** (1 / length)
     return np.lib.stride_tricks.sliding_window_view(starts, length, axis=0).any(axis=-1)

@@ -72,7 +72,8 @@ def _in_workers(chosen: list[Path], profile: str, train: bool, jobs: int) -> Ite
     if jobs < 2:
         yield from ((path, partial(_make, path, profile, train)) for path in chosen)
         return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), trainer.start_worker, (os.getpid(),)) as pool:
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (os.getpid(), threads)) as pool:
         try:
             waiting = {pool.submit(_make, path, profile, train): path for path in chosen}
             for done in as_completed(waiting):
@@ -84,6 +85,12 @@ def _in_workers(chosen: list[Path], profile: str, train: bool, jobs: int) -> Ite
             raise
 
 
+def _start_worker(parent: int, threads: int) -> None:
+    """Begin a process that executes notebooks. threads: of its kernels, unless the user has set OMP_NUM_THREADS."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    trainer.start_worker(parent)
+
+
 def _make(path: Path, profile: str, train: bool) -> str:
     """Execute a notebook if it is out of date. Returns what to say of it after its name; raises as `execute` does."""
     began = time.monotonic()
@@ -92,8 +99,8 @@ def _make(path: Path, profile: str, train: bool) -> str:
         if not damage and fresh(path, profile, train):
             return ": up to date"
         wanted = distinct(profile_of(profile), tables_read([path]))
-        if not damage and not train and wanted and not records.find(wanted, profile):
-            return ": there is no record of any of its runs"
+        if not damage and not train and wanted and not any(run.poses for run in records.find(wanted, profile)):
+            return ": there is no record of any of its trainings"
         execute(path, profile, train)
     again = f": no longer as written, and made again: {', '.join(damage)}" if damage else ""
     return f"{again} … {time.monotonic() - began:.0f} s"

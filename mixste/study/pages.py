@@ -1,6 +1,8 @@
 """The pages of results: results/README.md, and runs.csv, which says where each run was made."""
 
+import re
 from collections.abc import Collection, Iterable
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -8,14 +10,43 @@ import pandas as pd
 from mixste import evaluate
 from mixste.io.files import replacing
 from mixste.study import records, store, tidy
-from mixste.study.profiles import PROFILES
+from mixste.study.profiles import PROFILES, Profile
 from mixste.study.records import Record
 from mixste.study.run import Run
-from mixste.study.tables import TABLES, distinct, of_csv
-from mixste.study.tidy import failed_runs, files, over, read, replaced, with_intervals, without_value
+from mixste.study.tables import CONSTANT, REGRESSION, TABLES, distinct, of_csv, runs_of
+from mixste.study.tidy import files, interval_text, over, read, replaced, without_value
+from mixste.train import AUTHORS, Recipe
 
-# The published page is short: of these tables it has the averages of the MPJPE, and of the others links.
+# The published page is short: of these tables it has the averages, and of the others links.
 MAIN = ("02_table1", "03_table2", "06_table5_components")
+HEAD = """# Results
+{where}
+This page is generated from the tables in the folders beside it. Each number is an average with its
+95 % interval. Above each table stands what its intervals are over:
+
+- *8 people, 3 seeds*: other trainings, tested on other people.
+- *8 people, these networks*: the same networks, tested on other people. There is one seed, and how much
+  trainings differ is unknown.
+- *12 takes of one person, 3 seeds*: other trainings, tested on other takes of this person.
+- *these people, 3 seeds*: other trainings, tested on the same people, of a benchmark or only two.
+- *no intervals*: one training, tested on the people of a benchmark or on only two.
+- *takes and seeds, by bootstrap*: an older table, whose intervals are too narrow for few seeds or people.
+
+*paper* is what the paper prints for the metric to its left. *1 of 5* seeds: the others are not trained yet, or failed,
+as a note then says. Differences are on the same takes. Trainings of different rows are not paired, even with the same
+seed.
+{effort}
+Only profile `paper` is comparable with the paper: in the others, compare the pattern of the columns *paper*,
+not their level. They count each frame once; the authors' protocol also counts padding and overlaps.
+"""
+WHERE = """
+The main tables of the study. `make docs` builds its site, which has a page for each table and figure, with
+the runs behind it. All published tables, figures and executed notebooks are listed below, by profile.
+"""
+EFFORT = """
+Below each table stands what one training takes: supervised poses, steps, multiply-accumulates of the forward
+pass for each supervised pose, and, on a GPU, seconds of a training that has the GPU to itself.
+"""
 
 # The parts of a run's environment that are in runs.csv.
 ENVIRONMENT = (
@@ -32,39 +63,9 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
     study is left out too, and a line is printed. Returns the text.
     """
     published = root == store.ROOT
-    effort_is = [
-        "Below each table stands what one training takes: supervised poses, steps, multiply-accumulates of the forward",
-        "pass for each supervised pose, and, on a GPU, seconds of a training that has the GPU to itself.",
-        "",
-    ]
-    where = [
-        "The main tables of the study. `make docs` builds its site, which has a page for each table and figure, with",
-        "the runs behind it. All published tables, figures and executed notebooks are listed below, by profile.",
-        "",
-    ]
-    lines = [
-        "# Results",
-        "",
-        *(where if published else ()),
-        "This page is generated from the tables in the folders beside it. Each number is an average with its",
-        "95 % interval. Above each table stands what its intervals are over:",
-        "",
-        "- *8 people, 3 seeds*: other trainings, tested on other people.",
-        "- *8 people, these networks*: the same networks, tested on other people. There is one seed, and how much",
-        "  trainings differ is unknown.",
-        "- *12 takes of one person, 3 seeds*: other trainings, tested on other takes of this person.",
-        "- *these people, 3 seeds*: other trainings, tested on the same people, of a benchmark or only two.",
-        "- *no intervals*: one training, tested on the people of a benchmark or on only two.",
-        "- *takes and seeds, by bootstrap*: an older table, whose intervals are too narrow for few seeds or people.",
-        "",
-        "Differences are on the same takes. Trainings of different rows are not paired, even with the same seed.",
-        "",
-        *(() if published else effort_is),
-        "Only profile `paper` is comparable with the paper: in the others, compare the pattern of the column *paper*,",
-        "not its level. They count each frame once; the authors' protocol also counts padding and overlaps.",
-    ]
-    for name, profile in PROFILES.items():
-        tables = {}
+    sections, names = [], []
+    for name in by_size():
+        profile, tables = PROFILES[name], {}
         for path in files(name, root):
             try:
                 if path not in but:
@@ -73,66 +74,191 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
                 print(f"{store.shown(path)} is left out of results/README.md: {error}", flush=True)
         if not tables.keys() - {root / "results" / name / "01_architecture.csv"}:
             continue
-        ledger_lines = ledger(name, root, tables)
-        of_networks = [table for table in tables.values() if (table["runs"] != "").any()]  # not the card of the data
-        earlier = dict.fromkeys(map(replaced, of_networks or tables.values()))  # "" for tables of the profile as it is
-        title = (
-            profile.title
-            if "" in earlier
-            else f"an earlier version: {'; '.join(earlier)}, not comparable with the paper"
-        )
-        longest = pd.to_numeric(ledger_lines["poses"]).max()
-        planned_lengths = {run.poses for table in TABLES.values() for row in table.rows(profile) for run in row.runs}
-        if not published and longest < profile.poses and longest not in planned_lengths:  # with MIXSTE_POSES
-            title += f", CUT SHORT to at most {longest:g} poses of training"
-        lines += [
-            "",
-            f"## Profile `{name}`: {title}",
-            "",
-            f"Averages are over {profile.average if '' in earlier else 'actions'}.",
-            f"They are from {len(ledger_lines)} runs, listed in [runs.csv]({name}/runs.csv).",
-        ]
-        lines += [_redrawn(name, list(ledger_lines["run"]))] if published else []
-        if "" not in earlier:
-            lines += ["The settings of the profile as it is now are in `mixste/study/profiles.py`."]
-        else:
-            lines += [profile.departures]
-        if published and (progress := so_far(distinct(profile), name)):
-            lines += [f"The profile as it is now: {progress}."]
-        for path, whole in tables.items():
-            if path.stem == "01_architecture" or (published and path.stem not in MAIN):  # 01 repeats those of Table 1
-                continue
-            of_runs = (whole["runs"] != "") | without_value(whole)
-            metrics = ["MPJPE"] if published else list(evaluate.UNITS)
-            table = whole[(whole["column"] == "Avg.") & whole["metric"].isin(metrics) & of_runs]
-            if len(table):
-                planned = of_csv(path.stem)
-                lines += [
-                    "",
-                    f"### [{path.stem}]({name}/{path.name})" + (f": {planned.title}" if planned else ""),
-                    "",
-                    *([f"*An earlier version: {replaced(table)}*", ""] if replaced(table) else []),
-                    *([f"*{over(table)}*", ""] if over(table) else []),
-                    markdown(with_intervals(table, notes=False).reset_index()),
-                    *([] if published else effort(table)),
-                    *[f"\n*{row}*: {note}." for row, note in notes_of(table)],
-                ]
-                # Rows added to the table since the file was written.
-                new = [
-                    row.label
-                    for row in (planned.rows(profile) if planned and not replaced(table) else ())
-                    if row.label not in set(table["row"])
-                ]
-                lines += [f"\nNot trained yet: {'; '.join(new)}."] if new else []
-                missing = [] if published else _missing(name, path.stem, whole)
-                lines += (
-                    [f"\nRows of the published table that are missing here: {'; '.join(missing)}."] if missing else []
-                )
-        lines += _listed(name, list(tables)) if published else []
-    text = "\n".join(lines) + "\n"
+        names.append(name)
+        lines = ledger(name, root, tables)
+        poses = pd.to_numeric(lines["poses"]).max()
+        for earlier, of_version in _versions(tables).items():
+            sections += _section(profile, earlier, of_version, root, poses)
+    head = HEAD.format(where=WHERE if published else "", effort="" if published else EFFORT)
+    text = "\n".join([head.rstrip("\n"), *(_compute(names) if published else ()), *sections]) + "\n"
     with replacing(root / "results" / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
+
+
+def by_size() -> list[str]:
+    """The names of the profiles: those on the paper's data first, then those of its sizes, then those of small ones."""
+    return sorted(PROFILES, key=lambda name: (not PROFILES[name].comparable, not PROFILES[name].gpu))
+
+
+def _versions(tables: dict[Path, pd.DataFrame]) -> dict[str, dict[Path, pd.DataFrame]]:
+    """The tables by what those of an earlier version were made with; "" stands for the profile as it is, and first.
+
+    If no table of networks is of the profile as it is, such as the card of its data, all stand together.
+    """
+    versions: dict[str, dict[Path, pd.DataFrame]] = {"": {}}
+    for path, table in tables.items():
+        versions.setdefault(replaced(table), {})[path] = table
+    if len(versions) > 1 and not any((table["runs"] != "").any() for table in versions[""].values()):
+        last = list(versions)[-1]
+        versions[last] = versions.pop("") | versions[last]
+    return {earlier: of_version for earlier, of_version in versions.items() if of_version}
+
+
+def _section(profile: Profile, earlier: str, tables: dict[Path, pd.DataFrame], root: Path, poses: float) -> list[str]:
+    """The lines on the tables of a profile, or of an earlier version of it. poses: of its longest training."""
+    published = root == store.ROOT
+    title = f"an earlier version: {earlier}, not comparable with the paper" if earlier else profile.title
+    planned = {run.poses for table in TABLES.values() for run in runs_of(table.rows(profile))}
+    if not published and poses < profile.poses and poses not in planned:  # with MIXSTE_POSES
+        title += f", CUT SHORT to at most {poses:g} poses of training"
+    runs = {run for table in tables.values() for run in tidy.run_ids(table)}
+    lines = ["", f"## Profile `{profile.name}`: {title}", ""]
+    lines += [f"Averages are over {'actions' if earlier else profile.average}."]
+    lines += [f"They are from {len(runs)} runs, listed in [runs.csv]({profile.name}/runs.csv)."]
+    lines += [_redrawn(profile.name, runs)] if published else []
+    now = "The settings of the profile as it is now are in `mixste/study/profiles.py`."
+    lines += [now if earlier else profile.departures]
+    for path, whole in tables.items():
+        if path.stem == "01_architecture" or (published and path.stem not in MAIN):  # 01 repeats those of Table 1
+            continue
+        of_runs = (whole["runs"] != "") | without_value(whole)
+        table = whole[(whole["column"] == "Avg.") & whole["metric"].isin(evaluate.UNITS) & of_runs]
+        if table.empty:
+            continue
+        title = f": {of_csv(path.stem).title}" if of_csv(path.stem) else ""
+        lines += ["", f"### [{path.stem}]({profile.name}/{path.name}){title}", ""]
+        lines += [f"*An earlier version: {earlier}.*", ""] if earlier else []
+        lines += ["\n\n".join(averages(table, costs=not published))]
+        new = lacking(profile.name, path.stem, table)
+        lines += [f"\nNot trained yet: {'; '.join(new)}."] if new else []
+        missing = [] if published else _missing(profile.name, path.stem, whole)
+        lines += [f"\nRows of the published table that are missing here: {'; '.join(missing)}."] if missing else []
+    for path, table in tables.items():
+        if path.stem == "14_claims" and not earlier:
+            lines += ["", f"### [{path.stem}]({profile.name}/{path.name}): verdicts on the paper's claims", ""]
+            lines += [verdicts(table)]
+    return lines + (_listed(profile.name, list(tables)) if published else [])
+
+
+def averages(table: pd.DataFrame, costs: bool = True) -> list[str]:
+    """Parts of a page that show averages: a line a row, and a column a metric with its unit; what must be said of them.
+
+    The values with the paper's beside them and how many seeds they are from; the differences; what a training takes, if
+    `costs`; the notes. Rows that are not trained yet are left out, see `lacking`.
+    """
+    table = table[~tidy.not_trained(table)]
+    own, differences = table[table["against"] == ""], table[table["against"] != ""]
+    parts = [f"*{over(table)}*", _by_metric(own)] if over(table) else [_by_metric(own)]
+    if len(differences):
+        parts += [f"Differences{f', *{over(differences)}*' if differences['low'].notna().any() else ''}:"]
+        parts += [_by_metric(differences)]
+    parts += ["\n".join(effort(table))] if costs else []
+    notes: dict[str, list[str]] = {}
+    for row, note in notes_of(table):
+        notes.setdefault(note, []).append(row)
+    parts += [" ".join(f"*{'; '.join(rows)}*: {note}." for note, rows in notes.items())]
+    return [part for part in parts if part]
+
+
+def _by_metric(table: pd.DataFrame) -> str:
+    """Averages, or differences, as Markdown: a line a row, a column a metric, without the columns that are empty."""
+    metrics = dict.fromkeys(zip(table["metric"], table["unit"], strict=True))
+    digits = {unit: 2 if unit == "mm/frame" else 1 for _, unit in metrics}
+    columns: dict[object, list[str]] = {"row": [], "to": []}
+    columns |= {(*metric, kind): [] for metric in metrics for kind in ("value", "paper")} | {"seeds": []}
+    for (row, against), lines in table.groupby(["row", "against"], sort=False):
+        of_metric = {line.metric: line for line in lines.itertuples()}
+        columns["row"].append(row)
+        columns["to"].append(against)
+        for metric, unit in metrics:
+            line, sign = of_metric.get(metric), "+" if against else ""
+            text = "" if line is None else interval_text(line, f"{sign}.{digits[unit]}f")
+            printed = "" if line is None or pd.isna(line.printed) or against else f"{line.printed:.1f}"
+            columns[metric, unit, "value"].append(text)
+            columns[metric, unit, "paper"].append(printed)
+        first = next(lines.itertuples())
+        columns["seeds"].append("" if against or row in (CONSTANT, REGRESSION) else tidy.seeds_of(first))
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    heads = [
+        name if isinstance(name, str) else "paper" if name[2] == "paper" else f"{name[0]}, {name[1]}" for name in shown
+    ]
+    return markdown(pd.DataFrame(list(zip(*shown.values(), strict=True)), columns=heads))
+
+
+def verdicts(claims: pd.DataFrame) -> str:
+    """How many of the claims have each verdict, and which, as Markdown. claims: table 14_claims."""
+    kinds: dict[str, list[int]] = {}
+    for row, note in zip(claims["row"], claims["note"], strict=True):
+        kinds.setdefault(verdict(note), []).append(int(row.partition(".")[0]))
+    lines = [
+        {"verdict": kind, "claims": len(rows), "which": _ranges(rows) if len(kinds) > 1 else "all"}
+        for kind, rows in sorted(kinds.items())
+    ]
+    return markdown(pd.DataFrame(lines))
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Rising numbers in short, as "1–3, 7"."""
+    ends: list[list[int]] = []
+    for number in numbers:
+        if ends and number == ends[-1][1] + 1:
+            ends[-1][1] = number
+        else:
+            ends.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in ends)
+
+
+def verdict(note: str) -> str:
+    """A verdict on a claim with its reason, without the name of the difference that decides it."""
+    return re.sub(r" \([^()]*\)$", "", note)
+
+
+def lacking(profile: str, stem: str, table: pd.DataFrame) -> list[str]:
+    """The rows of a table of the study that are not trained yet; none of a table of an earlier version."""
+    if replaced(table):
+        return []
+    planned = of_csv(stem).rows(PROFILES[profile]) if of_csv(stem) else []
+    rows = dict.fromkeys(table.loc[tidy.not_trained(table), "row"])
+    return list(
+        rows | dict.fromkeys(row.label for row in planned if row.trained and row.label not in set(table["row"]))
+    )
+
+
+def every_run(profile: str) -> pd.DataFrame:
+    """The lines of the published runs.csv, and the same of the published records that are of no published table."""
+    ledger = pd.read_csv(store.ROOT / "results" / profile / "runs.csv", dtype=str, keep_default_na=False)
+    others = sorted(path for path in records.folder(profile).glob("*.json") if path.stem not in set(ledger["run"]))
+    lines = [{"run": record.id} | line_of(record) for record in map(records.read, others)]
+    return pd.concat([ledger, pd.DataFrame(lines, dtype=object)], ignore_index=True).fillna("").astype(str)
+
+
+def seconds(runs: pd.DataFrame) -> pd.Series:
+    """Of lines of runs.csv, the seconds of each training.
+
+    Where several share a GPU, it has its part of the GPU's; those of one that was resumed are extrapolated.
+    """
+    numbers = (
+        runs.reindex(columns=["training_seconds", "sharing", "resumed_at"])
+        .apply(pd.to_numeric)
+        .fillna(0.0)
+        .astype(float)
+    )
+    return numbers["training_seconds"] / numbers["sharing"].clip(lower=1) / (1 - numbers["resumed_at"])
+
+
+def _compute(profiles: list[str]) -> list[str]:
+    """A table of the trainings of each profile: how many, how many failed, their hours, and on what."""
+    lines = []
+    for profile in profiles:
+        runs = every_run(profile)
+        trained = runs[pd.to_numeric(runs["poses"]).fillna(0) > 0]
+        now, planned = _trained(distinct(PROFILES[profile]), profile)
+        line = {"profile": f"`{profile}`", "of its plan": f"{now} of {planned}", "trainings in all": len(trained)}
+        line |= {"failed": (trained["failed"] != "").sum(), "hours": f"{seconds(trained).sum() / 3600:.1f}"}
+        lines.append(line | {"on": ", ".join(sorted(set(trained["device"]) - {""}))})
+    about = "Trainings: of the plan of each profile, and in all, with earlier versions; hours of a GPU or a CPU core."
+    return ["", about, "", markdown(pd.DataFrame(lines))] if lines else []
 
 
 def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
@@ -148,7 +274,7 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
         old = {}
     named: dict[str, list[str]] = {}  # a notebook may have several tables, and is named once
     for file, content in tables.items():
-        for run in (*" ".join(content["runs"]).split(), *failed_runs(content)):
+        for run in tidy.run_ids(content):
             if file.stem[:2] not in named.setdefault(run, []):
                 named[run].append(file.stem[:2])
     lines = []
@@ -165,6 +291,7 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
         "keypoints",
         "poses",
         "learning_rate",
+        "recipe",
         "seed",
         *ENVIRONMENT,
         "failed",
@@ -177,21 +304,22 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
 
 def so_far(runs: Iterable[Run], profile: str) -> str:
     """As "3 of 175 trainings so far", by the records of these runs; empty where there are none, or all of them."""
+    made, planned = _trained(runs, profile)
+    return f"{made} of {planned} trainings so far" if 0 < made < planned else ""
+
+
+def _trained(runs: Iterable[Run], profile: str) -> tuple[int, int]:
+    """How many of these runs have records, and how many there are; references, which are not trained, do not count."""
     trained = [run for run in runs if run.poses]
-    made = len(records.find(trained, profile))
-    return f"{made} of {len(trained)} trainings so far" if 0 < made < len(trained) else ""
+    return len(records.find(trained, profile)), len(trained)
 
 
 def _listed(profile: str, tables: list[Path]) -> list[str]:
-    """Links to the tables of a profile, to its figures and to its executed notebooks."""
+    """Links to these tables of a profile, to its figures and to its executed notebooks."""
     own = f"{profile}/notebooks"
     executed = own if (store.ROOT / "results" / own).exists() else "../notebooks"
     links = ", ".join(f"[{path.stem}]({profile}/{path.name})" for path in tables)
-    return [
-        "",
-        f"All tables of `{profile}`: {links}.",
-        f"[Figures](../figures/{profile}), [executed notebooks]({executed}).",
-    ]
+    return ["", f"All its tables: {links}.", f"[Figures](../figures/{profile}), [executed notebooks]({executed})."]
 
 
 def _missing(profile: str, name: str, table: pd.DataFrame) -> list[str]:
@@ -204,7 +332,7 @@ def _missing(profile: str, name: str, table: pd.DataFrame) -> list[str]:
     return [row for row in dict.fromkeys(published["row"]) if row not in rows]
 
 
-def _redrawn(profile: str, runs: list[str]) -> str:
+def _redrawn(profile: str, runs: Collection[str]) -> str:
     """A sentence on whether the published tables of a profile can be redrawn without training."""
     lacking = sum(not (records.folder(profile) / f"{run}.json").exists() for run in runs)
     kept = f"Their [records]({profile}/records) redraw tables and figures without training: "
@@ -222,9 +350,19 @@ def line_of(record: Record) -> dict[str, object]:
         "options": " ".join(f"{name}={value}" for name, value in options),
         "keypoints": run.data.keypoints,
         "learning_rate": f"{run.recipe.learning_rate:.3g}",
+        "recipe": _departures(run.recipe),
         **{name: _shown(about[name], 3 if name == "resumed_at" else 1) for name in ENVIRONMENT if name in about},
         "failed": record.failed,
     }
+
+
+def _departures(recipe: Recipe) -> str:
+    """The settings in which a recipe differs from the authors', as "optimizer=muon drop_path=0.0"; not the rate."""
+    names = [field.name for field in fields(recipe) if field.name != "learning_rate"]
+    changed = {name: getattr(recipe, name) for name in names if getattr(recipe, name) != getattr(AUTHORS, name)}
+    if "loss" in changed:
+        changed["loss"] = "+".join(name if weight == 1 else f"{weight:g}*{name}" for name, weight in recipe.loss)
+    return " ".join(f"{name}={value}" for name, value in changed.items())
 
 
 def _shown(value, digits: int):
@@ -242,9 +380,9 @@ def effort(table: pd.DataFrame) -> list[str]:
 
 
 def notes_of(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """(row, note), each once."""
-    notes = table.loc[(table["note"] != "") & (table["against"] == ""), ["row", "note"]]
-    return list(dict.fromkeys(notes.itertuples(index=False, name=None)))
+    """(row, note), each once, without what is not trained yet."""
+    notes = table.loc[table["against"] == "", ["row", "note"]].itertuples(index=False, name=None)
+    return list(dict.fromkeys((row, tidy.remark(note)) for row, note in notes if tidy.remark(note)))
 
 
 def markdown(table: pd.DataFrame) -> str:

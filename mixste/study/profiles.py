@@ -224,7 +224,11 @@ def _smoke(
         # 50,000, all end between 53 and 65 mm.
         poses=54_000,
         seeds=(0,),
-        lengths={"paper_vs_code": 1 / 3, "limits": 1 / 3, "more_people": 2 / 3, "leaders": 1 / 3},
+        lengths={
+            **dict.fromkeys(("table3", "table4", "table7"), 3 / 5),
+            **dict.fromkeys(("paper_vs_code", "limits", "leaders"), 1 / 3),
+            "more_people": 2 / 3,
+        },
         sweep=Sweep(("mixste-81",), (4e-3, 8e-3, 1.6e-2), length=1 / 4),
         leaders=("detected",),  # at this length, three of the six are trainings of other tables
         leaders_sweep=Sweep(_LATER, (4e-3, 8e-3), length=1 / 18),
@@ -313,7 +317,7 @@ PROFILES = {
         humaneva=_OPEN_HUMANEVA,
         mpi_inf_3dhp=Data("open-people", **_DHP),
         **_PUBLISHED_SIZES,
-        # For the networks of Tables 1, 2 and 5, the poses of 300 seconds of an H200 at the speeds in
+        # For the networks of Tables 1, 2, 5 and 8, the poses of 300 seconds of an H200 at the speeds in
         # results/bench/study.csv. The rate is the best of those that table `rates` has records of, for each of them.
         poses=24_600_000,
         seeds=(0, 1, 2),
@@ -324,11 +328,9 @@ PROFILES = {
             "videopose3d": Training(36_000_000, seeds=FIVE),
             "poseformer": Training(6_600_000, batch_frames=256, seeds=FIVE),
             "poseformer-43": Training(3_600_000, batch_frames=256, seeds=FIVE),
-            # ESTIMATES, until their speeds are in results/bench/study.csv: 12e12 multiply-accumulates a second, as of
-            # MixSTE where it has no kernels of its own, which is then twice as fast as the reference in that file.
-            "dstformer": Training(4_800_000),
-            "motionagformer": Training(15_600_000),
-            "ktpformer": Training(5_800_000),
+            "dstformer": Training(10_700_000),
+            "motionagformer": Training(7_700_000),
+            "ktpformer": Training(11_100_000),
         },
         lengths={
             **dict.fromkeys(("table3", "table4"), 1 / 3),

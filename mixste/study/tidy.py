@@ -120,6 +120,29 @@ def failed_runs(table: pd.DataFrame) -> list[str]:
     return re.findall(rf"run (\S+) {FAILED}: ", "\n".join(table["note"]))
 
 
+def seeds_of(line) -> str:
+    """How many seeds a line of a table has a value from: "3", or, if some failed or are not trained yet, "1 of 3"."""
+    planned = re.search(rf"{NOT_TRAINED}: \d+ of (\d+) seeds", line.note) or re.search(
+        rf"\d+ of (\d+) seeds, run \S+ {FAILED}", line.note
+    )
+    return f"{line.seeds} of {planned[1]}" if planned else str(line.seeds)
+
+
+def remark(note: str) -> str:
+    """A note without the part that says how many seeds are not trained yet, which `seeds_of` gives."""
+    return "; ".join(part for part in note.split("; ") if part and not part.startswith(NOT_TRAINED))
+
+
+def not_trained(table: pd.DataFrame) -> pd.Series:
+    """Which lines are of rows that have no value because they are not trained yet."""
+    return without_value(table) & table["note"].str.contains(NOT_TRAINED)
+
+
+def run_ids(table: pd.DataFrame) -> list[str]:
+    """The ids of the runs behind a table, with those that failed; several times where several values name them."""
+    return [*" ".join(table["runs"]).split(), *failed_runs(table)]
+
+
 def why_without(note: str) -> str:
     """The text shown instead of a missing value; none for a claim, whose verdict says it."""
     if note.startswith(NOT_TESTED):
@@ -220,11 +243,11 @@ def short(action: str) -> str:
     return heads.get(action, action)
 
 
-def with_intervals(table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     """Averages with their intervals and what the paper prints, one line a row; differences to the row compared with.
 
-    What the intervals are over stands in the corner, as the name of the columns. notes: with what must be said of the
-    rows, if there is anything.
+    What the intervals are over stands in the corner, as the name of the columns. The last column has the notes on the
+    rows, if there are any.
     """
     own = table[(table["column"] == "Avg.") & (table["against"] == "")]
     diff = table[(table["column"] == "Avg.") & (table["against"] != "")].set_index(["row", "metric"])
@@ -239,7 +262,7 @@ def with_intervals(table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
             d = diff.loc[(value.row, value.metric)]
             line |= {"difference": interval_text(d, "+.1f"), "to": d.against}
         line |= {"paper": _one(value.printed)}
-        line |= {"note": value.note} if notes and own["note"].any() else {}
+        line |= {"note": value.note} if own["note"].any() else {}
         lines.append(line)
     shown = pd.DataFrame(lines).fillna("").set_index(["row", "metric"])
     return shown.rename_axis(columns=over(table[table["column"] == "Avg."]))

@@ -25,7 +25,7 @@ from torch import nn
 
 from mixste.io import DataError
 from mixste.io.files import replacing
-from mixste.io.guard import guarded
+from mixste.io.guard import guarded, read_json
 from mixste.io.weights import digest_of
 from mixste.predict import predict
 from mixste.skeleton import human36m, mirrored
@@ -52,30 +52,45 @@ class Bands:
         """The radius around each joint, metres; 0 for the hip."""
         return np.array(self.quantile) * _scale(np.array(self.spread), disagreement)
 
+    def validity(self) -> str:
+        """What the bands mean, and what they are not valid for, in a sentence."""
+        videos = "" if "mediapipe" in self.keypoints else "those of MediaPipe, as of videos, "
+        return (
+            f"bands: in {100 * COVERAGE:.0f} % of cases the true joint, relative to the hip, is within that radius, "
+            f"for adults and keypoints like those of the calibration, from a simulated {' or '.join(self.keypoints)}; "
+            f"not for {videos}those that are filled in or swapped, nor for the path"
+        )
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibration of weights: their ranges, and `bands`, None where errors were not calibrated."""
+    """The calibration of weights: their ranges, and `bands`, None where errors were not calibrated.
+
+    note: a sentence on a file that was ignored.
+    """
 
     ranges: Ranges = USUAL
     bands: Bands | None = None
+    note: str = ""
 
     @classmethod
     def of(cls, model: nn.Module) -> "Calibration":
-        """The calibration in the file beside the network's weights; the default if there is none, or for other weights.
+        """The calibration in the file beside the network's weights; the default if there is none.
 
-        Raises DataError for a file that holds something else.
+        A file that does not name these weights is ignored, which the note says. Raises DataError for one that names
+        them and holds something else.
         """
         weights = getattr(model, "file", None)
         path = weights and weights.with_suffix(".json")
         if path is None or not path.is_file():
             return cls()
+        try:
+            content = read_json(path)
+        except DataError:
+            content = None
+        if not isinstance(content, dict) or content.get("weights") != digest_of(weights):
+            return cls(note=f"{path.name} beside the weights is ignored: it is not their calibration")
         with guarded(path, "the calibration of weights"):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise DataError(f"expected ranges and bands, found {content!r:.50}")
-            if content.get("weights") != digest_of(weights):
-                return cls()
             ranges, bands = content.get("ranges"), content.get("bands")
             try:
                 ranges = Ranges(**{name: float(value) for name, value in ranges.items()}) if ranges else USUAL

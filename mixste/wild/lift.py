@@ -12,14 +12,14 @@ from torch import nn
 from tqdm import tqdm
 
 from mixste.accel import accelerate
-from mixste.data.readers.detections import Detections, fill_gaps, follow, to_human36m
+from mixste.data.readers.detections import Detections, fill_gaps, follow, side, to_human36m
 from mixste.data.readers.formats import READERS, read
 from mixste.data.readers.structures import is_clip
 from mixste.io import DataError
 from mixste.io.guard import guarded
 from mixste.predict import predict
 from mixste.skeleton import human36m, layouts_of
-from mixste.wild.calibration import COVERAGE, Calibration, both_ways
+from mixste.wild.calibration import Calibration, both_ways
 from mixste.wild.motion import c3d, write_c3d, write_glb, write_trc
 from mixste.wild.outputs import MAX_FRAMES, WRITERS, Lifted
 from mixste.wild.quality import on_screen
@@ -40,10 +40,8 @@ FPS = 30.0  # if a file has no frame rate
 FPS_RANGE = (0.01, 10_000.0)
 FARTHEST = 1000  # image sizes from the origin; no detector puts a point farther away
 FOCAL = 1.15  # longer sides of the image, if the focal length is unknown: 47° across, as phones and many cameras see
-BANDS = (
-    f"bands: in {100 * COVERAGE:.0f} % of cases the true joint, relative to the hip, is within that radius, for adults "
-    "and detectors like those of the calibration; not where keypoints are filled in or swapped, nor for the path"
-)
+OTHERS = "--person picks another, --person all lifts each"
+LEFT_OUT = "people in view for less than a tenth of the clip are left out"
 FOCAL_RANGE = (0.2, 50.0)  # longer sides of the image: 136° to 1° across
 
 
@@ -77,7 +75,7 @@ def _calibration(model: nn.Module, bands: bool) -> Calibration:
     if bands and calibration.bands is None:
         raise DataError(
             f"expected weights with calibrated errors for the bands, found none beside {model.file or 'the network'}: "
-            "see tools/calibrate.py"
+            f"{calibration.note and calibration.note + '; '}see tools/calibrate.py"
         )
     return calibration
 
@@ -96,8 +94,8 @@ def check_layout(model: nn.Module) -> None:
         )
 
 
-def _keypoints(detections: Detections, fps: float | None, person: int) -> dict:
-    """The fields of `Lifted`, except the poses, for one person of a clip."""
+def _keypoints(detections: Detections, fps: float | None, person: int, others: str = OTHERS) -> dict:
+    """The fields of `Lifted`, except the poses, for one person of a clip; others: a note on the others, if any."""
     notes = list(detections.notes)
     fps = detections.fps if fps is None else fps
     if fps is None:
@@ -115,12 +113,9 @@ def _keypoints(detections: Detections, fps: float | None, person: int) -> dict:
             f"pixels, found one at {np.nanmax(np.abs(points[frame])):g} in frame {frame}"
         )
     if people > 1:
-        middle = np.nanmedian(points[..., 0]) / detections.resolution[0]
-        where = "on the left" if middle < 1 / 3 else "in the middle" if middle < 2 / 3 else "on the right"
-        notes.append(
-            f"lifted person {person} of {people}, {where} of the image, numbered from 0 by size and time in view; "
-            "--person picks another, --person all lifts each"
-        )
+        where = side(points, detections.resolution[0])
+        numbered = f"person {person} of {people}, {where} of the image, numbered from 0 by size and time in view"
+        notes.append("; ".join(filter(None, (f"lifted {numbered}", others))))
 
     detected = np.isfinite(to_human36m(points, detections.names)[..., 0])  # (frames, 17)
     limit = round(SHORT_GAP * fps)
@@ -201,8 +196,9 @@ def _lifted(about: dict, model: nn.Module, flip: bool, calibration: Calibration,
             raise DataError(f"{about['name']}: {error}") from None
     poses -= poses[:, [human36m.root]]
     unit = "" if model.metres else "poses are in screen units, not in metres, as the authors of these weights have it"
+    valid = calibration.bands.validity() if bands else ""
     about |= {"poses": poses, "ranges": calibration.ranges}
-    return Lifted(**about | {"notes": (*about["notes"], *filter(None, (note, unit, BANDS if bands else "")))})
+    return Lifted(**about | {"notes": (*about["notes"], *filter(None, (note, unit, calibration.note, valid)))})
 
 
 def in_world(lifted: Lifted, focal: float | None = None) -> Lifted:
@@ -239,7 +235,12 @@ def in_one_world(people: Sequence[Lifted], focal: float | None = None) -> list[L
         views.append(Person(one.poses, one.keypoints, one.filled, axis))
     placed = place_people(views, first.fps, first.resolution, focal)
     return [
-        replace(one, world=world, notes=(*one.notes, *notes, *more))
+        replace(
+            one,
+            world=world,
+            bands=None if one.bands is None else one.bands * world.size,
+            notes=(*one.notes, *notes, *more),
+        )
         for one, (world, more) in zip(people, placed, strict=True)
     ]
 
@@ -254,7 +255,8 @@ def clips_in(source) -> list[Path]:
     clips = [path for path in paths if path.suffix.lower() in suffixes or (path.is_dir() and is_clip(path))]
     if not clips:
         raise DataError(
-            f"{source}: expected videos, keypoints in .json, .npz, .npy or .csv, or folders of frames, found none"
+            f"{source}: expected videos, keypoints in .json, .jsonl, .npz, .npy or .csv, or folders of frames, found "
+            "none"
         )
     return clips
 
@@ -328,6 +330,7 @@ def lift(
                 with guarded(detections.name, "a clip of a person"):
                     numbers = in_view(detections) if person is None else [person]
                     length = detections.focal if focal is None else focal
+                    others = OTHERS if person is not None else LEFT_OUT * (len(numbers) < len(detections.tracks))
             except DataError as error:
                 yield error
                 continue
@@ -338,7 +341,7 @@ def lift(
             for number in numbers:
                 try:
                     with guarded(detections.name, "a clip of a person"):
-                        keypoints = _keypoints(detections, fps, number)
+                        keypoints = _keypoints(detections, fps, number, others)
                         if number == numbers[-1]:
                             del detections  # large for a long clip
                         if person is None:

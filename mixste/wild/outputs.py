@@ -35,7 +35,7 @@ class World:
     Axes are z up with the floor at 0, x to the camera's right and y away from it; the origin is below the hip of the
     first frame. poses: metres. contacts: whether the right and the left foot stand still on the floor. focal: pixels.
     rotation, position: camera axes in the world (columns) and the camera's place, so that the poses in camera axes are
-    (poses − position) @ rotation.
+    (poses − position) @ rotation. size: of the person, in that of the poses as lifted.
     """
 
     poses: Float[np.ndarray, "frames 17 3"]
@@ -43,6 +43,7 @@ class World:
     focal: float
     rotation: Float[np.ndarray, "3 3"]
     position: Float[np.ndarray, "3"]
+    size: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +53,8 @@ class Lifted:
     keypoints: the network's input, pixels. poses: metres in camera axes (x right, y down, z forward), relative to the
     hip. filled: which keypoints were not detected but interpolated. notes: assumptions and warnings, a sentence each.
     world: the person on the floor, if asked for. film: the video that it comes from, shown behind the keypoints.
-    bands: metres around each joint, if asked for, see `mixste.wild.calibration`. ranges: keypoints in the training of
-    the network.
+    bands: metres around each joint, if asked for, see `mixste.wild.calibration`; in the size of `world`, if there is
+    one. ranges: keypoints in the training of the network.
     """
 
     name: str
@@ -148,6 +149,7 @@ WORLD = {  # the fields of `World` by their names in files
     "focal": "focal",
     "camera_rotation": "rotation",
     "camera_position": "position",
+    "size": "size",
 }
 
 
@@ -160,12 +162,14 @@ def _world(arrays: dict[str, np.ndarray]) -> World:
     """The world in a file's arrays."""
     frames = len(arrays["poses"])
     shapes = {"world": (frames, 17, 3), "contacts": (frames, 2), "focal": (), "camera_rotation": (3, 3)}
-    for name, shape in {**shapes, "camera_position": (3,)}.items():
+    arrays = {"size": np.array(1.0)} | arrays  # older files have none
+    for name, shape in {**shapes, "camera_position": (3,), "size": ()}.items():
         if name not in arrays or arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
             size = arrays[name].shape if name in arrays else "none"
             raise DataError(f"expected finite {name} {shape} of a clip in the world, found {size}")
     fields = {field: arrays[name] for name, field in WORLD.items()}
-    return World(**fields | {"contacts": fields["contacts"].astype(bool), "focal": float(fields["focal"])})
+    numbers = {name: float(fields[name]) for name in ("focal", "size")}
+    return World(**fields | numbers | {"contacts": fields["contacts"].astype(bool)})
 
 
 def write_npz(lifted: Lifted, path) -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from mixste.data.readers.detections import LAYOUTS, Detections
+from mixste.data.readers.detections import LAYOUTS, Detections, side
 from mixste.data.readers.timing import on_grid
 from mixste.io import DataError
 from mixste.io.files import replacing
@@ -77,11 +77,13 @@ def detect(path, everyone: bool = False) -> Detections:
     if not any(map(len, people)):
         raise DataError(f"{path}: expected a person, found nobody in {len(people)} frames")
     people, fps, notes = _in_time(people, times, float(rate) if rate else None)
-    if others > 1:
-        notes += (
-            "more than one person is in the film: lifted the one that the detector took first; --person all lifts each",
-        )
     size = sizes.pop()
+    if others > 1:
+        where = side(np.concatenate(people), size[0])
+        notes += (
+            f"more than one person is in the film: lifted the one {where} of the image, whom the detector took first; "
+            "--person all lifts each",
+        )
     is_number = lens and lens.replace(".", "", 1).isdecimal()
     focal = float(np.hypot(*size)) * float(lens) / FILM_DIAGONAL if is_number else None
     return Detections(path.stem, LAYOUTS["mediapipe33"], people, size, fps, notes=notes, focal=focal)

@@ -73,7 +73,11 @@ class Viewer:
 
 
 def view(
-    *items: Viewable, skeleton: Skeleton | None = None, fps: float | None = None, frames: slice = slice(None)
+    *items: Viewable,
+    skeleton: Skeleton | None = None,
+    fps: float | None = None,
+    frames: slice = slice(None),
+    colors: Mapping[str, str] | None = None,
 ) -> Viewer:
     """View poses: play, drag to rotate, scroll to zoom, click on the curve to jump to a frame.
 
@@ -82,7 +86,7 @@ def view(
     side by side or overlaid, each relative to its root; a single clip that is placed in the world, on its path. The
     first is the reference: the mean distance of the others' joints from it is plotted over time, in millimetres.
     frames: which of them to show. skeleton, fps: by default the clip's fps or 50, and the usual layout with that number
-    of joints.
+    of joints. colors: of the curves, in CSS, by the names of what is shown.
     Raises ValueError if there is nothing to show, or frames or joints disagree.
     """
     series: list[tuple[str, np.ndarray]] = []
@@ -122,6 +126,9 @@ def view(
         if not isinstance(item, Lifted):
             break  # names of a mapping are several series
         _add_bands(one, item, frames)
+    for one in scene["series"]:
+        if one["name"] in (colors or {}):
+            one["colour"] = colors[one["name"]]
     content = {
         **scene,
         "curves": [None, *(np.round(1000 * error, 1).tolist() for error in errors)] if errors else [],

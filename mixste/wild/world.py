@@ -147,7 +147,7 @@ def place_people(
         if abs(size - 1) > SAME_SIZE:
             notes.append(f"in the world {size:.2f} times the size as lifted, to stand on the floor that all share")
         placed = planted(body @ rotation.T + position, flags, fps)
-        results.append((World(placed, flags, float(focal), rotation, position), tuple(notes)))
+        results.append((World(placed, flags, float(focal), rotation, position, float(size)), tuple(notes)))
     return results
 
 

@@ -58,6 +58,7 @@ def test_json(tmp_path):
         "[" * 100_000: "nested too deep",
         "1" * 5_000: "thousands of digits",
         "[1,\n 2": r"a syntax error in line 2, column 3 \(Expecting",
+        "[1]\n[2]": r"more in line 2, after its end: name a file with one JSON value a line \.jsonl",
         "[[]," * 20_000_000: "found more",
     }.items():
         file.write_text(content)

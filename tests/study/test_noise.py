@@ -8,10 +8,10 @@ from mixste.skeleton import human36m
 from mixste.study import noise
 
 
-def clip(frames=2000, seed=0) -> Clip:
+def clip(frames=2000, seed=0, fps=50.0) -> Clip:
     rng = np.random.default_rng(seed)
     keypoints = rng.uniform(300, 700, (frames, 17, 2)).astype(np.float32)
-    return Clip("S1", "Walking", "C1", 50.0, (1000, 1000), keypoints, np.zeros((frames, 17, 3)), "1", None, None)
+    return Clip("S1", "Walking", "C1", fps, (1000, 1000), keypoints, np.zeros((frames, 17, 3)), "1", None, None)
 
 
 def moved(kind: str, level: float, one: Clip) -> np.ndarray:
@@ -42,6 +42,16 @@ def test_shares_are_those_asked_for(kind):
     share = np.mean([(moved(kind, 0.2, clip(seed=seed)) != 0).any(-1)[:, 1:].mean() for seed in range(4)])
     middle = 1 if kind == "to the centre" else 12 / 16  # joints of the trunk are their own mirror image
     assert share == pytest.approx(0.2 * middle, abs=0.04)
+
+
+@pytest.mark.parametrize(("fps", "frames"), [(50.0, 25), (5.0, 2), (1.0, 1)])
+def test_a_stretch_lasts_half_a_second(fps, frames):
+    """At a share so low that stretches are apart; those at either end are cut."""
+    turned = (moved("swapped", 0.02, clip(20_000, fps=fps))[:, 1] != 0).any(-1).astype(int)
+    edges = np.flatnonzero(np.diff(turned))
+    edges = edges[turned[0] : len(edges) - turned[-1]]
+    lengths = edges[1::2] - edges[::2]
+    assert np.median(lengths) == lengths.min() == frames
 
 
 def test_a_lost_joint_stays_where_it_was_seen_last():

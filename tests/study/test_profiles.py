@@ -44,7 +44,9 @@ def test_networks_are_compared_at_equal_gpu_time():
     """By the speeds on record, within a tenth. Where they were measured again, the poses stay: they are part of ids."""
     profile = PROFILES["open"]
     rows = [row for key in ("table1", "table2", "table5") for row in TABLES[key].rows(profile) if row.trained]
-    seconds = {row.label: round(costs.alone(row.runs[0])) for row in rows}
+    runs = {row.label: row.runs[0] for row in rows}
+    runs |= {name: profile.peer(name, 243)[0] for name in ("dstformer", "motionagformer", "ktpformer")}
+    seconds = {name: round(costs.alone(run)) for name, run in runs.items()}
     assert max(seconds.values()) <= 1.1 * min(seconds.values()), seconds
 
 

@@ -546,10 +546,11 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
     ids = ["b" * 12, "a" * 12]
+    recipe = replace(AUTHORS, learning_rate=0.0025, optimizer="muon", loss=(("mpjpe", 1.0), ("tc", 0.5)))
     made = {"device": "a CPU", "torch": "2", "numpy": "2", "python": "3", "mixste": "0", "training_seconds": 1.26}
     for seed, run in enumerate(ids):
         options = {"dim": 8, "depth": 2}
-        settings = Run(Data("synthetic"), 3, 9, seed, options=options, recipe=replace(AUTHORS, learning_rate=0.0025))
+        settings = Run(Data("synthetic"), 3, 9, seed, options=options, recipe=recipe)
         content = {"format": records.FORMAT, "id": run, "spec": json.loads(spec(settings)), "failed": "the loss is nan"}
         content |= {"environment": made | {"testing_seconds": 0.5}, "curve": {}}
         records.write(records.Record(content), records.folder("smoke"))
@@ -566,6 +567,7 @@ def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
         assert set(lines["device"]) == {"a CPU"}
         assert set(lines["options"]) == {"depth=2 dim=8"}
         assert set(lines["learning_rate"].astype(float)) == {0.0025}
+        assert set(lines["recipe"]) == {"loss=mpjpe+0.5*tc optimizer=muon"}
         assert lines["training_seconds"].astype(float).round(1).tolist() == [1.3, 1.3]
         shutil.rmtree(records.folder("smoke"), ignore_errors=True)
 
@@ -578,12 +580,11 @@ def test_the_page_says_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
     none = {"value": np.nan, "note": "not trained here: 2 of 2 seeds"}
     lines = [{"row": row, "column": "Avg.", "metric": "MPJPE", "unit": "mm"} for row in ("there", "missing", "counted")]
-    values = [lines[0] | {"value": 12.34, "runs": "a" * 12}, lines[1] | none, lines[2] | {"value": 99.9}]
+    values = [lines[0] | {"value": 12.34, "runs": "a" * 12, "seeds": 1}, lines[1] | none, lines[2] | {"value": 99.9}]
     tidy.save(tidy.table(values, SMOKE, "test"), "99_test")
     page = pages.page(tmp_path)
-    assert "| there | MPJPE | 12.3 |" in page
-    assert "| missing | MPJPE | not trained here |" in page
-    assert "*missing*: not trained here: 2 of 2 seeds." in page
+    assert "| there | 12.3 | 1 |" in page
+    assert "\nNot trained yet: missing.\n" in page
     assert "counted" not in page, "of no run"
     monkeypatch.setattr(store, "ROOT", tmp_path)
     assert "Records are missing for 1 of them" in pages.page(tmp_path)
@@ -591,6 +592,41 @@ def test_the_page_says_what_is_missing(tmp_path, monkeypatch, capsys):
     (records.folder("smoke") / f"{'a' * 12}.json").parent.mkdir(parents=True)
     (records.folder("smoke") / f"{'a' * 12}.json").write_text("")
     assert "`mixste reproduce --profile smoke --records`" in pages.page(tmp_path)
+
+
+def test_averages_have_a_column_a_metric_and_notes_once():
+    about = {"column": "Avg.", "over": "8 people, 2 seeds", "runs": "a", "seeds": 2, "poses": 9}
+    position = {"metric": "MPJPE", "unit": "mm", "value": 50.04, "low": 40.0, "high": 60.0, "printed": 42.4} | about
+    velocity = {"metric": "MPJVE", "unit": "mm/frame", "value": 2.345, "low": 2.0, "high": 3.0, "printed": 2.3} | about
+    late = f"{tidy.NOT_TRAINED}: 1 of 3 seeds; T = 81"
+    lines = [
+        one | {"row": row, "note": note} for row, note in (("a", "T = 81"), ("b", late)) for one in (position, velocity)
+    ]
+    lines += [lines[-2] | {"against": "a", "value": -1.0, "low": -2.0, "high": 0.5}]
+    absent = {"row": "c", "value": np.nan, "low": np.nan, "high": np.nan, "over": "", "seeds": 0, "runs": ""}
+    lines += [position | absent | {"note": f"{tidy.NOT_TRAINED}: 3 of 3 seeds"}]
+    over, values, differences, shown, notes = pages.averages(tidy.table(lines, SMOKE, "1"), costs=False)
+    assert over == "*95 % intervals: 8 people, 2 seeds*"
+    assert values.splitlines() == [
+        "| row | MPJPE, mm | paper | MPJVE, mm/frame | paper | seeds |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| a | 50.0 [40.0, 60.0] | 42.4 | 2.35 [2.00, 3.00] | 2.3 | 2 |",
+        "| b | 50.0 [40.0, 60.0] | 42.4 | 2.35 [2.00, 3.00] | 2.3 | 2 of 3 |",
+    ]
+    assert differences == "Differences, *95 % intervals: 8 people, 2 seeds*:"
+    assert shown.splitlines()[0] == "| row | to | MPJPE, mm |"
+    assert shown.splitlines()[2] == "| b | a | -1.0 [-2.0, +0.5] |"
+    assert notes == "*a; b*: T = 81."
+
+
+def test_verdicts_are_counted():
+    short = ["not tested: too short (Hip)", "not tested: too short (against VideoPose3D)", "not tested: too short"]
+    notes = ["holds", *short, "holds"]
+    rows = [f"{place}. a claim" for place in range(1, 6)]
+    assert pages.verdicts(pd.DataFrame({"row": rows, "note": notes})).splitlines()[2:] == [
+        "| holds | 2 | 1, 5 |",
+        "| not tested: too short | 3 | 2–4 |",
+    ]
 
 
 def test_the_page_of_ones_own_tells_a_study_cut_short_and_rows_that_are_published(tmp_path, monkeypatch):
@@ -628,8 +664,8 @@ def test_every_run_that_a_committed_table_names_has_its_line(profile):
     tables = [tidy.read(profile, path.stem) for path in tidy.files(profile)]
     named = {run for table in tables for run in (*" ".join(table["runs"]).split(), *tidy.failed_runs(table))}
     assert set(ledger["run"]) == named
-    # of runs on a GPU alone, that did not fail, from a checkout
-    optional = ["failed", "driver", "sharing", "peak_gib", "steps", "resumed_at", "commit"]
+    # Of runs on a GPU alone, that did not fail, from a checkout; of a recipe other than the authors', in newer lines.
+    optional = ["failed", "recipe", "driver", "sharing", "peak_gib", "steps", "resumed_at", "commit"]
     assert (ledger.drop(columns=optional, errors="ignore") != "").all(axis=None)
 
 

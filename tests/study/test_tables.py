@@ -24,16 +24,16 @@ def test_distinct_runs(name):
     """Counted by hand for one seed of all: 5 in Table 1, 3 in 2, 2 in 3, 7 and two pretrainings in 4; 3 new ones in 5,
     four in 6, ten in 7, and in notebook 13 eleven beside the authors' recipe, and fourteen beside another. The full
     model is a row of 1, 5, 6 and 7, the start of a row of 4, and the base of 13, unless the profile takes a smaller one
-    apart in 6 (two more), and where a table has trainings of another length (one more in 4, two in 7, one in 13). In
-    notebook 17 seven of augmentation, four networks at each length but the one of Table 1, and the sweep; in notebook
-    18 each number of subjects and of frames, once for each order of subjects. Two references each on the data of
-    Tables 1, 2, 3 and 4, of both parts of notebook 17 that validate, and of 18. A row more in one of these tables is
-    counted here."""
+    apart in 6 (two more), and where a table has trainings of another length (one more in 4, two in 7, one in 13; in 4
+    and 7 together two, if they have the same length). In notebook 17 seven of augmentation, four networks at each
+    length but the one of Table 1, and the sweep; in notebook 18 each number of subjects and of frames, once for each
+    order of subjects. Two references each on the data of Tables 1, 2, 3 and 4, of both parts of notebook 17 that
+    validate, and of 18. A row more in one of these tables is counted here."""
     profile = PROFILES[name]
     networks = {network: replace(training, seeds=None) for network, training in profile.networks.items()}
     profile = replace(profile, seeds=(0,), table_seeds={}, networks=networks)
     runs = distinct(profile, [table.key for table in named(COUNTED)])
-    own = {"open": 14 + 1 + 2 + 1 + 2, "open-styles": 14 + 1 + 2 + 1 + 2, "paper": 11}.get(name, 14 + 1)
+    own = {"open": 14 + 1 + 2 + 1 + 2, "open-styles": 14 + 1 + 2 + 1 + 2, "paper": 11}.get(name, 14 + 1 + 2)
     people = {"open": 8 * 3, "open-styles": 1, "paper": 6 * 3}.get(name, 3)
     seventeen = 7 + 4 * (len(profile.curves) - 1) + len(profile.sweep.networks) * len(profile.sweep.rates)
     assert len(runs) == len(set(runs)) == 5 + 3 + 2 + 9 + 3 + 4 + 10 + own + seventeen + people + 14

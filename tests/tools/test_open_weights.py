@@ -12,6 +12,7 @@ from mixste.data import Clip, DataError
 from mixste.data.sources.open_mocap import Take
 from mixste.data.sources.people import PEOPLE, subjects
 from mixste.data.sources.synthetic import perform
+from mixste.io.weights import bundled
 from mixste.skeleton import human36m
 
 WALK = perform("S1", "Walking", "1").astype(np.float32)
@@ -196,17 +197,17 @@ def test_weights_and_card_are_published_together(people, tmp_path, monkeypatch):
     assert open_weights.publish(*arguments).read_text(encoding="utf-8") == text  # they are not of other weights
 
 
-def test_the_card_shows_what_was_measured():
-    for name in open_weights.WEIGHTS:
-        card = open_weights.PACKAGE / "weights" / f"{name}.md"
-        if card.exists():
-            measured = pd.read_csv(card.with_suffix(".csv"))
-            for table in (open_weights.table(measured), open_weights.real_table(measured)):
-                assert table in card.read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", bundled())
+def test_the_card_shows_what_was_measured(name):
+    card = bundled()[name].with_suffix(".md")
+    measured = pd.read_csv(card.with_suffix(".csv"))
+    for table in (open_weights.table(measured), open_weights.real_table(measured)):
+        assert table in card.read_text(encoding="utf-8")
 
 
-def test_the_weights_are_of_the_size_that_the_command_trains():
-    model = MixSTE.from_pretrained("open-small")
-    sizes, _ = open_weights.WEIGHTS["open-small"]
+@pytest.mark.parametrize("name", bundled())
+def test_the_weights_are_of_the_size_that_the_command_trains(name):
+    model = MixSTE.from_pretrained(name)
+    sizes, _ = open_weights.WEIGHTS[name]
     assert {name: model.options[name] for name in sizes} == sizes
     assert model.layout == human36m.name

@@ -20,9 +20,10 @@ from mixste.cli import app
 from mixste.data.readers.detections import LAYOUTS
 from mixste.io import weights
 from mixste.io.install import PACKAGE
-from mixste.study import pages, store, tidy
+from mixste.study import pages, store, tidy, trainer
 from mixste.study.profiles import PROFILES
-from mixste.study.tables import CONSTANT, REGRESSION, TABLES
+from mixste.study.tables import TABLES
+from mixste.wild.calibration import Bands, Calibration
 
 ROOT = PACKAGE.parent
 PAGES = {
@@ -46,7 +47,7 @@ def coco(frames: int) -> list[dict]:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with what the pages speak of, and a small network under the name of the one that comes along.
+    """A folder with what the pages speak of, and a small network under the names of the bundled ones.
 
     Trainings are cut short, of few clips, and go into a store of this folder.
     """
@@ -54,12 +55,17 @@ def here(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("MIXSTE_POSES", "100")
+    monkeypatch.setattr(trainer, "jobs_for", lambda count, jobs: 1)  # in this process: others take seconds to begin
     data = replace(PROFILES["smoke"].data, subjects=("S1", "S9"), actions=("Walking", "Waiting"))
     monkeypatch.setitem(PROFILES, "smoke", replace(PROFILES["smoke"], data=data))
     torch.manual_seed(0)
     small = MixSTE(frames=27, dim=16, depth=1)
+    bands = Bands(("someone",), ("cpn",), (0.03,) * 17, (1.0,) * 17)
+    for name in weights.bundled():
+        path = tmp_path / "package" / "weights" / f"{name}.safetensors"
+        checkpoints.save_checkpoint(small, path)
+        Calibration(bands=bands).write(path)
     monkeypatch.setattr(weights, "files", lambda package: tmp_path / "package")
-    checkpoints.save_checkpoint(small, "package/weights/open-small.safetensors")
     weights.write_sums(tmp_path / "package" / "weights")
     checkpoints.save_checkpoint(small, "ours.safetensors")
     checkpoints.export_authors(small, "best_epoch.bin")
@@ -160,16 +166,74 @@ def test_tables_are_those_that_the_command_writes(page):
     np.testing.assert_allclose(*(list(map(float, number.findall(text))) for text in (shown, written)), rtol=0.02)
 
 
-def test_every_profile_has_a_column_of_its_own_and_the_paper_the_last():
-    header, _, first, *_ = readme.results().splitlines()
-    columns = [cell.strip() for cell in header.strip("|").split("|")]
-    assert columns[-1] == "printed in the paper: Human3.6M"
-    assert len(set(columns)) == len(columns) == first.count("|") - 1
-    assert first.split("|")[-2].strip() == "46.8"  # VideoPose3D's in the paper's Table 1
+def test_bundled_weights_are_compared_on_the_same_people(tmp_path, monkeypatch):
+    files = {name: tmp_path / f"{name}.safetensors" for name in ("one", "two")}
+    monkeypatch.setattr(readme, "bundled", lambda: files)
+    about = {"metric": "MPJPE", "source": "open-people", "fps": 50, "missing": 0}
+    rows = [
+        about | {"subject": subject, "value": value, "frames": frames, "keypoints": keypoints}
+        for keypoints in ("gt", "cpn", "openpose", "mediapipe")
+        for subject, value, frames in (("a", 40.0, 300), ("b", 60.0, 100), ("c", 999.0, 100))
+    ]
+    unlike = ({"metric": "P-MPJPE"}, {"source": "pose2sim"}, {"fps": 25}, {"missing": 0.2})
+    rows += [rows[0] | other | {"value": 1.0} for other in unlike]
+    pd.DataFrame(rows).to_csv(tmp_path / "one.csv")
+    pd.DataFrame(rows).query("subject != 'c'").to_csv(tmp_path / "two.csv")
+    for path in files.values():
+        path.write_bytes(bytes(2_600_000))
+    _, _, one, two, _, caption = readme.weights().splitlines()
+    assert one == "| [one](../mixste/weights/one.md) | 3 | – | 45.0 | 45.0 | 45.0 | 45.0 |"
+    assert two == one.replace("one", "two")
+    assert "2 unseen subjects of `open-people` (a, b)" in caption
 
 
-def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch, capsys):
-    """In the README's table and on the page of results."""
+def cells(text: str) -> dict[str, list[str]]:
+    """The cells of a Markdown table, by the first of each line."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return {first.strip(): [cell.strip() for cell in rest] for first, *rest in (one[1:-1].split("|") for one in lines)}
+
+
+def test_of_a_partial_table_the_readme_says_what_is_there(tmp_path, monkeypatch):
+    """How many seeds a value is from, what is not trained yet, notes below, and the paper's numbers."""
+    monkeypatch.setattr(readme.store, "ROOT", tmp_path)
+    monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
+    profile, table = PROFILES["open"], TABLES["table1"]
+    about = {"column": "Avg.", "metric": "MPJPE", "unit": "mm", "low": 1.0, "high": 9.0, "printed": 4.0, "runs": "a"}
+    about |= {"over": "2 people, 3 seeds", "seeds": 3, "value": 2.0}
+    notes = {"mixste-81": f"{tidy.NOT_TRAINED}: 2 of 5 seeds; shorter", "mixste-243": "", "poseformer-81": "shorter"}
+    values = [about | {"row": table.row(profile, key).label, "note": note} for key, note in notes.items()]
+    missing = {"value": np.nan, "low": np.nan, "high": np.nan, "over": "", "seeds": 0, "runs": ""}
+    missing |= {"row": table.row(profile, "videopose3d-243").label, "note": f"{tidy.NOT_TRAINED}: 5 of 5 seeds"}
+    tidy.save(tidy.table([*values, about | missing], profile, "1"), table.csv)
+    shown = readme.results()
+    rows = cells(shown)
+    assert rows["MixSTE, T=81"] == ["2.0 [1.0, 9.0] (3 of 5 seeds)<sup>1</sup>", "not yet", "42.4", "25.9"]
+    assert rows["MixSTE, T=243"] == ["2.0 [1.0, 9.0]", "not yet", "40.9", "21.6"]
+    assert rows["PoseFormer, T=81"][0] == "2.0 [1.0, 9.0]<sup>1</sup>"
+    assert rows["VideoPose3D, T=243"] == ["not yet", "–", "46.8", "–"], "the paper has no value from exact keypoints"
+    assert shown.startswith(f"Profile `open`: {profile.title}; averages over subjects; 95 % intervals: 2 people, 3")
+    assert shown.splitlines()[-1] == "<sup>1</sup> shorter."
+
+
+def test_the_readme_has_an_earlier_version_only_while_there_is_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme.store, "ROOT", tmp_path)
+    monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
+    profile = PROFILES["open"]
+    about = {"column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 2.0, "runs": "a"}
+
+    def save(key: str, source: str) -> None:
+        values = tidy.table([about | {"row": TABLES[key].row(profile, "mixste-81").label}], profile, key[-1])
+        tidy.save(values.assign(source=source), TABLES[key].csv)
+
+    save("table1", "open-subjects")
+    assert readme.results().startswith("Profile `open`: an earlier version, too short to compare methods (eight")
+    assert cells(readme.results())["MixSTE, T=81"][:2] == ["2.0", "not yet"]
+    save("table2", "open-people")
+    assert "earlier version" not in readme.results()
+    assert cells(readme.results())["MixSTE, T=81"][:2] == ["not yet", "2.0"]
+
+
+def test_what_is_not_trained_yet_stands_on_the_page_of_results(tmp_path, monkeypatch):
     monkeypatch.setattr(readme.store, "ROOT", tmp_path)
     monkeypatch.setenv("MIXSTE_OUT", str(tmp_path))
     monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "runs"))
@@ -180,17 +244,6 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
         shown = rows if profile == "smoke" else ("mixste-81", "mixste-243-second-detector")
         values = [about | {"row": rows[key], "value": 2.0 + place, "note": note} for place, key in enumerate(shown)]
         tidy.save(tidy.table(values, PROFILES[profile], "1"), "02_table1")
-    lines = readme.results().splitlines()
-    cells = {line.split(" | ")[0][2:]: line.strip("|").split(" | ")[1:] for line in lines[2:] if line.startswith("|")}
-    title = "Table 1, detected keypoints: "
-    assert [cell.strip() for cell in cells[f"{title}MixSTE, T=81"]] == [
-        "4.0 [1.0, 9.0]",
-        "2.0 [1.0, 9.0]<sup>1</sup>",
-        "42.4",  # by the paper
-    ]
-    assert lines[0].count("averages over actions; 95 % intervals: 2 people, 3 seeds |") == 1, "of smoke"
-    assert cells[f"{title}MixSTE, T=243"][1] == "not yet", "the row of the other detector is no stand-in"
-    assert lines[-1] == "<sup>1</sup> shorter."
     limits = {row.key: row.label for row in TABLES["limits"].rows(PROFILES["smoke"])}
     last = limits.pop("all")
     values = [about | {"row": row, "value": 2.0, "note": ""} for row in limits.values()]
@@ -204,8 +257,7 @@ def test_what_is_not_trained_yet_and_what_stands_for_what(tmp_path, monkeypatch,
     assert page.count("Not trained yet") == 2
     assert page.count("\n*95 % intervals: 2 people, 3 seeds*\n") == 3, "once for each table"
     assert f"Not trained yet: {last}." in page
-    left = "VideoPose3D, cpn, T=243; PoseFormer, cpn, T=81; MixSTE, cpn, T=243; " + f"{CONSTANT}; {REGRESSION}"
-    assert f"Not trained yet: {left}." in page
+    assert "Not trained yet: VideoPose3D, cpn, T=243; PoseFormer, cpn, T=81; MixSTE, cpn, T=243." in page
 
 
 def test_tables_of_replaced_data_say_what_they_were_made_with(tmp_path, monkeypatch):
@@ -217,8 +269,7 @@ def test_tables_of_replaced_data_say_what_they_were_made_with(tmp_path, monkeypa
         row = TABLES[key].row(profile, "mixste-81").label
         about = {"row": row, "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 2.0, "runs": "a"}
         tidy.save(tidy.table([about], profile, key[-1]).assign(source=source), TABLES[key].notebook)
-    for page in pages.page(tmp_path), readme.results():
-        assert page.count(f"arlier version: {earlier}") == 1
+    assert pages.page(tmp_path).count(f"arlier version: {earlier}") == 2, "above the section, and above its table"
     assert f"## Profile `open`: {profile.title}" in pages.page(tmp_path)
     (tmp_path / "results" / "open" / f"{TABLES['table2'].notebook}.csv").unlink()
     page = pages.page(tmp_path)
@@ -234,7 +285,7 @@ def test_the_table_of_speeds_has_the_fast_path_at_the_published_size_alone(tmp_p
     gpu = ('"reference, float32",32,10000,1', '"reference, bfloat16 autocast",32,50000,5')
     gpu += ('"fast, bfloat16",32,123456.7,12.34', '"fast, float8 queries",32,13,13')
     text = "\n".join([columns, *(f"a GPU,inference,{rest}" for rest in gpu)])
-    (tmp_path / "results" / "bench" / "h100.csv").write_text(text)
+    (tmp_path / "results" / "bench" / "h200.csv").write_text(text)
     cpu = 'a CPU,inference,"reference, float32",1,100,1', 'a CPU,inference,"fast, float32",1,273,2.73'
     cpu += ('a CPU,"inference, dim 32","fast, float32",1,900,1',)
     (tmp_path / "results" / "bench" / "cpu.csv").write_text("\n".join([columns, *cpu]))
@@ -299,10 +350,13 @@ def test_what_came_out_stands_on_published_values_with_intervals(monkeypatch):
     curves[0]["note"] = f"{tidy.NOT_TRAINED}: 1 of 3 seeds"
     tables["17_curves"] = tidy.table(curves, profile, "17")
     assert "three times" not in readme.findings()
-    for line in verdicts:
+    for line in (*curves, *verdicts):
         line["over"] = ""
-    old = tidy.table(verdicts, replace(profile, data=replace(profile.data, source="open-subjects")), "14")
-    tables["14_claims"] = old
+    curves[0]["note"] = ""
+    earlier = replace(profile, data=replace(profile.data, source="open-subjects"))
+    tables["17_curves"] = tidy.table(curves, earlier, "17")
+    assert "three times" not in readme.findings(), "of an earlier version"
+    tables["14_claims"] = tidy.table(verdicts, earlier, "14")
     [line] = readme.findings().splitlines()
     assert line.startswith("- `open`: the published tables are of an earlier version (eight subjects")
 

@@ -11,6 +11,7 @@ from test_lift import detections, moving
 from mixste import checkpoints
 from mixste.camera import normalize_screen
 from mixste.data import DataError
+from mixste.io.weights import bundled
 from mixste.model import MixSTE
 from mixste.predict import predict
 from mixste.wild.calibration import Bands, Calibration, both_ways, calibrate
@@ -93,10 +94,15 @@ def test_it_comes_with_its_weights_and_no_others(weights):
     path = calibration.write(weights)
     assert Calibration.of(model) == calibration
     checkpoints.save_checkpoint(MixSTE(frames=9, dim=16, depth=2, heads=2), weights)
-    assert Calibration.of(checkpoints.load_checkpoint(weights)) == Calibration()
-    path.write_text("[")
-    with pytest.raises(DataError, match=r"small\.json: expected the calibration of weights"):
-        Calibration.of(model)
+    other = checkpoints.load_checkpoint(weights)
+    for content in (path.read_bytes(), b"[1, 2]", b'{"lr": 0.1}', b"[" * 10_000, bytes(range(256))):
+        path.write_bytes(content)
+        calibration = Calibration.of(other)
+        assert calibration.ranges == USUAL
+        assert calibration.note == "small.json beside the weights is ignored: it is not their calibration"
+        assert calibration.note in lift_clip(detections(moving()), other).notes
+    with pytest.raises(DataError, match=r"expected weights with calibrated errors .* small\.json .* is ignored"):
+        lift_clip(detections(moving()), other, bands=True)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +135,7 @@ def test_bands_stand_in_the_files(weights, tmp_path):
     assert plain.bands is None
     assert lifted.bands.shape == (20, 17)
     assert "bands: in 90 % of cases" in lifted.notes[-1]
+    assert "from a simulated cpn; not for those of MediaPipe" in lifted.notes[-1]
 
     write_npz(lifted, tmp_path / "a.npz")
     np.testing.assert_allclose(Lifted.read(tmp_path / "a.npz").bands, lifted.bands, atol=1e-6)
@@ -152,7 +159,8 @@ def test_ranges_decide_what_is_unlike_training(weights):
     )
 
 
-def test_the_bundled_weights_have_bands():
-    bands = Calibration.of(MixSTE.from_pretrained("open-small")).bands
+@pytest.mark.parametrize("name", bundled())
+def test_the_bundled_weights_have_bands(name):
+    bands = Calibration.of(MixSTE.from_pretrained(name)).bands
     assert len(bands.people) >= 3
     assert 0.02 < np.median(bands.radii(np.array([0.02]))[0, 1:]) < 0.3

@@ -119,6 +119,7 @@ def test_unknown_rates_and_other_people_are_told(model):
     assert len(lifted.notes) == 2
     assert "assumed 30" in lifted.notes[0]
     assert lifted.notes[1].startswith("lifted person 0 of 2")
+    assert lifted.notes[1].endswith("--person picks another, --person all lifts each")
     second = lift_clip(Detections("pair", pair.names, two, pair.resolution), model, fps=60, person=1)
     np.testing.assert_allclose(second.keypoints, moving() * 0.9)
     assert second.fps == 60
@@ -188,8 +189,9 @@ def test_everyone_who_stays_is_lifted_each_to_files_and_together(model, tmp_path
     np.testing.assert_allclose(first.keypoints, moving(40) - [200, 0])
     np.testing.assert_allclose(second.keypoints, moving(40) * 0.5 + [500, 300])
     np.testing.assert_allclose(first.poses, lift_clip(three(), model).poses, atol=1e-5)
-    assert "lifted person 0 of 3, on the left of the image" in first.notes[0]
-    assert "lifted person 1 of 3, on the right of the image" in second.notes[0]
+    assert first.notes[0].startswith("lifted person 0 of 3, on the left of the image")
+    assert second.notes[0].startswith("lifted person 1 of 3, on the right of the image")
+    assert first.notes[0].endswith("; people in view for less than a tenth of the clip are left out")
     page = (tmp_path / "out" / "clip.html").read_text()
     assert '"name":"three_person0"' in page
     assert '"name":"three_person1"' in page

@@ -89,7 +89,7 @@ def test_everyone_in_a_film_is_found_and_without_it_that_there_are_more(tmp_path
     one = video.detect(tmp_path / "pair.mp4")
     assert {len(people) for people in one.people[1:]} == {1}
     [note] = one.notes
-    assert note.startswith("more than one person is in the film")
+    assert note.startswith("more than one person is in the film: lifted the one in the middle of the image")
     assert video.detect(write_video(tmp_path / "disc.mp4", frames=20, size=(320, 200))).notes == ()
 
 

@@ -68,8 +68,10 @@ def test_the_curve_is_the_mean_distance_from_the_first():
     off[:, 5] += [0.03, 0.0, 0.04]  # one joint of 17 is 50 mm off
     off[2:, 6, 1] += 0.017
     off += np.array([0.3, 0.1, 2.0], dtype=np.float32)  # the root's place does not count
-    data = content(view(clip, {"ours": off, "same": torch.from_numpy(clip.poses)}))
+    poses = {"ours": off, "same": torch.from_numpy(clip.poses)}
+    data = content(view(clip, poses, colors={"ours": "#123456"}))
     assert [one["name"] for one in data["series"]] == ["truth", "ours", "same"]
+    assert [one.get("colour") for one in data["series"]] == [None, "#123456", None]
     assert data["curves"] == [None, [2.9, 2.9, 3.9, 3.9], [0.0] * 4]
 
 

@@ -12,7 +12,7 @@ from mixste.data.readers.formats import read
 from mixste.data.sources.synthetic import perform
 from mixste.skeleton import human36m
 from mixste.wild import world as w
-from mixste.wild.lift import in_world
+from mixste.wild.lift import in_one_world, in_world
 from mixste.wild.outputs import Lifted, write_bvh, write_csv, write_json, write_npz
 
 FPS, FOCAL, SIZE = 50.0, 1150.0, (1000, 1000)
@@ -335,6 +335,25 @@ def test_sizes_are_told_and_those_who_do_not_stand_are_on_the_floor_of_the_other
     assert one.contacts.any()
     assert not other.contacts.any()
     assert "no foot stands still: the floor is that of the others" in notes
+
+
+def test_bands_have_the_size_of_the_person_in_the_world(tmp_path):
+    _, people = pair(sizes=(1.1, 0.95))
+    clips = [
+        Lifted("a", FPS, SIZE, one.keypoints, one.poses, one.filled, bands=np.ones(one.filled.shape)) for one in people
+    ]
+    for clip, result in zip(clips, in_one_world(clips, FOCAL), strict=True):
+        thighs = [
+            np.linalg.norm(poses[:, 2] - poses[:, 1], axis=-1).mean() for poses in (clip.poses, result.world.poses)
+        ]
+        assert abs(result.world.size - 1) > 0.05
+        assert thighs[1] / thighs[0] == pytest.approx(result.world.size, rel=0.03)
+        np.testing.assert_allclose(result.bands, result.world.size)
+        write_npz(result, tmp_path / "a.npz")
+        assert Lifted.read(tmp_path / "a.npz").world.size == pytest.approx(result.world.size)
+        older = {name: array for name, array in np.load(tmp_path / "a.npz").items() if name != "size"}
+        np.savez(tmp_path / "a.npz", **older)
+        assert Lifted.read(tmp_path / "a.npz").world.size == 1
 
 
 def test_a_low_camera_says_nothing_of_sizes():

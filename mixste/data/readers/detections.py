@@ -207,6 +207,12 @@ def follow(detections: Detections, person: int = 0) -> tuple[Float[np.ndarray, "
     return tracked, len(people)
 
 
+def side(points: Float[np.ndarray, "*many 2"], width: float) -> str:
+    """On which third of the image most points are, in words. NaN are not counted."""
+    middle = np.nanmedian(points[..., 0]) / width
+    return "on the left" if middle < 1 / 3 else "in the middle" if middle < 2 / 3 else "on the right"
+
+
 def _tracks(
     frames: Int[np.ndarray, "all"],
     points: Float[np.ndarray, "all points 2"],

@@ -30,6 +30,7 @@ def _read_table(path: Path, count: int | None) -> Raw:
 
 READERS: dict[str, Callable[[Path, int | None], Raw]] = {
     "json": structures.read_file,
+    "jsonl": structures.read_lines,
     "npz": arrays.read_file,
     "npy": arrays.read_npy,
     "csv": _read_table,
@@ -72,10 +73,10 @@ def read(
     kind = "json" if path.is_dir() else path.suffix.lower().removeprefix(".")
     if kind not in READERS or format not in FORMATS:
         raise DataError(
-            f"{path}: expected a folder of .json files or a .json, .npz, .npy or .csv file, in one of the formats "
-            f"{', '.join(FORMATS)}, found {repr(kind) if kind not in READERS else repr(format)}"
+            f"{path}: expected a folder of .json files or a .json, .jsonl, .npz, .npy or .csv file, in one of the "
+            f"formats {', '.join(FORMATS)}, found {repr(kind) if kind not in READERS else repr(format)}"
         )
-    if format != "auto" and (format in READERS or kind != "json") and format != kind:
+    if format != "auto" and (format in READERS or kind not in ("json", "jsonl")) and format != kind:
         raise DataError(
             f"{path}: expected {'a .json file or folder' if format not in READERS else f'a .{format} file'}, as format "
             f"{format} has, found {path.suffix.lower() or 'a folder'}"

@@ -46,6 +46,23 @@ def read_file(path: Path, count: int | None) -> Raw:
     return _clip(read_json(path), count)
 
 
+def read_lines(path: Path, count: int | None) -> Raw:
+    """The clip in a file with one frame a line, or one person with the number of their frame.
+
+    The first line may describe the clip instead, by frame rate and image size.
+    """
+    lines = read_json(path, lines=True)
+    if len(lines) == 1:
+        return _clip(lines[0], count)
+    first = lines[0] if lines else None
+    described = isinstance(first, dict) and is_frame(first) is None and _number(first) is None
+    raw = _listed(lines[described:], count)
+    for line in lines:
+        if isinstance(line, dict):
+            _add_metadata(raw, line)
+    return raw
+
+
 def read_folder(folder: Path, count: int | None) -> Raw:
     """The clip in a folder with one file per frame. Other files are ignored, which a note reports."""
     paths = json_files(folder)
@@ -205,7 +222,8 @@ def _listed(frames: list, count: int | None) -> Raw:
             raise DataError(f"expected a time for every frame, found others, such as {str(times[0])[:40]!r}")
         seconds, _ = in_seconds(seconds)
     if any(number is not None for number in numbers):
-        if any(number is None and list(_people(one)) for number, one in zip(numbers, frames, strict=True)):
+        others = [one for number, one in zip(numbers, frames, strict=True) if number is None]
+        if any(isinstance(one, (str, int, float)) or any(_people(one)) for one in others):
             raise DataError("expected a frame number for every person, found people without one")
         numbered = [(number, one) for number, one in zip(numbers, frames, strict=True) if number is not None]
         raw = _read(numbered, False, lists_empty_frames, count)

@@ -1,6 +1,7 @@
 """Files written by hand as each detector writes them, from a person whose every landmark is known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,6 +153,39 @@ def test_mmpose(tmp_path, form):
     np.testing.assert_allclose(to_human36m(found.people[1][:, :, :2], found.names)[0], joints(PLAIN, (1, 0)))
 
 
+POINTS = [PERSON[name] for name in COCO]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [{"frame": frame, "people": [{"keypoints": triples(COCO, frame)}] if frame else []} for frame in range(3)],
+        [{"image_id": frame, "keypoints": triples(COCO, frame)} for frame in (1, 2)],
+        [{"fps": 50, "width": 1000, "height": 900}, *([[x + shift, y] for x, y in POINTS] for shift in (1, 2))],
+        [[{"track_id": 4, "keypoints": triples(COCO, frame)}] for frame in (1, 2)],
+        [{"instance_info": [{"frame_id": k, "instances": [{"keypoints": triples(COCO, k)}]} for k in (1, 2)]}],
+    ],
+    ids=["frames", "people", "a header and points", "lists of people", "a clip in one line"],
+)
+def test_json_lines(tmp_path, lines):
+    text = "\r\n".join(map(json.dumps, lines)) + "\r\n\r\n"
+    (tmp_path / "clip.jsonl").write_text(text, encoding="utf-8", newline="")
+    clip = read(tmp_path / "clip.jsonl", resolution=None if "fps" in lines[0] else (1000, 1000))
+    assert [len(frame) for frame in clip.people][-2:] == [1, 1]
+    np.testing.assert_allclose(lifted_from(replace(clip, people=clip.people[-2:]))[1], joints(PLAIN, (2, 0)))
+    if "fps" in lines[0]:
+        assert (clip.fps, clip.resolution) == (50, (1000, 900))
+    cases = (
+        ("{", "expected JSON, found a syntax error in line 2"),
+        ('"a"', "expected (x, y and score|a frame number for)"),
+        ("[]", "nobody"),
+    )
+    for line, message in cases:
+        (tmp_path / "clip.jsonl").write_text(f"{'{}' if line == '[]' else json.dumps(lines[0])}\n{line}\n")
+        with pytest.raises(DataError, match=message):
+            read(tmp_path / "clip.jsonl", resolution=(1000, 1000))
+
+
 def test_mmpose_folder_of_images(tmp_path):
     for frame in range(2):
         person = {"keypoints": [PERSON[name] for name in COCO], "keypoint_scores": [0.8] * 17}
@@ -254,6 +288,7 @@ def test_csv_of_mediapipe_by_number(tmp_path):
     [
         ("a.json", "{", r"a.json: expected JSON, found"),
         ("a.txt", "", r"a.txt: expected a folder .* found 'txt'"),
+        ("a.jsonl", "", r"a.jsonl: expected people, found nobody in any frame"),
         ("a.json", "[]", r"a.json: expected people, found nobody in any frame"),
         ("a.json", '{"people": [{"hands": 1}]}', "expected people, found nobody in any frame"),
         (

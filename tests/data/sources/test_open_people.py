@@ -1,6 +1,8 @@
 import collections
 import itertools
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,8 @@ from mixste.data.sources.open_people import (
 )
 from mixste.data.sources.people import CMU_ACTIONS, PEOPLE, Person
 from mixste.skeleton import human36m
+
+CACHE = Path(os.environ.get("MIXSTE_CACHE") or open_mocap.HOME / ".cache" / "mixste")  # the checkout's own
 
 
 @pytest.fixture(autouse=True)
@@ -339,16 +343,11 @@ FRAMES |= {"127": 4.9, "35": 4.5, "03": 4.2, "08": 1.5, "09": 1.4, "131": 1.4, "
 FRAMES |= {"32": 0.4, "26": 0.3, "10": 0.2, "07": 1.7}
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.mark.slow
-def test_all_real_people(open_root, cache, monkeypatch):
-    monkeypatch.setenv("MIXSTE_CACHE", str(cache))
+def test_all_real_people(open_root, monkeypatch):
+    monkeypatch.setenv("MIXSTE_CACHE", str(CACHE))  # so that other tests find what is parsed here
     takes, _ = open_people._load(open_root, strict=True)
-    assert (cache / "open-people.npz").stat().st_size < 24 * 2**20
+    assert (CACHE / "open-people.npz").stat().st_size < 24 * 2**20
     by_person = {name: [take.world for take in takes if take.subject == name] for name in PEOPLE}
     for number, thousands in FRAMES.items():
         assert sum(map(len, by_person[f"cmu_{number}"])) / 1e3 == pytest.approx(thousands, abs=0.12), number
