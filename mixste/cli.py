@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import math
 import os
 import re
 import sys
@@ -119,6 +120,18 @@ def train(
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Number of runs at a time.")] = None,
     run: Annotated[Path | None, typer.Option(help="Only the run described by this file of a batch.")] = None,
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option("--id", help="Only the runs with these ids, as --dry-run of `mixste reproduce` lists them."),
+    ] = None,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            help="End after so many minutes; the same command resumes what was running from a state of its last minute.",
+            min=0,
+            show_default=False,
+        ),
+    ] = math.inf,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Also train runs whose training failed before.")
     ] = (False),
@@ -132,12 +145,19 @@ def train(
         trainer.make_as_planned(run, retry_failed)
         return
     wanted = distinct(profile_of(profile), [one.key for one in named(listed(table))] or None)
+    if ids := listed(chosen):
+        of_id = {run.id: run for run in wanted}
+        if unknown := [name for name in ids if name not in of_id]:
+            raise ValueError(f"expected ids of runs of profile {profile}, found {', '.join(unknown)}")
+        wanted = [of_id[name] for name in ids]
     if retry_failed:
         trainer.forget_failed(wanted)
-    failed = trainer.make_all(wanted, jobs, title=f"training, profile {profile}")
+    failed = trainer.make_all(wanted, jobs, f"training, profile {profile}", minutes)
+    left = len(trainer.lacking(wanted))
+    rest = f", {left} unfinished: the same command goes on from here" if left else ""
+    print(f"{len(wanted) - left} runs in {store.store()}{rest}")
     if failed:
         raise store.RunError(failed)
-    print(f"{len(wanted)} runs in {store.store()}")
 
 
 @app.command()

@@ -21,7 +21,9 @@ from mixste.cli import main, plain
 from mixste.predict import predict
 from mixste.skeleton import human36m
 from mixste.study import batch, store
+from mixste.study.profiles import PROFILES
 from mixste.study.run import Data, Run, spec
+from mixste.study.tables import distinct
 from mixste.train import Recipe
 
 
@@ -86,6 +88,10 @@ def test_evaluate_prints_every_action(mixste, tmp_path):
         (("lift", "clip.json", "--size", "-9x9"), "expected a size such as 1920x1080, found '-9x9'"),
         (("bench", "foo"), "on this machine, parts are"),
         (("train", "--run", "nowhere.json"), "nowhere.json"),
+        (
+            ("train", "--table", "2", "--id", "0123456789ab"),
+            "ids of runs of profile smoke, found 0123456789ab",
+        ),
         (("runs", "unpack", "nowhere"), "found no bundle.json in nowhere"),
         (("runs", "pack", "bundle", "--run", "0123456789ab"), "found none with the id 0123456789ab"),
     ],
@@ -213,6 +219,16 @@ def test_ctrl_c_ends_in_one_sentence(tmp_path):
     assert said.splitlines()[-1] == "mixste: stopped; the same command goes on from here"
     assert "Traceback" not in said
     assert not any(store.is_whole(path) for path in tmp_path.iterdir())
+
+
+def test_a_training_out_of_time_says_what_is_left(mixste, tmp_path):
+    one, two = (run.id for run in distinct(PROFILES["smoke"], ["table2"])[:2])
+    command = ("train", "--table", "2", "--id", f"{one},{two}", "--minutes", "0")
+    done = mixste(*command, MIXSTE_RUNS=str(tmp_path))
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"0 runs in {tmp_path}, 2 unfinished: the same command goes on from here\n",
+    )
 
 
 def test_a_training_that_fails_ends_in_one_sentence_and_is_tried_again_when_asked(mixste, tmp_path):

@@ -162,6 +162,8 @@ def run_jobs(batch: Batch, on: Path, jobs: int | None = None) -> None:
         folder = write(batch, gpu)
         command = [sys.executable, "-m", "snakemake", "--snakefile", WORKFLOW / "Snakefile", "--directory", folder]
         command += ["--workflow-profile", on.parent, "--logger", "mixste"]
+        first = [name for name in batch.missing if batch.runs[name].seed == batch.runs[batch.missing[0]].seed]
+        command += ["--prioritize", *(f"trained/{name}" for name in first)] if first else []  # see `trainer.lacking`
         if remote:
             call([*command, *(["--jobs", str(jobs)] if jobs else [])], folder)
         else:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -58,8 +59,12 @@ def forget_failed(wanted: Iterable[Run]) -> None:
 
 
 def lacking(wanted: Iterable[Run]) -> list[Run]:
-    """The runs that must be trained: missing from the store or incomplete, and not failed."""
-    return [run for run in wanted if not is_whole(store() / run.id) and not failure(run)]
+    """The runs that must be trained: missing from the store or incomplete, and not failed.
+
+    Seed by seed, so that a study that is interrupted has every row from its first seeds.
+    """
+    missing = [run for run in wanted if not is_whole(store() / run.id) and not failure(run)]
+    return sorted(missing, key=lambda run: run.seed)  # a run starts from one of its own seed, which stays before it
 
 
 def make(run: Run, title: str = "", report: Callable[[str], None] = lambda line: None) -> Finished:
@@ -105,22 +110,27 @@ def make_as_planned(path: Path, retry_failed: bool = False) -> Finished:
     return make(run, report=lambda line: print(line, flush=True))
 
 
-def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs") -> str:
+def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs", minutes: float = math.inf) -> str:
     """`make` for many runs, `jobs` at a time (default: one for each CPU core, or what `cards.shared` says of GPUs).
 
+    minutes: after so many, the running trainings are ended, and the next call resumes them from their last saved state.
     If a training fails, the others are still made. Returns one sentence that names the failed ones, now or before;
     empty if there are none. Raises RunError, once the others are made, for a run whose process was ended from
     outside, and for one whose errors cannot be computed again, see `make`.
     """
-    missing, killed = lacking(wanted), []
+    end, missing, killed = time.monotonic() + 60 * minutes, lacking(wanted), []
     renewed = [run for run in wanted if outdated(run)]
     without = [run for run in renewed if not _has_weights(run)]
     missing += [run for run in renewed if run not in without]
     with _places(len(missing), jobs) as places, Progress(len(missing), title) as progress:
-        ended = _in_workers(missing, places, progress) if len(places) > 1 else _in_turn(missing, title, progress)
-        for run, died in ended:
-            killed += [run] if died else []
-            progress.advance()
+        if len(places) > 1 or end < math.inf:
+            ended = _in_workers(missing, places, progress, end)
+        else:
+            ended = _in_turn(missing, title, progress)
+        with contextlib.suppress(TimeIsUp):
+            for run, died in ended:
+                killed += [run] if died else []
+                progress.advance()
     if killed:
         raise RunError(
             f"the process that trained run {', '.join(map(describe, killed))} was ended from outside, perhaps for lack "
@@ -160,11 +170,17 @@ def _in_turn(wanted: list[Run], title: str, progress: Progress) -> Iterator[tupl
         yield run, False
 
 
-def _in_workers(wanted: list[Run], places: list[str], progress: Progress) -> Iterator[tuple[Run, bool]]:
+class TimeIsUp(Exception):
+    """The time for trainings is over, before they are."""
+
+
+def _in_workers(
+    wanted: list[Run], places: list[str], progress: Progress, end: float = math.inf
+) -> Iterator[tuple[Run, bool]]:
     """`make` for each run in one of several processes; gives each as it ends, and whether its process died before it.
 
     places: the GPU of each process, see `_places`. Each process has its own pool: if one dies, its run is known, and no
-    other run is lost.
+    other run is lost. end: when TimeIsUp is raised, by `time.monotonic`.
     """
     context = multiprocessing.get_context("spawn")
 
@@ -174,10 +190,12 @@ def _in_workers(wanted: list[Run], places: list[str], progress: Progress) -> Ite
     waiting, idle, working = list(wanted), [(place, pool(place)) for place in reversed(places)], {}
     try:
         while waiting or working:
+            if time.monotonic() >= end:
+                raise TimeIsUp
             while waiting and idle:
                 run, (place, worker) = waiting.pop(0), idle.pop()
                 working[worker.submit(make, run)] = run, place, worker
-            ended = wait(working, EVERY, return_when=FIRST_COMPLETED).done
+            ended = wait(working, min(EVERY, end - time.monotonic()), return_when=FIRST_COMPLETED).done
             if not ended:
                 progress.tell()
             for done in ended:
@@ -198,7 +216,7 @@ def _in_workers(wanted: list[Run], places: list[str], progress: Progress) -> Ite
                 yield run, killed
         for _, worker in idle:
             worker.shutdown()
-    except BaseException:  # Ctrl-C, a full disk: the next call resumes the running trainings
+    except BaseException:  # Ctrl-C, a full disk, the end: the next call resumes the running trainings
         for *_, worker in [*idle, *working.values()]:
             worker.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
@@ -211,6 +229,7 @@ def start_worker(parent: int, gpu: str = "") -> None:
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # in time: CUDA is not in use before the first network
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(threading.RLock())  # by default one of all processes, of whose loss Python warns if this one is ended
     end_with(parent)
 
 

@@ -278,7 +278,7 @@ def test_gpus_are_handed_out_one_a_command_and_come_back_from_the_dead(tmp_path)
 
 
 def test_on_a_node_each_gpu_has_as_many_jobs_as_share_it(checkout, monkeypatch):
-    """Snakemake is told so, and the jobs are."""
+    """Snakemake is told so, and the jobs are. The first seed of every row comes first."""
     calls = []
     monkeypatch.setattr(batch, "call", lambda command, folder: calls.append((command, os.environ["MIXSTE_SHARING"])))
     monkeypatch.setattr(batch.torch.cuda, "device_count", lambda: 2)
@@ -292,6 +292,9 @@ def test_on_a_node_each_gpu_has_as_many_jobs_as_share_it(checkout, monkeypatch):
             batch.run_jobs(wanted, batch.place("node"), jobs)
         command, told = calls.pop()
         assert (command[command.index("--resources") + 1], told) == (resources, sharing)
+        first = command.index("--prioritize") + 1
+        assert command[first] == f"trained/{RUN.id}"
+        assert command[first + 1].startswith("--"), "and no other"
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from mixste.study.profiles import PROFILES
 from mixste.study.records import Record, by_take
 from mixste.study.run import Data, Run
 from mixste.study.store import RunError
-from mixste.study.tables import Row, Table
+from mixste.study.tables import Row, Table, runs_of
 from mixste.study.trainer import make
 from mixste.train import AUTHORS
 
@@ -333,6 +333,29 @@ def test_a_process_killed_at_work_is_told_and_the_other_runs_are_made(folder):
         trainer.make_all([deadly, *others], jobs=2)
     assert trainer.lacking([RUN, *others]) == [RUN]
     assert trainer.make_all([RUN, *others]) == "", "nothing keeps it from being made"
+
+
+def test_the_first_seed_of_every_row_is_trained_before_the_second_of_any(folder):
+    """A run comes after the one it starts from."""
+    row, other = [replace(RUN, seed=seed) for seed in (0, 1)], [replace(RUN, seed=seed, frames=3) for seed in (0, 1)]
+    tuned = [replace(run, frames=1, start=run) for run in row]
+    first, second = zip(row, tuned, other, strict=True)
+    rows = [Row(str(number), tuple(runs)) for number, runs in enumerate((tuned, other))]
+    assert trainer.lacking(runs_of(rows)) == [*first, *second]
+
+
+@pytest.mark.slow
+def test_after_the_minutes_nothing_trains_any_more_and_nothing_is_begun(folder):
+    endless, other = replace(RUN, poses=10**8), replace(RUN, seed=1)
+    began = time.monotonic()
+    assert trainer.make_all([endless, other], jobs=1, minutes=0.25) == ""
+    assert 15 <= time.monotonic() - began < 30
+    assert [path.name for path in folder.glob("*.part")] == [f"{endless.id}.part"]
+    assert trainer.lacking([endless, other]) == [endless, other]
+    time.sleep(1)
+    assert all(_free(path) for path in folder.glob("*.lock"))
+    assert trainer.make_all([other], jobs=1, minutes=10) == ""
+    assert trainer.lacking([endless, other]) == [endless]
 
 
 def test_fine_tuning_begins_with_the_other_runs_weights(folder):
