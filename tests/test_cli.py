@@ -123,6 +123,8 @@ def test_tables_and_notebooks_are_named_by_bare_numbers(mixste, monkeypatch):
 )
 def test_any_name_on_any_console(encoding, locale, tmp_path):
     """Names in Japanese, and of bytes that are no text: of clips, results and weights."""
+    if encoding == "ascii" and not sys.executable.isascii():
+        pytest.skip("PyTorch is not imported from a folder of another name in an ASCII locale")
     torch.manual_seed(0)
     names = [os.fsdecode(name) for name in (b"caf\xe9", "\u6b69\u304d".encode(), b"plain")]
     checkpoint = tmp_path / f"{names[0]}.safetensors"

@@ -277,6 +277,7 @@ def test_gpus_are_handed_out_one_a_command_and_come_back_from_the_dead(tmp_path)
         process.kill()
 
 
+@snakemake
 def test_on_a_node_each_gpu_has_as_many_jobs_as_share_it(checkout, monkeypatch):
     """Snakemake is told so, and the jobs are. The first seed of every row comes first."""
     calls = []
