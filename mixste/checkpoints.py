@@ -5,10 +5,11 @@ No file can run code: safetensors files contain only numbers, and the pickles in
 """
 
 import json
+import zipfile
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixste.io import DataError
 from mixste.io.archives import read_archive
@@ -22,11 +23,27 @@ from mixste.skeleton import Skeleton
 SAME_JOINT = {"Hip": "Pelvis", "LFoot": "LAnkle", "RFoot": "RAnkle"}  # Human3.6M's names of HumanEva's
 
 
-def save_checkpoint(model: Network, path, dtype: torch.dtype = torch.float32) -> None:
+def unwrapped(model: nn.Module) -> Network:
+    """The network in what `torch.compile`, DataParallel or `accelerate` made of it; a network as it is.
+
+    Raises CheckpointError for a module without a `mixste.network.Network`.
+    """
+    inner = model
+    while not isinstance(inner, Network):
+        names = [name for name in ("_orig_mod", "module", "model") if name in inner._modules]
+        if not names:
+            raise CheckpointError(f"expected a subclass of mixste.network.Network, found a {type(model).__name__}")
+        inner = inner._modules[names[0]]
+    return inner
+
+
+def save_checkpoint(model: nn.Module, path, dtype: torch.dtype = torch.float32) -> None:
     """Write the weights as safetensors, with the network's name, options and joint layout in the metadata.
 
-    dtype: of the weights in the file; torch.float16 halves its size. They are loaded as float32.
+    model: a `Network`, also in what `unwrapped` takes it from; else CheckpointError is raised. dtype: of the weights in
+    the file; torch.float16 halves its size. They are loaded as float32.
     """
+    model = unwrapped(model)
     metadata = {"model": model.name, "options": json.dumps(model.options)}
     metadata |= {"layout": model.layout} if model.layout else {}
     metadata |= {} if model.metres else {"unit": "screen"}
@@ -48,20 +65,28 @@ def load_checkpoint(path) -> Network:
     path = Path(path)
     with guarded(path, "a checkpoint", CheckpointError):
         with open(path, "rb") as file:
-            ours = file.read(9)[8:] == b"{"  # safetensors: the header's length, then JSON
+            start = file.read(40)
         try:
-            return read_network(path) if ours else _load_authors(path)
+            if start[8:9] == b"{":  # safetensors: the header's length, then JSON
+                return read_network(path)
+            if start[:1] == b"\x80" or zipfile.is_zipfile(path):  # torch.save: a pickle, since PyTorch 1.6 an archive
+                return _load_authors(path)
         except DataError as error:
             raise CheckpointError(f"expected weights and nothing else, found {error}") from None
+        content = f"one that begins with {start!r}" if start else "an empty one"
+        content = "an archive without its end" if start[:2] == b"PK" else content
+        raise CheckpointError(f"expected a file that torch.save or safetensors wrote, found {content}")
 
 
-def export_authors(model: Network, path) -> None:
+def export_authors(model: nn.Module, path) -> None:
     """Write the weights in the format that the authors' scripts read.
 
     Keys have the prefix `module.`, since the scripts load them into a DataParallel network. Optimiser and random state
-    are None: the scripts then start new ones. The joint layout is lost. Raises CheckpointError for a variant that the
-    authors' code does not have, and for a network whose authors published no format.
+    are None: the scripts then start new ones. The joint layout is lost. model: as in `save_checkpoint`. Raises
+    CheckpointError for a variant that the authors' code does not have, and for a network whose authors published no
+    format.
     """
+    model = unwrapped(model)
     if model.authors_key is None:
         raise CheckpointError(f"{path}: expected a network whose authors published a format, found {model.name}")
     for name, theirs in model.authors_options.items():

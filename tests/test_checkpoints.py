@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from mixste import MixSTE
+from mixste.accel import accelerate
 from mixste.baselines import PoseFormer, VideoPose3D
 from mixste.camera import normalize_screen
 from mixste.checkpoints import CheckpointError, export_authors, load_checkpoint, save_checkpoint, transfer
@@ -390,6 +392,27 @@ def test_other_content(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><title>Sign in</title>", r"found one that begins with b'<!DOCTYPE html>"),
+        (b"version https://git-lfs.github.com/spec/v1\n", r"found one that begins with b'version https://git-lfs"),
+        (b"", "found an empty one"),
+    ],
+)
+def test_a_download_that_is_no_checkpoint(content, message, tmp_path):
+    (tmp_path / "a.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"expected a file that torch.save or safetensors wrote, {message}"):
+        load_checkpoint(tmp_path / "a.bin")
+
+
+def test_a_download_that_broke_off(tmp_path):
+    path = write(tmp_path / "a.bin", mixste_file())
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(CheckpointError, match="found an archive without its end"):
+        load_checkpoint(path)
+
+
 # --- safety ----------------------------------------------------------------------------------------------------
 
 
@@ -534,6 +557,28 @@ def test_round_trip(model, tmp_path):
         assert value.dtype == (torch.int64 if key.endswith("num_batches_tracked") else torch.float32)
         torch.testing.assert_close(value, model.state_dict()[key].to(value.dtype), atol=0, rtol=0)
     assert list(tmp_path.iterdir()) == [tmp_path / "a.safetensors"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, nn.DataParallel, accelerate, lambda model: accelerate(nn.DataParallel(model))]
+)
+def test_a_network_is_saved_whatever_it_is_wrapped_in(wrap, tmp_path):
+    model = MixSTE(3, dim=8, depth=1)
+    save_checkpoint(wrap(model), tmp_path / "a.safetensors")
+    export_authors(wrap(model), tmp_path / "a.bin")
+    for name in ("a.safetensors", "a.bin"):
+        again = load_checkpoint(tmp_path / name)
+        assert again.options == model.options
+        torch.testing.assert_close(again.state_dict(), model.state_dict(), atol=0, rtol=0)
+
+
+def test_what_is_no_network_is_not_saved(tmp_path):
+    for module in (nn.Linear(2, 2), nn.DataParallel(nn.Linear(2, 2))):
+        for write_to in (save_checkpoint, export_authors):
+            with pytest.raises(CheckpointError, match=rf"of mixste\.network\.Network, found a {type(module).__name__}"):
+                write_to(module, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_our_files_key_by_key(tmp_path):

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import nn
 
 from mixste.accel import accelerate
+from mixste.checkpoints import unwrapped
 from mixste.io.files import replacing
 from mixste.io.install import install
 from mixste.predict import predict
@@ -22,10 +23,11 @@ def export_onnx(model: nn.Module, path) -> float:
     """Write the network as ONNX and check it; returns the largest difference from PyTorch, metres.
 
     Input "keypoints" (batch, frames, joints, 2), screen-normalised, any batch; output "poses" (batch, lifted frames,
-    joints, 3), metres. The file holds the weights. Averaging with the mirror image is left to the caller. Needs the
-    extra `onnx`, or raises ImportError. Raises RuntimeError, and writes nothing, if onnxruntime's poses are
-    more than 0.1 mm off PyTorch's.
+    joints, 3), metres. The file holds the weights. Averaging with the mirror image is left to the caller. model: as in
+    `mixste.checkpoints.save_checkpoint`. Needs the extra `onnx`, or raises ImportError. Raises RuntimeError, and writes
+    nothing, if onnxruntime's poses are more than 0.1 mm off PyTorch's.
     """
+    model = unwrapped(model)
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

@@ -68,10 +68,24 @@ def test_onnx_says_what_is_missing(tmp_path, monkeypatch):
         export_onnx(MixSTE(frames=3, dim=8, depth=1, heads=1), tmp_path / "model.onnx")
 
 
-def test_onnx_that_differs_is_not_kept(tmp_path, monkeypatch):
+@pytest.fixture
+def exported(monkeypatch):
+    """Networks in the place of files, which none of the extra's packages needs to write."""
     for name in ("onnx", "onnxruntime", "onnxscript"):
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(opset18=None))
-    monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: None)
+    networks = []
+    monkeypatch.setattr(torch.onnx, "export", lambda model, *args, **options: networks.append(model))
+    return networks
+
+
+def test_onnx_is_of_the_network_itself(tmp_path, monkeypatch, exported):
+    model = MixSTE(frames=3, dim=8, depth=1)
+    monkeypatch.setattr(export, "onnx_difference", lambda model, path: path.touch() or 0.0)
+    export_onnx(accelerate(model), tmp_path / "model.onnx")
+    assert exported == [model]
+
+
+def test_onnx_that_differs_is_not_kept(tmp_path, monkeypatch, exported):
     monkeypatch.setattr(export, "onnx_difference", lambda model, path: 0.002)
     with pytest.raises(RuntimeError, match=r"model\.onnx: expected PyTorch's poses, found some 2\.00 mm off"):
         export_onnx(MixSTE(frames=3, dim=8, depth=1, heads=1), tmp_path / "model.onnx")
