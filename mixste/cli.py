@@ -83,9 +83,12 @@ def check_data(
     """Check the data: which files are present or missing, where to get them, and which tables they allow."""
     from mixste.data.check import PUBLISHED, check
     from mixste.data.sources import open_people
+    from mixste.io import DataError
     from mixste.study.profiles import PROFILES
     from mixste.study.tables import lacking_data
 
+    if source not in (None, "open-people", *PUBLISHED):
+        raise DataError(f"expected {', '.join(PUBLISHED)} or open-people, found {source!r}")
     if source == "open-people":
         table, problems = open_people.check(root)
         print(table.to_string(index=False), *(f"! {problem}" for problem in problems), sep="\n")
@@ -174,11 +177,20 @@ def evaluate(
 
     from mixste import evaluate as ev
     from mixste.data import load
+    from mixste.data.check import PUBLISHED, counts, differences
+    from mixste.io import DataError
     from mixste.study.published import published
 
     ev.counted(np.arange(1), protocol)  # raises at once for an unknown protocol
     model = network(checkpoint)
     dataset = load(source, root, keypoints)
+    if not dataset.test:
+        raise DataError(f"{source}: expected test clips, found none: {', '.join(dataset.subjects)} are for training")
+    if model.joints != len(dataset.skeleton.joints):
+        raise ValueError(
+            f"{checkpoint}: expected a network of {len(dataset.skeleton.joints)} joints, as {source} has, found one of "
+            f"{model.joints}"
+        )
     if model.layout not in (None, dataset.skeleton.name):
         raise ValueError(
             f"{checkpoint}: expected a network of {dataset.skeleton.name}'s joints, which {source} has, found one of "
@@ -199,7 +211,12 @@ def evaluate(
         )
         wide = wide.join(paper.add_suffix(", paper"))
     print(f"{dataset.title}, keypoints {keypoints}, protocol {protocol}")
+    print(", ".join(f"{metric} in {ev.UNITS[metric]}" for metric in wide if metric in ev.UNITS))
     print(wide.round(1).to_string())
+    if dataset.name in PUBLISHED:
+        for difference in differences(counts(dataset), PUBLISHED[dataset.name]):
+            if difference.startswith("test"):
+                print(f"! {difference}")
 
 
 @app.command()

@@ -4,12 +4,14 @@ import codecs
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from types import SimpleNamespace
 
+import licensed
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,8 @@ from mixste import MixSTE
 from mixste.camera import normalize_screen
 from mixste.checkpoints import export_authors, save_checkpoint
 from mixste.cli import main, plain
+from mixste.data.sources import humaneva
+from mixste.io.pickles import read_npz
 from mixste.predict import predict
 from mixste.skeleton import human36m
 from mixste.study import batch, store
@@ -74,6 +78,7 @@ def test_evaluate_prints_every_action(mixste, tmp_path):
         (("data", "show", "human35m"), "unknown data source 'human35m'"),
         (("data", "show", "human36m", "--root", "nowhere"), "nowhere"),
         (("data", "fetch", "human36m"), 'only "open" can be fetched'),
+        (("data", "check", "synthetic"), "human36m, humaneva, mpi_inf_3dhp or open-people, found 'synthetic'"),
         (("evaluate", "--checkpoint", "nowhere.bin"), "nowhere.bin"),
         (("lift", "clip.json", "--checkpoint", "huge"), "expected the name of bundled weights"),
         (("train", "--profile", "huge"), "profile must be one of smoke"),
@@ -169,6 +174,27 @@ def test_a_batch_says_at_the_end_which_clips_failed(mixste, tmp_path):
     assert done.returncode == 1
     assert "b: 9 frames" in done.stdout
     assert done.stderr.strip().splitlines()[-1] == "mixste: 2 of 3 clips failed: a.json, c.csv"
+
+
+def test_evaluate_on_part_of_a_licensed_set_says_so(mixste, tmp_path):
+    licensed.write_human36m(tmp_path, actions=("Walking",), detectors=())
+    done = mixste("evaluate", "--source", "human36m", "--root", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "\nMPJPE in mm, MPJVE in mm/frame, N-MPJPE in mm, P-MPJPE in mm\n" in done.stdout
+    *_, last = done.stdout.strip().splitlines()
+    assert re.fullmatch("! test: expected 543,344 frames over all cameras, found [0-9]+", last)
+
+
+def test_evaluate_needs_test_clips_and_as_many_joints(mixste, tmp_path, monkeypatch):
+    licensed.write_humaneva(tmp_path)
+    done = mixste("evaluate", "--source", "humaneva", "--root", str(tmp_path))
+    assert "open-small: expected a network of 15 joints, as humaneva has, found one of 17" in done.stderr
+    monkeypatch.setattr(humaneva, "SUBJECTS", ("S1",))
+    path = tmp_path / "data_3d_humaneva15.npz"
+    people = read_npz(path, "positions_3d")
+    np.savez(path, positions_3d={name: takes for name, takes in people.items() if name.startswith("Train")})
+    done = mixste("evaluate", "--source", "humaneva", "--root", str(tmp_path))
+    assert "mixste: humaneva: expected test clips, found none: S1 are for training" in done.stderr
 
 
 def test_a_checkpoint_of_another_layout_is_not_evaluated(mixste, tmp_path):

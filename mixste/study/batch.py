@@ -156,7 +156,12 @@ def run_jobs(batch: Batch, on: Path, jobs: int | None = None) -> None:
     if batch.lacking:
         problems.append(notebooks.not_made(batch.lacking))
     if names:
-        remote = yaml.safe_load(on.read_text()).get("executor", "local") != "local"
+        executor = yaml.safe_load(on.read_text()).get("executor", "local")
+        remote = executor != "local"
+        if executor == "slurm" and not shutil.which("sbatch"):
+            raise RuntimeError(
+                "--on slurm is for a login node of a cluster: expected SLURM's commands, found no sbatch"
+            )
         gpus = torch.cuda.device_count()
         gpu = batch.profile.gpu and (remote or gpus > 0)
         folder = write(batch, gpu)

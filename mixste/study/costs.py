@@ -138,7 +138,9 @@ def estimate(
 
     seconds = {name: float(cost_of(name, run)) for name, run in runs.items()}
     basis, where = recorded, "in results/*/runs.csv"
-    if local := measured(runs, finished, profile.gpu):
+    # A reference takes next to nothing, so that its pace says nothing about a training's.
+    trained = [name for name in finished if not runs[name].network_class.closed_form]
+    if local := measured(runs, trained, profile.gpu):
         pace = sum(cost.training + cost.testing for cost in local) / sum(seconds[cost.id] for cost in local)
         seconds = {name: pace * value for name, value in seconds.items()}
         basis, where = local, "in the store"

@@ -74,7 +74,9 @@ def test_missing_people_and_clips(root, tmp_path):
 
 
 def test_humaneva_by_presence(root, tmp_path):
-    assert check("humaneva", root).problems == []
+    report = check("humaneva", root)
+    assert report.problems == []
+    assert str(report).endswith("all subjects are here; their clips and frames are not checked")
     for kind, key in (("3d", "positions_3d"), ("2d", "positions_2d")):
         [path] = (root / "humaneva").glob(f"data_{kind}_*.npz")
         with np.load(path, allow_pickle=True) as archive:

@@ -362,6 +362,13 @@ def slurm(tmp_path):
         os.unlink(conf)
 
 
+def test_slurm_where_there_is_none_is_said_before_anything_starts(checkout, monkeypatch):
+    monkeypatch.setenv("PATH", str(checkout))
+    with pytest.raises(RuntimeError, match=r"--on slurm is for a login node .* found no sbatch"):
+        batch.run_jobs(of(RUN), batch.WORKFLOW / "profiles" / "slurm" / "config.yaml")
+    assert not (store.store() / "batches").exists()
+
+
 @snakemake
 @pytest.mark.slow
 def test_on_slurm_a_job_whose_node_fails_is_started_again(checkout, slurm, monkeypatch):

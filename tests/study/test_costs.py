@@ -94,6 +94,17 @@ def test_what_is_finished_here_sets_the_pace(tmp_path, monkeypatch):
     assert seconds[1]["longer"] / seconds[0]["longer"] == pytest.approx(seconds[1][run.id] / seconds[0][run.id])
 
 
+def test_a_reference_sets_no_pace(tmp_path, monkeypatch):
+    """It is solved for in no time, of which the start may be most."""
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path))
+    data = Data("synthetic", subjects=("S1", "S9"), actions=("Walking",), test_cameras=1)
+    reference = Run(data, 1, 0, 0, "constant_pose")
+    trainer.make(reference)
+    wanted = {reference.id: reference, "training": Run(data, 9, 3000, 0, options=(("depth", 1), ("dim", 8)))}
+    first, later = (costs.estimate(PROFILES["smoke"], wanted, finished) for finished in ([], [reference.id]))
+    assert later == first
+
+
 def test_a_run_that_shared_its_gpu_costs_its_part(tmp_path, monkeypatch):
     """In the ledger and in the store. Lines of a CPU core, and older ones, have no number there."""
     line = costs.pd.read_csv(costs.RESULTS / "open" / "runs.csv").query("poses > 0").head(1)
