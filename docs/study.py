@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from mixste.evaluate import UNITS
-from mixste.study import pages, records, report, store, tidy
+from mixste.study import costs, pages, records, report, store, tidy
 from mixste.study.profiles import PROFILES
 from mixste.study.tables import TABLES, Table, distinct, of_csv, runs_of
 
@@ -248,7 +248,7 @@ def listed_runs(profile: str, runs: pd.DataFrame) -> list[str]:
     """Runs with their seeds, failures, seconds, device and commit, and links to their records."""
     if runs.empty:
         return ["No training is behind it."]
-    seconds = pages.seconds(runs)
+    seconds = costs.seconds(runs)["training"]
     devices = ", ".join(sorted(set(runs["device"]) - {""}))
     text = (
         f"{len(runs)} runs, of seeds {', '.join(sorted(set(runs['seed']), key=int))}; {(runs['failed'] != '').sum()} "

@@ -130,7 +130,7 @@ def train(
     minutes: Annotated[
         float,
         typer.Option(
-            help="End after so many minutes; the same command resumes what was running from a state of its last minute.",
+            help="End after N minutes. The same command resumes what was running from a state of its last minute.",
             min=0,
             show_default=False,
         ),

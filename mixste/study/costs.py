@@ -9,7 +9,7 @@ import functools
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,55 +63,62 @@ class Estimate:
     basis: str
 
 
+def seconds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Columns training and testing: seconds of each run, of a device that several shared an equal part.
+
+    Those of a training that was resumed are extrapolated to its whole length. runs: their environments, or lines of
+    runs.csv, which have no number of `sharing` for a CPU core, nor if old.
+    """
+    names = ["training_seconds", "testing_seconds", "sharing", "resumed_at"]
+    training, testing, sharing, resumed_at = runs.reindex(columns=names).apply(pd.to_numeric).fillna(0.0).T.to_numpy()
+    sharing = np.maximum(sharing, 1)
+    values = {"training": training / sharing / (1 - resumed_at), "testing": testing / sharing}
+    return pd.DataFrame(values, runs.index)
+
+
 def ledgers(gpu: bool, names: Iterable[str] = tuple(PROFILES)) -> list[Cost]:
     """The trainings in these profiles' runs.csv, on a GPU or on a CPU core, for the most part at once."""
     costs = []
     for name in names:
-        path, profile = RESULTS / name / "runs.csv", PROFILES[name]
-        lines = pd.read_csv(path).dropna(subset=["training_seconds", "testing_seconds"]) if path.exists() else None
-        for line in () if lines is None else lines.itertuples():
-            if pd.notna(getattr(line, "failed", None)):  # stopped before all of its poses
-                continue
-            own = _own_seconds(line._asdict())
-            if bool(GPU.search(line.device)) != gpu or own is None:
-                continue
-            if getattr(line, "steps", 0) > 0:
-                batch = max(1, math.ceil(line.poses / line.steps))  # references have no poses
-            else:  # written before there was this column
-                batch = 32 if gpu and line.model == "poseformer" else profile.recipe().batch_frames
-            recipe = replace(AUTHORS, batch_frames=batch)
-            run = Run(Data("synthetic"), line.frames, line.poses, 0, line.model, _options(line.options), recipe)
-            costs.append(Cost(line.run, run, line.device, *own))
+        if (path := RESULTS / name / "runs.csv").exists():
+            lines = pd.read_csv(path).dropna(subset=["training_seconds", "testing_seconds"]).set_index("run")
+            if "failed" in lines:  # stopped before all of its poses
+                lines = lines[lines["failed"].isna()]
+            costs += _costs(lines, gpu, lambda line, name=name: _run_of(line, name))
     return costs
 
 
-def _own_seconds(about: Mapping) -> tuple[float, float] | None:
-    """Seconds of training and testing, of a shared device an equal part; None if the most was before it was resumed.
+def measured(runs: dict[str, Run], finished: Iterable[str], gpu: bool) -> list[Cost]:
+    """The costs of those finished runs of the store that were trained on such a device, for the most part at once."""
+    abouts = {name: Finished(store.store() / name).environment for name in finished}
+    return _costs(pd.DataFrame.from_dict(abouts, orient="index"), gpu, lambda line: runs[line.Index])
 
-    about: a run's environment, or its line of runs.csv, which has no number of `sharing` for a CPU core, nor if old.
-    """
-    share = 1 - np.nan_to_num(about.get("resumed_at", 0.0))
-    sharing = np.fmax(1, about.get("sharing", 1))
-    if share <= MOST:
-        return None
-    return float(about["training_seconds"] / share / sharing), float(about["testing_seconds"] / sharing)
+
+def _costs(lines: pd.DataFrame, gpu: bool, run_of: Callable[..., Run]) -> list[Cost]:
+    """Of lines of runs.csv, or of environments, by id of the run."""
+    if lines.empty:
+        return []
+    resumed_at = lines.reindex(columns=["resumed_at"]).fillna(0.0)["resumed_at"]
+    lines = lines[(1 - resumed_at > MOST) & (lines["device"].str.contains(GPU) == gpu)]
+    lines = lines.assign(**seconds(lines))
+    return [Cost(line.Index, run_of(line), line.device, line.training, line.testing) for line in lines.itertuples()]
+
+
+def _run_of(line, profile: str) -> Run:
+    """The settings in a line of runs.csv, as far as they bear on its cost."""
+    if getattr(line, "steps", 0) > 0:
+        batch = max(1, math.ceil(line.poses / line.steps))  # references have no poses
+    else:  # written before there was this column
+        of_peer = PROFILES[profile].gpu and line.model == "poseformer"
+        batch = 32 if of_peer else PROFILES[profile].recipe().batch_frames
+    recipe = replace(AUTHORS, batch_frames=batch)
+    return Run(Data("synthetic"), line.frames, line.poses, 0, line.model, _options(line.options), recipe)
 
 
 def _options(text: str) -> tuple[tuple[str, int | bool], ...]:
     """As "depth=8 dim=512 separate_joints=False"."""
     pairs = (pair.split("=") for pair in text.split())
     return tuple((name, value == "True" if value in ("True", "False") else int(value)) for name, value in pairs)
-
-
-def measured(runs: dict[str, Run], finished: Iterable[str], gpu: bool) -> list[Cost]:
-    """The costs of those finished runs of the store that were trained on such a device, for the most part at once."""
-    costs = []
-    for name in finished:
-        about = Finished(store.store() / name).environment
-        own = _own_seconds(about)
-        if bool(GPU.search(about["device"])) == gpu and own is not None:
-            costs.append(Cost(name, runs[name], about["device"], *own))
-    return costs
 
 
 def estimate(

@@ -9,11 +9,11 @@ import pandas as pd
 
 from mixste import evaluate
 from mixste.io.files import replacing
-from mixste.study import records, store, tidy
+from mixste.study import costs, records, store, tidy
 from mixste.study.profiles import PROFILES, Profile
 from mixste.study.records import Record
 from mixste.study.run import Run
-from mixste.study.tables import CONSTANT, REGRESSION, TABLES, distinct, of_csv, runs_of
+from mixste.study.tables import CONSTANT, REGRESSION, distinct, of_csv
 from mixste.study.tidy import files, interval_text, over, read, replaced, without_value
 from mixste.train import AUTHORS, Recipe
 
@@ -48,11 +48,14 @@ Below each table stands what one training takes: supervised poses, steps, multip
 pass for each supervised pose, and, on a GPU, seconds of a training that has the GPU to itself.
 """
 
-# The parts of a run's environment that are in runs.csv.
+REPEATS = "01_architecture"  # the table that repeats runs of Table 1
+# The columns of runs.csv; those of the environment are the parts of it that are shown.
 ENVIRONMENT = (
     *("device", "driver", "torch", "numpy", "python", "mixste", "commit"),
     *("steps", "resumed_at", "sharing", "peak_gib", "training_seconds", "testing_seconds"),
 )
+SETTINGS = ("model", "frames", "options", "keypoints", "poses", "learning_rate", "recipe", "seed")
+LEDGER = ["run", "notebooks", *SETTINGS, *ENVIRONMENT, "failed"]
 
 
 def page(root: Path, but: Collection[Path] = ()) -> str:
@@ -63,24 +66,17 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
     study is left out too, and a line is printed. Returns the text.
     """
     published = root == store.ROOT
-    sections, names = [], []
-    for name in by_size():
-        profile, tables = PROFILES[name], {}
-        for path in files(name, root):
-            try:
-                if path not in but:
-                    tables[path] = read(name, path.stem, root)
-            except (ValueError, OSError) as error:
-                print(f"{store.shown(path)} is left out of results/README.md: {error}", flush=True)
-        if not tables.keys() - {root / "results" / name / "01_architecture.csv"}:
-            continue
-        names.append(name)
-        lines = ledger(name, root, tables)
-        poses = pd.to_numeric(lines["poses"]).max()
-        for earlier, of_version in _versions(tables).items():
-            sections += _section(profile, earlier, of_version, root, poses)
+    tables = {name: _tables(name, root, but) for name in by_size()}
+    tables = {name: of_profile for name, of_profile in tables.items() if {path.stem for path in of_profile} - {REPEATS}}
     head = HEAD.format(where=WHERE if published else "", effort="" if published else EFFORT)
-    text = "\n".join([head.rstrip("\n"), *(_compute(names) if published else ()), *sections]) + "\n"
+    lines = [head.rstrip("\n")]
+    ledgers = {name: ledger(name, root, of_profile) for name, of_profile in tables.items()}
+    lines += _compute(tables) if published else []
+    for name, of_profile in tables.items():
+        longest = pd.to_numeric(ledgers[name]["poses"]).max()
+        for earlier, of_version in _versions(of_profile).items():
+            lines += _section(PROFILES[name], earlier, of_version, published, longest)
+    text = "\n".join(lines) + "\n"
     with replacing(root / "results" / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
@@ -89,6 +85,17 @@ def page(root: Path, but: Collection[Path] = ()) -> str:
 def by_size() -> list[str]:
     """The names of the profiles: those on the paper's data first, then those of its sizes, then those of small ones."""
     return sorted(PROFILES, key=lambda name: (not PROFILES[name].comparable, not PROFILES[name].gpu))
+
+
+def _tables(profile: str, root: Path, but: Collection[Path]) -> dict[Path, pd.DataFrame]:
+    """The tables of a profile below a root, by file."""
+    tables = {}
+    for path in files(profile, root):
+        try:
+            tables |= {} if path in but else {path: read(profile, path.stem, root)}
+        except (ValueError, OSError) as error:
+            print(f"{store.shown(path)} is left out of results/README.md: {error}", flush=True)
+    return tables
 
 
 def _versions(tables: dict[Path, pd.DataFrame]) -> dict[str, dict[Path, pd.DataFrame]]:
@@ -105,13 +112,13 @@ def _versions(tables: dict[Path, pd.DataFrame]) -> dict[str, dict[Path, pd.DataF
     return {earlier: of_version for earlier, of_version in versions.items() if of_version}
 
 
-def _section(profile: Profile, earlier: str, tables: dict[Path, pd.DataFrame], root: Path, poses: float) -> list[str]:
-    """The lines on the tables of a profile, or of an earlier version of it. poses: of its longest training."""
-    published = root == store.ROOT
+def _section(
+    profile: Profile, earlier: str, tables: dict[Path, pd.DataFrame], published: bool, longest: float
+) -> list[str]:
+    """The lines on the tables of a profile, or of an earlier version of it. longest: poses of its longest training."""
     title = f"an earlier version: {earlier}, not comparable with the paper" if earlier else profile.title
-    planned = {run.poses for table in TABLES.values() for run in runs_of(table.rows(profile))}
-    if not published and poses < profile.poses and poses not in planned:  # with MIXSTE_POSES
-        title += f", CUT SHORT to at most {poses:g} poses of training"
+    if not published and longest < profile.poses and longest not in {run.poses for run in distinct(profile)}:
+        title += f", CUT SHORT to at most {longest:g} poses of training"  # with MIXSTE_POSES
     runs = {run for table in tables.values() for run in tidy.run_ids(table)}
     lines = ["", f"## Profile `{profile.name}`: {title}", ""]
     lines += [f"Averages are over {'actions' if earlier else profile.average}."]
@@ -119,26 +126,32 @@ def _section(profile: Profile, earlier: str, tables: dict[Path, pd.DataFrame], r
     lines += [_redrawn(profile.name, runs)] if published else []
     now = "The settings of the profile as it is now are in `mixste/study/profiles.py`."
     lines += [now if earlier else profile.departures]
-    for path, whole in tables.items():
-        if path.stem == "01_architecture" or (published and path.stem not in MAIN):  # 01 repeats those of Table 1
-            continue
-        of_runs = (whole["runs"] != "") | without_value(whole)
-        table = whole[(whole["column"] == "Avg.") & whole["metric"].isin(evaluate.UNITS) & of_runs]
-        if table.empty:
-            continue
-        title = f": {of_csv(path.stem).title}" if of_csv(path.stem) else ""
-        lines += ["", f"### [{path.stem}]({profile.name}/{path.name}){title}", ""]
-        lines += [f"*An earlier version: {earlier}.*", ""] if earlier else []
-        lines += ["\n\n".join(averages(table, costs=not published))]
-        new = lacking(profile.name, path.stem, table)
-        lines += [f"\nNot trained yet: {'; '.join(new)}."] if new else []
-        missing = [] if published else _missing(profile.name, path.stem, whole)
-        lines += [f"\nRows of the published table that are missing here: {'; '.join(missing)}."] if missing else []
+    for path, table in tables.items():
+        if path.stem != REPEATS and (path.stem in MAIN or not published):
+            lines += _of_table(profile.name, path, table, earlier, published)
     for path, table in tables.items():
         if path.stem == "14_claims" and not earlier:
-            lines += ["", f"### [{path.stem}]({profile.name}/{path.name}): verdicts on the paper's claims", ""]
-            lines += [verdicts(table)]
+            lines += ["", f"### {_link(profile.name, path)}: verdicts on the paper's claims", "", verdicts(table)]
     return lines + (_listed(profile.name, list(tables)) if published else [])
+
+
+def _of_table(profile: str, path: Path, whole: pd.DataFrame, earlier: str, published: bool) -> list[str]:
+    """The lines on the averages of a table; none where it has no errors of runs."""
+    of_runs = (whole["runs"] != "") | without_value(whole)
+    table = whole[(whole["column"] == "Avg.") & whole["metric"].isin(evaluate.UNITS) & of_runs]
+    if table.empty:
+        return []
+    title = f": {of_csv(path.stem).title}" if of_csv(path.stem) else ""
+    lines = ["", f"### {_link(profile, path)}{title}", ""]
+    lines += [f"*An earlier version: {earlier}.*", ""] if earlier else []
+    lines += ["\n\n".join(averages(table, costs=not published))]
+    rows = {"Not trained yet": lacking(profile, path.stem, table)}
+    rows["Rows of the published table that are missing here"] = [] if published else _missing(profile, path.stem, whole)
+    return lines + [f"\n{what}: {'; '.join(names)}." for what, names in rows.items() if names]
+
+
+def _link(profile: str, path: Path) -> str:
+    return f"[{path.stem}]({profile}/{path.name})"
 
 
 def averages(table: pd.DataFrame, costs: bool = True) -> list[str]:
@@ -149,56 +162,47 @@ def averages(table: pd.DataFrame, costs: bool = True) -> list[str]:
     """
     table = table[~tidy.not_trained(table)]
     own, differences = table[table["against"] == ""], table[table["against"] != ""]
-    parts = [f"*{over(table)}*", _by_metric(own)] if over(table) else [_by_metric(own)]
+    parts = [f"*{over(table)}*" if over(table) else "", _by_metric(own)]
     if len(differences):
         parts += [f"Differences{f', *{over(differences)}*' if differences['low'].notna().any() else ''}:"]
         parts += [_by_metric(differences)]
     parts += ["\n".join(effort(table))] if costs else []
-    notes: dict[str, list[str]] = {}
-    for row, note in notes_of(table):
-        notes.setdefault(note, []).append(row)
-    parts += [" ".join(f"*{'; '.join(rows)}*: {note}." for note, rows in notes.items())]
+    notes = own[["row"]].assign(note=own["note"].map(tidy.remark)).drop_duplicates().query("note != ''")
+    rows = notes.groupby("note", sort=False)["row"].agg("; ".join)
+    parts += [" ".join(f"*{of_note}*: {note}." for note, of_note in rows.items())]
     return [part for part in parts if part]
 
 
 def _by_metric(table: pd.DataFrame) -> str:
     """Averages, or differences, as Markdown: a line a row, a column a metric, without the columns that are empty."""
-    metrics = dict.fromkeys(zip(table["metric"], table["unit"], strict=True))
-    digits = {unit: 2 if unit == "mm/frame" else 1 for _, unit in metrics}
-    columns: dict[object, list[str]] = {"row": [], "to": []}
-    columns |= {(*metric, kind): [] for metric in metrics for kind in ("value", "paper")} | {"seeds": []}
-    for (row, against), lines in table.groupby(["row", "against"], sort=False):
-        of_metric = {line.metric: line for line in lines.itertuples()}
-        columns["row"].append(row)
-        columns["to"].append(against)
-        for metric, unit in metrics:
-            line, sign = of_metric.get(metric), "+" if against else ""
-            text = "" if line is None else interval_text(line, f"{sign}.{digits[unit]}f")
-            printed = "" if line is None or pd.isna(line.printed) or against else f"{line.printed:.1f}"
-            columns[metric, unit, "value"].append(text)
-            columns[metric, unit, "paper"].append(printed)
-        first = next(lines.itertuples())
-        columns["seeds"].append("" if against or row in (CONSTANT, REGRESSION) else tidy.seeds_of(first))
-    shown = {name: cells for name, cells in columns.items() if any(cells)}
-    heads = [
-        name if isinstance(name, str) else "paper" if name[2] == "paper" else f"{name[0]}, {name[1]}" for name in shown
-    ]
-    return markdown(pd.DataFrame(list(zip(*shown.values(), strict=True)), columns=heads))
+    key, sign = ["row", "against"], "+" if table["against"].any() else ""
+    rows = table.drop_duplicates(key).set_index(key, drop=False)
+    columns = [rows["row"], rows["against"].rename("to")]
+    for (metric, unit), lines in table.set_index(key).groupby(["metric", "unit"], sort=False):
+        form = f"{sign}.{2 if unit == 'mm/frame' else 1}f"
+        texts = [interval_text(line, form) for line in lines.itertuples()]
+        columns.append(pd.Series(texts, lines.index, name=f"{metric}, {unit}"))
+        columns += [] if sign else [lines["printed"].map("{:.1f}".format, na_action="ignore").rename("paper")]
+    if not sign:
+        seeds = [tidy.seeds_of(line) for line in rows.itertuples()]
+        columns.append(pd.Series(seeds, rows.index, name="seeds").mask(rows["row"].isin((CONSTANT, REGRESSION)), ""))
+    shown = pd.concat(columns, axis="columns").astype(object).fillna("")
+    return markdown(shown.loc[:, (shown != "").any().to_numpy()])
 
 
 def verdicts(claims: pd.DataFrame) -> str:
     """How many of the claims have each verdict, and which, as Markdown. claims: table 14_claims."""
-    kinds: dict[str, list[int]] = {}
-    for row, note in zip(claims["row"], claims["note"], strict=True):
-        kinds.setdefault(verdict(note), []).append(int(row.partition(".")[0]))
-    lines = [
-        {"verdict": kind, "claims": len(rows), "which": _ranges(rows) if len(kinds) > 1 else "all"}
-        for kind, rows in sorted(kinds.items())
-    ]
-    return markdown(pd.DataFrame(lines))
+    numbers = claims["row"].str.partition(".")[0].astype(int)
+    kinds = sorted(numbers.groupby(claims["note"].map(verdict)))
+    return markdown(
+        pd.DataFrame(
+            {"verdict": kind, "claims": len(rows), "which": _ranges(rows) if len(kinds) > 1 else "all"}
+            for kind, rows in kinds
+        )
+    )
 
 
-def _ranges(numbers: list[int]) -> str:
+def _ranges(numbers: Iterable[int]) -> str:
     """Rising numbers in short, as "1–3, 7"."""
     ends: list[list[int]] = []
     for number in numbers:
@@ -219,10 +223,8 @@ def lacking(profile: str, stem: str, table: pd.DataFrame) -> list[str]:
     if replaced(table):
         return []
     planned = of_csv(stem).rows(PROFILES[profile]) if of_csv(stem) else []
-    rows = dict.fromkeys(table.loc[tidy.not_trained(table), "row"])
-    return list(
-        rows | dict.fromkeys(row.label for row in planned if row.trained and row.label not in set(table["row"]))
-    )
+    new = [row.label for row in planned if row.trained and row.label not in set(table["row"])]
+    return list(dict.fromkeys([*table.loc[tidy.not_trained(table), "row"], *new]))
 
 
 def every_run(profile: str) -> pd.DataFrame:
@@ -233,21 +235,7 @@ def every_run(profile: str) -> pd.DataFrame:
     return pd.concat([ledger, pd.DataFrame(lines, dtype=object)], ignore_index=True).fillna("").astype(str)
 
 
-def seconds(runs: pd.DataFrame) -> pd.Series:
-    """Of lines of runs.csv, the seconds of each training.
-
-    Where several share a GPU, it has its part of the GPU's; those of one that was resumed are extrapolated.
-    """
-    numbers = (
-        runs.reindex(columns=["training_seconds", "sharing", "resumed_at"])
-        .apply(pd.to_numeric)
-        .fillna(0.0)
-        .astype(float)
-    )
-    return numbers["training_seconds"] / numbers["sharing"].clip(lower=1) / (1 - numbers["resumed_at"])
-
-
-def _compute(profiles: list[str]) -> list[str]:
+def _compute(profiles: Iterable[str]) -> list[str]:
     """A table of the trainings of each profile: how many, how many failed, their hours, and on what."""
     lines = []
     for profile in profiles:
@@ -255,7 +243,8 @@ def _compute(profiles: list[str]) -> list[str]:
         trained = runs[pd.to_numeric(runs["poses"]).fillna(0) > 0]
         now, planned = _trained(distinct(PROFILES[profile]), profile)
         line = {"profile": f"`{profile}`", "of its plan": f"{now} of {planned}", "trainings in all": len(trained)}
-        line |= {"failed": (trained["failed"] != "").sum(), "hours": f"{seconds(trained).sum() / 3600:.1f}"}
+        hours = costs.seconds(trained)["training"].sum() / 3600
+        line |= {"failed": (trained["failed"] != "").sum(), "hours": f"{hours:.1f}"}
         lines.append(line | {"on": ", ".join(sorted(set(trained["device"]) - {""}))})
     about = "Trainings: of the plan of each profile, and in all, with earlier versions; hours of a GPU or a CPU core."
     return ["", about, "", markdown(pd.DataFrame(lines))] if lines else []
@@ -272,31 +261,16 @@ def ledger(profile: str, root: Path, tables: dict[Path, pd.DataFrame]) -> pd.Dat
         old = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("run").T.to_dict()
     except (OSError, ValueError, KeyError):  # missing or damaged: rewritten from the records
         old = {}
-    named: dict[str, list[str]] = {}  # a notebook may have several tables, and is named once
+    named: dict[str, dict[str, None]] = {}  # a notebook may have several tables, and is named once
     for file, content in tables.items():
         for run in tidy.run_ids(content):
-            if file.stem[:2] not in named.setdefault(run, []):
-                named[run].append(file.stem[:2])
+            named.setdefault(run, {}).setdefault(file.stem[:2])
     lines = []
-    for run, numbers in sorted(named.items(), key=lambda item: (item[1], item[0])):
+    for run, numbers in sorted(named.items(), key=lambda item: (list(item[1]), item[0])):
         record = records.of_id(run, profile)
         line = old.get(run, {}) if record is None else line_of(record)
         lines.append({"run": run} | line | {"notebooks": " ".join(numbers)})
-    columns = [
-        "run",
-        "notebooks",
-        "model",
-        "frames",
-        "options",
-        "keypoints",
-        "poses",
-        "learning_rate",
-        "recipe",
-        "seed",
-        *ENVIRONMENT,
-        "failed",
-    ]
-    table = pd.DataFrame(lines, columns=columns)
+    table = pd.DataFrame(lines, columns=LEDGER)
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False)
     return table
@@ -318,7 +292,7 @@ def _listed(profile: str, tables: list[Path]) -> list[str]:
     """Links to these tables of a profile, to its figures and to its executed notebooks."""
     own = f"{profile}/notebooks"
     executed = own if (store.ROOT / "results" / own).exists() else "../notebooks"
-    links = ", ".join(f"[{path.stem}]({profile}/{path.name})" for path in tables)
+    links = ", ".join(_link(profile, path) for path in tables)
     return ["", f"All its tables: {links}.", f"[Figures](../figures/{profile}), [executed notebooks]({executed})."]
 
 
@@ -377,12 +351,6 @@ def effort(table: pd.DataFrame) -> list[str]:
     if len(shown.drop_duplicates()) > 1:
         return ["", "One training takes:", "", markdown(shown.reset_index())]
     return ["", f"One training takes {', '.join(f'{value} {name}' for name, value in shown.iloc[0].items())}."]
-
-
-def notes_of(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """(row, note), each once, without what is not trained yet."""
-    notes = table.loc[table["against"] == "", ["row", "note"]].itertuples(index=False, name=None)
-    return list(dict.fromkeys((row, tidy.remark(note)) for row, note in notes if tidy.remark(note)))
 
 
 def markdown(table: pd.DataFrame) -> str:
