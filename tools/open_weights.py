@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from footage import Footage
 from jaxtyping import Float
-from readme import between
+from readme import between, mean
 
 from mixste import MixSTE, checkpoints, metrics
 from mixste.accel import accelerate
@@ -47,6 +47,7 @@ from mixste.io.install import PACKAGE, needs_checkout
 from mixste.io.weights import CheckpointError, bundled, write_sums
 from mixste.skeleton import human36m
 from mixste.study import store
+from mixste.study.pages import markdown
 from mixste.train import Recipe, Step, Update, even_pieces, learning_rate, loss_of, optimizer_of
 from mixste.wild import video
 from mixste.wild.lift import lift_clip
@@ -223,9 +224,7 @@ def test_clips(source: str, keypoints: str, fps: int, share: float, validate: bo
 
 def by_subject(errors: pd.DataFrame) -> pd.DataFrame:
     """Errors of each subject, every frame counted once, from those of `evaluate` by clip."""
-    errors = errors.assign(value=errors["value"] * errors["frames"])
-    sums = errors.groupby(["subject", "metric", "unit"])[["value", "frames"]].sum()
-    return sums.assign(value=(sums["value"] / sums["frames"]).round(2)).reset_index()
+    return store.over_frames(errors, ["subject", "metric", "unit"]).round({"value": 2}).sort_index().reset_index()
 
 
 def measure(model: MixSTE, file: Path, validate: bool, demo: Path | None) -> pd.DataFrame:
@@ -251,7 +250,7 @@ def measure(model: MixSTE, file: Path, validate: bool, demo: Path | None) -> pd.
         measured = pd.concat([measured, rows], ignore_index=True) if len(measured) else rows
         places = measured[KEYS].apply(lambda row: order.get(tuple(row), len(order)), axis=1)
         measured = measured.loc[places.sort_values(kind="stable").index].reset_index(drop=True)
-        print(f"{source}, {keypoints}, {fps} frames/s, {share:.0%} missing: {_mean(rows, 'MPJPE')} mm", flush=True)
+        print(f"{source}, {keypoints}, {fps} frames/s, {share:.0%} missing: {mean(rows)} mm", flush=True)
         with replacing(file) as temporary:
             measured.to_csv(temporary, index=False)
     if measured.empty:
@@ -350,40 +349,30 @@ def mediapipe_poses(film: Path) -> np.ndarray:
 
 def table(measured: pd.DataFrame) -> str:
     """The card's table in Markdown: errors in mm, averaged over frames; "–" where nothing was measured."""
-    lines = [
-        "| source | keypoints | frames a second | missing | MPJPE | P-MPJPE | MPJPE, all eight | P-MPJPE, all eight |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = []
     for key, rows in measured[~measured["source"].isin(PARTS)].groupby(KEYS, sort=False):
         source, keypoints, fps, share = key
         few = rows[rows["subject"].isin(THREE)] if source == "open-people" else rows
         everyone = rows if set(rows["subject"]) == set(subjects("test")) else rows[:0]
-        values = [_mean(some, metric) for some in (few, everyone) for metric in ("MPJPE", "P-MPJPE")]
-        missing = f"{share:.0%}" if share else "none"
-        lines.append(f"| {source} | {keypoints} | {fps} | {missing} | {' | '.join(values)} |")
-    return "\n".join(lines)
+        line = {"source": source, "keypoints": keypoints, "frames a second": fps}
+        line["missing"] = f"{share:.0%}" if share else "none"
+        for of, some in (("", few), (", all eight", everyone)):
+            line |= {metric + of: mean(some, metric) for metric in ("MPJPE", "P-MPJPE")}
+        lines.append(line)
+    return markdown(pd.DataFrame(lines))
 
 
 def real_table(measured: pd.DataFrame) -> str:
     """Errors on the real clip and on its last frames by camera in Markdown, MPJPE / P-MPJPE in mm."""
     tables = []
     for part in PARTS:
-        rows = measured[measured["source"] == part]
-        if rows.empty:
-            continue
-        cameras = list(dict.fromkeys(rows["subject"]))
-        lines = [f"| {part}: poses from | {' | '.join(cameras)} | average |", "| --- " * (len(cameras) + 2) + "|"]
-        for keypoints, some in rows.groupby("keypoints", sort=False):
-            views = [*(some[some["subject"] == camera] for camera in cameras), some]
-            cells = [f"{_mean(view, 'MPJPE')} / {_mean(view, 'P-MPJPE')}" for view in views]
-            lines.append(f"| {keypoints} | {' | '.join(cells)} |")
-        tables.append("\n".join(lines))
+        lines = []
+        for keypoints, rows in measured[measured["source"] == part].groupby("keypoints", sort=False):
+            views = {camera: rows[rows["subject"] == camera] for camera in rows["subject"].unique()} | {"average": rows}
+            cells = {name: f"{mean(view)} / {mean(view, 'P-MPJPE')}" for name, view in views.items()}
+            lines.append({f"{part}: poses from": keypoints} | cells)
+        tables += [markdown(pd.DataFrame(lines))] if lines else []
     return "\n\n".join(tables) or "Not measured."
-
-
-def _mean(rows: pd.DataFrame, metric: str) -> str:
-    rows = rows[rows["metric"] == metric]
-    return f"{np.average(rows['value'], weights=rows['frames']):.1f}" if len(rows) else "–"
 
 
 def publish(name: str, weights: Path, errors: Path) -> Path:

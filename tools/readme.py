@@ -8,6 +8,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mixste import MixSTE
@@ -21,7 +22,8 @@ from mixste.predict import predict
 from mixste.study import store, tidy
 from mixste.study.claims import FAILS, HOLDS
 from mixste.study.notebooks import DEFAULT
-from mixste.study.profiles import PROFILES
+from mixste.study.pages import markdown
+from mixste.study.profiles import PROFILES, Profile
 from mixste.study.tables import CONSTANT, REGRESSION, TABLES, Row, Table
 from mixste.wild.outputs import pictures, save_gif
 
@@ -52,46 +54,49 @@ def results() -> str:
 
     Tables of an earlier version are shown, and named so, only as long as none of the profile as it is now is published.
     """
-    profile = PROFILES[MAIN]
-    tables = {key: _averages(MAIN, TABLES[key]) for keys in COLUMNS.values() for key in keys}
+    profile, keys = PROFILES[MAIN], [key for keys in COLUMNS.values() for key in keys]
+    tables, rows = ({key: of(TABLES[key], profile) for key in keys} for of in (_averages, _rows))
     new = [key for key, table in tables.items() if len(table) and not tidy.replaced(table)]
     tables = {key: table for key, table in tables.items() if key in new or not new}
     published = pd.concat(tables.values())
     earlier = tidy.replaced(published) if len(published) else ""
     notes: dict[str, str] = {}  # to their marks
-    lines = [["MPJPE, mm", *COLUMNS, *(f"the paper (Human3.6M), {column}" for column in COLUMNS)]]
-    lines.append(["---"] * len(lines[0]))
+    lines = []
     for row_key in SHOWN:
-        cells, printed, names = [], [], []
-        for keys in COLUMNS.values():
-            rows = {key: row for key in keys for row in TABLES[key].rows(profile) if row.key == row_key}
-            cell, paper = "–", "–"
-            for key, row in list(rows.items())[:1]:
-                table = tables.get(key)
-                cell, paper = NOT_YET if table is None else _cell(table, row, notes), _printed(row)
-                names.append(row.short)
-            cells.append(cell)
-            printed.append(paper)
-        lines.append([names[0], *cells, *printed])
-    title = (
-        f"an earlier version, too short to compare methods ({earlier}); averages over actions"
-        if earlier
-        else profile.title
-    )
-    title += "" if earlier else f"; averages over {profile.average}"
+        places = [next((key for key in keys if row_key in rows[key]), "") for keys in COLUMNS.values()]
+        of_columns = [rows[key][row_key] if key else None for key in places]
+        values = [_cell(tables.get(key), row, notes) for key, row in zip(places, of_columns, strict=True)]
+        lines.append([next(filter(None, of_columns)).short, *values, *map(_printed, of_columns)])
+    title = f"{profile.title}; averages over {profile.average}"
+    if earlier:
+        title = f"an earlier version, too short to compare methods ({earlier}); averages over actions"
     over = f"; {tidy.over(published)}" if len(published) else ""
-    shown = [f"Profile `{MAIN}`: {title}{over}.", ""]
-    shown += ["| " + " | ".join(line) + " |" for line in lines]
+    heads = ["MPJPE, mm", *COLUMNS, *(f"the paper (Human3.6M), {column}" for column in COLUMNS)]
+    shown = [f"Profile `{MAIN}`: {title}{over}.", "", markdown(pd.DataFrame(lines, columns=heads))]
     return "\n".join(shown + [f"\n{mark} {note}." for note, mark in notes.items()])
 
 
-def _cell(table: pd.DataFrame, row: Row, notes: dict[str, str]) -> str:
+def _rows(table: Table, profile: Profile) -> dict[str, Row]:
+    return {row.key: row for row in table.rows(profile)}
+
+
+def _averages(table: Table, profile: Profile) -> pd.DataFrame:
+    """The published averages of a table; none where it is not published."""
+    if table.csv not in {path.stem for path in tidy.files(profile.name)}:
+        return pd.DataFrame(columns=list(tidy.COLUMNS))
+    values = tidy.read(profile.name, table.csv)
+    return values[(values["column"] == "Avg.") & (values["metric"] == "MPJPE") & (values["against"] == "")]
+
+
+def _cell(table: pd.DataFrame | None, row: Row | None, notes: dict[str, str]) -> str:
     """The value of a row with its interval, how many of its seeds it has if not all, and the mark of its note.
 
-    notes: to their marks, to which that of the row is added.
+    A dash where there is no such row. notes: to their marks, to which that of the row is added.
     """
-    lines = table[table["row"] == row.label]
-    if lines.empty or tidy.not_trained(lines).all():
+    if row is None:
+        return "–"
+    lines = () if table is None else table[table["row"] == row.label]
+    if not len(lines) or tidy.not_trained(lines).all():
         return NOT_YET
     [line] = lines.itertuples()
     note, seeds = tidy.remark(line.note), tidy.seeds_of(line)
@@ -156,20 +161,12 @@ def _judged(claims: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _printed(row: Row) -> str:
+def _printed(row: Row | None) -> str:
     """The paper's average MPJPE of a row; a dash where it has none."""
-    if row.printed is None:
+    if row is None or row.printed is None:
         return "–"
     [value] = row.printed.query("metric == 'MPJPE' and column == 'Avg.'")["value"]
     return f"{value:.1f}"
-
-
-def _averages(profile: str, table: Table) -> pd.DataFrame:
-    """The published averages of a table; none where it is not published."""
-    if table.notebook not in {path.stem for path in tidy.files(profile)}:
-        return pd.DataFrame(columns=list(tidy.COLUMNS))
-    values = tidy.read(profile, table.notebook)
-    return values[(values["column"] == "Avg.") & (values["metric"] == "MPJPE") & (values["against"] == "")]
 
 
 def speed() -> str:
@@ -182,29 +179,31 @@ def speed() -> str:
     bench = bench[bench["what"].isin(("inference", "training step"))]
     speeds = bench.set_index(["hardware", "what", "batch", "variant"])["frames_per_second"]
     references = {"float32": "float32", "TF32": "TF32", "bfloat16 autocast": "bfloat16"}
-    lines = [["on", "what", "windows at once", "frames a second"]]
-    lines[0] += [f"times the reference in {name}" for name in references.values()]
-    lines.append(["---"] * len(lines[0]))
+    lines = []
     for row in bench[bench["variant"].isin(("fast, bfloat16", "fast, float32"))].itertuples():
         what = f"{row.what}, {row.variant.removeprefix('fast, ')}"
-        lines.append([row.hardware, what, str(row.batch), f"{row.frames_per_second:,.0f}"])
-        for reference in references:
+        line = {"on": row.hardware, "what": what, "windows at once": row.batch}
+        line["frames a second"] = f"{row.frames_per_second:,.0f}"
+        for reference, name in references.items():
             speed = speeds.get((row.hardware, row.what, row.batch, f"reference, {reference}"))
-            lines[-1].append("–" if speed is None else f"{row.frames_per_second / speed:.1f}")
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            line[f"times the reference in {name}"] = "–" if speed is None else f"{row.frames_per_second / speed:.1f}"
+        lines.append(line)
+    return markdown(pd.DataFrame(lines))
 
 
 def layouts() -> str:
     """Joints that are computed from a detector's points as Markdown: the points, and the layouts that have them."""
     detectors = {name: set(points) for name, points in LAYOUTS.items() if name != "human36m"}
-    lines = ["| joint | made of | in |", "| --- | --- | --- |"]
+    lines = []
     for joint, rows in MADE_OF.items():
         for row in rows if len(rows) > 1 else ():
             having = [name for name, points in detectors.items() if set(row) <= points]
             parts = " + ".join(point if weight == 1 else f"{weight:g} {point}" for point, weight in row.items())
-            where = "all" if len(having) == len(detectors) else ", ".join(having)
-            lines.append(f"| {joint} | {parts.replace('+ -', '− ')} | {where} |")
-    return "\n".join([*lines, "| Spine | 0.5 Hip + 0.5 Thorax | all |"])
+            lines.append(
+                [joint, parts.replace("+ -", "− "), "all" if len(having) == len(detectors) else ", ".join(having)]
+            )
+    lines.append(["Spine", "0.5 Hip + 0.5 Thorax", "all"])
+    return markdown(pd.DataFrame(lines, columns=["joint", "made of", "in"]))
 
 
 def weights() -> str:
@@ -215,27 +214,28 @@ def weights() -> str:
     speeds = pd.read_csv(store.ROOT / "results" / "bench" / "stream.csv").query("what == 'lift'")
     speeds = speeds.set_index("weights")["poses_per_second"]
     files = bundled()
-    measured = {name: pd.read_csv(path.with_suffix(".csv")) for name, path in files.items()}
-    rows = {
-        name: table.query("source == 'open-people' and metric == 'MPJPE' and fps == 50 and missing == 0")
-        for name, table in measured.items()
-    }
-    people = set.intersection(*(set(table["subject"]) for table in rows.values()))
+    chosen = "source == 'open-people' and metric == 'MPJPE' and fps == 50 and missing == 0"
+    measured = {name: pd.read_csv(path.with_suffix(".csv")).query(chosen) for name, path in files.items()}
+    people = set.intersection(*(set(errors["subject"]) for errors in measured.values()))
     columns = {"exact keypoints": "gt", "CPN": "cpn", "OpenPose": "openpose", "MediaPipe": "mediapipe"}
-    lines = [["weights", "MB", "frames a second", *columns], ["---"] * (3 + len(columns))]
-    for name, table in rows.items():
-        table = table[table["subject"].isin(people)].assign(sum=lambda rows: rows["value"] * rows["frames"])
-        sums = table.groupby("keypoints")[["sum", "frames"]].sum()
-        errors = (sums["sum"] / sums["frames"]).reindex(columns.values())
-        card, size = f"[{name}](../mixste/weights/{name}.md)", f"{files[name].stat().st_size / 1e6:.0f}"
-        speed = f"{speeds[name]:.0f}" if name in speeds else "–"
-        lines.append([card, size, speed, *(f"{error:.1f}" for error in errors)])
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return (
-        f"{text}\n\nMPJPE in mm on {len(people)} unseen subjects of `open-people` ({', '.join(sorted(people))}), "
+    lines = []
+    for name, errors in measured.items():
+        line = {"weights": f"[{name}](../mixste/weights/{name}.md)", "MB": f"{files[name].stat().st_size / 1e6:.0f}"}
+        line["frames a second"] = f"{speeds[name]:.0f}" if name in speeds else "–"
+        errors = errors[errors["subject"].isin(people)]
+        lines.append(line | {head: mean(errors[errors["keypoints"] == kind]) for head, kind in columns.items()})
+    caption = (
+        f"MPJPE in mm on {len(people)} unseen subjects of `open-people` ({', '.join(sorted(people))}), "
         "virtual cameras, 50 frames a second: of exact keypoints, and of those of simulated detectors. Frames a second "
         "of `mixste lift` on one core."
     )
+    return f"{markdown(pd.DataFrame(lines))}\n\n{caption}"
+
+
+def mean(errors: pd.DataFrame, metric: str = "MPJPE") -> str:
+    """The mean over frames of errors of bundled weights; a dash where nothing was measured."""
+    errors = errors[errors["metric"] == metric]
+    return f"{np.average(errors['value'], weights=errors['frames']):.1f}" if len(errors) else "–"
 
 
 def tables() -> dict[Path, str]:

@@ -10,7 +10,7 @@ from mixste.skeleton import Skeleton
 from mixste.study import records, tidy, trainer
 from mixste.study.profiles import Profile
 from mixste.study.records import Record
-from mixste.study.report import AT_LEVEL, trains
+from mixste.study.report import AT_LEVEL, absent_note, trains
 from mixste.study.run import Run
 from mixste.study.store import NotHere
 from mixste.study.tables import Table
@@ -25,18 +25,12 @@ def runs(table: Table, profile: Profile) -> dict[str, tuple[Run, ...]]:
 
 
 class Sound(list[Record]):
-    """The records of a method's runs, without failed ones, which `note` mentions; it is empty if there are none.
-
-    trained: how many runs have a record, "1 of 5 seeds trained"; empty if all have.
-    """
+    """The records of a method's runs, without failed ones, which `note` mentions; it is empty if there are none."""
 
     def __init__(self, seeds: tuple[Run, ...], kept: dict[Run, Record]):
-        super().__init__(kept[run] for run in seeds if run in kept and not kept[run].failed)
-        failed = {kept[run].id: kept[run].failed for run in seeds if run in kept and kept[run].failed}
-        missing = sum(run not in kept for run in seeds)
-        absent = f"{tidy.NOT_TRAINED}: {missing} of {len(seeds)} seeds" if missing else ""
-        self.note = "; ".join(filter(None, [absent, tidy.failed_note(len(self), len(seeds), failed)]))
-        self.trained = f"{len(seeds) - missing} of {len(seeds)} seeds trained" if missing else ""
+        own = [kept[run] for run in seeds if run in kept]
+        super().__init__(record for record in own if not record.failed)
+        self.note = absent_note(len(seeds), own)
 
 
 def sound(table: Table, profile: Profile) -> dict[str, Sound]:
@@ -97,7 +91,7 @@ def named(name: str, methods: dict[str, Sound]) -> str:
     A second line says where some of its seeds failed or are not trained, or a network is at the level of a constant
     pose.
     """
-    flags = [methods[name].trained, tidy.sound_seeds(methods[name].note), _at_level(methods[name])]
+    flags = [tidy.absent(methods[name].note), _at_level(methods[name])]
     return "\n".join(filter(None, [name, ", ".join(filter(None, flags))]))
 
 

@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,10 +25,10 @@ from mixste.study.tidy import (
     FAILED,
     NOT_TESTED,
     NOT_TRAINED,
+    absent,
     columns_of,
     over,
     short,
-    sound_seeds,
     why_without,
     without_value,
 )
@@ -111,18 +112,10 @@ def names(table: pd.DataFrame) -> dict[str, str]:
 
     def label(row: str, note: str) -> str:
         flat = re.search(rf"(\d+ of \d+ seeds )?{AT_LEVEL}", note)
-        flags = [why_without(note)] if row in missing else [_absent(note), flat[0] if flat else ""]
+        flags = [why_without(note)] if row in missing else [absent(note), flat[0] if flat else ""]
         return "\n".join(filter(None, [row, ", ".join(filter(None, flags))]))
 
     return {row: label(row, note) for row, note in notes.items()}
-
-
-def _absent(note: str) -> str:
-    """How many seeds failed and how many were trained, if not all, from the note on a value."""
-    failed, of = len(re.findall(rf"run \S+ {FAILED}: ", note)), sound_seeds(note).partition(" of ")[2]
-    lacking = re.search(rf"{NOT_TRAINED}: (\d+) of (\d+) seeds", note)
-    trained = f"{int(lacking[2]) - int(lacking[1])} of {lacking[2]} seeds trained" if lacking else ""
-    return ", ".join(filter(None, [trained, f"{failed} of {of} {FAILED}" if of else ""]))
 
 
 def by_column(table: pd.DataFrame, metric: str) -> Figure:
@@ -139,7 +132,7 @@ def by_column(table: pd.DataFrame, metric: str) -> Figure:
     limit = _limit(both[0], drawn["value"], drawn["low"], drawn["high"], drawn["printed"])
     for place, (row, color) in enumerate(zip(rows, colors, strict=True)):
         values = table[table["row"] == row].set_index("column").reindex(columns)
-        y = np.arange(len(columns)) + (place - (len(rows) - 1) / 2) * 0.7 / len(rows)
+        y = _beside(place, len(rows), columns)
         look = {"color": color, "marker": "os^v"[colors[:place].count(color)], "markersize": 5, "linestyle": ""}
         both[0].hlines(y, values["low"], values["high"], color=color, alpha=0.5)
         for axes, number in zip(both, ("value", "printed"), strict=True):
@@ -149,12 +142,7 @@ def by_column(table: pd.DataFrame, metric: str) -> Figure:
     unit = f"{metric}, {table['unit'].iloc[0]}"
     both[0].set(title=f"profile {table['profile'].iloc[0]}", xlabel=unit)
     both[1].set(title="printed in the paper (Human3.6M)", xlabel=unit)
-    both[0].set_yticks(range(len(columns)), [short(column) for column in columns])
-    both[0].set_ylim(len(columns) - 0.5, -0.5)
-    for axes in both:
-        axes.grid(axis="y", visible=False)
-        for column in range(0, len(columns), 2):
-            axes.axhspan(column - 0.5, column + 0.5, color="0.96", zorder=0)
+    _striped(both, map(short, columns))
     figure.legend(
         *both[0].get_legend_handles_labels(),
         loc="outside upper center",
@@ -174,14 +162,26 @@ def dots(axes: Axes, table: pd.DataFrame, labels: dict[str, str]) -> None:
     columns = list(dict.fromkeys(table["column"]))
     for place, (row, label) in enumerate(labels.items()):
         values = table[table["row"] == row].set_index("column").reindex(columns)
-        y = np.arange(len(columns)) + (place - (len(labels) - 1) / 2) * 0.7 / len(labels)
+        y = _beside(place, len(labels), columns)
         axes.hlines(y, values["low"], values["high"], color=METHODS[row], alpha=0.5)
         axes.plot(values["value"], y, "o", color=METHODS[row], markersize=5, label=label, clip_on=False)
-    axes.set_yticks(range(len(columns)), [textwrap.fill(column, 18) for column in columns], fontsize="small")
-    axes.set_ylim(len(columns) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
-    for line in range(0, len(columns), 2):
-        axes.axhspan(line - 0.5, line + 0.5, color="0.96", zorder=0)
+    _striped([axes], [textwrap.fill(column, 18) for column in columns], fontsize="small")
+
+
+def _beside(place: int, of: int, lines: list[str]) -> Float[np.ndarray, "lines"]:
+    """Where on each line the mark of this place is, of so many side by side."""
+    return np.arange(len(lines)) + (place - (of - 1) / 2) * 0.7 / of
+
+
+def _striped(panels: Sequence[Axes], names: Iterable[str], **text) -> None:
+    """Name the lines of panels with a common y axis, from above, every second one on grey."""
+    names = list(names)
+    for axes in panels:
+        axes.grid(axis="y", visible=False)
+        for line in range(0, len(names), 2):
+            axes.axhspan(line - 0.5, line + 0.5, color="0.96", zorder=0)
+    panels[0].set_yticks(range(len(names)), names, **text)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
 
 
 def averages(table: pd.DataFrame, metrics: list[str], trainings: pd.DataFrame | None = None) -> Figure:
@@ -240,7 +240,14 @@ def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
     above = textwrap.wrap(f"{NOT_TRAINED}: {without}", 90) if without else []
     size = (8, 1 + 0.2 * len(above) + 0.42 * max(len(rows), 1))
     figure, axes = plt.subplots(figsize=size, layout="constrained")
-    _whiskers(axes, rows.assign(row=rows["row"].map(labels)))
+    undecided = ~((rows["low"] > 0) | (rows["high"] < 0))
+    for y, (line, pale) in enumerate(zip(rows.itertuples(), undecided, strict=True)):
+        look = {"color": METHODS["MixSTE"], "alpha": 0.35 if pale else 1}
+        axes.plot([line.low, line.high], [y, y], **look)
+        axes.plot(line.value, y, "o", **look)
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(rows)), rows["row"].map(labels))
+    axes.invert_yaxis()
     pale = "pale: zero is in the interval, or there is none" if len(rows) else ""
     axes.set_title("\n".join(filter(None, [*above, over(rows), pale])), fontsize="small")
     limit = _limit(axes, rows["value"], rows["low"], rows["high"], pd.Series([0.0]))
@@ -358,18 +365,3 @@ def _around(values: Float[np.ndarray, "values"]) -> tuple[float, float]:
     values = np.append(values[np.isfinite(values)], 0.0)
     margin = 0.05 * np.ptp(values)
     return values.min() - margin, values.max() + margin
-
-
-def _whiskers(axes: Axes, rows: pd.DataFrame) -> None:
-    """A point with its interval on a line for each row, pale if the interval includes zero or there is none.
-
-    What the intervals are over is the title.
-    """
-    undecided = ~((rows["low"] > 0) | (rows["high"] < 0))
-    for y, (value, low, high, pale) in enumerate(zip(rows["value"], rows["low"], rows["high"], undecided, strict=True)):
-        axes.plot([low, high], [y, y], color=METHODS["MixSTE"], alpha=0.35 if pale else 1)
-        axes.plot(value, y, "o", color=METHODS["MixSTE"], alpha=0.35 if pale else 1)
-    axes.axvline(0, color="0.3", linewidth=1)
-    axes.set_title(over(rows), fontsize="small")
-    axes.set_yticks(range(len(rows)), rows["row"])
-    axes.invert_yaxis()

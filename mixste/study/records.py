@@ -151,10 +151,7 @@ def quantiles(records: Iterable[Record], percent: Iterable[float]) -> Float[np.n
 
 def by_take(clips: pd.DataFrame) -> pd.DataFrame:
     """Errors by clip (`mixste.evaluate.evaluate`, with a column protocol) as errors by take: views weigh by frames."""
-    clips = clips.assign(value=clips["value"] * clips["frames"])
-    sums = clips.groupby([*TAKE, "protocol", "metric", "unit"], sort=False)[["value", "frames"]].sum().reset_index()
-    sums["value"] /= sums["frames"]
-    return sums[COLUMNS]
+    return store.over_frames(clips, [*TAKE, "protocol", "metric", "unit"]).reset_index()[COLUMNS]
 
 
 def _unpacked(content: dict) -> pd.DataFrame:

@@ -24,8 +24,13 @@ UNSEEN = "unseen takes"  # the column of the training subjects' takes that were 
 LEAST = 3  # people from whom an interval over people follows: with two, Student's t is 12.7
 
 
-def _compared(rows: list[Row]) -> list[Row]:
-    """The rows, `against` only where that row is among them. ValueError if it is a label instead of a key."""
+def _checked(rows: list[Row]) -> list[Row]:
+    """The rows, `against` only where that row is among them. ValueError if a key or a label is not unique, or if
+    `against` is a label."""
+    for name in ("key", "label"):
+        names = [getattr(row, name) for row in rows]
+        if twice := {one for one in names if names.count(one) > 1}:
+            raise ValueError(f"each row must have a {name} of its own, found several with {', '.join(sorted(twice))}")
     keys, of_label = {row.key for row in rows}, {row.label: row.key for row in rows}
     for row in rows:
         if row.against not in keys and row.against in of_label:
@@ -62,12 +67,8 @@ def measure(
     RunError if a run has no record and not `partial`, or if the runs of a row, or of two that are compared, were tested
     on different takes. ValueError if two rows have the same key or label, or `against` is a label.
     """
-    rows = _compared(table.rows(profile) if rows is None else rows)
+    rows = _checked(table.rows(profile) if rows is None else rows)
     protocol = table.protocol or profile.protocol
-    for name in ("key", "label"):
-        names = [getattr(row, name) for row in rows]
-        if twice := {one for one in names if names.count(one) > 1}:
-            raise ValueError(f"each row must have a {name} of its own, found several with {', '.join(sorted(twice))}")
     of_run = records.find([run for row in rows for run in row.runs], profile.name)
     lacking = [row.label for row in rows if not set(row.runs) <= of_run.keys()]
     if lacking and not partial:
@@ -91,18 +92,20 @@ def measure(
             "them were made with other data, so train these again"
         )
     ends = {key: _ends(takes[key, "MPJPE"], profile) for key in errors}
-    absent = {row.key: _absent(row, by_key[row.key]) for row in rows}
+    absent = {row.key: absent_note(len(row.runs), by_key[row.key]) for row in rows}
     faults = {key: _notes(absent[key], _diverged(own), _at_level(key, ends)) for key, own in errors.items()}
     out = []
     for row in rows:
         ids = " ".join(record.id for record in sound[row.key] or by_key[row.key])
         if row.key not in errors:
-            out += _without_value(replace(row, note=_notes(row.note, absent[row.key])), table.metrics, ids)
+            row = replace(row, against="", note=_notes(row.note, absent[row.key]))
+            none = dict.fromkeys(("value", "low", "high", "degrees", "seed_spread"), np.nan) | {"over": "", "seeds": 0}
+            out += [_about(row, "Avg.", metric, ids) | none for metric in table.metrics]
             continue
         row = replace(row, note=_notes(row.note, faults[row.key]))
         for metric in table.metrics:
             own = takes[row.key, metric]
-            out += _values(own, row, metric, table, profile, ids)
+            out += _lines(own, replace(row, against=""), metric, table, profile, ids)
             if row.against in errors:
                 other, label = takes[row.against, metric], labels[row.against]
                 if not _tested(own).index.isin(other.index).all():
@@ -113,7 +116,7 @@ def measure(
                 note = _notes(row.note, faults[row.against] and f"{label}: {faults[row.against]}")
                 both = replace(row, against=label, note=note)
                 paired = _paired(row.runs, runs[row.against]) and own.columns.equals(other.columns)
-                out += _differences(own, other, paired, both, metric, table, profile, ids)
+                out += _lines(own, both, metric, table, profile, ids, other, paired)
     efforts = {row.label: _effort(row.runs[0], of_run.get(row.runs[0])) for row in rows}
     out = [values | efforts[values["row"]] for values in out]
     about = {
@@ -160,14 +163,11 @@ def sound(row: Row) -> Row:
     return replace(row, runs=tuple(runs), note=note)
 
 
-def _absent(row: Row, of_row: list[Record]) -> str:
-    """The note on a row with runs that failed or have no record."""
-    failed = {record.id: record.failed for record in of_row if record.failed}
-    missing = len(row.runs) - len(of_row)
-    return _notes(
-        f"{tidy.NOT_TRAINED}: {missing} of {len(row.runs)} seeds" if missing else "",
-        tidy.failed_note(len(of_row) - len(failed), len(row.runs), failed),
-    )
+def absent_note(of: int, own: list[Record]) -> str:
+    """The note on a row of so many runs, of which some failed or have no record. own: the records that there are."""
+    failed = {record.id: record.failed for record in own if record.failed}
+    missing = f"{tidy.NOT_TRAINED}: {of - len(own)} of {of} seeds" if len(own) < of else ""
+    return _notes(missing, tidy.failed_note(len(own) - len(failed), of, failed))
 
 
 def _errors(sound: list[Record], protocol: str, unseen: bool) -> pd.DataFrame:
@@ -186,8 +186,7 @@ def _errors(sound: list[Record], protocol: str, unseen: bool) -> pd.DataFrame:
 def _diverged(clips: pd.DataFrame) -> str:
     """The note on a row whose seeds diverge: their errors differ so much that their mean says nothing."""
     clips = clips[(clips["metric"] == "MPJPE") & ~clips["seen"]]
-    sums = clips.assign(total=clips["value"] * clips["frames"]).groupby("seed")[["total", "frames"]].sum()
-    errors = sums["total"] / sums["frames"]
+    errors = store.over_frames(clips, ["seed"])["value"].sort_index()
     if errors.max() <= DIVERGED * errors.min():
         return ""
     return f"{SEEDS_DIVERGE}, at {', '.join(f'{error:.1f}' for error in errors)} mm over all frames"
@@ -225,24 +224,14 @@ def _effort(run: Run, record: Record | None) -> dict[str, float]:
     return {"poses": run.poses, "steps": run.steps, "macs": macs, "gpu_seconds": seconds}
 
 
-def _without_value(row: Row, metrics: tuple[str, ...], ids: str) -> list[dict]:
-    """The lines of a row whose trainings all failed or have no record."""
-    none = dict.fromkeys(("value", "low", "high", "degrees", "seed_spread"), np.nan) | {"over": "", "seeds": 0}
-    return [
-        _about(row, "Avg.", metric, "", ids) | none | {"printed": _printed(row, metric, "Avg.")} for metric in metrics
-    ]
-
-
 def _takes(clips: pd.DataFrame, metric: str, column: pd.Series) -> pd.DataFrame:
     """One metric by (column, subject, take): a value per seed, and the number of frames of the take.
 
     Where each seed has training subjects of its own, unseen takes are those that all of them have.
     """
-    clips = clips.assign(column=column, total=clips["value"] * clips["frames"])
-    clips = clips[clips["metric"] == metric]
-    sums = clips.groupby(["column", "subject", "action", "take", "seed"], sort=False)[["total", "frames"]].sum()
-    value = (sums["total"] / sums["frames"]).unstack("seed")
-    takes = value.assign(frames=sums["frames"].unstack("seed").iloc[:, 0])
+    clips = clips.assign(column=column)
+    means = store.over_frames(clips[clips["metric"] == metric], ["column", "subject", "action", "take", "seed"])
+    takes = means["value"].unstack("seed").assign(frames=means["frames"].unstack("seed").iloc[:, 0])
     return takes[takes.notna().all(axis=1) | (takes.index.get_level_values("column") != UNSEEN)]
 
 
@@ -275,25 +264,24 @@ def _by_subject(takes: pd.DataFrame) -> pd.Series:
     return pd.Series(equal_people(takes.index.get_level_values("subject"), takes["frames"].to_numpy()), takes.index)
 
 
-def _values(takes: pd.DataFrame, row: Row, metric: str, table: Table, profile: Profile, ids: str) -> list[dict]:
-    return [
-        _about(row, name, metric, "", ids)
-        | summary(group.drop(columns="frames"), weights, profile)
-        | {"printed": _printed(row, metric, name)}
-        for name, group, weights in _columns(takes, profile, table.averages_only)
-    ]
-
-
-def _differences(
-    own, other, paired: bool, row: Row, metric: str, table: Table, profile: Profile, ids: str
+def _lines(
+    takes: pd.DataFrame,
+    row: Row,
+    metric: str,
+    table: Table,
+    profile: Profile,
+    ids: str,
+    others: pd.DataFrame | None = None,
+    paired: bool = False,
 ) -> list[dict]:
-    return [
-        _about(row, name, metric, row.against, ids)
-        | summary(group.drop(columns="frames"), weights, profile, other.loc[group.index].drop(columns="frames"), paired)
-        | {"printed": np.nan}
-        for name, group, weights in _columns(own, profile, table.averages_only)
-        if group.index.isin(other.index).all()
-    ]
+    """A row's values, by column and on average. others: subtracted, in the columns whose takes are among them."""
+    lines = []
+    for name, group, weights in _columns(takes, profile, table.averages_only):
+        if others is None or group.index.isin(others.index).all():
+            less = None if others is None else others.loc[group.index].drop(columns="frames")
+            values = summary(group.drop(columns="frames"), weights, profile, less, paired)
+            lines.append(_about(row, name, metric, ids) | values)
+    return lines
 
 
 def _paired(runs: tuple[Run, ...], others: tuple[Run, ...]) -> bool:
@@ -341,16 +329,14 @@ def summary(
     return asdict(interval) | {"seeds": len(of_seeds), "seed_spread": spread}
 
 
-def _about(row: Row, column: str, metric: str, against: str, ids: str) -> dict:
-    about = {"row": row.label, "against": against, "column": column, "metric": metric}
-    return about | {"unit": evaluate.UNITS[metric], "runs": ids, "note": row.note}
-
-
-def _printed(row: Row, metric: str, column: str) -> float:
-    if row.printed is None:
-        return np.nan
-    values = row.printed[(row.printed["metric"] == metric) & (row.printed["column"] == column)]["value"]
-    return float(values.iloc[0]) if len(values) else np.nan
+def _about(row: Row, column: str, metric: str, ids: str) -> dict:
+    """What a line says besides values; of a difference, for which the paper prints none, `against` is a label."""
+    about = {"row": row.label, "against": row.against, "column": column, "metric": metric}
+    about |= {"unit": evaluate.UNITS[metric], "runs": ids, "note": row.note}
+    if row.printed is None or row.against:
+        return about | {"printed": np.nan}
+    printed = row.printed.query("metric == @metric and column == @column")["value"]
+    return about | {"printed": next(iter(printed), np.nan)}
 
 
 def ready(rows: Iterable[Row], profile: Profile, train: bool | None = None) -> str:

@@ -281,9 +281,14 @@ def _errors(finished: list[Finished]) -> dict[str, float]:
     if not finished:
         return {}
     clips = collect(finished).query("protocol == 'authors' and metric == 'MPJPE'")
-    clips = clips.assign(total=clips["value"] * clips["frames"])
-    actions = clips.groupby(["run", "action"])[["total", "frames"]].sum()
-    return (actions["total"] / actions["frames"]).groupby("run").mean().to_dict()
+    return over_frames(clips, ["run", "action"])["value"].groupby("run").mean().to_dict()
+
+
+def over_frames(errors: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Errors by clip averaged over the frames of each group, and how many these are: columns value and frames."""
+    sums = errors.assign(value=errors["value"] * errors["frames"])
+    sums = sums.groupby(by, sort=False)[["value", "frames"]].sum()
+    return sums.assign(value=sums["value"] / sums["frames"])
 
 
 def remove(path: Path) -> None:

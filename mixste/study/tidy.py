@@ -63,6 +63,9 @@ EFFORT = {  # heads of the columns that say what one training takes
 }
 FAILED, NOT_TRAINED = "failed", "not trained here"  # in the notes of rows that lack some or all of their runs
 NOT_TESTED = "not tested"  # the verdict on a claim whose rows may lack all of their runs
+# In these notes: the number of seeds without a record, or with a value, and of all.
+_MISSING = re.compile(rf"{NOT_TRAINED}: (\d+) of (\d+) seeds")
+_SOUND = re.compile(rf"(\d+) of (\d+) seeds, run \S+ {FAILED}")
 pd.options.display.max_colwidth = None  # a note is shown whole
 
 
@@ -111,21 +114,27 @@ def failed_note(sound: int, of: int, failed: dict[str, str]) -> str:
 
 def sound_seeds(note: str) -> str:
     """The text "2 of 3 seeds" from the note on a value, if the others failed; else empty."""
-    match = re.search(rf"(\d+ of \d+ seeds), run \S+ {FAILED}", note)
-    return match[1] if match else ""
-
-
-def failed_runs(table: pd.DataFrame) -> list[str]:
-    """The ids of the failed runs that the notes of a table name."""
-    return re.findall(rf"run (\S+) {FAILED}: ", "\n".join(table["note"]))
+    match = _SOUND.search(note)
+    return f"{match[1]} of {match[2]} seeds" if match else ""
 
 
 def seeds_of(line) -> str:
     """How many seeds a line of a table has a value from: "3", or, if some failed or are not trained yet, "1 of 3"."""
-    planned = re.search(rf"{NOT_TRAINED}: \d+ of (\d+) seeds", line.note) or re.search(
-        rf"\d+ of (\d+) seeds, run \S+ {FAILED}", line.note
-    )
-    return f"{line.seeds} of {planned[1]}" if planned else str(line.seeds)
+    planned = _MISSING.search(line.note) or _SOUND.search(line.note)
+    return f"{line.seeds} of {planned[2]}" if planned else str(line.seeds)
+
+
+def absent(note: str) -> str:
+    """How many seeds were trained and how many of them failed, if not all are sound, from the note on a value."""
+    missing, sound = _MISSING.search(note), _SOUND.search(note)
+    trained = f"{int(missing[2]) - int(missing[1])} of {missing[2]} seeds trained" if missing else ""
+    failed = f"{len(_failed(note))} of {sound[2]} seeds {FAILED}" if sound else ""
+    return ", ".join(filter(None, [trained, failed]))
+
+
+def _failed(notes: str) -> list[str]:
+    """The ids of the failed runs that notes name."""
+    return re.findall(rf"run (\S+) {FAILED}: ", notes)
 
 
 def remark(note: str) -> str:
@@ -140,7 +149,7 @@ def not_trained(table: pd.DataFrame) -> pd.Series:
 
 def run_ids(table: pd.DataFrame) -> list[str]:
     """The ids of the runs behind a table, with those that failed; several times where several values name them."""
-    return [*" ".join(table["runs"]).split(), *failed_runs(table)]
+    return [*" ".join(table["runs"]).split(), *_failed("\n".join(table["note"]))]
 
 
 def why_without(note: str) -> str:
@@ -249,23 +258,18 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     What the intervals are over stands in the corner, as the name of the columns. The last column has the notes on the
     rows, if there are any.
     """
-    own = table[(table["column"] == "Avg.") & (table["against"] == "")]
-    diff = table[(table["column"] == "Avg.") & (table["against"] != "")].set_index(["row", "metric"])
+    averages = table[table["column"] == "Avg."]
+    own, differences = averages[averages["against"] == ""], averages[averages["against"] != ""]
+    of_row = {(line.row, line.metric): line for line in differences.itertuples()}
     lines = []
     for value in own.itertuples():
-        line = {
-            "row": value.row,
-            "metric": value.metric,
-            "value": interval_text(value, ".1f"),
-        }
-        if (value.row, value.metric) in diff.index:
-            d = diff.loc[(value.row, value.metric)]
-            line |= {"difference": interval_text(d, "+.1f"), "to": d.against}
+        line = {"row": value.row, "metric": value.metric, "value": interval_text(value, ".1f")}
+        if difference := of_row.get((value.row, value.metric)):
+            line |= {"difference": interval_text(difference, "+.1f"), "to": difference.against}
         line |= {"paper": _one(value.printed)}
         line |= {"note": value.note} if own["note"].any() else {}
         lines.append(line)
-    shown = pd.DataFrame(lines).fillna("").set_index(["row", "metric"])
-    return shown.rename_axis(columns=over(table[table["column"] == "Avg."]))
+    return pd.DataFrame(lines).fillna("").set_index(["row", "metric"]).rename_axis(columns=over(averages))
 
 
 def effort(table: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,7 @@ def test_failed_trainings_are_left_out_and_a_method_without_any_other_is_named(m
     kept = methods.compared(TABLES["table1"], profile)
     assert list(kept) == ["VideoPose3D", "PoseFormer", "MixSTE"]
     assert [[record.spec.seed for record in own] for own in kept.values()] == [[0, 2]] * 3
-    assert methods.named("MixSTE", kept) == f"MixSTE\n2 of 3 seeds, {AT_LEVEL}"
+    assert methods.named("MixSTE", kept) == f"MixSTE\n1 of 3 seeds failed, {AT_LEVEL}"
     note = f"2 of 3 seeds, run mixste failed: the loss is nan; {AT_LEVEL}"
     assert methods.about("MixSTE", kept)["note"] == note
     other = "2 of 3 seeds, run poseformer failed: the loss is nan"
