@@ -14,7 +14,8 @@ from pathlib import Path
 
 import api
 import clips
-from study import ROOT, claims, contents, earlier, study, write
+import pandas as pd
+from study import ROOT, about, claims, contents, earlier, study, write
 
 from mixste.study import pages, tidy
 from mixste.study.profiles import PROFILES
@@ -47,7 +48,7 @@ def main(folder: str = "site") -> None:
     for name, page in viewers.items():
         write(source / f"{name}.md", page)
     entries = ["claims", *viewers, *(f"/study/{name}/index" for name in profiles)]
-    write(source / "results.md", f"# Results\n\n{contents(entries, shown=True)}\n")
+    write(source / "results.md", results(profiles, entries))
     write(source / "index.md", start(profiles))
     options = ["-b", "html", "-c", str(ROOT / "docs"), "-d", str(ROOT / ".cache" / "doctrees"), "-W", "--keep-going"]
     command = [sys.executable, "-m", "sphinx", *options, "-q", "-E", "-j", "2", str(source), folder]
@@ -55,6 +56,20 @@ def main(folder: str = "site") -> None:
     if subprocess.run(command, env=environment).returncode:
         raise SystemExit("the site has faults, see above")
     print(f"{folder}/index.html: {len(list(Path(folder).rglob('*.html')))} pages")
+
+
+def results(profiles: list[str], entries: list[str]) -> str:
+    """The page that leads to all results. entries: the pages below it."""
+    lines = [
+        "- [The paper's claims](claims.md): the verdict on each.",
+        "- [Clips to play](clips.md): poses of two networks beside the truth, for test subjects of `open`.",
+        "- [Attention, by layer and joint](attention.md): that of a bundled network, to browse.",
+    ]
+    for name in profiles:
+        tables = pd.concat([tidy.read(name, path.stem) for path in tidy.files(name)])
+        lines.append(f"- [Profile {name}](study/{name}/index.md): {about(name, tables).partition(': ')[2]}")
+    text = "A profile is the study on one source of data, at one scale. Each of its tables and figures has a page."
+    return "\n\n".join(["# Results", text, "\n".join(lines), contents(entries)]) + "\n"
 
 
 def copy(source: Path) -> None:

@@ -17,6 +17,7 @@ from mixste.wild.viewer import view, view_attention
 
 FILE = store.ROOT / "results" / "open" / "clips.npz"  # of tools/open_clips.py
 WEIGHTS = "open-small"  # bundled: those of the study are not in the repository
+TRUTH = "#2a78d6"  # VideoPose3D has the grey that the viewer would choose
 LICENCE = (
     "Motion: HDM05 (M. Müller, T. Röder, M. Clausen, B. Eberhardt, B. Krüger, A. Weber: Documentation Mocap Database "
     "HDM05, 2007; CC BY-SA 3.0, as are its clips here) and CMU (mocap.cs.cmu.edu, created with funding from NSF "
@@ -49,7 +50,7 @@ def write(folder: Path) -> dict[str, str]:
     about, clips = read()
     rows = []
     for place, (one, clip, lifted) in enumerate(clips):
-        colors = {name: color_of(name) for name in lifted}
+        colors = {"truth": TRUTH} | {name: color_of(name) for name in lifted}
         view(clip, lifted, skeleton=SKELETONS[about["skeleton"]], colors=colors).save(folder / f"{place}.html")
         errors = {
             f"{name}, mm": f"{1000 * joint_errors(poses, clip.poses).mean():.1f}" for name, poses in lifted.items()

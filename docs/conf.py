@@ -20,6 +20,7 @@ import mixste
 project, release, author = "mixste", mixste.__version__, "the authors of mixste"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
 nb_execution_mode = "off"  # notebooks are shown as they were executed
 nb_merge_streams = True
 html_theme = "furo"

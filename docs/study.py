@@ -57,7 +57,8 @@ def study(profile: str, source: Path) -> None:
         for values in [measured(table, profile)]
         if values is not None
     }
-    stems = sorted(tables.keys() | figures | new.keys())
+    # The table or figure that a notebook is named after comes before its others.
+    stems = sorted(tables.keys() | figures | new.keys(), key=lambda stem: (stem[:2], stem != named(stem).stem, stem))
     for stem in stems:
         table, parts = tables.get(stem), [f"# {title(stem)}", *([LOOK[stem]] if stem in LOOK else [])]
         if stem in new:
@@ -117,7 +118,7 @@ def progress(profile: str, stems: list[str], tables: dict[str, pd.DataFrame | No
     lines = [
         {
             "table": f"[{title(stem)}]({stem}.md)",
-            "trainings": pages.so_far(planned(profile, stem), profile) or "all trainings",
+            "trainings": pages.so_far(planned(profile, stem), profile).removesuffix(" trainings so far") or "all",
         }
         for stem in stems
         if stem not in old and planned(profile, stem)
@@ -149,7 +150,8 @@ def shown(profile: str, stem: str, table: pd.DataFrame | None, ledger: pd.DataFr
             rows.setdefault(run, {}).setdefault(row)
     runs = ledger[ledger["run"].isin(rows)]
     runs = runs.assign(rows=["; ".join(rows[run]) for run in runs["run"]])
-    return [*numbers(table), "## Runs", *listed_runs(profile, runs)]
+    values = ["## Verdicts", *verdicts(table)] if stem == "14_claims" else numbers(table)
+    return [*values, "## Runs", *listed_runs(profile, runs)]
 
 
 def earlier(notebook: Path) -> str:
@@ -171,13 +173,22 @@ def notebook(profile: str, stem: str) -> Path:
     return next(path for folder in folders for path in folder.glob(f"{stem[:2]}_*.ipynb"))
 
 
-def title(stem: str) -> str:
-    """Of a table or figure: the heading of its notebook, and what part of it this is."""
+def named(stem: str) -> Path:
+    """The notebook with the number of a table or figure."""
     [path] = (ROOT / "notebooks").glob(f"{stem[:2]}_*.ipynb")
+    return path
+
+
+def title(stem: str) -> str:
+    """The heading of the notebook of a table or figure; of a part of one, what stands before a colon, and the part."""
+    path = named(stem)
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     heading = "".join(cells[0]["source"]).splitlines()[0].removeprefix("# ")
-    part = of_csv(stem).title if of_csv(stem) else re.sub(r"(?<=[a-z])(?=\d)", " ", stem[3:].replace("_", " "))
-    return heading if stem == path.stem else f"{heading}: {part}"
+    if stem == path.stem:
+        return heading
+    part = stem.removeprefix(f"{path.stem}_").removeprefix(stem[:3])  # as "averages" of 19_leaders_averages
+    part = of_csv(stem).title if of_csv(stem) else re.sub(r"figure(\d)", r"Figure \1", part.replace("_", " "))
+    return f"{heading.partition(':')[0]}: {part}"
 
 
 def about(profile: str, table: pd.DataFrame | None, stem: str = "") -> str:
@@ -200,24 +211,42 @@ def numbers(table: pd.DataFrame) -> list[str]:
     of_runs = (table["runs"] != "") | tidy.without_value(table)
     errors = table[table["metric"].isin(UNITS) & of_runs]
     averages = errors[errors["column"] == "Avg."]
-    parts = []
+    others, parts = table, []
     if len(averages):
         parts += ["## Averages", *pages.averages(averages)]
-    if len(errors) > len(averages) and len(averages):
-        for metric, values in errors.groupby("metric", sort=False):
+        for metric, values in errors.groupby("metric", sort=False) if len(errors) > len(averages) else ():
             columns = tidy.beside(values, metric).reset_index()
             parts += [f"## {metric} by column, {UNITS[metric]}", pages.markdown(columns)]
-    others = table.drop(averages.index if len(averages) == len(errors) else errors.index)
+        others = table.drop(errors.index)
     if len(others):
-        parts += ["## Other values" if parts else "## Values"]
-        for (metric, unit, of_difference), values in others.groupby(
-            ["metric", "unit", others["against"] != ""], sort=False
-        ):
-            if not of_difference and values["row"].nunique() > 1 < values["column"].nunique():
-                parts += [f"{metric}, {unit}:" if unit != "1" else f"{metric}:", pages.markdown(grid(values))]
-                others = others.drop(values.index)
-        parts += [pages.markdown(listed(others))] if len(others) else []
+        parts += ["## Other values" if parts else "## Values", *grids(others)]
     return [part for part in parts if part]
+
+
+def grids(table: pd.DataFrame) -> list[str]:
+    """Parts of a page that show any values: a grid for each metric if there are several rows and columns, one for all
+    metrics if each row has one column; the others in a list.
+    """
+    if (
+        table["metric"].nunique() > 1
+        and (table.groupby("row")["column"].nunique() == 1).all()
+        and not any(table["against"])
+    ):
+        return [pages.markdown(by_metric(table))]
+    parts = []
+    for (metric, unit, of_difference), values in table.groupby(["metric", "unit", table["against"] != ""], sort=False):
+        about, drawn = metric if unit in ("1", metric) else f"{metric}, {unit}", values
+        if of_difference and values["row"].nunique() == 1:
+            about += f", difference of {values['row'].iloc[0]} to"
+            drawn = values.assign(row=values["against"])
+        elif of_difference and values["against"].nunique() == 1:
+            about += f", difference to {values['against'].iloc[0]}"
+        elif of_difference:
+            continue
+        if min(drawn["row"].nunique(), drawn["column"].nunique()) > 1:
+            parts += [f"{about}:", pages.markdown(grid(drawn))]
+            table = table.drop(values.index)
+    return [*parts, pages.markdown(listed(table))] if len(table) else parts
 
 
 def grid(table: pd.DataFrame) -> pd.DataFrame:
@@ -227,16 +256,32 @@ def grid(table: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(index=order["column"], columns=order["row"]).rename_axis(index="").reset_index()
 
 
+def by_metric(table: pd.DataFrame) -> pd.DataFrame:
+    """Values of rows that have one column each: a line a row, a column a metric, the paper's number in parentheses."""
+    table = table.assign(metric=table["metric"] + table["unit"].map(lambda unit: "" if unit == "1" else f", {unit}"))
+    shown = listed(table).reindex(columns=["row", "column", "metric", "value", "paper"], fill_value="")
+    shown["value"] += shown["paper"].map(lambda number: f" (paper: {number})" if number else "")
+    wide = shown.pivot(index=["row", "column"], columns="metric", values="value").fillna("")
+    wide = wide.reindex(
+        index=list(dict.fromkeys(zip(shown["row"], shown["column"], strict=True))), columns=shown["metric"].unique()
+    ).reset_index()
+    return wide if wide["column"].nunique() > 1 else wide.drop(columns="column")
+
+
 def listed(table: pd.DataFrame) -> pd.DataFrame:
     """A table one value a line, for those that are not averages of errors."""
     shown = table[["row", "against", "column", "metric", "unit"]].copy()
-    forms = table["unit"].map(lambda unit: ".4g" if unit not in UNITS.values() else ".1f")
-    shown["value"] = [tidy.interval_text(line, form) for line, form in zip(table.itertuples(), forms, strict=True)]
-    shown["paper"] = [
-        "" if pd.isna(number) else f"{number:{form}}" for number, form in zip(table["printed"], forms, strict=True)
-    ]
+    lines = list(table.itertuples())
+    shown["value"] = [tidy.interval_text(line, _form(line, line.value)) for line in lines]
+    shown["paper"] = ["" if pd.isna(line.printed) else f"{line.printed:{_form(line, line.printed)}}" for line in lines]
     shown["note"] = table["note"]
     return filled(shown)
+
+
+def _form(line, number: float) -> str:
+    """The format of a number on a line of a table: errors with one digit, others with four, differences signed."""
+    digits = ".1f" if line.unit in UNITS.values() else ",.0f" if abs(number) >= 1000 else ".4g"
+    return f"{'+' if line.against else ''}z{digits}"
 
 
 def filled(table: pd.DataFrame) -> pd.DataFrame:
@@ -315,19 +360,28 @@ def curves(profile: str) -> str:
 
 def claims(profiles: list[str]) -> str:
     """The page of the paper's claims: a table for each profile."""
-    parts = ["# The paper's claims", "Differences are between the row of the claim and the one it is compared with."]
+    parts = [
+        "# The paper's claims",
+        "*value* and *paper* are differences: the row that the claim is about minus the row under *against*, negative "
+        "for a lower error. Brackets are 95 % intervals. [14_claims](/notebooks/14_claims.ipynb) has the rule of the "
+        "verdicts.",
+    ]
     for profile in profiles:
         if not (ROOT / "results" / profile / "14_claims.csv").exists():
             continue
         table = tidy.read(profile, "14_claims")
-        shown = listed(table).rename(columns={"row": "claim", "note": "verdict"})
-        forms = table["unit"].map(lambda unit: "+.2f" if unit == "mm/frame" else "+.1f")
-        shown["value"] = [tidy.interval_text(line, form) for line, form in zip(table.itertuples(), forms, strict=True)]
-        kinds = set(map(pages.verdict, shown["verdict"]))
-        columns = [*(("verdict",) if len(kinds) > 1 else ()), "value", "paper", "unit", "against"]
-        shown = shown[[name for name in ("claim", *columns) if name in shown]]
-        parts += [f"## Profile {profile}", about(profile, table)]
-        parts += [f"The verdict on every claim: *{kind}*." for kind in kinds if len(kinds) == 1]
-        parts += [pages.markdown(shown)]
+        parts += [f"## Profile {profile}", about(profile, table), *verdicts(table)]
         parts.append(f"The runs behind it: [{profile}](/study/{profile}/14_claims.md).")
     return "\n\n".join(parts) + "\n"
+
+
+def verdicts(table: pd.DataFrame) -> list[str]:
+    """The parts of a page that show the claims of a table 14_claims."""
+    shown = listed(table).rename(columns={"row": "claim", "note": "verdict"})
+    forms = table["unit"].map(lambda unit: "+z.2f" if unit == "mm/frame" else "+z.1f")
+    shown["value"] = [tidy.interval_text(line, form) for line, form in zip(table.itertuples(), forms, strict=True)]
+    kinds = set(map(pages.verdict, shown["verdict"]))
+    columns = [*(("verdict",) if len(kinds) > 1 else ()), "value", "paper", "unit", "against"]
+    shown = shown[[name for name in ("claim", *columns) if name in shown]]
+    same = [f"The verdict on every claim: *{kind}*." for kind in kinds if len(kinds) == 1]
+    return [*same, pages.markdown(shown)]

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from mixste.data.sources.people import subjects
-from mixste.study import records
+from mixste.study import records, tidy
 from mixste.study.profiles import PROFILES
 from mixste.study.tables import TABLES
 
@@ -99,6 +99,21 @@ def test_every_table_names_its_runs_and_links_their_records(site):
         assert json.loads((site / "study" / "smoke" / link).read_text(encoding="utf-8"))["id"] == run
     assert "mixste reproduce --profile smoke --notebook 02" in re.sub("<[^>]*>", "", page)
     assert "notebooks/02_table1.html" in page
+
+
+def test_a_page_shows_every_row_and_metric_of_its_table(site):
+    """Also those without an average, as the joints of Figure 4."""
+    for path in tidy.files("smoke"):
+        page = (site / "study" / "smoke" / f"{path.stem}.html").read_text(encoding="utf-8")
+        page = re.sub("<[^>]*>", "", page[page.index("<article") : page.index('<section id="runs">')])
+        page = html.unescape(page).replace("’", "'")
+        table = tidy.read("smoke", path.stem)
+        metrics = () if path.stem == "14_claims" else set(table["metric"])
+        assert [name for name in {*table["row"], *metrics} if name not in page] == [], path.stem
+
+
+def test_formulas_are_drawn(site):
+    assert "<math" in (site / "notebooks" / "20_conventions.html").read_text(encoding="utf-8")
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------

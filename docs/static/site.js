@@ -82,7 +82,7 @@ function draw(svg, lines) {
   for (let step = 0; step <= 4; step += 1) {
     const log = low + (high - low) * step / 4, poses = most * step / 4;
     parts.push(label(MARGIN - 6, y(log) + 4, (10 ** log).toPrecision(2), "end"));
-    parts.push(label(x(poses), HEIGHT - MARGIN + 18, poses.toLocaleString("en"), "middle"));
+    parts.push(label(x(poses), HEIGHT - MARGIN + 18, poses.toLocaleString("en", { notation: "compact" }), "middle"));
     parts.push(`<path d="M${MARGIN},${y(log)}H${WIDTH - MARGIN}" stroke="gray" stroke-opacity="0.3"/>`);
   }
   for (const line of lines) {
@@ -102,7 +102,7 @@ function showCurves(place) {
     const label = document.createElement("label"), box = document.createElement("input");
     Object.assign(box, { type: "checkbox", checked: line.shown || index === 0, onchange: renew });
     label.append(box, ` ${line.name}`);
-    label.style.color = line.color;
+    box.style.accentColor = line.color;
     names.append(label);
     return box;
   });
