@@ -253,7 +253,7 @@ def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
     limit = _limit(axes, rows["value"], rows["low"], rows["high"], pd.Series([0.0]))
     for place in range(len(rows)):
         _at_edge(axes, place, rows["value"].iloc[[place]], limit, METHODS["MixSTE"])
-    axes.set_xlabel(f"{metric} {label}, {averages['unit'].iloc[0]}")
+    axes.set_xlabel(f"difference of {metric} {label}, {averages['unit'].iloc[0]}")
     if rows.empty:
         axes.set_xticks([])
     return figure
@@ -356,8 +356,10 @@ def _verdict(axes: Axes, y: int, line, ends: Float[np.ndarray, "2"], scale: floa
 
 
 def _two_lines(text: str) -> str:
-    """A text of more than 38 characters broken about its middle."""
-    return text if len(text) <= 38 else "\n".join(textwrap.wrap(text, max(len(text) * 11 // 20, 30)))
+    """A text of more than 38 characters broken about its middle, but not before a unit."""
+    text = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    broken = (textwrap.wrap(text, width) for width in range(max(len(text) // 2, 30), len(text) + 1))
+    return text if len(text) <= 38 else "\n".join(next(lines for lines in broken if len(lines) <= 2))
 
 
 def _around(values: Float[np.ndarray, "values"]) -> tuple[float, float]:
