@@ -244,9 +244,18 @@ def grids(table: pd.DataFrame) -> list[str]:
         elif of_difference:
             continue
         if min(drawn["row"].nunique(), drawn["column"].nunique()) > 1:
-            parts += [f"{about}:", pages.markdown(grid(drawn))]
+            drawn, same = shortened(drawn)
+            parts += [f"{about}{f' ({same})' if same and not of_difference else ''}:", pages.markdown(grid(drawn))]
             table = table.drop(values.index)
     return [*parts, pages.markdown(listed(table))] if len(table) else parts
+
+
+def shortened(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """A table whose rows are named without what all their names share, as "cpn, equal poses"; and that."""
+    names = {row: row.split(", ") for row in table["row"].unique()}
+    same = [part for part in next(iter(names.values())) if all(part in parts for parts in names.values())]
+    short = {row: ", ".join(part for part in parts if part not in same) for row, parts in names.items()}
+    return table.assign(row=table["row"].map(short)), ", ".join(same)
 
 
 def grid(table: pd.DataFrame) -> pd.DataFrame:
