@@ -11,7 +11,6 @@ several that share the folder, may work on one store at a time.
 import contextlib
 import functools
 import hashlib
-import io
 import json
 import os
 import platform
@@ -117,11 +116,6 @@ class Finished:
             return ""
         return json.loads(self.file("failed.json").read_text())["reason"]
 
-    @property
-    def at_constant_level(self) -> bool:
-        """Whether the network is no better than a constant pose, see `mixste.networks.references`."""
-        return self.environment.get("at_constant_level", False)
-
     def model(self, which: str = "weights") -> torch.nn.Module:
         """The trained network: "weights" at the end, or "best" on the test clips where the run kept it.
 
@@ -215,16 +209,6 @@ def _read_clips(file) -> pd.DataFrame:
     return table if "split" in table else table.assign(split="test")
 
 
-def collect(finished: list[Finished]) -> pd.DataFrame:
-    """The errors by clip of many runs as one table, with a column run; faster than reading them one by one."""
-    tables = [run.file("clips.csv").read_text(encoding="utf-8") for run in finished]
-    heads, bodies = zip(*(table.split("\n", 1) for table in tables), strict=True)
-    text = io.StringIO("\n".join([heads[0], "".join(bodies)]))
-    table = _read_clips(text)
-    table = table.assign(run=np.repeat([run.id for run in finished], [body.count("\n") for body in bodies]))
-    return table.query("split == 'test'").drop(columns="split")
-
-
 def listing() -> pd.DataFrame:
     """Every run in the store, finished or not, one a row: id, state, settings, MPJPE by the authors' protocol, cost.
 
@@ -237,23 +221,11 @@ def listing() -> pd.DataFrame:
     table = pd.DataFrame(rows)
     counts = table.columns.intersection(["frames", "poses", "seed"])  # which damaged runs lack
     table[counts] = table[counts].convert_dtypes().astype(object).fillna("")
-    finished = [Finished(store() / name) for name in table["run"][table["state"].isin(("finished", "outdated"))]]
-    try:
-        errors = _errors(finished)
-    except Exception:  # a table is malformed: finding out which one takes longer
-        errors = {}
-        for run in finished:
-            try:
-                errors |= _errors([run])
-            except Exception:
-                table.loc[table["run"] == run.id, "state"] = "damaged"
-    if errors:
-        table["MPJPE"] = table["run"].map(errors)
     return table
 
 
 def _listed(path: Path) -> dict[str, object]:
-    """The row of one run, but for its error."""
+    """The row of one run."""
     spec = None
     row = {"run": path.stem, "state": "unfinished" if path.suffix and path.is_dir() else "damaged"}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -266,22 +238,16 @@ def _listed(path: Path) -> dict[str, object]:
             if (path / "failed.json").exists():
                 row |= {"state": "failed", "failed": run.failed}
             else:
-                run.file("clips.csv")
-                row |= {"seconds": float(run.environment["training_seconds"]), "state": "finished"}
+                clips = run.clips
+                clips = clips[(clips["protocol"] == "authors") & (clips["metric"] == "MPJPE")]
+                about = {"seconds": float(run.environment["training_seconds"]), "state": "finished"}
+                row |= about | {"MPJPE": over_frames(clips, ["action"])["value"].mean()}
                 described = run_of(spec)
                 if described.model in NETWORKS and outdated(described, path):  # else its code would have to be imported
                     row["state"] = "outdated"
     with contextlib.suppress(OSError):
         row["MiB"] = sum(file.lstat().st_size for file in path.iterdir()) / 2**20
     return row
-
-
-def _errors(finished: list[Finished]) -> dict[str, float]:
-    """MPJPE of each run by the authors' protocol, mm, on average over actions."""
-    if not finished:
-        return {}
-    clips = collect(finished).query("protocol == 'authors' and metric == 'MPJPE'")
-    return over_frames(clips, ["run", "action"])["value"].groupby("run").mean().to_dict()
 
 
 def over_frames(errors: pd.DataFrame, by: list[str]) -> pd.DataFrame:
