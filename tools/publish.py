@@ -4,7 +4,6 @@
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,17 +38,18 @@ def publish(profile: str) -> list[Path]:
     written = []
     for name in (name for path in done for name in notebooks.files_of(path, profile)):
         kind, _, file = Path(name).parts
-        folder = store.ROOT / kind / profile
-        if kind == "notebooks":
-            folder = notebooks.NOTEBOOKS if profile == notebooks.DEFAULT else store.ROOT / "results" / profile / kind
+        folder, content = store.ROOT / kind / profile, (store.output() / name).read_bytes()
+        if kind == "notebooks" and profile == notebooks.DEFAULT:
+            folder = notebooks.NOTEBOOKS
+        elif kind == "notebooks":  # two folders further down than the notebook
+            folder, content = (
+                store.ROOT / "results" / profile / kind,
+                content.replace(b"](../docs/", b"](../../../docs/"),
+            )
         with replacing(folder / file) as temporary:
-            shutil.copyfile(store.output() / name, temporary)
+            temporary.write_bytes(content)
         written.append(folder / file)
     copies = [path for path in written if path.suffix == ".ipynb"]
-    for path in copies if profile != notebooks.DEFAULT else ():  # two folders further down than the notebook
-        text = path.read_text(encoding="utf-8")
-        with replacing(path) as temporary:
-            temporary.write_text(text.replace("](../docs/", "](../../../docs/"), encoding="utf-8")
     subprocess.run([sys.executable, "-m", *STRIP, *copies], check=True)
     written += records.publish(distinct(profile_of(profile)), profile)
     pages.page(store.ROOT)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,32 +60,35 @@ class Batch:
     def __str__(self) -> str:
         """The dry run: what would be done, what is there, and the estimated cost."""
         lines = [f"profile {self.profile.name}: {self.profile.title}", ""]
-        for run, label in self.labels.items():
-            state = "failed, not tried again" if store.failure(self.runs[run]) else "in the store"
-            if run in self.missing:
-                interrupted = (store.store() / f"{run}.part" / "state.pt").exists()
-                verb = "another process trains it" if run in self.busy else "resume" if interrupted else "train"
-                state = f"{verb}, {span(self.seconds[run])}"
-            lines.append(f"  {run}  {label}: {state}")
-        tables = [(self.labels[run].split(", ")[0], self.seconds[run]) for run in self.missing]
-        for table in dict.fromkeys(name for name, _ in tables):
-            own = [seconds for name, seconds in tables if name == table]
-            lines.append(f"  {table}: {len(own)} runs to train, {span(sum(own))}")
+        lines += [f"  {run}  {label}: {self._state(run)}" for run, label in self.labels.items()]
+        tables = defaultdict(list)
+        for run in self.missing:
+            tables[self.labels[run].partition(", ")[0]].append(self.seconds[run])
+        lines += [f"  {table}: {len(own)} runs to train, {span(sum(own))}" for table, own in tables.items()]
         for path in self.chosen:
             state = f"execute, {span(self.seconds[path.stem])}" if path in self.stale else "up to date"
             lines.append(f"  {path.stem}: {state}")
         lines += [f"  {notebooks.not_made(self.lacking)}"] if self.lacking else []
+        return "\n".join([*lines, "", self.total()])
+
+    def _state(self, run: str) -> str:
+        if run not in self.missing:
+            return "failed, not tried again" if store.failure(self.runs[run]) else "in the store"
+        interrupted = (store.store() / f"{run}.part" / "state.pt").exists()
+        verb = "another process trains it" if run in self.busy else "resume" if interrupted else "train"
+        return f"{verb}, {span(self.seconds[run])}"
+
+    def total(self) -> str:
+        """The last line of the dry run: how much is left to do, and its cost."""
+        to_do = [f"{len(self.missing)} of {len(self.runs)} runs to train"] if self.runs else []
+        if recorded := len(records.find([self.runs[name] for name in self.missing], self.profile.name)):
+            to_do[0] += f" ({recorded} of them have published records, see --records)"
+        to_do.append(f"{len(self.stale)} of {len(self.chosen)} notebooks to execute")
         left_out = f"; {len(self.lacking)} cannot be made{self._without_data()}" if self.lacking else ""
         hours, kind = sum(self.seconds.values()) / 3600, "GPU" if self.profile.gpu else "core"
         hours = f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
-        to_train = f"{len(self.missing)} of {len(self.runs)} runs to train" if self.runs else ""
-        recorded = len(records.find([self.runs[name] for name in self.missing], self.profile.name))
-        to_train += f" ({recorded} of them have published records, see --records)" if recorded else ""
         cost = f": about {hours} {kind} hours" if self.runs or not self.lacking else ""
-        to_execute = f"{len(self.stale)} of {len(self.chosen)} notebooks to execute"
-        to_do = ", ".join(filter(None, [to_train, to_execute]))
-        lines += ["", f"{to_do}{left_out}{cost}, by {self.basis}"]
-        return "\n".join(lines)
+        return f"{', '.join(to_do)}{left_out}{cost}, by {self.basis}"
 
     def _without_data(self) -> str:
         """What the runs would cost that only the notebooks without data need."""
@@ -151,7 +155,7 @@ def run_jobs(batch: Batch, on: Path, jobs: int | None = None) -> None:
     """
     if batch.lacking and not batch.chosen:
         raise DataError(notebooks.not_made(batch.lacking))
-    print(str(batch).splitlines()[-1], flush=True)
+    print(batch.total(), flush=True)
     names, problems = [*batch.missing, *(path.stem for path in batch.stale)], []
     if batch.lacking:
         problems.append(notebooks.not_made(batch.lacking))

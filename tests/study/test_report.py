@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from mixste.study import costs, pages, plots, records, report, store, tidy
-from mixste.study.profiles import PROFILES, profile_of
+from mixste.study.profiles import PROFILES
 from mixste.study.published import published
 from mixste.study.run import Data, Run, spec
 from mixste.study.tables import CONSTANT, REGRESSION, Row, Table, all_frames
@@ -533,11 +533,6 @@ def test_a_caption_says_once_what_the_intervals_of_a_table_are_over():
     assert caption(reference) == "95 % intervals: 8 people, these networks"
     assert caption(("a", np.nan, "", 1)) == "no intervals: one training, these people"
     assert caption(("counted", np.nan, "", 0)) == ""
-
-
-def test_unknown_profile():
-    with pytest.raises(ValueError, match="profile must be one of smoke"):
-        profile_of("huge")
 
 
 def test_the_ledger_says_where_each_run_was_made(tmp_path, monkeypatch, capsys):
