@@ -92,7 +92,8 @@ def _tables(profile: str, root: Path, but: Collection[Path]) -> dict[Path, pd.Da
     tables = {}
     for path in files(profile, root):
         try:
-            tables |= {} if path in but else {path: read(profile, path.stem, root)}
+            if path not in but:
+                tables[path] = read(profile, path.stem, root)
         except (ValueError, OSError) as error:
             print(f"{store.shown(path)} is left out of results/README.md: {error}", flush=True)
     return tables

@@ -25,8 +25,10 @@ LEAST = 3  # people from whom an interval over people follows: with two, Student
 
 
 def _checked(rows: list[Row]) -> list[Row]:
-    """The rows, `against` only where that row is among them. ValueError if a key or a label is not unique, or if
-    `against` is a label."""
+    """The rows, `against` only where that row is among them.
+
+    ValueError if a key or a label is not unique, or if `against` is a label.
+    """
     for name in ("key", "label"):
         names = [getattr(row, name) for row in rows]
         if twice := {one for one in names if names.count(one) > 1}:
