@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mixste.skeleton import Skeleton, mirrored
 
+LARGEST = 10  # screen units, in which an image is 2 wide: a clip whose median coordinate is larger is in pixels
 BATCH_FRAMES = 16 * 243  # read at a time: bounds the memory, and is enough to keep a GPU busy
 CPU_BATCH_FRAMES = 2 * 81  # by one thread: few enough for the caches
 
@@ -106,8 +107,8 @@ def predict(
     read in consecutive windows, the last moved back to end with it; a shorter one is padded with its last frame.
     flip averages with the mirror image, for which skeleton tells left from right (default: the layout that the network
     was trained on, `model.skeleton`). progress is called with the number of frames as they are read. Raises ValueError
-    for another shape, an empty clip, NaN in keypoints or poses, and where flip needs a layout that is not in the
-    network's file.
+    for another shape, an empty clip, pixels, NaN in keypoints or poses, and where flip needs a layout that is not in
+    the network's file.
     """
     device = next(model.parameters()).device
     if not isinstance(keypoints, Tensor):
@@ -126,6 +127,11 @@ def predict(
     if not points.isfinite().all():
         frame = int((~points.isfinite()).flatten(1).any(dim=1).nonzero()[0])
         raise ValueError(f"keypoints must be finite, found NaN or infinity in frame {frame}")
+    if points.abs().median() > LARGEST:
+        raise ValueError(
+            f"keypoints must be in screen units, found coordinates of {points.abs().median():.4g}, as of pixels: see "
+            "mixste.camera.normalize_screen"
+        )
     skeleton = skeleton or (model.skeleton if flip else None)
     [(indices, poses)] = predict_clips(model, points, [(0, len(points))], skeleton, flip, progress)
     poses = poses[torch.from_numpy(first_of_each(indices)).to(device)]

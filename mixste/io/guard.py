@@ -63,6 +63,10 @@ def reason(fault: Exception) -> str:
             return f"more in line {line}, after its end: name a file with one JSON value a line .jsonl"
         case json.JSONDecodeError(msg=message, lineno=line, colno=column):
             return f"a syntax error in line {line}, column {column} ({message})"
+        case zipfile.BadZipFile():
+            return "another file, or an incomplete one"
+        case UnicodeDecodeError():
+            return "bytes that are not UTF-8"
         case ValueError() if "integer string conversion" in str(fault):
             return "a number of thousands of digits"
     return one_line(f"{type(fault).__name__}: {fault}", 200)

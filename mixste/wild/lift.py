@@ -248,9 +248,14 @@ def in_one_world(people: Sequence[Lifted], focal: float | None = None) -> list[L
 def clips_in(source) -> list[Path]:
     """The clips in a file or folder: the path itself, or a folder's videos, keypoint files and folders of frames."""
     source = Path(source)
+    suffixes = (*(f".{kind}" for kind in READERS), *SUFFIXES)
+    if source.is_file() and source.suffix.lower() not in suffixes:
+        raise DataError(
+            f"{source}: expected a video ({', '.join(SUFFIXES)}), keypoints in .json, .jsonl, .npz, .npy or .csv, or a "
+            f"folder, found {source.suffix or 'a file without an ending'}"
+        )
     if not source.is_dir() or is_clip(source):
         return [source]
-    suffixes = (*(f".{kind}" for kind in READERS), *SUFFIXES)
     paths = [path for path in sorted(source.iterdir()) if not path.name.startswith(".")]
     clips = [path for path in paths if path.suffix.lower() in suffixes or (path.is_dir() and is_clip(path))]
     if not clips:

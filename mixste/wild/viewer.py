@@ -106,11 +106,12 @@ def view(
         raise ValueError("expected a clip, poses or a file to show, found none")
     name, first = series[0]
     for other, poses in series:
-        if poses.shape != first.shape or poses.ndim != 3 or poses.shape[2] != 3 or not np.isfinite(poses).all():
-            raise ValueError(
-                f"{other}: expected finite poses (frames, joints, 3), as many as {name}'s {first.shape}, "
-                f"found {poses.shape}"
-            )
+        if poses.ndim != 3 or poses.shape[2] != 3 or not len(poses):
+            raise ValueError(f"{other}: expected poses (frames, joints, 3), found an array {poses.shape}")
+        if poses.shape != first.shape:
+            raise ValueError(f"{other}: expected poses as many as {name}'s {first.shape}, found {poses.shape}")
+        if not np.isfinite(poses).all():
+            raise ValueError(f"{other}: expected finite poses, found NaN or infinity")
     skeleton = skeleton or of_joints(first.shape[1])
     series = [(name, poses - poses[:, [skeleton.root]]) for name, poses in series]
     series = [(alone.name, alone.shown())] if alone else series

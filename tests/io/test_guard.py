@@ -31,6 +31,15 @@ FAULTS = [
 ]
 
 
+def test_damaged_archives_and_other_encodings_are_told_in_plain_words(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04")
+    with pytest.raises(DataError, match=r"found another file, or an incomplete one$"):
+        read_arrays(tmp_path / "a.npz")
+    (tmp_path / "a.json").write_text("{}", encoding="utf-16")
+    with pytest.raises(DataError, match=r"expected JSON, found bytes that are not UTF-8$"):
+        read_json(tmp_path / "a.json")
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
 def test_whatever_a_parser_raises_is_one_short_line(fault):
     with pytest.raises(DataError, match=r"^a\.npz: expected numbers, found \S") as error, guarded("a.npz", "numbers"):

@@ -233,18 +233,25 @@ def test_one_of_several_who_cannot_be_lifted_fails_alone(model, tmp_path, monkey
 # --- folders ---------------------------------------------------------------------------------------------------
 
 
+def body(layout: str) -> np.ndarray:
+    """The standing person as a detector sees them, feet and face as single points."""
+    joints = dict(zip(human36m.joints, STANDING, strict=True))
+    joints |= {"MidHip": joints["Hip"], "LAnkle": joints["LFoot"], "RAnkle": joints["RFoot"]}
+    nose, joints["Neck"] = joints["Neck"], joints["Thorax"]
+    return np.array([joints.get(name, nose) for name in LAYOUTS[layout]])
+
+
 def write_clips(folder):
     """Three clips and a broken one: COCO-style results, arrays, an OpenPose folder."""
     folder.mkdir()
-    coco = np.random.default_rng(0).normal(500, 80, (12, 17, 2))
+    coco = body("coco17") + np.random.default_rng(0).normal(0, 5, (12, 17, 2))
     results = [{"image_id": k, "keypoints": np.c_[frame, np.ones(17)].ravel().tolist()} for k, frame in enumerate(coco)]
     (folder / "a_coco.json").write_text(json.dumps(results))
     (folder / "b_broken.json").write_text("{")
     np.savez(folder / "c_array.npz", keypoints=moving(), joints=human36m.joints, fps=25)
     (folder / "d_openpose").mkdir()
-    body = np.random.default_rng(1).normal(500, 80, (len(LAYOUTS["body25"]), 2))
     for k in range(5):
-        people = [{"pose_keypoints_2d": np.c_[body + k, np.ones(25)].ravel().tolist()}]
+        people = [{"pose_keypoints_2d": np.c_[body("body25") + k, np.ones(25)].ravel().tolist()}]
         (folder / "d_openpose" / f"f_{k:012}_keypoints.json").write_text(json.dumps({"people": people}))
     (folder / "notes.txt").write_text("not a clip")
     return folder
@@ -397,6 +404,9 @@ def test_keypoints_beside_a_video_are_lifted_without_the_extra(model, tmp_path, 
 def test_nothing_to_lift_is_said_at_once(model, tmp_path):
     with pytest.raises(DataError, match=r"expected videos, keypoints in .* found none"):
         lift(tmp_path, tmp_path / "out", model)
+    (tmp_path / "clip.wmv").touch()
+    with pytest.raises(DataError, match=r"clip\.wmv: expected a video \(\.mp4, .* keypoints in .* found \.wmv"):
+        lift(tmp_path / "clip.wmv", tmp_path / "out", model)
     with pytest.raises(DataError, match="unknown output 'fbx': expected some of npz, csv"):
         lift(tmp_path, tmp_path / "out", model, outputs=["fbx"])
     for name in ("nowhere.json", "nowhere.mp4"):  # a film, whether or not MediaPipe is installed

@@ -185,8 +185,9 @@ def test_the_still_picture_shows_the_first_of_the_frames_asked_for():
     [
         ([], "expected a clip, poses or a file"),
         ([np.zeros((4, 17, 3)), np.zeros((5, 17, 3))], r"as many as prediction's \(4, 17, 3\), found \(5, 17, 3\)"),
-        ([np.zeros((4, 17, 2))], r"found \(4, 17, 2\)"),
-        ([np.full((4, 17, 3), np.nan)], "finite"),
+        ([np.zeros((4, 17, 2))], r"found an array \(4, 17, 2\)"),
+        ([np.zeros((0, 17, 3))], r"expected poses \(frames, joints, 3\), found an array \(0, 17, 3\)"),
+        ([np.full((4, 17, 3), np.nan)], "expected finite poses, found NaN or infinity"),
         ([np.zeros((4, 5, 3))], "17 joints"),
         (["nowhere.npz"], "nowhere.npz: expected the .npz of a lifted clip, found no such file"),
     ],

@@ -47,9 +47,12 @@ def by_frame(people: Float[np.ndarray, "all points 3"], counts: Iterable[int]) -
 
 
 def values_per_point(lengths: set[int], count: int | None) -> int:
-    """Values per point, 2 or 3, in rows of these lengths; 0 if neither fits. count: points per person, if known."""
+    """Values per point in rows of these lengths; 0 if none fits. count: points per person, if known.
+
+    2, 3, or 4 where a depth precedes the score, as in MediaPipe's.
+    """
     counts = COUNTS if count is None else (count,)
-    for numbers in (3, 2):
+    for numbers in (3, 2, 4):
         if all(length % numbers == 0 and length // numbers in counts for length in lengths):
             return numbers
     return next((numbers for numbers in (3, 2) if all(length % numbers == 0 for length in lengths)), 0)

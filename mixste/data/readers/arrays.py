@@ -52,8 +52,8 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
     """The clip in `keypoints`, or MHFormer's `reconstruction`, with scores, `joints` (names), `resolution`, `fps` and
     `focal`, if any.
 
-    Arrays are (frames, points, 2 or 3), the third value being the score; also with an axis of people before or after
-    the frames, of a single frame, or with one row of numbers per frame.
+    Arrays are (frames, points, 2 or 3), the third value being the score, or 4 with a depth before it; also with an axis
+    of people before or after the frames, of a single frame, or with one row of numbers per frame.
     """
     key = next(key for key in POINTS if key in arrays)
     points = _numbers(arrays, key)
@@ -64,7 +64,7 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
         notes.append("`reconstruction` is read as MHFormer writes it, with Human3.6M's joints; --layout sets others")
     count = len(names) if names else count
     if points.ndim == 2:
-        one = points.shape[1] in (2, 3) and (points.shape[0] != points.shape[1])
+        one = points.shape[1] in (2, 3, 4) and (points.shape[0] != points.shape[1])
         width = points.shape[1] if one else values_per_point({points.shape[1]}, count)
         points = points[None] if one else points.reshape(len(points), -1, width) if width else points
     if points.ndim == 3:
@@ -74,7 +74,9 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
     if points.ndim != 4 or points.shape[3] not in (2, 3, 4) or not points.size:
         raise DataError(f"expected keypoints (frames, points, 2 or 3), found {_numbers(arrays, key).shape}")
     # (frames, people, points, values)
-    values = points.shape[3]
+    frames, people, _, values = points.shape
+    if _numbers(arrays, key).ndim == 4 and min(frames, people) > 1:
+        notes.append(f"the array {_numbers(arrays, key).shape} is read as {people} people in {frames} frames")
     scored = np.ones((*points.shape[:3], 3))
     scored[..., :2] = points[..., :2]
     several = [name for name in arrays if getattr(arrays[name], "ndim", isinstance(arrays[name], list))]

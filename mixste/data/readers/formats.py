@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mixste.data.readers import Raw, arrays, by_frame, structures
+from mixste.data.readers.arrays import size_in
 from mixste.data.readers.detections import BY_COUNT, LAYOUTS, MADE_OF, MIN_SCORE, Detections, to_human36m
 from mixste.io import DataError
 from mixste.io.guard import guarded
@@ -45,6 +46,9 @@ UNITS = {
 }
 USED = {point for rows in MADE_OF.values() for row in rows for point in row} | set(human36m.joints)
 WHOLE_BODY = {133: 17, 136: 26}  # layouts that start with a body layout of so many points
+FACE = {"Nose", "LEye", "REye", "LEar", "REar"}
+# In a person's size: faces are smaller in every layout, and necks nearer to the middle of the shoulders.
+LARGE_FACE, LONG_NECK = 0.35, 0.2
 
 
 def read(
@@ -106,6 +110,8 @@ def _interpreted(name: str, raw: Raw, layout: str | None, resolution: tuple[int,
         scores[:] = 1.0
         notes.append("no point has a score: all are taken as detected")
     everyone[~((everyone > -HUGE) & (everyone < HUGE)).all(axis=-1)] = 0.0  # also NaN and infinity
+    if not ((places != 0) & (places != -1)).any():
+        raise DataError("expected people, found no point in any frame: all are 0, -1, missing or beyond any range")
 
     _check_side_by_side(everyone[: max(counts)], counts)
     names = _names(_some(everyone), raw, layout, notes)
@@ -145,10 +151,10 @@ def _some(everyone: Float[np.ndarray, "all points 3"]) -> Float[np.ndarray, "peo
 
 def _size(raw: Raw, override: tuple[int, int] | None, notes: list[str]) -> tuple[int, int]:
     """Width and height of the image: the given ones, or the file's."""
-    resolution = override or raw.resolution
+    resolution = raw.resolution if override is None else size_in(override)
     if resolution is None:
         raise DataError("expected the width and height of the image, found none in the file: give --size WIDTHxHEIGHT")
-    if len(resolution) != 2 or not all(1 <= side <= MOST_PIXELS for side in resolution):
+    if not all(1 <= side <= MOST_PIXELS for side in resolution):
         raise DataError(f"expected an image 1 to {MOST_PIXELS:,} pixels wide and high, found {resolution}")
     if raw.resolution and tuple(resolution) != tuple(raw.resolution):
         width, height = raw.resolution
@@ -212,10 +218,11 @@ def _missing(names: tuple[str, ...]) -> list[str]:
 def _inferred(people: Float[np.ndarray, "people points 3"], raw: Raw, notes: list[str]) -> tuple[str, ...]:
     """Names of points inferred from their number, and from their positions if two layouts have that number."""
     count = WHOLE_BODY.get(people.shape[1], people.shape[1])
-    layout = BY_COUNT.get(count)
+    layout, evidence = BY_COUNT.get(count), "their number"
     points = _in_sizes(people)
     unnamed = raw.kind in ("array", "table")
     if count == 17:
+        evidence = "their positions"
         # COCO's first five points are a face, Human3.6M's a hip and a leg, whose spine lies between hip and thorax.
         first = _median(_extent(points[:, :5]))
         hip = _median(points[:, 0] - (points[:, 1] + points[:, 4]) / 2)
@@ -224,22 +231,37 @@ def _inferred(people: Float[np.ndarray, "people points 3"], raw: Raw, notes: lis
             layout = "human36m"
         elif unnamed and not first < 0.35:
             layout = None
-        if layout and (unnamed or layout == "human36m"):
-            notes.append(f"17 points: layout {layout} inferred from their positions; --layout sets another")
     # In BODY_25 points 15 and 16 are eyes, in the experimental BODY_25B ankles.
     elif count == 25 and _median(points[:, [15, 16]] - points[:, :1]) > 0.3:
-        layout = "body25b"
-        notes.append("25 points: layout body25b inferred from points 15 and 16; --layout sets another")
+        layout, evidence = "body25b", "points 15 and 16"
     # In BODY_18, point 8 is a hip and 9 and 12 are the knees; in BODY_25, 8 is midway between the hips 9 and 12.
     elif count == 18 and _median(points[:, 8] - (points[:, 9] + points[:, 12]) / 2) < 0.03:
         notes.append("18 points: the first of body25, inferred from point 8; --layout sets another")
         return LAYOUTS["body25"][:18]
-    if layout is None:
+    unlike = layout is not None and _unlike(points, LAYOUTS[layout])
+    if layout is None or unlike:
         raise DataError(
-            f"expected points of a known layout, found {count} without names: give --layout, one of "
+            f"expected points of a known layout, found {count} without names"
+            f"{f', in other places than those of {layout}' if unlike else ''}: give --layout, one of "
             f"{', '.join(LAYOUTS)}"
         )
+    if unnamed or evidence == "points 15 and 16" or layout == "human36m":
+        notes.append(f"{people.shape[1]} points: layout {layout} inferred from {evidence}; --layout sets another")
     return LAYOUTS[layout]
+
+
+def _unlike(points: Float[np.ndarray, "people points 2"], names: tuple[str, ...]) -> bool:
+    """Whether points have other names: most people would have too large a face, or a neck outside the shoulders."""
+    points = points[:, : len(names)]
+    points = points[np.isfinite(points).all(axis=-1).mean(axis=1) > 0.75]  # a face may be all that is seen of a person
+    face = [place for place, name in enumerate(names) if name in FACE]
+    if not face:  # human36m, whose neck is at the nose
+        return False
+    large = _median(_extent(points[:, face])) > LARGE_FACE
+    if "Neck" not in names:
+        return large
+    neck, left, right = (points[:, names.index(name)] for name in ("Neck", "LShoulder", "RShoulder"))
+    return large or _median(neck - (left + right) / 2) > LONG_NECK
 
 
 def _in_sizes(people: Float[np.ndarray, "people points 3"]) -> Float[np.ndarray, "people points 2"]:

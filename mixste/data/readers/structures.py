@@ -235,7 +235,9 @@ def _listed(frames: list, count: int | None) -> Raw:
 
 def _number(frame: Any) -> Any:
     """The frame number or name in a frame or a person; None without one."""
-    return next((frame[key] for key in NUMBER if key in frame), None) if isinstance(frame, dict) else None
+    if not isinstance(frame, dict):
+        return None
+    return next((frame[key] for key in NUMBER if isinstance(frame.get(key), (str, int, float))), None)
 
 
 def _holds_arrays(content: dict) -> bool:

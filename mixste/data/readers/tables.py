@@ -156,7 +156,8 @@ def _deeplabcut(rows: list[list[str]]) -> tuple[list[str], dict[int, tuple[str, 
         for place in range(1, len(parts))
         if coords[place] in axes
     }
-    headings = ["frame", *(f"{part} {coord}" for part, coord in zip(parts[1:], coords[1:], strict=True))]
+    headings = [f"{part} {coord}" for part, coord in zip(parts, coords, strict=True)]
+    headings[min(columns, default=1) - 1] = "frame"  # labels have folder and clip in columns of their own before it
     return headings, columns, 1 + next(place for place, row in enumerate(rows) if row and row[0].lower() == "coords")
 
 

@@ -231,6 +231,7 @@ def landmarks(form=dict) -> list:
         [landmarks(list), [], landmarks(list)],
         [{"pose_landmarks": [landmarks()]}, {"pose_landmarks": []}, {"pose_landmarks": [landmarks()]}],
         {"frames": [{"landmark": landmarks()}, {}, {"poseLandmarks": landmarks()}]},
+        [{"image": {}, "poseLandmarks": seen} for seen in (landmarks(), [], landmarks())],  # of a browser
     ],
 )
 def test_mediapipe_landmarks_are_shares_of_the_image(tmp_path, frames):
@@ -362,6 +363,62 @@ def test_ambiguous_arrays_want_a_layout(tmp_path):
         read(tmp_path / "a.npz", layout="body25", resolution=(1000, 1000))
     with pytest.raises(DataError, match="unknown layout 'smpl'"):
         read(tmp_path / "a.npz", layout="smpl")
+
+
+@pytest.mark.parametrize("order", [BODY_18, BODY_25, BODY_25B, HALPE_26, MEDIAPIPE])
+def test_a_layout_inferred_for_an_array_is_told(tmp_path, order):
+    points = np.array([[PERSON.get(name, (0, 0)) for name in order]] * 3, dtype=float)
+    np.save(tmp_path / "a.npy", points)
+    found = read(tmp_path / "a.npy", resolution=(1000, 1000))
+    assert any(note.startswith(f"{len(order)} points: layout ") for note in found.notes)
+    assert np.isfinite(lifted_from(found)).all()
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        [*COCO, "neck"],  # of TensorRT's pose estimation; OpenPose's 18 points have the neck second
+        words(  # of Kinect
+            "mid_hip mid_hip neck head_top left_shoulder left_elbow left_wrist left_wrist right_shoulder right_elbow "
+            "right_wrist right_wrist left_hip left_knee left_ankle left_ankle right_hip right_knee right_ankle "
+            "right_ankle neck left_wrist left_wrist right_wrist right_wrist"
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["npy", "json"])
+def test_points_of_another_layout_with_a_known_number_are_refused(tmp_path, order, kind):
+    points = np.array([[PERSON[name] for name in order]] * 3, dtype=float)
+    if kind == "npy":
+        np.save(tmp_path / "a.npy", points)
+    else:
+        write(tmp_path / "a.json", [{"frame": k, "keypoints": person} for k, person in enumerate(points.tolist())])
+    with pytest.raises(DataError, match=r"found \d\d without names, in other places than those of body.*--layout"):
+        read(tmp_path / f"a.{kind}", resolution=(1000, 1000))
+
+
+def test_a_close_face_is_no_evidence_of_another_layout(tmp_path):
+    person = [(x, y, 0.9 * name.endswith(("nose", "eye", "ear"))) for name in COCO for x, y in [PERSON[name]]]
+    write(tmp_path / "a.json", [{"frame": 0, "keypoints": person}])
+    assert read(tmp_path / "a.json", resolution=(1000, 1000)).names[0] == "Nose"
+
+
+@pytest.mark.parametrize("value", [0, -1, np.nan, 1e20])
+def test_arrays_without_any_point_are_refused(tmp_path, value):
+    np.save(tmp_path / "a.npy", np.full((5, 17, 2), value))
+    with pytest.raises(DataError, match="expected people, found no point in any frame"):
+        read(tmp_path / "a.npy", resolution=(1000, 1000))
+
+
+def test_rows_of_mediapipe_with_depths_and_the_axes_of_several_people(tmp_path):
+    rows = np.array([landmarks(list)] * 4)
+    rows[..., 2] = -0.3
+    np.save(tmp_path / "a.npy", rows.reshape(4, 132))
+    np.testing.assert_allclose(lifted_from(read(tmp_path / "a.npy", resolution=(1000, 2000)))[0], joints(PLAIN))
+    np.save(tmp_path / "b.npy", rows[0])
+    np.testing.assert_allclose(lifted_from(read(tmp_path / "b.npy", resolution=(1000, 2000)))[0], joints(PLAIN))
+    np.save(tmp_path / "c.npy", np.stack([rows, rows], axis=1)[:3])
+    found = read(tmp_path / "c.npy", resolution=np.array([1000, 2000]))
+    assert "the array (3, 2, 33, 4) is read as 2 people in 3 frames" in found.notes
 
 
 def test_arrays_that_hold_code_are_refused(tmp_path):

@@ -143,7 +143,7 @@ def test_numbered_columns_in_the_order_of_their_numbers(tmp_path):
         columns = {form.format(k + 1): walk[:, k, axis] for k in range(33) for axis, form in enumerate(style)}
         lines = [",".join(sorted(columns))]
         lines += [",".join(repr(float(columns[name][k])) for name in sorted(columns)) for k in range(FRAMES)]
-        same(save(tmp_path / "a.csv", "\n".join(lines)))
+        assert "mediapipe33 inferred from their number" in same(save(tmp_path / "a.csv", "\n".join(lines)), notes=1)
     with pytest.raises(DataError, match="numbered from 0 or 1 without a gap, found 3 from 1 to 4"):
         read(save(tmp_path / "b.csv", "x1,y1,x2,y2,x4,y4\n1,1,1,1,1,1\n"))
 
@@ -390,7 +390,7 @@ def test_mhformers_arrays_and_bare_ones(tmp_path):
     two = np.stack([WALK * [0.5, 0.5, 1], WALK])
     for name, array in ("people", two), ("frames", two.swapaxes(0, 1)):
         np.save(tmp_path / f"{name}.npy", array)
-        same(tmp_path / f"{name}.npy", layout="coco17")
+        assert "2 people in 12 frames" in same(tmp_path / f"{name}.npy", layout="coco17", notes=1)
     for name, array in ("rows", WALK.reshape(FRAMES, 51)), ("pairs", WALK[..., :2].reshape(FRAMES, 34)):
         np.savez(tmp_path / name, array)
         same(tmp_path / f"{name}.npz", layout="coco17")
@@ -532,6 +532,9 @@ def test_deeplabcuts_headings(tmp_path):
     rows = table(column=range(FRAMES)).split("\n", 1)[1]
     head = [["scorer", *["DLC"] * 51], ["bodyparts", *parts], ["coords", *coords]]
     same(save(tmp_path / "a.csv", "\n".join(map(",".join, head)) + "\n" + rows))
+    head3 = [[row[0], "", "", *row[1:]] for row in head]  # labels, with the folder, the clip and the image of each
+    labels = "\n".join(f"labeled-data,clip,img{row.replace(',', '.png,', 1)}" for row in rows.split())
+    same(save(tmp_path / "labels.csv", "\n".join(map(",".join, head3)) + "\n" + labels))
     head = [[row[0], *row[1:] * 2] for row in (head[0], ["individuals", *["a"] * 51], *head[1:])]
     head[1][52:] = ["b"] * 51
     both = "\n".join(f"{row},{','.join([''] * 51 if k > 3 else ['5'] * 51)}" for k, row in enumerate(rows.split()))
