@@ -104,6 +104,7 @@ def damaged_file(whole: bytes, rng: np.random.Generator) -> bytes:
 # --- small whole files, and what reads them ----------------------------------------------------------------------
 
 WALK = np.concatenate([np.random.default_rng(0).uniform(300, 900, (12, 17, 2)), np.full((12, 17, 1), 0.9)], 2)
+WALK[:, :5, :2] = WALK[:, :1, :2] + np.arange(5)[:, None]  # a face
 NAMES = LAYOUTS["coco17"]
 
 
@@ -130,9 +131,8 @@ ANNOTATIONS = {
     "categories": [{"id": 1, "name": "person", "keypoints": list(NAMES)}],
     "annotations": [{"image_id": k, "category_id": 1, "keypoints": one.ravel().tolist()} for k, one in enumerate(WALK)],
 }
-MEDIAPIPE = [
-    [{"x": x / 1920, "y": y / 1080, "z": 0.0, "visibility": 0.9} for x, y, _ in np.resize(one, (33, 3))] for one in WALK
-]
+AS_COCO = [NAMES.index(name) if name in NAMES else 0 for name in LAYOUTS["mediapipe33"]]
+MEDIAPIPE = [[{"x": x / 1920, "y": y / 1080, "z": 0.0, "visibility": 0.9} for x, y, _ in one[AS_COCO]] for one in WALK]
 TABLE = "\n".join(
     [",".join(f"{name}_{axis}" for name in NAMES for axis in ("x", "y", "score"))]
     + [",".join(f"{value:.2f}" for value in one.ravel()) for one in WALK]
