@@ -253,7 +253,7 @@ def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
     limit = _limit(axes, rows["value"], rows["low"], rows["high"], pd.Series([0.0]))
     for place in range(len(rows)):
         _at_edge(axes, place, rows["value"].iloc[[place]], limit, METHODS["MixSTE"])
-    axes.set_xlabel(f"difference of {metric} {label}, {averages['unit'].iloc[0]}")
+    axes.set_xlabel(f"difference in {metric} {label}, {averages['unit'].iloc[0]}")
     if rows.empty:
         axes.set_xticks([])
     return figure

@@ -238,7 +238,7 @@ def test_differences_whose_interval_includes_zero_are_pale():
     whiskers = {tuple(drawn.get_xdata()): drawn.get_alpha() for drawn in axes.lines if len(set(drawn.get_ydata())) == 1}
     assert whiskers[-5, 1] == whiskers[0, 6] < whiskers[3, 9] == 1
     assert [label.get_text() for label in axes.get_yticklabels()] == ["A", "B", "C"]
-    assert axes.get_xlabel() == "difference of MPJPE from D, mm"
+    assert axes.get_xlabel() == "difference in MPJPE from D, mm"
     assert axes.yaxis_inverted()
     assert any(set(drawn.get_xdata()) == {0} for drawn in axes.lines), "zero is marked"
     assert axes.get_title().startswith("95 % intervals: 8 people, 3 seeds\npale: ")
@@ -256,7 +256,7 @@ def test_differences_name_the_rows_that_were_not_trained():
     [axes] = plots.differences(table, "MPJPE", "from base").axes
     assert not list(axes.get_yticks())
     assert axes.get_title() == f"{NOT_TRAINED}: base"
-    assert axes.get_xlabel() == "difference of MPJPE from base, mm"
+    assert axes.get_xlabel() == "difference in MPJPE from base, mm"
     lines = [line("A", 50.0), missing("B", NOT_TRAINED), line("C", 50.0), line("C", 3.0, against="A")]
     [axes] = plots.differences(pd.DataFrame(lines), "MPJPE", "from A").axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["C"]
