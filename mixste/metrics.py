@@ -77,7 +77,10 @@ def aligned(pred: Poses, target: Poses) -> Float[np.ndarray, "*batch frames join
 
 
 def error_variance(errors: Float[np.ndarray, "joints"]) -> float:
-    """VAR. of Figure 4: the (population) variance among the mean errors of joints, divided by 10."""
+    """VAR. of Figure 4: the (population) variance among the mean errors of joints, divided by 10.
+
+    So the caption defines it; Section 4.1 of the paper speaks of the variance between actions.
+    """
     return float(np.var(_finite("errors", errors)) / 10.0)
 
 

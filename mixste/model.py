@@ -25,7 +25,7 @@ AUTHORS_HEADS = 8  # of the published MixSTE and PoseFormer; cannot be inferred 
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over the second-last axis (Eqs. 3–5)."""
+    """Multi-head self-attention over the second-last axis (Eqs. 3–5, 8)."""
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0, scale: str = "head"):
         super().__init__()
@@ -71,7 +71,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: x + attention(norm(x)), then x + MLP(norm(x)) (Eqs. 7, 8)."""
+    """A pre-norm transformer block: x + attention(norm(x)) (Eq. 7), then x + MLP(norm(x)), which has no equation."""
 
     def __init__(
         self, dim: int, heads: int, mlp_ratio: float = 2.0, dropout: float = 0.0, drop_path: float = 0.0, scale="head"

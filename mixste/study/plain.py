@@ -51,7 +51,7 @@ class PlainMixSTE(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x)), over the tokens of each sequence (Eqs. 7, 8)."""
+    """x + attention(norm(x)) (Eq. 7), then x + MLP(norm(x)), over the tokens of each sequence."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float):
         super().__init__()
@@ -72,7 +72,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainAttention(nn.Module):
-    """Multi-head self-attention (Eqs. 3–5)."""
+    """Multi-head self-attention (Eqs. 3–5, 8)."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()

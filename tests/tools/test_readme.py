@@ -70,8 +70,11 @@ def here(tmp_path, monkeypatch):
     checkpoints.save_checkpoint(small, "ours.safetensors")
     checkpoints.export_authors(small, "best_epoch.bin")
     (tmp_path / "keypoints.json").write_text(json.dumps(coco(100)))
-    for folder in ("openpose_folder", "recordings"):
+    for folder in ("openpose_folder", "recordings", "my_recordings"):
         (tmp_path / folder).mkdir()
+    for subject in "AB":
+        arrays = {"keypoints": np.full((30, 17, 2), 500.0), "poses": np.zeros((30, 17, 3))}
+        np.savez(tmp_path / "my_recordings" / f"{subject}_Walking.npz", **arrays)
     for k in range(3):
         people = [{"pose_keypoints_2d": np.full((25, 3), 100.0 + k).ravel().tolist()}]
         (tmp_path / "openpose_folder" / f"{k}.json").write_text(json.dumps({"people": people}))
@@ -94,6 +97,9 @@ def test_python_runs_as_it_stands(page, here):
         others = ["Adam", "wider", "+ acceleration", "KTPFormer", "frame by frame"]
         assert table.loc[table["against"] == "+ joint separation", "row"].drop_duplicates().tolist() == others
         assert table["low"].notna().all()
+        [run] = scope["mine"].runs
+        assert run.data.load().subjects == ["A", "B"]
+        assert checkpoints.load_checkpoint(here / "mine.safetensors").frames == 27
 
 
 def commands() -> list[tuple[str, str]]:
