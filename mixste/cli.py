@@ -155,6 +155,7 @@ def train(
         wanted = [of_id[name] for name in ids]
     if retry_failed:
         trainer.forget_failed(wanted)
+    trainer.warn_without_gpu(profile_of(profile), len(trainer.lacking(wanted)))
     failed = trainer.make_all(wanted, jobs, f"training, profile {profile}", minutes)
     left = len(trainer.lacking(wanted))
     rest = f", {left} unfinished: the same command goes on from here" if left else ""

@@ -176,6 +176,7 @@ def run_jobs(batch: Batch, on: Path, jobs: int | None = None) -> None:
         if remote:
             call([*command, *(["--jobs", str(jobs)] if jobs else [])], folder)
         else:
+            trainer.warn_without_gpu(batch.profile, len(batch.missing))
             with cards.shared(cards.visible() if gpu else [], len(names), jobs) as per_card:
                 places = gpus * per_card
                 cores = jobs or max(places, os.cpu_count() or 1)

@@ -46,7 +46,9 @@ def reproduce(profile: str, chosen: list[Path], jobs: int | None = None, train: 
         raise DataError(not_made(lacking))
     failed = [not_made(lacking)] if lacking else []
     if train:
-        failed += [trainer.make_all(distinct(scale, tables_read(chosen)), jobs, title=f"training, profile {profile}")]
+        wanted = distinct(scale, tables_read(chosen))
+        trainer.warn_without_gpu(scale, len(trainer.lacking(wanted)))
+        failed += [trainer.make_all(wanted, jobs, title=f"training, profile {profile}")]
     for path, made in _in_workers(chosen, profile, train, trainer.jobs_for(len(chosen), jobs)):
         print(f"[{chosen.index(path) + 1}/{len(chosen)}] {path.name}", end="", flush=True)
         try:

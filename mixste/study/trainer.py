@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -28,6 +29,7 @@ from mixste.io.files import replacing
 from mixste.networks.references import ConstantPose, at_constant_level
 from mixste.skeleton import Skeleton
 from mixste.study import cards, states
+from mixste.study.profiles import Profile
 from mixste.study.progress import EVERY, Progress
 from mixste.study.run import Data, Run, code_of_errors, describe, read_spec, spec
 from mixste.study.store import (
@@ -144,6 +146,17 @@ def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs", mi
         f"{len(failed)} of {len(wanted)} runs failed, and tables leave them out: {named} "
         "(`mixste train --retry-failed`, in their profile, tries them again)"
     )
+
+
+def warn_without_gpu(profile: Profile, missing: int) -> None:
+    """Say, before it costs days, if so many trainings of a profile that needs a GPU would run on the CPU."""
+    if missing and profile.gpu and not torch.cuda.is_available():
+        print(
+            f"mixste: profile {profile.name} is for a GPU, and PyTorch {torch.__version__} finds none here: the "
+            f"{missing} missing runs are trained on the CPU, which may take weeks",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def jobs_for(count: int, jobs: int | None = None) -> int:

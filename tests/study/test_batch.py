@@ -19,7 +19,7 @@ import nbformat
 import pytest
 from typer.main import get_command
 
-from mixste.cli import app
+from mixste.cli import app, train
 from mixste.io.install import PACKAGE
 from mixste.study import batch, notebooks, store, trainer
 from mixste.study.batch import Batch
@@ -61,6 +61,7 @@ def notebook(path, *sources):
     cells[0].metadata["tags"] = ["parameters"]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
+    return path
 
 
 def of(*wanted: Run) -> Batch:
@@ -360,6 +361,20 @@ def slurm(tmp_path):
             daemon.terminate()
             daemon.wait(20)
         os.unlink(conf)
+
+
+def test_every_way_to_train_says_that_there_is_no_gpu(checkout, monkeypatch):
+    """Before anything is trained: `reproduce` with and without --on, and `train`."""
+    warned = []
+    monkeypatch.setattr(trainer, "warn_without_gpu", lambda profile, missing: warned.append((profile.name, missing)))
+    monkeypatch.setattr(trainer, "make_all", lambda *args, **options: "")
+    monkeypatch.setattr(batch, "call", lambda command, folder: None)
+    monkeypatch.setattr(notebooks, "_in_workers", lambda *args: [])
+    notebooks.reproduce("smoke", [notebook(checkout / "notebooks" / "04_table3.ipynb", 'TABLES["table3"]')])
+    train("smoke", ["3"])
+    with pytest.raises(RuntimeError, match="1 of 1 jobs are left"):
+        batch.run_jobs(replace(of(RUN), stale=[]), batch.WORKFLOW / "profiles" / "node" / "config.yaml")
+    assert warned == [("smoke", 4), ("smoke", 4), ("smoke", 1)]
 
 
 def test_slurm_where_there_is_none_is_said_before_anything_starts(checkout, monkeypatch):

@@ -357,6 +357,16 @@ def test_after_the_minutes_nothing_trains_any_more_and_nothing_is_begun(folder):
     assert trainer.lacking([endless, other]) == [endless]
 
 
+@pytest.mark.parametrize(
+    ("gpu", "there", "missing"), [(True, False, 1), (True, False, 0), (True, True, 1), (False, False, 1)]
+)
+def test_trainings_for_a_gpu_that_is_not_here_are_announced(gpu, there, missing, monkeypatch, capsys):
+    monkeypatch.setattr(trainer.torch.cuda, "is_available", lambda: there)
+    trainer.warn_without_gpu(replace(PROFILES["smoke"], gpu=gpu), missing)
+    said = capsys.readouterr().err
+    assert ("profile smoke is for a GPU" in said) == (gpu and not there and missing > 0)
+
+
 def test_fine_tuning_begins_with_the_other_runs_weights(folder):
     tuned = replace(RUN, seed=1, start=RUN, recipe=replace(RUN.recipe, learning_rate=1e-12))
     done = make(tuned)
