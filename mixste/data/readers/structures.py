@@ -1,4 +1,7 @@
-"""JSON: OpenPose, COCO results and annotations, MMPose, AlphaPose, Detectron2, MediaPipe, and similar structures."""
+"""JSON: OpenPose, COCO results and annotations, MMPose, AlphaPose, Detectron2, MediaPipe, and similar structures.
+
+Also the labels that YOLO writes, one .txt file a frame, which become the same structure.
+"""
 
 import json
 import re
@@ -16,7 +19,7 @@ from mixste.data.readers.arrays import from_arrays, size_in
 from mixste.data.readers.detections import canonical_names
 from mixste.data.readers.timing import in_order, in_seconds, rate, times_in
 from mixste.io import DataError
-from mixste.io.guard import read_json
+from mixste.io.guard import guarded, read_bytes, read_json
 
 # The keys that programs use for the same things, in the order in which they are tried.
 FRAMES = ("instance_info", "frames")  # of a clip
@@ -35,6 +38,7 @@ FPS = ("fps", "frame_rate", "framerate")  # of a clip
 SIZES = (("width", "height"), ("image_width", "image_height"), ("resolution",), ("image_size",))  # of its images
 FOCAL = ("focal_length", "focal")  # of the camera, pixels
 ABOUT = ("info", "meta", "metadata", "meta_info", "video", "video_info")  # objects with the same keys
+MAX_LABELS = 1 << 20  # bytes of a frame of YOLO's; a person takes 600
 OF_ONE_IMAGE = ("keypoint_scores", "bbox", "box")  # keys of people, by which their list is one frame
 
 KINDS = dict.fromkeys(("people", "bodies", *POINTS[:2]), "openpose")
@@ -65,18 +69,18 @@ def read_lines(path: Path, count: int | None) -> Raw:
 
 def read_folder(folder: Path, count: int | None) -> Raw:
     """The clip in a folder with one file per frame. Other files are ignored, which a note reports."""
-    paths = json_files(folder)
+    paths = frame_files(folder)
     contents: dict[Path, Any] = {}
     faults: dict[Path, DataError] = {}
     for path in paths:
         try:
-            contents[path] = read_json(path)
+            contents[path] = _frame_in(path)
         except DataError as error:
             faults[path] = error
     series = [group for group in _series(paths) if any(is_frame(contents.get(path)) for path in group)]
     if len(series) != 1:
         few = f"{len(series)} series: {', '.join(group[0].name for group in series[:3])}" if series else "none"
-        raise DataError(f"expected one .json file per frame, of one clip, found {few}")
+        raise DataError(f"expected one file per frame, of one clip, found {few}")
     for path in series[0]:
         if path in faults:
             raise faults[path]
@@ -93,16 +97,16 @@ def read_folder(folder: Path, count: int | None) -> Raw:
 
 
 def is_clip(folder: Path) -> bool:
-    """Whether a folder holds one clip, with one .json file per frame.
+    """Whether a folder holds one clip, with one file per frame.
 
     Decided by its largest series of files whose names differ by numbers alone; without one, by a single frame.
     """
-    series = _series(json_files(folder))
+    series = _series(frame_files(folder))
     several = bool(series) and len(series[0]) > 1
     frames = 0
-    for path in series[0] if several else json_files(folder):
+    for path in series[0] if several else frame_files(folder):
         try:
-            frame = is_frame(read_json(path))
+            frame = is_frame(_frame_in(path))
         except DataError:  # perhaps a clip that cannot be read among others
             continue
         if frame is False or (frame and several):
@@ -129,10 +133,34 @@ def is_frame(content: Any) -> bool | None:
     return False if any(isinstance(one, (dict, list)) for one in content) else None
 
 
-def json_files(folder: Path) -> list[Path]:
-    """The .json files of a folder, sorted, without hidden ones."""
-    paths = [path for path in folder.iterdir() if path.suffix.lower() == ".json" and not path.name.startswith(".")]
-    return sorted(path for path in paths if path.is_file())
+def frame_files(folder: Path) -> list[Path]:
+    """The .json files of a folder, or its .txt files if there are none; sorted, without hidden ones."""
+    for suffix in (".json", ".txt"):
+        paths = [path for path in folder.iterdir() if path.suffix.lower() == suffix and not path.name.startswith(".")]
+        paths = sorted(path for path in paths if path.is_file())
+        if paths:
+            return paths
+    return []
+
+
+def _frame_in(path: Path) -> Any:
+    """The frame in a file of a folder: JSON, or the people whom YOLO labels in a .txt file."""
+    if path.suffix.lower() != ".txt":
+        return read_json(path)
+    with guarded(path, "labels of YOLO"):
+        return [_labelled(line.split()) for line in read_bytes(path, MAX_LABELS).decode().splitlines() if line.strip()]
+
+
+def _labelled(cells: list[str]) -> dict:
+    """A person in a line: class, box, x, y and perhaps score of COCO's 17 points, then perhaps confidence and id."""
+    for values in (3, 2):
+        points, more = cells[5 : 5 + 17 * values], cells[5 + 17 * values :]
+        if len(points) == 17 * values and len(more) <= 2:
+            numbers = np.array(cells, dtype=float)  # or ValueError
+            tracked = len(more) == 2 or (len(more) == 1 and numbers[-1] >= 1)
+            name = {"track_id": float(numbers[-1])} if tracked else {}
+            return {"box": cells[1:5], "keypoints": numbers[5 : 5 + 17 * values].reshape(17, values).tolist(), **name}
+    raise DataError(f"expected a class, a box and 17 points a line, found {len(cells)} values")
 
 
 def _series(paths: list[Path]) -> list[list[Path]]:

@@ -194,6 +194,33 @@ def test_mmpose_folder_of_images(tmp_path):
     assert [len(frame) for frame in read(tmp_path / "clip", resolution=(1000, 1000)).people] == [1, 2]
 
 
+@pytest.mark.parametrize("more", ["", " 0.87", " 0.87 3", " 3"], ids=["plain", "confidence", "both", "id"])
+@pytest.mark.parametrize("values", [2, 3])
+def test_labels_of_yolo(tmp_path, values, more):
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    (folder / "classes.txt").write_text("person\n")
+    for number in (1, 2, 4):  # no file for a frame without people
+        points = [(x / 1000, y / 2000, 0.9)[:values] for x, y in map(PERSON.get, COCO)]
+        line = " ".join(f"{value:.6g}" for point in points for value in point)
+        (folder / f"clip_{number}.txt").write_text(f"0 0.5 0.25 0.2 0.35 {line}{more}\n")
+    assert is_clip(folder)
+    found = read(folder, resolution=(1000, 2000))
+    assert [len(frame) for frame in found.people] == [1, 1, 0, 1]
+    points = to_human36m(found.people[3][:, :, :2], found.names)[0]
+    np.testing.assert_allclose(points, joints(PLAIN), atol=0.01)
+    assert found.ids == (None if "3" not in more else [["3"], ["3"], [], ["3"]])
+    (folder / "clip_2.txt").write_text("0 0.5 0.25 0.2 0.35\n")
+    with pytest.raises(DataError, match=r"clip_2\.txt: expected a class, a box and 17 points a line, found 5 values"):
+        read(folder, resolution=(1000, 2000))
+
+
+def test_texts_are_no_clip(tmp_path):
+    for number in range(3):
+        (tmp_path / f"log_{number}.txt").write_text("started\n")
+    assert not is_clip(tmp_path)
+
+
 def test_whole_body_layouts_begin_with_the_body(tmp_path):
     content = [{"image_id": 1, "keypoints": [*triples(COCO), *[1.0] * (3 * 116)]}]
     found = read(write(tmp_path / "wholebody.json", content), resolution=(1000, 1000))
@@ -436,5 +463,5 @@ def test_arrays_that_hold_code_are_refused(tmp_path):
 def test_missing_files_and_empty_folders_are_told(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         read(tmp_path / "nowhere.json")
-    with pytest.raises(DataError, match=r"expected one \.json file per frame, of one clip, found none"):
+    with pytest.raises(DataError, match="expected one file per frame, of one clip, found none"):
         read(tmp_path)

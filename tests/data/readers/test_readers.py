@@ -237,9 +237,7 @@ def test_folders_of_clips_and_of_two_clips(tmp_path):
         save(tmp_path / "two" / f"b_{k}.json", openpose()[k])
     save(tmp_path / "clips" / "still.json", openpose()[0])
     assert not is_clip(tmp_path / "clips")
-    with pytest.raises(
-        DataError, match=r"one \.json file per frame, of one clip, found 2 series: a_0\.json, b_0\.json"
-    ):
+    with pytest.raises(DataError, match=r"one file per frame, of one clip, found 2 series: a_0\.json, b_0\.json"):
         read(tmp_path / "two")
     assert not is_clip(tmp_path)
 
