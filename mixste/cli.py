@@ -6,6 +6,7 @@ import math
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -137,7 +138,7 @@ def train(
     ] = math.inf,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Also train runs whose training failed before.")
-    ] = (False),
+    ] = False,
 ) -> None:
     """Train the runs that are missing from the store, and renew errors that were computed by outdated code."""
     from mixste.study import store, trainer
@@ -147,6 +148,7 @@ def train(
     if run:
         trainer.make_as_planned(run, retry_failed)
         return
+    end = time.monotonic() + 60 * minutes
     wanted = distinct(profile_of(profile), [one.key for one in named(listed(table))] or None)
     if ids := listed(chosen):
         of_id = {run.id: run for run in wanted}
@@ -156,7 +158,7 @@ def train(
     if retry_failed:
         trainer.forget_failed(wanted)
     trainer.warn_without_gpu(profile_of(profile), len(trainer.lacking(wanted)))
-    failed = trainer.make_all(wanted, jobs, f"training, profile {profile}", minutes)
+    failed = trainer.make_all(wanted, jobs, f"training, profile {profile}", end)
     left = len(trainer.lacking(wanted))
     rest = f", {left} unfinished: the same command goes on from here" if left else ""
     print(f"{len(wanted) - left} runs in {store.store()}{rest}")

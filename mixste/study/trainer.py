@@ -112,15 +112,15 @@ def make_as_planned(path: Path, retry_failed: bool = False) -> Finished:
     return make(run, report=lambda line: print(line, flush=True))
 
 
-def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs", minutes: float = math.inf) -> str:
+def make_all(wanted: list[Run], jobs: int | None = None, title: str = "runs", end: float = math.inf) -> str:
     """`make` for many runs, `jobs` at a time (default: one for each CPU core, or what `cards.shared` says of GPUs).
 
-    minutes: after so many, the running trainings are ended, and the next call resumes them from their last saved state.
+    end: when the running trainings are ended, by `time.monotonic`; the next call resumes them from their last state.
     If a training fails, the others are still made. Returns one sentence that names the failed ones, now or before;
     empty if there are none. Raises RunError, once the others are made, for a run whose process was ended from
     outside, and for one whose errors cannot be computed again, see `make`.
     """
-    end, missing, killed = time.monotonic() + 60 * minutes, lacking(wanted), []
+    missing, killed = lacking(wanted), []
     renewed = [run for run in wanted if outdated(run)]
     without = [run for run in renewed if not _has_weights(run)]
     missing += [run for run in renewed if run not in without]

@@ -4,7 +4,6 @@ import contextlib
 import multiprocessing
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -17,9 +16,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from typer.main import get_command
 
-from mixste.cli import app, train
+from mixste.cli import train
 from mixste.io.install import PACKAGE
 from mixste.study import batch, notebooks, store, trainer
 from mixste.study.batch import Batch
@@ -146,22 +144,6 @@ def test_a_run_planned_elsewhere_is_refused_where_data_or_code_differ(checkout):
     with pytest.raises(store.RunError, match=f"planned with other data or code .* it would be {TUNED.id}"):
         trainer.make_as_planned(planned)
     assert read_spec(planned) == TUNED
-
-
-def test_the_commands_of_the_page_exist():
-    page = (PACKAGE.parent / "docs" / "batch.md").read_text(encoding="utf-8")
-    lines = [
-        line.split(" #")[0] for code in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in code.splitlines()
-    ]
-    commands = [shlex.split(line)[1:] for line in lines if line.startswith("mixste ")]
-    assert len(commands) > 8
-    for arguments in commands:
-        command = get_command(app)
-        while arguments and arguments[0] in getattr(command, "commands", {}):
-            command = command.commands[arguments.pop(0)]
-        command.make_context("mixste", arguments)
-    for place in re.findall(r"--on (\w+)", page):
-        assert (batch.WORKFLOW / "profiles" / place / "config.yaml").exists()
 
 
 @snakemake

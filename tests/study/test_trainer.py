@@ -347,13 +347,13 @@ def test_the_first_seed_of_every_row_is_trained_before_the_second_of_any(folder)
 def test_after_the_minutes_nothing_trains_any_more_and_nothing_is_begun(folder):
     endless, other = replace(RUN, poses=10**8), replace(RUN, seed=1)
     began = time.monotonic()
-    assert trainer.make_all([endless, other], jobs=1, minutes=0.25) == ""
+    assert trainer.make_all([endless, other], jobs=1, end=began + 15) == ""
     assert 15 <= time.monotonic() - began < 30
     assert [path.name for path in folder.glob("*.part")] == [f"{endless.id}.part"]
     assert trainer.lacking([endless, other]) == [endless, other]
     time.sleep(1)
     assert all(_free(path) for path in folder.glob("*.lock"))
-    assert trainer.make_all([other], jobs=1, minutes=10) == ""
+    assert trainer.make_all([other], jobs=1, end=began + 600) == ""
     assert trainer.lacking([endless, other]) == [endless]
 
 
