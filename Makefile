@@ -58,5 +58,6 @@ docs: .venv/.installed
 	$(PIP) -c constraints.txt -e ".[batch]"
 	touch $@
 
+# All but the trained runs, which may have taken days: remove runs/ yourself.
 clean:
-	rm -rf .venv runs site .cache .pytest_cache .hypothesis .ruff_cache
+	rm -rf .venv site .cache .pytest_cache .hypothesis .ruff_cache

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from mixste import MixSTE
+from mixste import MixSTE, evaluate
+from mixste.accel import Accelerated
 from mixste.camera import normalize_screen
 from mixste.checkpoints import export_authors, save_checkpoint
 from mixste.cli import main, plain
@@ -176,10 +177,15 @@ def test_a_batch_says_at_the_end_which_clips_failed(mixste, tmp_path):
     assert done.stderr.strip().splitlines()[-1] == "mixste: 2 of 3 clips failed: a.json, c.csv"
 
 
-def test_evaluate_on_part_of_a_licensed_set_says_so(mixste, tmp_path):
+def test_evaluate_is_fast_and_says_that_part_of_a_licensed_set_is_missing(mixste, tmp_path, monkeypatch):
+    networks, lift_clips = [], evaluate.lift_clips
+    monkeypatch.setattr(evaluate, "lift_clips", lambda *args: networks.append(args[0]) or lift_clips(*args))
     licensed.write_human36m(tmp_path, actions=("Walking",), detectors=())
     done = mixste("evaluate", "--source", "human36m", "--root", str(tmp_path))
     assert done.returncode == 0, done.stderr
+    [network] = networks
+    assert isinstance(network, Accelerated)
+    assert next(network.parameters()).is_cuda == torch.cuda.is_available()
     assert "\nMPJPE in mm, MPJVE in mm/frame, N-MPJPE in mm, P-MPJPE in mm\n" in done.stdout
     *_, last = done.stdout.strip().splitlines()
     assert re.fullmatch("! test: expected 543,344 frames over all cameras, found [0-9]+", last)

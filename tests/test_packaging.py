@@ -113,3 +113,9 @@ def test_make_commands_of_the_pages_exist(page):
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+
+
+def test_clean_keeps_trained_runs():
+    recipe = re.search(r"^clean:\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert recipe.startswith("rm -rf .venv ")
+    assert "runs" not in recipe

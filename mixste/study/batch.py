@@ -68,7 +68,7 @@ class Batch:
         for path in self.chosen:
             state = f"execute, {span(self.seconds[path.stem])}" if path in self.stale else "up to date"
             lines.append(f"  {path.stem}: {state}")
-        lines += [f"  {notebooks.not_made(self.lacking)}"] if self.lacking else []
+        lines += ["", notebooks.not_made(self.lacking, "\n")] if self.lacking else []
         return "\n".join([*lines, "", self.total()])
 
     def _state(self, run: str) -> str:

@@ -157,12 +157,12 @@ def lacking_data(scale: Profile, chosen: list[Path]) -> dict[Path, str]:
     return {path: "; ".join(sentences) for path, sentences in reasons.items() if sentences}
 
 
-def not_made(lacking: dict[Path, str]) -> str:
-    """One sentence of what `lacking_data` gives: which notebooks, and why, each reason once."""
+def not_made(lacking: dict[Path, str], between: str = "; ") -> str:
+    """What `lacking_data` gives, in words: which notebooks, and why, each reason once."""
     names = defaultdict(list)
     for path, sentence in lacking.items():
         names[sentence].append(path.stem)
-    return "; ".join(f"{', '.join(stems)} cannot be made: {sentence}" for sentence, stems in names.items())
+    return between.join(f"{', '.join(stems)} cannot be made: {sentence}" for sentence, stems in names.items())
 
 
 def notebooks() -> list[Path]:
