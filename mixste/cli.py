@@ -233,7 +233,8 @@ def evaluate(
 @app.command()
 def lift(
     source: Annotated[
-        Path, typer.Argument(help="A video or a keypoint file, a folder with one file per frame, or a folder of clips.")
+        list[Path],
+        typer.Argument(help="Videos, keypoint files, folders with one file per frame, or folders of clips."),
     ],
     checkpoint: Checkpoint = DEFAULT,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("lifted"),

@@ -283,15 +283,16 @@ def lift(
     bands: bool = False,
     outputs: Sequence[str] = ("npz", "csv", "json", "bvh", "html"),
 ) -> Iterator[Lifted | DataError]:
-    """Lift every clip of a file or folder and write each, as soon as it is lifted, as out/NAME.npz and so on.
+    """Lift every clip of a file or folder, or of several, and write each, as soon as it is lifted, as out/NAME.npz
+    and so on.
 
     format, layout, resolution, units: see `formats.read`; fps, person, flip, bands: see `lift_clip`. person None:
     everyone in view for at least a tenth of a clip, as NAME_person0.npz, NAME_person1.npz and so on, and all together
     in NAME.html. world: also place the people in the world, see `in_one_world`; focal: overrides the file's. outputs:
     any of OUTPUTS. A clip that cannot be read yields its DataError instead of a result, and the others are lifted. The
     network is accelerated: poses are those of `lift_clip` up to rounding. Raises DataError at once if the network has
-    another joint layout, there are no clips, an output is unknown, or a result would overwrite its input; ImportError
-    for .mp4 without the extra `video`, for .c3d without `c3d`.
+    another joint layout, there are no clips, an output is unknown, or a result would overwrite its input or another
+    result; ImportError for .mp4 without the extra `video`, for .c3d without `c3d`.
     """
     check_layout(model)
     if world and not model.metres:
@@ -303,10 +304,13 @@ def lift(
     for kind, needed in (("mp4", pyav), ("c3d", c3d)):
         if kind in outputs:
             needed()  # fail before anything is written
-    clips = clips_in(source)
+    sources = [source] if isinstance(source, str | Path) else source
+    clips = list(dict.fromkeys(clip for one in sources for clip in clips_in(one)))
     stems = [clip.stem for clip in clips]
     names = [clip.stem if stems.count(clip.stem) == 1 else clip.name for clip in clips]
     names = names if len(set(names)) == len(names) else [clip.name for clip in clips]
+    if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+        raise DataError(f"expected clips of different names, found two of {twice}: give each its own folder with --out")
     inputs = {clip.resolve() for clip in clips}
     for path in Path(out).glob("*"):
         # The stem of a result is a clip's name, with --person all also followed by a number.

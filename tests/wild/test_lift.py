@@ -320,6 +320,17 @@ def test_clips_of_one_name_do_not_overwrite_each_other(model, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.csv.json", "a.npz.json"]
 
 
+def test_several_clips_are_lifted_from_anywhere_but_never_two_to_one_file(model, tmp_path):
+    for name in ("a/walk.npz", "a/run.npz", "b/walk.npz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.savez(tmp_path / name, keypoints=moving(), joints=human36m.joints, fps=25, resolution=(1000, 1000))
+    walk, out = tmp_path / "a" / "walk.npz", tmp_path / "out"
+    results = list(lift([walk, tmp_path / "a" / "run.npz", walk], out, model, outputs=["npz"]))
+    assert [result.name for result in results] == ["walk", "run"]
+    with pytest.raises(DataError, match=r"clips of different names, found two of walk\.npz"):
+        lift([tmp_path / "a", tmp_path / "b" / "walk.npz"], out, model, outputs=["npz"])
+
+
 def test_three_clips_never_share_an_output(model, tmp_path):
     """c.csv of another name's clip and the results of c.csv, where c.npz is there too."""
     source = tmp_path / "in"
