@@ -57,8 +57,10 @@ def study(profile: str, source: Path) -> None:
         for values in [measured(table, profile)]
         if values is not None
     }
+    drawings = {stem: figures & {stem, *drawings_of(stem)} for stem in tables.keys() | new.keys()}
+    drawings |= {name: {name} for name in figures.difference(*drawings.values())}
     # The table or figure that a notebook is named after comes before its others.
-    stems = sorted(tables.keys() | figures | new.keys(), key=lambda stem: (stem[:2], stem != named(stem).stem, stem))
+    stems = sorted(drawings, key=lambda stem: (stem[:2], stem != named(stem).stem, stem))
     for stem in stems:
         table, parts = tables.get(stem), [f"# {title(stem)}", *([LOOK[stem]] if stem in LOOK else [])]
         if stem in new:
@@ -67,8 +69,8 @@ def study(profile: str, source: Path) -> None:
                 *lacking(profile, stem, new[stem]),
                 *shown(profile, stem, new[stem], ledger),
             ]
-        if stem in tables or stem in figures:
-            drawn = [f"![{title(stem)}](/figures/{profile}/{stem}.png)"] if stem in figures else []
+        if stem in tables or drawings[stem]:
+            drawn = [f"![{title(stem)}](/figures/{profile}/{name}.png)" for name in sorted(drawings[stem])]
             published = [about(profile, table, stem), *lacking(profile, stem, table), *drawn]
             published += shown(profile, stem, table, ledger)
             parts += ["## An earlier version", *map(lower, published)] if stem in new else published
@@ -177,6 +179,11 @@ def named(stem: str) -> Path:
     """The notebook with the number of a table or figure."""
     [path] = (ROOT / "notebooks").glob(f"{stem[:2]}_*.ipynb")
     return path
+
+
+def drawings_of(table: str) -> set[str]:
+    """The figures that belong on the page of a table and have other names, as 19_leaders_costs on that of 19_costs."""
+    return {f"{named(table).stem}{table[2:]}", f"{table}_averages"}
 
 
 def title(stem: str) -> str:
@@ -288,8 +295,9 @@ def listed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _form(line, number: float) -> str:
-    """The format of a number on a line of a table: errors with one digit, others with four, differences signed."""
-    digits = ".1f" if line.unit in UNITS.values() else ",.0f" if abs(number) >= 1000 else ".4g"
+    """The format of a number on a line of a table: of errors one digit, of others three or four; differences signed."""
+    digits = ",.0f" if abs(number) >= 1000 else ".3g" if abs(number) < 1 else ".4g"
+    digits = ".1f" if line.unit in UNITS.values() else digits
     return f"{'+' if line.against else ''}z{digits}"
 
 

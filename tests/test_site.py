@@ -113,6 +113,15 @@ def test_a_page_shows_every_row_and_metric_of_its_table(site):
         assert [name for name in names if name not in page] == [], path.stem
 
 
+def test_every_published_figure_is_on_one_page(site):
+    """Those of Table 8 on the pages of their tables: no two pages have one title."""
+    pages = {path: path.read_text(encoding="utf-8") for path in (site / "study" / "smoke").glob("[0-9]*.html")}
+    shown = [name for page in pages.values() for name in re.findall(r'<img [^>]*src="[^"]*/(\d\d_\w+)\.png"', page)]
+    assert len(shown) == len(set(shown)) == len(list((ROOT / "figures" / "smoke").glob("[0-9]*.png")))
+    titles = [re.search("<title>(.*?)</title>", page)[1] for page in pages.values()]
+    assert len(titles) == len(set(titles))
+
+
 def test_formulas_are_drawn(site):
     assert "<math" in (site / "notebooks" / "20_conventions.html").read_text(encoding="utf-8")
 
