@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -70,7 +70,6 @@ def measure(
     on different takes. ValueError if two rows have the same key or label, or `against` is a label.
     """
     rows = _checked(table.rows(profile) if rows is None else rows)
-    protocol = table.protocol or profile.protocol
     of_run = records.find([run for row in rows for run in row.runs], profile.name)
     lacking = [row.label for row in rows if not set(row.runs) <= of_run.keys()]
     if lacking and not partial:
@@ -78,38 +77,29 @@ def measure(
             f"not all runs of {', '.join(lacking)} are in {store.store()} or among the records of profile "
             f"{profile.name}: `report.ready(rows, profile, train=True)` trains them, partial=True goes without"
         )
-    by_key = {row.key: [of_run[run] for run in row.runs if run in of_run] for row in rows}
-    sound = {key: [record for record in own if not record.failed] for key, own in by_key.items()}
-    errors = {key: _errors(own, protocol, not table.averages_only) for key, own in sound.items() if own}
-    errors |= {key: own.assign(seen=False) for key, own in (clip_errors or {}).items()}
-    takes = {
-        (key, metric): _takes(own, metric, table.column(own, profile).mask(own["seen"], UNSEEN))
-        for key, own in errors.items()
-        for metric in dict.fromkeys((*table.metrics, "MPJPE"))
-    }
-    labels, runs = {row.key: row.label for row in rows}, {row.key: row.runs for row in rows}
-    if mixed := sorted({labels[key] for (key, _), values in takes.items() if values.isna().any(axis=None)}):
+    measured: dict[str, _Measured] = {}
+    for row in rows:
+        kept = [of_run[run] for run in row.runs if run in of_run]
+        measured[row.key] = _measured(row, kept, (clip_errors or {}).get(row.key), table, profile)
+    every = [(one.row.label, takes) for one in measured.values() for takes in one.takes.values()]
+    if mixed := sorted({label for label, takes in every if takes.isna().any(axis=None)}):
         raise store.RunError(
             f"expected the runs of a row to be tested on the same takes, found others in {', '.join(mixed)}: some of "
             "them were made with other data, so train these again"
         )
-    ends = {key: _ends(takes[key, "MPJPE"], profile) for key in errors}
-    absent = {row.key: absent_note(len(row.runs), by_key[row.key]) for row in rows}
-    faults = {key: _notes(absent[key], _diverged(own), _at_level(key, ends)) for key, own in errors.items()}
+    faults = {key: _notes(one.faults, _at_level(one, measured.get(CONSTANT), profile)) for key, one in measured.items()}
     out = []
-    for row in rows:
-        ids = " ".join(record.id for record in sound[row.key] or by_key[row.key])
-        if row.key not in errors:
-            row = replace(row, against="", note=_notes(row.note, absent[row.key]))
+    for key, one in measured.items():
+        row, base = replace(one.row, note=_notes(one.row.note, faults[key])), measured.get(one.row.against)
+        if not one.takes:
             none = dict.fromkeys(("value", "low", "high", "degrees", "seed_spread"), np.nan) | {"over": "", "seeds": 0}
-            out += [_about(row, "Avg.", metric, ids) | none for metric in table.metrics]
+            out += [_about(replace(row, against=""), "Avg.", metric, one.ids) | none for metric in table.metrics]
             continue
-        row = replace(row, note=_notes(row.note, faults[row.key]))
         for metric in table.metrics:
-            own = takes[row.key, metric]
-            out += _lines(own, replace(row, against=""), metric, table, profile, ids)
-            if row.against in errors:
-                other, label = takes[row.against, metric], labels[row.against]
+            own = one.takes[metric]
+            out += _lines(own, replace(row, against=""), metric, table, profile, one.ids)
+            if base and base.takes:
+                other, label = base.takes[metric], base.row.label
                 if not _tested(own).index.isin(other.index).all():
                     raise store.RunError(
                         f"expected {row.label} and {label} to be tested on the same takes, found others: one of them "
@@ -117,18 +107,44 @@ def measure(
                     )
                 note = _notes(row.note, faults[row.against] and f"{label}: {faults[row.against]}")
                 both = replace(row, against=label, note=note)
-                paired = _paired(row.runs, runs[row.against]) and own.columns.equals(other.columns)
-                out += _lines(own, both, metric, table, profile, ids, other, paired)
+                paired = _paired(row.runs, base.row.runs) and own.columns.equals(other.columns)
+                out += _lines(own, both, metric, table, profile, one.ids, other, paired)
     efforts = {row.label: _effort(row.runs[0], of_run.get(row.runs[0])) for row in rows}
     out = [values | efforts[values["row"]] for values in out]
     about = {
         "table": table.number,
-        "protocol": protocol,
+        "protocol": table.protocol or profile.protocol,
         "profile": profile.name,
         "source": profile.data.source,
         "comparable": profile.comparable,
     }
     return pd.DataFrame(out, columns=list(tidy.COLUMNS)).assign(**about).astype(tidy.COLUMNS)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A row with what its runs gave.
+
+    ids: of its sound runs, or of those that failed if none is. takes: by metric, see `_takes`; empty if no run is
+    sound. faults: the note on runs that failed or are missing, and on seeds that diverge.
+    """
+
+    row: Row
+    ids: str
+    takes: dict[str, pd.DataFrame]
+    faults: str
+
+
+def _measured(row: Row, kept: list[Record], errors: pd.DataFrame | None, table: Table, profile: Profile) -> _Measured:
+    """kept: the records of its runs that there are. errors: used instead of theirs."""
+    sound = [record for record in kept if not record.failed]
+    one = _Measured(row, " ".join(record.id for record in sound or kept), {}, absent_note(len(row.runs), kept))
+    if errors is None and not sound:
+        return one
+    errors = _errors(sound, table, profile) if errors is None else errors.assign(seen=False)
+    column = table.column(errors, profile).mask(errors["seen"], UNSEEN)
+    takes = {metric: _takes(errors, metric, column) for metric in {*table.metrics, "MPJPE"}}
+    return replace(one, takes=takes, faults=_notes(one.faults, _diverged(errors)))
 
 
 def trainings(table: Table, profile: Profile) -> pd.DataFrame:
@@ -172,17 +188,14 @@ def absent_note(of: int, own: list[Record]) -> str:
     return _notes(missing, tidy.failed_note(len(own) - len(failed), of, failed))
 
 
-def _errors(sound: list[Record], protocol: str, unseen: bool) -> pd.DataFrame:
-    """Errors of a row's runs: one line per seed, take and metric. seen: whether the subject was trained on.
-
-    unseen: with those of unseen takes.
-    """
+def _errors(sound: list[Record], table: Table, profile: Profile) -> pd.DataFrame:
+    """Errors of a row's runs: one line per seed, take and metric. seen: whether the subject was trained on."""
     tables = [record.takes.assign(seed=record.spec.seed, seen=False) for record in sound]
-    if unseen:
+    if not table.averages_only:  # which unseen takes are no part of
         kept_back = [(record, record.unseen_takes) for record in sound]
         tables += [takes.assign(seed=record.spec.seed, seen=True) for record, takes in kept_back if len(takes)]
-    table = pd.concat(tables)
-    return table[table["protocol"] == protocol]
+    errors = pd.concat(tables)
+    return errors[errors["protocol"] == (table.protocol or profile.protocol)]
 
 
 def _diverged(clips: pd.DataFrame) -> str:
@@ -200,14 +213,14 @@ def _ends(takes: pd.DataFrame, profile: Profile) -> pd.Series:
     return group.drop(columns="frames").mul(weights, axis=0).sum() / weights.sum()
 
 
-def _at_level(key: str, ends: dict[str, pd.Series]) -> str:
+def _at_level(one: _Measured, constant: _Measured | None, profile: Profile) -> str:
     """The note on a row with networks that are no better than the constant pose."""
-    if CONSTANT not in ends or key in (CONSTANT, REGRESSION):
+    if not (constant and constant.takes and one.takes) or one.row.key in (CONSTANT, REGRESSION):
         return ""
-    constant = ends[CONSTANT].iloc[0]
-    flat = sum(at_constant_level(error, constant) for error in ends[key])
-    some = f"{flat} of {len(ends[key])} seeds " if flat < len(ends[key]) else ""
-    return f"{some}{AT_LEVEL} ({constant:.1f} mm)" if flat else ""
+    level, ends = _ends(constant.takes["MPJPE"], profile).iloc[0], _ends(one.takes["MPJPE"], profile)
+    flat = sum(at_constant_level(error, level) for error in ends)
+    some = f"{flat} of {len(ends)} seeds " if flat < len(ends) else ""
+    return f"{some}{AT_LEVEL} ({level:.1f} mm)" if flat else ""
 
 
 def _effort(run: Run, record: Record | None) -> dict[str, float]:
