@@ -42,6 +42,7 @@ def extras() -> set[str]:
 
 def coco(frames: int) -> list[dict]:
     body = np.random.default_rng(0).uniform(300, 700, (frames, 17, 2))
+    body[:, :5] = body[:, :1] + np.arange(5)[:, None]  # a face
     return [{"image_id": k, "keypoints": np.c_[one, np.ones(17)].ravel().tolist()} for k, one in enumerate(body)]
 
 
@@ -70,6 +71,10 @@ def here(tmp_path, monkeypatch):
     checkpoints.save_checkpoint(small, "ours.safetensors")
     checkpoints.export_authors(small, "best_epoch.bin")
     (tmp_path / "keypoints.json").write_text(json.dumps(coco(100)))
+    columns = [f"{point}_{value}" for point in LAYOUTS["coco17"] for value in ("x", "y", "score")]
+    table = pd.DataFrame([one["keypoints"] for one in coco(5)], columns=columns)
+    for name in ("walk", "run"):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
     for folder in ("openpose_folder", "recordings", "my_recordings"):
         (tmp_path / folder).mkdir()
     for subject in "AB":
