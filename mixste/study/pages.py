@@ -180,7 +180,7 @@ def _by_metric(table: pd.DataFrame) -> str:
     rows = table.drop_duplicates(key).set_index(key, drop=False)
     columns = [rows["row"], rows["against"].rename("to")]
     for (metric, unit), lines in table.set_index(key).groupby(["metric", "unit"], sort=False):
-        form = f"{sign}.{2 if unit == 'mm/frame' else 1}f"
+        form = f"{sign}z.{2 if unit == 'mm/frame' else 1}f"
         texts = [interval_text(line, form) for line in lines.itertuples()]
         columns.append(pd.Series(texts, lines.index, name=f"{metric}, {unit}"))
         columns += [] if sign else [lines["printed"].map("{:.1f}".format, na_action="ignore").rename("paper")]
