@@ -82,7 +82,7 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
     several = [name for name in arrays if getattr(arrays[name], "ndim", isinstance(arrays[name], list))]
     key = next((name for name in SCORES if name in several), "")
     if key:
-        scores = _numbers(arrays, key)
+        scores = np.maximum(_numbers(arrays, key), 0)  # some detectors score what is hidden below 0; they are no depths
         if scores.size != scored[..., 2].size:
             raise DataError(f"expected a score for every point, {scored.shape[:3]}, found an array {scores.shape}")
         people_first = scores.shape[:2] == points.shape[1::-1] and points.shape[1] > 1

@@ -218,8 +218,8 @@ def _add_metadata(raw: Raw, content: dict) -> Raw:
         names = [places[place] for place in sorted(places)]
     raw.names = raw.names or (canonical_names(names) if names else None)
     for about in content, *(content[key] for key in ABOUT if isinstance(content.get(key), dict)):
-        raw.fps = raw.fps or next((about[key] for key in FPS if isinstance(about.get(key), (int, float))), None)
-        raw.focal = raw.focal or next((about[key] for key in FOCAL if isinstance(about.get(key), (int, float))), None)
+        raw.fps = raw.fps or next(filter(None, (_quantity(about.get(key)) for key in FPS)), None)  # 0: unknown
+        raw.focal = raw.focal or next(filter(None, (_quantity(about.get(key)) for key in FOCAL)), None)
         keys = next((keys for keys in SIZES if all(about.get(key) for key in keys)), None)
         if keys and not set(POINTS) & set(about):  # a person's is a bounding box
             size = size_in([about[key] for key in keys])
@@ -227,6 +227,13 @@ def _add_metadata(raw: Raw, content: dict) -> Raw:
                 raise DataError(f"expected images of one size, found {sorted({size, raw.resolution})}")
             raw.resolution = size
     return raw
+
+
+def _quantity(value: Any) -> float | None:
+    """A number, also one as text, such as 29.97 or 30000/1001; None for anything else."""
+    if isinstance(value, str) and (parts := re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(?:/([1-9]\d{0,8}))?", value)):
+        return float(parts[1]) / float(parts[2] or 1)
+    return value if isinstance(value, (int, float)) else None
 
 
 def _frames_by_name(content: dict) -> list[tuple[str, Any]]:
@@ -457,7 +464,7 @@ def _stacked(
     for person, points, body in zip(people, arrays, bodies, strict=True):
         person[:, :2] = points[:, :2]
         if body.scores is not None:
-            person[:, 2] = body.scores
+            person[:, 2] = np.maximum(body.scores, 0)  # of detectors that score what is hidden below 0; no depths
         elif points.shape[1] > 2:
             person[:, 2] = points[:, 2 if points.shape[1] == 3 else 3]
     return people, canonical_names(all_names) if all_names else None

@@ -429,6 +429,25 @@ def test_a_close_face_is_no_evidence_of_another_layout(tmp_path):
     assert read(tmp_path / "a.json", resolution=(1000, 1000)).names[0] == "Nose"
 
 
+@pytest.mark.parametrize(
+    ("written", "fps"), [(25, 25), ("29.97", 29.97), ("30000/1001", 30000 / 1001), (0, None), ("x", None)]
+)
+def test_frame_rates_as_numbers_and_texts(tmp_path, written, fps):
+    content = {"fps": written, "frames": [{"people": [{"pose_keypoints_2d": triples(BODY_25)}]}] * 2}
+    assert read(write(tmp_path / "a.json", content), resolution=(1000, 1000)).fps == fps
+
+
+def test_negative_scores_beside_the_points_mean_not_detected(tmp_path):
+    points = np.array([[PERSON[name] for name in COCO]] * 3, dtype=float)
+    scores = np.where([name.endswith("wrist") for name in COCO], -0.4, 0.9) * np.ones((3, 1))
+    np.savez(tmp_path / "a.npz", keypoints=points, scores=scores, joints=COCO)
+    people = [{"keypoints": a, "keypoint_scores": b} for a, b in zip(points.tolist(), scores.tolist(), strict=True)]
+    write(tmp_path / "b.json", [{"frame_id": k, "instances": [person]} for k, person in enumerate(people)])
+    for name in "a.npz", "b.json":
+        lifted = lifted_from(read(tmp_path / name, resolution=(1000, 1000)))
+        np.testing.assert_array_equal(np.isnan(lifted[0, :, 0]).nonzero()[0], [13, 16])
+
+
 @pytest.mark.parametrize("value", [0, -1, np.nan, 1e20])
 def test_arrays_without_any_point_are_refused(tmp_path, value):
     np.save(tmp_path / "a.npy", np.full((5, 17, 2), value))
