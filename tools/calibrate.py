@@ -33,7 +33,7 @@ from mixste.io.files import replacing
 from mixste.io.install import PACKAGE, needs_checkout
 from mixste.io.weights import CheckpointError, bundled, bundled_file, digest_of
 from mixste.network import Network
-from mixste.study import store
+from mixste.study import pages, store
 from mixste.wild.calibration import Bands, Calibration, both_ways, calibrate
 from mixste.wild.quality import Ranges
 
@@ -116,19 +116,16 @@ def ranges_of_training(frames: int) -> Ranges:
 
 def markdown(measurements: pd.DataFrame, bands: Bands) -> str:
     """The part of the card in Markdown."""
-    lines = [
-        f"Calibrated on {len(bands.people)} people ({', '.join(bands.people)}).",
-        "",
-        "| keypoints | calibrated on | coverage, % | of the people, % | mean radius, mm |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines = []
     for keypoints, rows in measurements.groupby("keypoints", sort=False):
         each, everyone = (rows[(rows["subject"] == "all") == whole] for whole in (False, True))
         low, high = each["coverage, %"].min(), each["coverage, %"].max()
         [total], [radius] = everyone["coverage, %"], everyone["radius, mm"]
         among = "yes" if keypoints in bands.keypoints else "no"
-        lines.append(f"| {keypoints} | {among} | {total:.1f} | {low:.0f} to {high:.0f} | {radius:.0f} |")
-    return "\n".join(lines)
+        line = {"keypoints": keypoints, "calibrated on": among, "coverage, %": f"{total:.1f}"}
+        lines.append(line | {"of the people, %": f"{low:.0f} to {high:.0f}", "mean radius, mm": f"{radius:.0f}"})
+    about = f"Calibrated on {len(bands.people)} people ({', '.join(bands.people)})."
+    return f"{about}\n\n{pages.markdown(pd.DataFrame(lines))}"
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from mixste.data.virtual import random_of, simulate_detector
 from mixste.io import DataError
 from mixste.io.install import PACKAGE, needs_checkout
 from mixste.skeleton import human36m
+from mixste.study import pages
 from mixste.wild.lift import in_one_world, in_world, lift_clip
 from mixste.wild.outputs import Lifted
 from mixste.wild.world import FEET
@@ -108,11 +109,11 @@ def measure(people: tuple[str, ...], weights: str) -> pd.DataFrame:
 
 def markdown(measurements: pd.DataFrame) -> str:
     """The table of the card: medians over pairs."""
-    lines = [f"| placed | pairs | {' | '.join(COLUMNS)} |", "| --- " * (2 + len(COLUMNS)) + "|"]
+    lines = []
     for how, rows in measurements.groupby("placed"):
         distance, floor, ratio, tilt = rows[[*COLUMNS]].median()
-        lines.append(f"| {how} | {len(rows)} | {distance:.2f} | {floor:.0f} | {ratio:.1f} | {tilt:.1f} |")
-    return "\n".join(lines)
+        lines.append([how, len(rows), f"{distance:.2f}", f"{floor:.0f}", f"{ratio:.1f}", f"{tilt:.1f}"])
+    return pages.markdown(pd.DataFrame(lines, columns=["placed", "pairs", *COLUMNS]))
 
 
 def main() -> None:

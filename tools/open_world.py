@@ -29,7 +29,7 @@ from mixste.io.install import PACKAGE, needs_checkout
 from mixste.io.weights import bundled, bundled_file, digest_of
 from mixste.metrics import mpjpe
 from mixste.predict import predict
-from mixste.study import store
+from mixste.study import pages, store
 from mixste.wild.outputs import World
 from mixste.wild.world import ANKLE, FEET, place, root_path
 
@@ -166,13 +166,13 @@ def rows_of(errors: pd.DataFrame, about: dict) -> list[dict]:
 def markdown(measurements: pd.DataFrame) -> str:
     """The card's table in Markdown, of all subjects together."""
     heads = ("keypoints", "poses", "focal length", "path error, %", "tilt, °", "skating before, cm/s", "skating, cm/s")
-    lines = [f"| {' | '.join((*heads, 'MPJPE before, mm', 'MPJPE, mm'))} |", "| --- | --- | --- " + 6 * "| --- " + "|"]
+    lines = []
     for _, row in measurements[measurements["subject"] == "all"].iterrows():
         focal = "true" if row["focal length"] == 1 else f"{row['focal length']:g} times the true one"
         names = ("path error, %", "tilt, degrees", "skating as lifted, cm/s", "skating, cm/s", "MPJPE as lifted, mm")
         numbers = [f"{row[name]:.1f}" for name in (*names, "MPJPE, mm")]
-        lines.append(f"| {' | '.join((row['keypoints'], row['poses'], focal, *numbers))} |")
-    return "\n".join(lines)
+        lines.append([row["keypoints"], row["poses"], focal, *numbers])
+    return pages.markdown(pd.DataFrame(lines, columns=[*heads, "MPJPE before, mm", "MPJPE, mm"]))
 
 
 def arguments(description: str) -> argparse.Namespace:

@@ -26,6 +26,7 @@ from mixste.io.files import replacing
 from mixste.io.install import PACKAGE, needs_checkout
 from mixste.io.weights import bundled
 from mixste.predict import predict
+from mixste.study import pages
 from mixste.wild.export import stream
 
 RESULT = PACKAGE.parent / "results" / "bench" / "stream.csv"
@@ -74,13 +75,14 @@ def measure(film: str | None) -> pd.DataFrame:
 
 def markdown(measurements: pd.DataFrame) -> str:
     """The table of docs/lift.md."""
-    lines = ["| weights | what | `every` | `flip` | poses a second |", "| --- | --- | --- | --- | --- |"]
-    for row in measurements[measurements["what"] != "lift"].itertuples():
-        every, poses = f"{row.every:.0f}", f"{row.poses_per_second:.0f}"
-        values = (row.weights, row.what, every, "on" if row.flip else "off", poses)
-        lines.append(f"| {' | '.join(map(str, values))} |")
+    lines = [
+        {"weights": row.weights, "what": row.what, "`every`": f"{row.every:.0f}", "`flip`": "on" if row.flip else "off"}
+        | {"poses a second": f"{row.poses_per_second:.0f}"}
+        for row in measurements[measurements["what"] != "lift"].itertuples()
+    ]
     [hardware] = measurements["hardware"].unique()
-    return "\n".join([*lines, "", f"For each second of one core of an {hardware}, by `python tools/stream.py`."])
+    caption = f"For each second of one core of an {hardware}, by `python tools/stream.py`."
+    return f"{pages.markdown(pd.DataFrame(lines))}\n\n{caption}"
 
 
 def main() -> None:
