@@ -87,7 +87,9 @@ def measure(
             f"expected the runs of a row to be tested on the same takes, found others in {', '.join(mixed)}: some of "
             "them were made with other data, so train these again"
         )
-    faults = {key: _notes(one.faults, _at_level(one, measured.get(CONSTANT), profile)) for key, one in measured.items()}
+    constant = measured.get(CONSTANT)
+    level = _ends(constant.takes["MPJPE"], profile).iloc[0] if constant and constant.takes else None
+    faults = {key: _notes(one.faults, _at_level(one, level, profile)) for key, one in measured.items()}
     out = []
     for key, one in measured.items():
         row, base = replace(one.row, note=_notes(one.row.note, faults[key])), measured.get(one.row.against)
@@ -213,11 +215,11 @@ def _ends(takes: pd.DataFrame, profile: Profile) -> pd.Series:
     return group.drop(columns="frames").mul(weights, axis=0).sum() / weights.sum()
 
 
-def _at_level(one: _Measured, constant: _Measured | None, profile: Profile) -> str:
-    """The note on a row with networks that are no better than the constant pose."""
-    if not (constant and constant.takes and one.takes) or one.row.key in (CONSTANT, REGRESSION):
+def _at_level(one: _Measured, level: float | None, profile: Profile) -> str:
+    """The note on a row with networks that are no better than the constant pose. level: its error, if measured."""
+    if level is None or not one.takes or one.row.key in (CONSTANT, REGRESSION):
         return ""
-    level, ends = _ends(constant.takes["MPJPE"], profile).iloc[0], _ends(one.takes["MPJPE"], profile)
+    ends = _ends(one.takes["MPJPE"], profile)
     flat = sum(at_constant_level(error, level) for error in ends)
     some = f"{flat} of {len(ends)} seeds " if flat < len(ends) else ""
     return f"{some}{AT_LEVEL} ({level:.1f} mm)" if flat else ""

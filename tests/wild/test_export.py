@@ -70,7 +70,7 @@ def test_onnx_says_what_is_missing(tmp_path, monkeypatch):
 
 @pytest.fixture
 def exported(monkeypatch):
-    """Networks in the place of files, which none of the extra's packages needs to write."""
+    """Networks instead of files, which none of the extra's packages needs to write."""
     for name in ("onnx", "onnxruntime", "onnxscript"):
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(opset18=None))
     networks = []

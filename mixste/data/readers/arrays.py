@@ -57,6 +57,7 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
     """
     key = next(key for key in POINTS if key in arrays)
     points = _numbers(arrays, key)
+    shape = points.shape
     notes: list[str] = []
     names = canonical_names(np.asarray(arrays["joints"]).reshape(-1).tolist()) if "joints" in arrays else None
     if key == "reconstruction" and names is None and points.shape[-2:-1] == (17,):
@@ -72,11 +73,11 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
     elif points.ndim == 4 and (key == "reconstruction" or points.shape[0] < points.shape[1]):
         points = points.swapaxes(0, 1)
     if points.ndim != 4 or points.shape[3] not in (2, 3, 4) or not points.size:
-        raise DataError(f"expected keypoints (frames, points, 2 or 3), found {_numbers(arrays, key).shape}")
+        raise DataError(f"expected keypoints (frames, points, 2 or 3), found {shape}")
     # (frames, people, points, values)
     frames, people, _, values = points.shape
-    if _numbers(arrays, key).ndim == 4 and min(frames, people) > 1:
-        notes.append(f"the array {_numbers(arrays, key).shape} is read as {people} people in {frames} frames")
+    if len(shape) == 4 and min(frames, people) > 1:
+        notes.append(f"the array {shape} is read as {people} people in {frames} frames")
     scored = np.ones((*points.shape[:3], 3))
     scored[..., :2] = points[..., :2]
     several = [name for name in arrays if getattr(arrays[name], "ndim", isinstance(arrays[name], list))]

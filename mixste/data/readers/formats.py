@@ -229,7 +229,7 @@ def _inferred(people: Float[np.ndarray, "people points 3"], raw: Raw, notes: lis
         spine = _median(points[:, 7] - (points[:, 0] + points[:, 8]) / 2)
         if first > 0.3 and hip < 0.06 and spine < 0.12:
             layout = "human36m"
-        elif unnamed and not first < 0.35:
+        elif unnamed and not first < LARGE_FACE:
             layout = None
     # In BODY_25 points 15 and 16 are eyes, in the experimental BODY_25B ankles.
     elif count == 25 and _median(points[:, [15, 16]] - points[:, :1]) > 0.3:
@@ -245,7 +245,7 @@ def _inferred(people: Float[np.ndarray, "people points 3"], raw: Raw, notes: lis
             f"{f', in other places than those of {layout}' if unlike else ''}: give --layout, one of "
             f"{', '.join(LAYOUTS)}"
         )
-    if unnamed or evidence == "points 15 and 16" or layout == "human36m":
+    if unnamed or layout in ("body25b", "human36m"):
         notes.append(f"{people.shape[1]} points: layout {layout} inferred from {evidence}; --layout sets another")
     return LAYOUTS[layout]
 
