@@ -54,7 +54,7 @@ from mixste.wild.lift import lift_clip
 
 # Sizes, and poses of training. In float16, open-base takes 19 MB.
 WEIGHTS = {
-    "open-base": ({"frames": 81, "dim": 256, "depth": 9}, 150_000_000),
+    "open-base": ({"frames": 81, "dim": 256, "depth": 9}, 80_000_000),
     "open-small": ({"frames": 81, "dim": 128, "depth": 8}, 80_000_000),
 }
 WINDOWS = 128  # of a step
@@ -235,7 +235,7 @@ def measure(model: MixSTE, file: Path, validate: bool, demo: Path | None) -> pd.
     measured = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=KEYS)
     order = {key: place for place, key in enumerate(conditions(validate, demo or Path()))}
     wanted = set(conditions(validate, demo)) - set(measured[KEYS].itertuples(index=False, name=None))
-    fast, cache = accelerate(model), {}
+    fast, cache = accelerate(model, bfloat16=True), {}  # on the CPU too
     for key in sorted(wanted, key=lambda key: (key[:2], order[key])):  # those of the same keypoints together
         source, keypoints, fps, share = key
         try:
