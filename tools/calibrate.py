@@ -7,12 +7,13 @@ model card. It takes some minutes on one core; what is lifted is kept in `runs/c
     --people cmu_07,cmu_08   whom to calibrate on; by default the validation subjects
     --weights FILE           if the bundled weights were trained on these people: lift them with this file, the same
                              network trained without them, whose errors then stand for those of the bundled weights
-    --ranges                 also measure the ranges of the keypoints that `tools/footage.py` trains on
+    --ranges                 instead of the bands, measure the ranges of the keypoints that `tools/footage.py` trains on
 """
 
 import argparse
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,8 +141,11 @@ def main() -> None:
     if unknown := [name for name in people if name not in PEOPLE or name in subjects("test")]:
         parser.error(f"expected subjects of open-people that are not test subjects, found {', '.join(unknown)}")
     model = Network.from_pretrained(options.name)
-    stand_in = load_checkpoint(options.weights) if options.weights else model
     calibration, tested = Calibration.of(model), subjects("test")
+    if options.ranges:
+        print(replace(calibration, ranges=ranges_of_training(model.frames)).write(file))
+        return
+    stand_in = load_checkpoint(options.weights) if options.weights else model
     clips = clips_of((*people, *tested))
     of_people, of_tested = ([clip for clip in clips if clip.subject in some] for some in (people, tested))
 
@@ -149,8 +153,7 @@ def main() -> None:
     errors, disagreements = zip(*measured, strict=True)
     names = [clip.subject for clip in of_people] * len(CALIBRATED)
     bands = calibrate(errors, disagreements, names, CALIBRATED)
-    limits = ranges_of_training(model.frames) if options.ranges else calibration.ranges
-    print(Calibration(limits, bands).write(file))
+    print(replace(calibration, bands=bands).write(file))
 
     tables = [
         coverage(bands, of_tested, lifted(model, of_tested, kind), kind)

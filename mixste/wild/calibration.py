@@ -75,14 +75,19 @@ class Calibration:
 
     @classmethod
     def of(cls, model: nn.Module) -> "Calibration":
-        """The calibration in the file beside the network's weights; the default if there is none.
+        """The calibration in the file beside the network's weights, see `beside`; the default for new weights."""
+        weights = getattr(model, "file", None)
+        return cls.beside(weights) if weights else cls()
+
+    @classmethod
+    def beside(cls, weights: Path) -> "Calibration":
+        """The calibration in the file beside weights; the default if there is none.
 
         A file that does not name these weights is ignored, which the note says. Raises DataError for one that names
         them and holds something else.
         """
-        weights = getattr(model, "file", None)
-        path = weights and weights.with_suffix(".json")
-        if path is None or not path.is_file():
+        path = weights.with_suffix(".json")
+        if not path.is_file():
             return cls()
         try:
             content = read_json(path)

@@ -17,6 +17,7 @@ from mixste.data.readers.formats import READERS, read
 from mixste.data.readers.structures import is_clip
 from mixste.io import DataError
 from mixste.io.guard import guarded
+from mixste.io.weights import bundled
 from mixste.predict import predict
 from mixste.skeleton import human36m, layouts_of
 from mixste.wild.calibration import Calibration, both_ways
@@ -73,9 +74,10 @@ def _calibration(model: nn.Module, bands: bool) -> Calibration:
     """That of the weights. Raises DataError if bands are asked for and it has none."""
     calibration = Calibration.of(model)
     if bands and calibration.bands is None:
+        having = [name for name, file in bundled().items() if Calibration.beside(file).bands]
         raise DataError(
-            f"expected weights with calibrated errors for the bands, found none beside {model.file or 'the network'}: "
-            f"{calibration.note and calibration.note + '; '}see tools/calibrate.py"
+            f"expected weights with calibrated errors for the bands, found none beside {model.file or 'the network'}"
+            f"{calibration.note and ': ' + calibration.note}; bundled weights with bands: {', '.join(having) or 'none'}"
         )
     return calibration
 
