@@ -321,6 +321,8 @@ def lift(
             raise DataError(f"expected another folder for the results: {path.name} in {out} would overwrite its input")
 
     model = accelerate(model)
+    given = {"--format": format != "auto", "--layout": layout, "--size": resolution, "--units": units != "auto"}
+    unused = [option for option, value in given.items() if value]  # by a video
 
     def write(lifted: Lifted, stem: str) -> Lifted:
         """Write all outputs of one person. Returns the result with notes on those that are cut short."""
@@ -338,6 +340,9 @@ def lift(
                 video = clip.suffix.lower() in SUFFIXES
                 with guarded(clip, "a clip of a person"):
                     detections = detect(clip, person != 0) if video else read(clip, format, layout, resolution, units)
+                if video and unused:
+                    note = f"a video has no use for {', '.join(unused)}"
+                    detections = replace(detections, notes=(*detections.notes, note))
                 with guarded(detections.name, "a clip of a person"):
                     numbers = in_view(detections) if person is None else [person]
                     length = detections.focal if focal is None else focal

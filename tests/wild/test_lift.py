@@ -412,6 +412,15 @@ def test_keypoints_beside_a_video_are_lifted_without_the_extra(model, tmp_path, 
     ]
 
 
+def test_options_that_a_video_has_no_use_for_are_named(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("mixste.wild.lift.detect", lambda path, everyone: detections(moving()))
+    arguments = tmp_path / "film.mp4", tmp_path / "out", model
+    [result] = lift(*arguments, resolution=(900, 900), units="shares", fps=25, outputs=["npz"])
+    assert "a video has no use for --size, --units" in result.notes
+    [result] = lift(*arguments, fps=25, outputs=["npz"])
+    assert not any("no use" in note for note in result.notes)
+
+
 def test_nothing_to_lift_is_said_at_once(model, tmp_path):
     with pytest.raises(DataError, match=r"expected videos, keypoints in .* found none"):
         lift(tmp_path, tmp_path / "out", model)
