@@ -188,14 +188,21 @@ def test_bundled_weights_are_compared_on_the_same_people(tmp_path, monkeypatch):
     ]
     unlike = ({"metric": "P-MPJPE"}, {"source": "pose2sim"}, {"fps": 25}, {"missing": 0.2})
     rows += [rows[0] | other | {"value": 1.0} for other in unlike]
+    real = {"openpose": (60.0, 80.0), "mediapipe's own poses": (100.0, 150.0)}
+    rows += [
+        about | {"source": "pose2sim", "subject": camera, "keypoints": kind, "value": value, "frames": 100}
+        for kind, values in real.items()
+        for camera, value in zip(("left", "right"), values, strict=True)
+    ]
     pd.DataFrame(rows).to_csv(tmp_path / "one.csv")
     pd.DataFrame(rows).query("subject != 'c'").to_csv(tmp_path / "two.csv")
     for path in files.values():
         path.write_bytes(bytes(2_600_000))
     _, _, one, two, _, caption = readme.weights().splitlines()
-    assert one == "| [one](../mixste/weights/one.md) | 3 | – | 45.0 | 45.0 | 45.0 | 45.0 |"
+    assert one == "| [one](../mixste/weights/one.md) | 3 | – | 45.0 | 45.0 | 45.0 | 45.0 | 70.0 |"
     assert two == one.replace("one", "two")
     assert "2 unseen subjects of `open-people` (a, b)" in caption
+    assert "MediaPipe's own poses have 125.0 there" in caption
 
 
 def cells(text: str) -> dict[str, list[str]]:
