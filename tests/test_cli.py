@@ -23,6 +23,7 @@ from mixste.checkpoints import export_authors, save_checkpoint
 from mixste.cli import main, plain
 from mixste.data.sources import humaneva
 from mixste.io.pickles import read_npz
+from mixste.io.weights import DEFAULT
 from mixste.predict import predict
 from mixste.skeleton import human36m
 from mixste.study import batch, store
@@ -194,7 +195,7 @@ def test_evaluate_is_fast_and_says_that_part_of_a_licensed_set_is_missing(mixste
 def test_evaluate_needs_test_clips_and_as_many_joints(mixste, tmp_path, monkeypatch):
     licensed.write_humaneva(tmp_path)
     done = mixste("evaluate", "--source", "humaneva", "--root", str(tmp_path))
-    assert "open-small: expected a network of 15 joints, as humaneva has, found one of 17" in done.stderr
+    assert f"{DEFAULT}: expected a network of 15 joints, as humaneva has, found one of 17" in done.stderr
     monkeypatch.setattr(humaneva, "SUBJECTS", ("S1",))
     path = tmp_path / "data_3d_humaneva15.npz"
     people = read_npz(path, "positions_3d")
