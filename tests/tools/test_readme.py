@@ -203,6 +203,8 @@ def test_bundled_weights_are_compared_on_the_same_people(tmp_path, monkeypatch):
     assert two == one.replace("one", "two")
     assert "2 unseen subjects of `open-people` (a, b)" in caption
     assert "MediaPipe's own poses have 125.0 there" in caption
+    monkeypatch.setattr(readme, "DEFAULT_WEIGHTS", "one")
+    assert re.findall(r"[\d.]+(?= )", readme.accuracy()) == ["45.0", "2", "45.0", "45.0", "70.0", "125.0"]
 
 
 def cells(text: str) -> dict[str, list[str]]:
