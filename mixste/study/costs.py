@@ -238,8 +238,13 @@ def _at_speed(run: Run, of_kind: str) -> float:
 
 
 def _planned(run: Run) -> float:
-    """Seconds of a training on a GPU in a plan; nan if only the fit can tell them."""
+    """Seconds of a training on a GPU in a plan; nan if only the fit can tell them.
+
+    Of a kind that was measured with Muon alone, those with Muon, whose step takes a little longer than Adam's.
+    """
     seconds = _at_speed(run, "max")
+    if math.isnan(seconds):
+        seconds = _at_speed(replace(run, recipe=replace(run.recipe, optimizer="muon")), "max")
     if math.isnan(seconds) and run.network_class.name not in NAMES:
         return run.poses * size(run.model, run.frames, run.options)[0] / UNMEASURED
     return seconds
