@@ -17,7 +17,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,6 +191,11 @@ def finished(run: Run) -> Finished:
     if not is_whole(path):
         raise NotHere(f"this needs {what}, which is not in {shown(store())}: {how}")
     return Finished(path)
+
+
+def with_weights(runs: Sequence[Run]) -> Run:
+    """The first of these runs whose weights are in the store; the first of all if none has any here."""
+    return next((run for run in runs if (store() / run.id / "weights.safetensors").exists()), runs[0])
 
 
 def failure(run: Run) -> str:
