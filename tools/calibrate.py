@@ -40,7 +40,7 @@ from mixste.wild.quality import Ranges
 
 RESULT = PACKAGE.parent / "results" / "bench" / "bands.csv"
 CALIBRATED = ("cpn", "openpose")
-TAKES, FRAMES = 8, 81  # of a person: up to so many takes, and so many frames from the middle of each
+TAKES, FRAMES = 32, 81  # of a person: up to so many takes, and so many frames from the middle of each
 WINDOWS = 4096  # of training, to measure the ranges of
 JOINTS = np.arange(1, 17)  # the hip has no error
 

@@ -8,9 +8,9 @@ people like those of the calibration. Its radius is
 where spread is the joint's root-mean-square error in the calibration, and disagreement how far the lifting of a frame
 and that of its mirror image are apart, root-mean-square over the joints. The quantile is that of the errors in units of
 the root (split conformal prediction), each person weighing the same. People are exchangeable, the frames of one person
-are not independent: a guarantee for the next person would need the quantile at the level (K + 1) / K · 90 % of K
-people, which fewer than nine cannot give. The plain quantile is taken, and coverage is measured on other people:
-`tools/calibrate.py` writes the file and the table of the model card.
+are not independent, and a quantile of a few people at 90 % covers less than 90 % of the next one. So its level is the
+lowest of 90 % and more at which each person, by the bands of the others, is covered in 90 % on average. Coverage is
+measured on other people: `tools/calibrate.py` writes the file and the table of the model card.
 """
 
 import json
@@ -32,6 +32,7 @@ from mixste.skeleton import human36m, mirrored
 from mixste.wild.quality import USUAL, Ranges
 
 COVERAGE = 0.9
+LEVELS = (*np.arange(0.9, 0.99, 0.005).round(3), 0.99)  # of the quantile
 WEIGHT = 3.0  # of the disagreement; chosen on the people of the calibration of open-small, by leaving one out
 
 
@@ -148,12 +149,33 @@ def calibrate(
     keypoints: tuple[str, ...],
 ) -> Bands:
     """The bands from the errors of clips, metres; people: of whom each clip is. Each person weighs the same."""
-    frames = np.array([len(clip) for clip in errors])
-    names, person = np.unique(people, return_inverse=True)
-    weights = np.repeat((1 / np.bincount(person, frames))[person], frames) / len(names)
-    every = np.concatenate(errors).astype(np.float64)
+    clips: dict[str, list[tuple]] = {}
+    for person, *clip in sorted(zip(people, errors, disagreements, strict=True), key=lambda row: row[0]):
+        clips.setdefault(person, []).append(clip)
+    of_person = {person: tuple(map(np.concatenate, zip(*own, strict=True))) for person, own in clips.items()}
+    spread, quantiles = _quantiles(list(of_person.values()))
+    level = _level(list(of_person.values())) if len(of_person) > 1 else 0
+    return Bands(
+        tuple(of_person), keypoints, tuple(spread.round(5).tolist()), tuple(quantiles[level].round(4).tolist())
+    )
+
+
+def _quantiles(people: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
+    """The spread (17,) and the quantiles at LEVELS (levels, 17), from each person's errors and disagreements."""
+    every = np.concatenate([errors for errors, _ in people]).astype(np.float64)
+    weights = np.concatenate([np.full(len(errors), 1 / (len(errors) * len(people))) for errors, _ in people])
     spread = np.sqrt(weights @ every**2)
-    scale = _scale(spread, np.concatenate(disagreements))
+    scale = _scale(spread, np.concatenate([disagreement for _, disagreement in people]))
     ratios = np.divide(every, scale, out=np.zeros_like(every), where=scale > 0)
-    quantile = np.quantile(ratios, COVERAGE, axis=0, weights=weights, method="inverted_cdf")
-    return Bands(tuple(names.tolist()), keypoints, tuple(spread.round(5).tolist()), tuple(quantile.round(4).tolist()))
+    return spread, np.quantile(ratios, LEVELS, axis=0, weights=weights, method="inverted_cdf")
+
+
+def _level(people: list[tuple]) -> int:
+    """The place in LEVELS of the lowest level at which people are covered by the bands of the others; else the last."""
+    joints = np.arange(17) != human36m.root  # its error is 0
+    covered = np.zeros(len(LEVELS))
+    for place, (errors, disagreement) in enumerate(people):
+        spread, quantiles = _quantiles(people[:place] + people[place + 1 :])
+        radii = quantiles[:, None] * _scale(spread, disagreement)  # (levels, frames, 17)
+        covered += (errors <= radii)[..., joints].mean(axis=(1, 2)) / len(people)
+    return int(np.argmax(covered >= COVERAGE)) if covered[-1] >= COVERAGE else len(LEVELS) - 1
