@@ -10,7 +10,9 @@ file. `evaluate` measures what it finds the data for: test people need the file 
 the real clip --demo, the folder of the unpacked wheel of pose2sim 0.6.0, and its videos the extra `video`.
 
 Trained on all of open-people but the test subjects. With `--validate`, `train` also leaves out the validation subjects,
-and `evaluate` measures them and nothing else: settings are chosen that way. Such weights are not bundled.
+and `evaluate` measures them and nothing else: settings are chosen that way. With `--without cmu_14,cmu_131`, it also
+leaves out these. Such weights are not bundled: with them, `tools/calibrate.py` measures errors on people who were left
+out.
 """
 
 import argparse
@@ -110,9 +112,10 @@ def read_people(path: Path) -> list[Take]:
     return takes
 
 
-def trained_on(validate: bool) -> tuple[str, ...]:
+def trained_on(validate: bool, without: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The subjects of training."""
-    return subjects("train") + (() if validate else subjects("validation"))
+    everyone = subjects("train") + (() if validate else subjects("validation"))
+    return tuple(subject for subject in everyone if subject not in without)
 
 
 def without(clip: Clip, share: float) -> Clip:
@@ -410,6 +413,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--poses", type=int, help="of the whole training, instead of the usual number")
     parser.add_argument("--validate", action="store_true")
+    parser.add_argument("--without", type=lambda names: tuple(names.split(",")), default=())
     parser.add_argument("--demo", type=Path)
     options = parser.parse_args()
     try:
@@ -427,13 +431,18 @@ def main() -> None:
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """One step of a network."""
     sizes, poses = WEIGHTS[options.name]
-    folder = store.store() / (options.name + "-validate" * options.validate)
+    if unknown := set(options.without) - set(subjects("train")):
+        parser.error(f"expected training subjects of open-people, found {', '.join(sorted(unknown))}")
+    if options.without and options.step != "train":
+        parser.error("--without is an option of train")
+    folder = store.store() / "-".join([options.name, *["validate"] * options.validate, *options.without])
     folder.mkdir(parents=True, exist_ok=True)
     weights, errors = folder / "weights.safetensors", folder / "errors.csv"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.step == "train":
         if not weights.exists():
-            takes = [take for take in read_people(people_file()) if take.subject in trained_on(options.validate)]
+            wanted = trained_on(options.validate, options.without)
+            takes = [take for take in read_people(people_file()) if take.subject in wanted]
             torch.manual_seed(0)
             model = MixSTE(**sizes).to(device)
             footage = Footage(takes, model.frames, WINDOWS, seed=0, device=device)

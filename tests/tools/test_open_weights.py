@@ -50,6 +50,7 @@ def test_nobody_of_the_test_is_trained_on():
     assert not set(everyone) & set(subjects("test"))
     assert len(everyone) == 19
     assert set(everyone) - set(fewer) == set(subjects("validation"))
+    assert set(fewer) - set(open_weights.trained_on(True, ("cmu_14",))) == {"cmu_14"}
 
 
 def small(people, steps):
