@@ -230,7 +230,8 @@ def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
     """Plot the differences of a tidy table with their intervals; one that is not clear of zero is pale.
 
     A row whose trainings failed keeps its line, and its label says so; those that are not trained are named above.
-    Beyond twice the 70 % quantile, values are numbers at the edge, so that one does not flatten the others.
+    Beyond twice the 70 % quantile of the intervals' ends, values are numbers at the edge, so that one does not flatten
+    the others.
     """
     labels, averages = names(table), table[(table["metric"] == metric) & (table["column"] == "Avg.")]
     rows = averages[(averages["against"] != "") | averages["value"].isna()].drop_duplicates("row")
@@ -250,7 +251,8 @@ def differences(table: pd.DataFrame, metric: str, label: str) -> Figure:
     axes.invert_yaxis()
     pale = "pale: zero is in the interval, or there is none" if len(rows) else ""
     axes.set_title("\n".join(filter(None, [*above, over(rows), pale])), fontsize="small")
-    limit = _limit(axes, rows["value"], rows["low"], rows["high"], pd.Series([0.0]))
+    farthest = rows["high"].where(rows["high"] > -rows["low"], rows["low"]).fillna(rows["value"])
+    limit = _limit(axes, farthest, rows["value"], rows["low"], rows["high"], pd.Series([0.0]))
     for place in range(len(rows)):
         _at_edge(axes, place, rows["value"].iloc[[place]], limit, METHODS["MixSTE"])
     axes.set_xlabel(f"difference in {metric} {label}, {averages['unit'].iloc[0]}")
@@ -328,8 +330,9 @@ def verdicts(claims: pd.DataFrame) -> Figure:
         of_paper = f"claims in {named}: effect, as a multiple of the paper's"
         title = of_paper if unit else "claims without a number in the paper: effect, in the unit named"
         axes.set_title(title, fontsize=9, loc="left")
+    between = textwrap.fill(over(claims.assign(against="another")), 72)
     marks = [
-        Line2D([], [], color="0.3", marker="o", label=over(claims.assign(against="another")) or "no value yet"),
+        Line2D([], [], color="0.3", marker="o", label=between or "no value yet"),
         Line2D([], [], color="0.3", linestyle="--", label="as in the paper"),
         Line2D([], [], color="#b8860b", marker="|", linestyle="", markersize=9, label="smallest effect that matters"),
         Patch(color="#e4edf6", label="the side that the paper claims"),

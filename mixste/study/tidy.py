@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from mixste.io.files import replacing
-from mixste.study import store
+from mixste.study import records, store
 from mixste.study.profiles import Profile, profile_of
-from mixste.study.tables import CONSTANT, REGRESSION, TABLES, of_csv
+from mixste.study.tables import CONSTANT, REGRESSION, TABLES, distinct, of_csv
 
 # One value per row. If `against` names another row, `value` is the difference row − against; otherwise it is empty.
 # low, high: 95 % interval, nan where nothing was repeated. over: what it was repeated over, and so what the interval
@@ -171,8 +171,9 @@ def save(values: pd.DataFrame, name: str) -> None:
     if table := of_csv(name):
         rows = table.rows(profile_of(profile))
         others = values[(values["runs"] != "") & ~values["row"].isin([row.label for row in rows])]
-        parts = [part.rows(profile_of(profile)) for part in TABLES.values() if part.notebook == table.notebook]
-        known = {run.id for part in parts for row in part for run in row.runs} if len(others) else set()
+        parts = [part.key for part in TABLES.values() if part.notebook == table.notebook]
+        wanted = distinct(profile_of(profile), parts) if len(others) else []
+        known = {record.id for record in records.find(wanted, profile).values()}  # ids of runs would need the data
         others = others.loc[[not known.issuperset(ids.split()) for ids in others["runs"]], "row"]
         if len(others):
             names = ", ".join(sorted(set(others)))

@@ -8,11 +8,15 @@ import json
 import re
 from collections import Counter
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 
-from mixste.study import store, tidy
+from mixste.study import plots, report, store, tidy
 from mixste.study.notebooks import NOTEBOOKS, notebooks, tables_read
+from mixste.study.profiles import PROFILES
 from mixste.study.tables import TABLES
 
 NAMES = [path.stem for path in notebooks()]
@@ -129,3 +133,29 @@ def test_tables_are_read_off_the_code_of_a_notebook(tmp_path):
 def test_every_table_has_its_figure():
     for name in NAMES:
         assert list((store.ROOT / "figures" / "smoke").glob(f"{name[:2]}_*.png")), f"no figure of {name}"
+
+
+def test_the_first_setting_of_each_group_of_table_7_has_no_interval_in_the_figure(monkeypatch):
+    """It is what the others are compared with; in the table, its own difference is to a row of another group."""
+    scale, table = PROFILES["open"], TABLES["table7"]
+    labels = {row.key: row.label for row in table.rows(scale) if row.trained}
+    lines = []
+    for row in table.rows(scale):
+        about = {"row": row.label, "column": "Avg.", "metric": "MPJPE", "unit": "mm", "seeds": 2, "printed": 40.0}
+        about |= {"over": "8 people, 2 seeds", "low": 45.0, "value": 50.0, "high": 55.0}
+        lines.append(about)
+        lines += (
+            [about | {"against": labels[row.against], "low": -3.0, "value": -1.0, "high": 1.0}] if row.against else []
+        )
+    monkeypatch.setattr(plots, "save_figure", lambda *arguments: None)
+    monkeypatch.setattr(plots, "show", lambda figure: None)
+    sources = ["".join(cell["source"]) for cell in code("08_table7_grid")]
+    names = {"values": tidy.table(lines, scale, "7"), "table": table, "scale": scale, "profile": "open"}
+    names |= {"plots": plots, "report": report, "tidy": tidy}
+    for source in sources[-2:]:
+        exec(source, names)
+    for axes in names["grid"]:
+        [intervals] = [drawn for drawn in axes.collections if isinstance(drawn, LineCollection)]
+        at = [ends[0][0] for ends in intervals.get_segments() if len(ends) and np.isfinite(ends).all()]
+        assert at == list(range(1, len(axes.get_xticks())))
+    plt.close("all")

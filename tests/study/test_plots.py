@@ -272,7 +272,10 @@ def test_a_difference_whose_trainings_failed_keeps_its_line():
 
 
 def test_one_large_difference_does_not_flatten_the_others():
-    """Of 1, 2, 3, 5 and 372, seven tenths are at most 4.6; twice that is the end of the axis."""
+    """The intervals of 1, 2, -3, 5 and 372 end at 2, 3, -3.5, 6 and 373, of which seven tenths are at most 5.5.
+
+    Twice that is the end of the axis, so that no interval but that of the largest is cut.
+    """
     changes = {"B": 1.0, "C": 2.0, "D": -3.0, "E": 5.0, "F": 372.0}
     lines = [line(row, 50.0) for row in "ABCDEF"]
     lines += [line(row, value, against="A", width=0.5) for row, value in changes.items()]
@@ -280,8 +283,11 @@ def test_one_large_difference_does_not_flatten_the_others():
     [text] = axes.texts
     assert (text.get_text(), text.get_position()[1]) == ("372 →", 4)
     left, right = axes.get_xlim()
-    assert -10 < left < -3
-    assert 5 < right < 10
+    assert -11 < left < -3.5
+    assert 6 < right <= 11
+    wide = [*lines[:6], *(line(row, value, against="A", width=2.0) for row, value in changes.items() if row != "F")]
+    left, right = plots.differences(pd.DataFrame(wide), "MPJPE", "from A").axes[0].get_xlim()
+    assert (left < -5, right > 9) == (True, True), "intervals wider than the differences are shown whole"
 
 
 def test_dots_are_values_by_column_with_their_intervals():
@@ -322,6 +328,20 @@ def test_claims_are_fractions_of_the_papers_effect_with_their_verdicts():
     assert dots(of_velocity) == {"o": [(0.5, 0)]}
     assert dots(without) == {"o": [(7, 0)]}
     assert [text.get_text() for text in without.get_yticklabels()] == ["five, mm"]
+
+
+def test_all_that_intervals_of_claims_are_over_fits_into_the_width_of_the_figure():
+    """Profile `open` has intervals over seven kinds of people and seeds."""
+    kinds = [f"{people} people, {seeds} and 5 seeds" for people in (3, 8) for seeds in (1, 2, 3, 4, 5)]
+    lines = [
+        line(kind, -3.0, printed=-6.0, note="holds") | {"side": -1, "smallest": 0.6, "over": kind} for kind in kinds
+    ]
+    figure = plots.verdicts(pd.DataFrame(lines))
+    figure.canvas.draw()
+    legend = figure.legends[0]
+    assert all(kind in " ".join(legend.get_texts()[0].get_text().split()) for kind in kinds)
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
 
 
 # --- poses

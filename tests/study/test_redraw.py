@@ -7,6 +7,7 @@ import pytest
 
 from mixste.io import DataError
 from mixste.study import methods, records, report, store, tidy
+from mixste.study import run as run_module
 from mixste.study.profiles import PROFILES
 from mixste.study.run import Data, Run
 from mixste.study.tables import CONSTANT, TABLES, Row, Table, references
@@ -60,6 +61,31 @@ def test_what_was_measured_in_the_store_is_drawn_again_from_records(folders, mon
     with pytest.raises(store.NotHere, match=r"this needs the network of mixste, T=9, trained on synthetic, seed 0, "):
         store.finished(wanted[0].runs[0])
     assert not (folders / "elsewhere").exists()
+
+
+def test_a_table_with_rows_of_other_labels_is_saved_from_records_without_the_data(folders, monkeypatch):
+    """As in notebook 18, whose last rows are runs of the table by another name. It needs no data, nor ids of today."""
+    monkeypatch.setitem(PROFILES, PROFILE.name, PROFILE)
+    monkeypatch.setitem(TABLES, TABLE.key, TABLE)
+    monkeypatch.setenv("MIXSTE_OUT", str(folders / "out"))
+    wanted = rows(PROFILE)
+    report.ready(wanted, PROFILE, train=True)
+    records.publish([run for row in wanted for run in row.runs], PROFILE.name)
+    monkeypatch.setenv("MIXSTE_RUNS", str(folders / "elsewhere"))
+
+    def absent(*arguments, **options):
+        raise DataError("none here")
+
+    monkeypatch.setattr(Data, "fingerprint", property(absent))
+    run_module._id.cache_clear()
+    values = report.measure(TABLE, PROFILE)
+    own = values["row"] == "wide"
+    tidy.save(values.assign(row=values["row"].mask(own, "wide: unseen takes")), TABLE.csv)
+    assert "wide: unseen takes" in set(tidy.read(PROFILE.name, TABLE.csv, store.output())["row"])
+    with pytest.raises(ValueError, match="a table of the study, without mine: save yours by another name"):
+        tidy.save(
+            values.assign(row=values["row"].mask(own, "mine"), runs=values["runs"].mask(own, "0" * 12)), TABLE.csv
+        )
 
 
 def test_a_row_without_records_says_so(folders):
