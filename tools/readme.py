@@ -68,10 +68,12 @@ def results() -> str:
         of_columns = [rows[key][row_key] if key else None for key in places]
         values = [_cell(tables.get(key), row, notes) for key, row in zip(places, of_columns, strict=True)]
         lines.append([next(filter(None, of_columns)).short, *values, *map(_printed, of_columns)])
-    title = f"{profile.title}; averages over {profile.average}"
+    title = f"{profile.title}. Averages are over {profile.average}"
     if earlier:
-        title = f"an earlier version, too short to compare methods ({earlier}); averages over actions"
-    over = f"; {tidy.over(published)}" if len(published) else ""
+        title = (
+            f"an earlier version, with trainings too short to compare methods ({earlier}). Averages are over actions"
+        )
+    over = f", with {tidy.over(published)}" if len(published) else ""
     heads = ["MPJPE, mm", *COLUMNS, *(f"the paper (Human3.6M), {column}" for column in COLUMNS)]
     shown = [f"Profile `{MAIN}`: {title}{over}.", "", markdown(pd.DataFrame(lines, columns=heads))]
     return "\n".join(shown + [f"\n{mark} {note}." for note, mark in notes.items()])
@@ -120,7 +122,8 @@ def findings() -> str:
         claims = tidy.read(name, "14_claims")
         if earlier := tidy.replaced(claims):
             lines.append(
-                f"- `{name}`: the published tables are of an earlier version ({earlier}), too short to test a claim."
+                f"- `{name}`: the published tables are of an earlier version ({earlier}), with trainings too short to "
+                "test a claim."
             )
             continue
         lines.append(f"- `{name}`: {_verdicts(claims)} ([14_claims]({folder}/14_claims.ipynb)).")
@@ -147,7 +150,7 @@ def _verdicts(claims: pd.DataFrame) -> str:
     counts = parts[0].value_counts()
     reasons = parts.loc[parts[0] == tidy.NOT_TESTED, 1].str.strip().value_counts()
     told = ", ".join(f"{counts.get(verdict, 0)} *{verdict}*" for verdict in (HOLDS, FAILS, tidy.NOT_TESTED))
-    why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    why = "; ".join(f"{reason}: {count}" for reason, count in reasons.items())
     return f"of the paper's {len(claims)} claims, {told}{f' ({why})' if why else ''}"
 
 
@@ -217,10 +220,10 @@ def weights() -> str:
         line = {"weights": f"[{name}](../mixste/weights/{name}.md)", "MB": f"{path.stat().st_size / 1e6:.0f}"}
         lines.append(line | {"frames a second": f"{speeds[name]:.0f}" if name in speeds else "–"} | errors[name])
     caption = (
-        f"MPJPE in mm on {len(people)} unseen subjects of `open-people` ({', '.join(sorted(people))}), "
-        "virtual cameras, 50 frames a second: of exact keypoints, and of those of simulated detectors. Real clip: one "
-        f"person before four cameras, lifted from OpenPose's keypoints; MediaPipe's own poses have {own} there. Frames "
-        "a second of `mixste lift` on one core."
+        f"Columns 4 to 7: MPJPE in mm on {len(people)} test subjects of `open-people` ({', '.join(sorted(people))}), "
+        "seen by virtual cameras at 50 frames a second, from exact keypoints and from those of three simulated "
+        "detectors. Real clip: MPJPE in mm for one person, lifted from OpenPose's keypoints in each of four cameras; "
+        f"MediaPipe's own 3D poses have {own} there. Frames a second: of `mixste lift` on one core."
     )
     return f"{markdown(pd.DataFrame(lines))}\n\n{caption}"
 
@@ -231,9 +234,9 @@ def accuracy() -> str:
     exact, *detected, real = errors[DEFAULT_WEIGHTS].values()
     low, high = (pick(detected, key=float) for pick in (min, max))
     return (
-        f"With the default weights, MPJPE is {exact} mm on exact keypoints of {len(people)} unseen people before "
-        f"virtual cameras, {low} to {high} mm on those of simulated detectors, and {real} mm on a real clip, on which "
-        f"MediaPipe's own 3D poses have {own} mm ([errors and model cards](docs/lift.md#networks))."
+        f"The default weights have an MPJPE of {exact} mm from exact keypoints and of {low} to {high} mm from those of "
+        f"simulated detectors, on {len(people)} test people seen by virtual cameras. On a real clip they have {real} "
+        f"mm, where MediaPipe's own 3D poses have {own} mm ([errors and model cards](docs/lift.md#networks))."
     )
 
 

@@ -81,7 +81,7 @@ def markdown(measurements: pd.DataFrame) -> str:
         for row in measurements[measurements["what"] != "lift"].itertuples()
     ]
     [hardware] = measurements["hardware"].unique()
-    caption = f"For each second of one core of an {hardware}, by `python tools/stream.py`."
+    caption = f"Measured on one core of an {hardware} by `python tools/stream.py`."
     return f"{pages.markdown(pd.DataFrame(lines))}\n\n{caption}"
 
 

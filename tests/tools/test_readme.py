@@ -201,10 +201,10 @@ def test_bundled_weights_are_compared_on_the_same_people(tmp_path, monkeypatch):
     _, _, one, two, _, caption = readme.weights().splitlines()
     assert one == "| [one](../mixste/weights/one.md) | 3 | – | 45.0 | 45.0 | 45.0 | 45.0 | 70.0 |"
     assert two == one.replace("one", "two")
-    assert "2 unseen subjects of `open-people` (a, b)" in caption
-    assert "MediaPipe's own poses have 125.0 there" in caption
+    assert "2 test subjects of `open-people` (a, b)" in caption
+    assert "MediaPipe's own 3D poses have 125.0 there" in caption
     monkeypatch.setattr(readme, "DEFAULT_WEIGHTS", "one")
-    assert re.findall(r"[\d.]+(?= )", readme.accuracy()) == ["45.0", "2", "45.0", "45.0", "70.0", "125.0"]
+    assert re.findall(r"\d[\d.]*(?= )", readme.accuracy()) == ["45.0", "45.0", "45.0", "2", "70.0", "125.0"]
 
 
 def cells(text: str) -> dict[str, list[str]]:
@@ -231,7 +231,9 @@ def test_of_a_partial_table_the_readme_says_what_is_there(tmp_path, monkeypatch)
     assert rows["MixSTE, T=243"] == ["2.0 [1.0, 9.0]", "not yet", "40.9", "21.6"]
     assert rows["PoseFormer, T=81"][0] == "2.0 [1.0, 9.0]<sup>1</sup>"
     assert rows["VideoPose3D, T=243"] == ["not yet", "–", "46.8", "–"], "the paper has no value from exact keypoints"
-    assert shown.startswith(f"Profile `open`: {profile.title}; averages over subjects; 95 % intervals: 2 people, 3")
+    assert shown.startswith(
+        f"Profile `open`: {profile.title}. Averages are over subjects, with 95 % intervals: 2 people, 3"
+    )
     assert shown.splitlines()[-1] == "<sup>1</sup> shorter."
 
 
@@ -246,7 +248,9 @@ def test_the_readme_has_an_earlier_version_only_while_there_is_no_other(tmp_path
         tidy.save(values.assign(source=source), TABLES[key].csv)
 
     save("table1", "open-subjects")
-    assert readme.results().startswith("Profile `open`: an earlier version, too short to compare methods (eight")
+    assert readme.results().startswith(
+        "Profile `open`: an earlier version, with trainings too short to compare methods (eight"
+    )
     assert cells(readme.results())["MixSTE, T=81"][:2] == ["2.0", "not yet"]
     save("table2", "open-people")
     assert "earlier version" not in readme.results()
@@ -360,8 +364,8 @@ def test_what_came_out_stands_on_published_values_with_intervals(monkeypatch):
     monkeypatch.setattr(tidy, "read", lambda name, stem: tables[stem])
     monkeypatch.setattr(tidy, "files", lambda name: [ROOT / f"{stem}.csv" for stem in tables if name == "open"])
     assert readme.findings().splitlines() == [
-        "- `open`: of the paper's 4 claims, 1 *holds*, 1 *does not hold*, 2 *not tested* (1 too few runs so far, "
-        "1 not trained yet) ([14_claims](results/open/notebooks/14_claims.ipynb)).",
+        "- `open`: of the paper's 4 claims, 1 *holds*, 1 *does not hold*, 2 *not tested* (too few runs so far: 1; "
+        "not trained yet: 1) ([14_claims](results/open/notebooks/14_claims.ipynb)).",
         "  - holds: *below PoseFormer's*, -3.0 [-4.0, -2.0] mm; the paper: -3.4",
         "  - does not hold: the opposite (Hip): *best on every joint*, -3.0 [-4.0, -2.0] mm",
         "- `open`: A training three times as long changes the MPJPE of MixSTE, T=81, by -3.0 [-4.0, -2.0] mm "
