@@ -168,18 +168,25 @@ def trainings(table: Table, profile: Profile) -> pd.DataFrame:
 
 
 def sound(row: Row) -> Row:
-    """The row without failed runs, which its note then mentions, for code that needs its networks.
+    """The row with the runs whose weights are in the store, for code that needs its networks.
 
-    NotHere if another run is missing.
+    Its note mentions those that failed, and how many are left if others are not here. RunError if none is left, unless
+    all failed: NotHere, or that a run is here without its weights.
     """
-    runs, failed = [], {}
+    runs, failed, absent = [], {}, []
     for run in row.runs:
         try:
-            store.finished(run)
-            runs.append(run)
+            here = (store.finished(run).path / "weights.safetensors").exists()
         except store.FailedRun:
             failed[run.id] = store.failure(run)
-    note = _notes(row.note, tidy.failed_note(len(runs), len(row.runs), failed))
+        except store.NotHere:
+            absent.append(run)
+        else:
+            (runs if here else absent).append(run)
+    if absent and not runs:
+        store.finished(absent[0]).model()  # raises what is missing
+    left = f"networks of {len(runs)} of {len(row.runs)} seeds" if absent else ""
+    note = _notes(row.note, left, tidy.failed_note(len(runs), len(row.runs), failed))
     return replace(row, runs=tuple(runs), note=note)
 
 

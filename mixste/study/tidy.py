@@ -9,7 +9,7 @@ import pandas as pd
 from mixste.io.files import replacing
 from mixste.study import records, store
 from mixste.study.profiles import Profile, profile_of
-from mixste.study.tables import CONSTANT, REGRESSION, TABLES, distinct, of_csv
+from mixste.study.tables import CONSTANT, REGRESSION, TABLES, Table, distinct, of_csv
 
 # One value per row. If `against` names another row, `value` is the difference row − against; otherwise it is empty.
 # low, high: 95 % interval, nan where nothing was repeated. over: what it was repeated over, and so what the interval
@@ -204,9 +204,20 @@ def read(profile: str, name: str, root: Path | None = None) -> pd.DataFrame:
     return table
 
 
+def measured_before(table: Table, profile: Profile) -> pd.DataFrame:
+    """The published lines of a table that are not of its rows, for a notebook whose networks are not here.
+
+    Empty if there are none, or if they are of an earlier version.
+    """
+    path = store.ROOT / "results" / profile.name / f"{table.csv}.csv"
+    lines = read(profile.name, table.csv) if path.exists() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    own = lines["row"].isin([row.label for row in table.rows(profile)])
+    return lines[~own & (lines["source"] == profile.data.source)] if not replaced(lines) else lines[:0]
+
+
 def replaced(table: pd.DataFrame) -> str:
     """What a table of data or of a recipe that have been replaced was made with; empty for any other."""
-    return "" if table["over"].any() else REPLACED.get(table["source"].iloc[0], "")
+    return "" if table.empty or table["over"].any() else REPLACED.get(table["source"].iloc[0], "")
 
 
 def files(profile: str, root: Path | None = None) -> list[Path]:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from mixste.io import DataError
-from mixste.study import methods, records, report, store, tidy
+from mixste.study import methods, notebooks, records, report, store, tidy
 from mixste.study import run as run_module
 from mixste.study.profiles import PROFILES
 from mixste.study.run import Data, Run
@@ -86,6 +86,50 @@ def test_a_table_with_rows_of_other_labels_is_saved_from_records_without_the_dat
         tidy.save(
             values.assign(row=values["row"].mask(own, "mine"), runs=values["runs"].mask(own, "0" * 12)), TABLE.csv
         )
+
+
+def test_code_that_needs_networks_takes_the_seeds_whose_weights_are_here(folders):
+    """The weights of a study that was trained in several places are never all in one store."""
+    row = rows(PROFILE)[0]
+    with pytest.raises(store.NotHere, match="this needs the network of mixste, T=9"):
+        report.sound(row)
+    report.ready([row], PROFILE, train=True)
+    assert report.sound(row) == row
+    path = store.store() / row.runs[0].id
+    (path / "weights.safetensors").unlink()
+    store.seal(path)  # as a bundle without weights brings it
+    left = report.sound(row)
+    assert (left.runs, left.note) == (row.runs[1:], "networks of 1 of 2 seeds")
+    store.remove(store.store() / row.runs[1].id)
+    with pytest.raises(store.RunError, match=r"is here without its weights\.safetensors: unpack a bundle that holds it"):
+        report.sound(row)
+
+
+def test_what_networks_measured_is_kept_where_they_are_not_here(folders, monkeypatch):
+    """From the published table: its lines that are of none of its rows, unless they are of an earlier version."""
+    assert tidy.measured_before(TABLE, PROFILE).empty
+    own, other = (
+        {"row": name, "column": "Avg.", "metric": "MPJPE", "unit": "mm", "value": 1.0}
+        for name in ("narrow", "plain loop")
+    )
+    values = tidy.table([own, other], PROFILE, "99")
+    monkeypatch.setenv("MIXSTE_OUT", str(store.ROOT))
+    tidy.save(values, TABLE.csv)
+    assert tidy.measured_before(TABLE, PROFILE)["row"].tolist() == ["plain loop"]
+    tidy.save(values.assign(source="open-subjects"), TABLE.csv)
+    assert tidy.measured_before(TABLE, PROFILE).empty
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["17_limits", "19_leaders"])
+def test_a_notebook_of_the_published_study_is_drawn_again_without_data_gpu_and_networks(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXSTE_RUNS", str(tmp_path / "store"))
+    monkeypatch.setenv("MIXSTE_DATA", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    notebooks.execute(notebooks.NOTEBOOKS / f"{name}.ipynb", "open", train=False)
+    drawn, published = (tidy.read("open", name, root) for root in (tmp_path / "store", store.ROOT))
+    lines = [set(zip(table["row"], table["metric"], strict=True)) for table in (drawn, published)]
+    assert lines[0] == lines[1]
 
 
 def test_a_row_without_records_says_so(folders):
