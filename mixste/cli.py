@@ -16,9 +16,9 @@ from mixste.data import SOURCES
 from mixste.io.weights import DEFAULT, bundled
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Look at data sources, and fetch the open ones.")
+data_app = typer.Typer(no_args_is_help=True, help="Inspect data sources, and fetch the open ones.")
 app.add_typer(data_app, name="data")
-runs_app = typer.Typer(no_args_is_help=True, help="Look at the store of runs, and carry runs between machines.")
+runs_app = typer.Typer(no_args_is_help=True, help="List the runs in the store, and copy runs between machines.")
 app.add_typer(runs_app, name="runs")
 
 Source = Annotated[str, typer.Argument(help=f"{', '.join(SOURCES)}.")]
@@ -126,12 +126,12 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Only the run described by this file of a batch.")] = None,
     chosen: Annotated[
         list[str] | None,
-        typer.Option("--id", help="Only the runs with these ids, as --dry-run of `mixste reproduce` lists them."),
+        typer.Option("--id", help="Only the runs with these ids, which `mixste reproduce --dry-run` lists."),
     ] = None,
     minutes: Annotated[
         float,
         typer.Option(
-            help="End after N minutes. The same command resumes what was running from a state of its last minute.",
+            help="End after N minutes. The same command then resumes from states saved in the last minute.",
             min=0,
             show_default=False,
         ),
@@ -140,7 +140,7 @@ def train(
         bool, typer.Option("--retry-failed", help="Also train runs whose training failed before.")
     ] = False,
 ) -> None:
-    """Train the runs that are missing from the store, and renew errors that were computed by outdated code."""
+    """Train the runs that are missing from the store, and recompute errors that outdated code computed."""
     from mixste.study import store, trainer
     from mixste.study.profiles import profile_of
     from mixste.study.tables import distinct, named
@@ -173,12 +173,12 @@ def evaluate(
     root: Root = None,
     keypoints: Keypoints = "gt",
     protocol: Annotated[
-        str, typer.Option(help='"authors" counts frames as their script does, some of them twice; "exact", each once.')
+        str, typer.Option(help='"authors" counts some frames twice, as their script does; "exact" counts each once.')
     ] = "authors",
 ) -> None:
     """Evaluate a checkpoint on the test clips of a source, by action, on the GPU if there is one.
 
-    On Human3.6M with known keypoints, the paper's numbers for a network of the same length stand beside.
+    On Human3.6M with known keypoints, the paper's numbers for a network of the same T are shown beside.
     """
     import numpy as np
     import torch
@@ -264,7 +264,8 @@ def lift(
         float | None, typer.Option(help="Focal length of the camera in pixels, for --world. Overrides the file's.")
     ] = None,
     bands: Annotated[
-        bool, typer.Option(help="Give each joint a radius that holds the true one in 90 % of cases: see docs/lift.md.")
+        bool,
+        typer.Option(help="Give each joint a radius that holds the true joint in 90 % of cases (docs/lift.md)."),
     ] = False,
     network_layout: Annotated[
         str | None, typer.Option(help="Joint layout that the network was trained on, if its file lacks it: human36m.")
@@ -345,10 +346,10 @@ def export(
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help="Parts to run. On a CPU: cpu. On a GPU: its name, accuracy, scaling, study. Default: all."),
+        typer.Argument(help="Parts: cpu on a CPU; h200 (its name), accuracy, scaling, study on a GPU. Default: all."),
     ] = None,
 ) -> None:
-    """Time the network against the plain reference, and write results/bench."""
+    """Time the network against a plain PyTorch reference, and write results/bench."""
     import runpy
 
     from mixste.io.install import needs_checkout
@@ -401,7 +402,7 @@ def reproduce(
 def list_runs() -> None:
     """List all runs in the store (finished, failed, unfinished, damaged) with settings, error, time and size.
 
-    Of failed ones, the reason follows.
+    The reason of each failed run follows the list.
     """
     from mixste.study import store
 

@@ -22,30 +22,32 @@ MAIN = ("02_table1", "03_table2", "06_table5_components")
 HEAD = """# Results
 {where}
 This page is generated from the tables in the folders beside it. Each number is an average with its
-95 % interval. Above each table stands what its intervals are over:
+95 % interval. The line above a table says which changes its intervals account for:
 
-- *8 people, 3 seeds*: other trainings, tested on other people.
-- *8 people, these networks*: the same networks, tested on other people. There is one seed, and how much
+- *8 people, 3 seeds*: testing on other people, and training again.
+- *8 people, these networks*: testing the same networks on other people. There is one seed, so how much
   trainings differ is unknown.
-- *12 takes of one person, 3 seeds*: other trainings, tested on other takes of this person.
-- *these people, 3 seeds*: other trainings, tested on the same people, of a benchmark or only two.
+- *12 takes of one person, 3 seeds*: testing on other takes of this person, and training again.
+- *these people, 3 seeds*: training again, tested on the same people: those of a benchmark, or only two.
 - *no intervals*: one training, tested on the people of a benchmark or on only two.
 - *takes and seeds, by bootstrap*: an older table, whose intervals are too narrow for few seeds or people.
 
-*paper* is what the paper prints for the metric to its left. *1 of 5* seeds: the others are not trained yet, or failed,
-as a note then says. Differences are on the same takes. Trainings of different rows are not paired, even with the same
-seed.
+A column *paper* has what the paper prints for the metric to its left. *1 of 5* seeds: the others are not trained yet,
+or they failed, as a note then says. Differences are on the same takes. Trainings of different rows are not paired,
+even with the same seed.
 {effort}
-Only profile `paper` is comparable with the paper: in the others, compare the pattern of the columns *paper*,
-not their level. They count each frame once; the authors' protocol also counts padding and overlaps.
+Only profile `paper` is comparable with the paper. In the other profiles, compare the pattern of the rows with that of
+the columns *paper*, not the level. The other profiles count each frame once; the authors' protocol also counts padding
+and overlaps.
 """
 WHERE = """
-The main tables of the study. `make docs` builds its site, which has a page for each table and figure, with
-the runs behind it. All published tables, figures and executed notebooks are listed below, by profile.
+The main tables of the study, by profile. Links at the end of each profile lead to its other tables, figures and
+executed notebooks. `make docs` builds the site of the study, which has a page for each table and figure, with the runs
+behind it.
 """
 EFFORT = """
-Below each table stands what one training takes: supervised poses, steps, multiply-accumulates of the forward
-pass for each supervised pose, and, on a GPU, seconds of a training that has the GPU to itself.
+Below each table is the cost of one training: supervised poses, steps, multiply-accumulates of the forward pass for each
+supervised pose, and, on a GPU, the seconds of a training that has the GPU to itself.
 """
 
 REPEATS = "01_architecture"  # the table that repeats runs of Table 1
@@ -123,7 +125,7 @@ def _section(
     runs = {run for table in tables.values() for run in tidy.run_ids(table)}
     lines = ["", f"## Profile `{profile.name}`: {title}", ""]
     lines += [f"Averages are over {'actions' if earlier else profile.average}."]
-    lines += [f"They are from {len(runs)} runs, listed in [runs.csv]({profile.name}/runs.csv)."]
+    lines += [f"The tables are from {len(runs)} runs, listed in [runs.csv]({profile.name}/runs.csv)."]
     lines += [_redrawn(profile.name, runs)] if published else []
     now = "The settings of the profile as it is now are in `mixste/study/profiles.py`."
     lines += [now if earlier else profile.departures]
@@ -247,7 +249,8 @@ def _compute(profiles: Iterable[str]) -> list[str]:
         hours = costs.seconds(trained)["training"].sum() / 3600
         line |= {"failed": (trained["failed"] != "").sum(), "hours": f"{hours:.1f}"}
         lines.append(line | {"on": ", ".join(sorted(set(trained["device"]) - {""}))})
-    about = "Trainings: of the plan of each profile, and in all, with earlier versions; hours of a GPU or a CPU core."
+    about = "Published trainings: those of the present plan of each profile, and all, including those of "
+    about += "earlier versions. Hours are of a GPU or of a CPU core."
     return ["", about, "", markdown(pd.DataFrame(lines))] if lines else []
 
 
