@@ -216,7 +216,7 @@ def averages(table: pd.DataFrame, metrics: list[str], trainings: pd.DataFrame | 
         axes.set_xlabel(f"{metric}, {every['unit'].iloc[0]}")
         axes.set_yticks(y, labels.values())
     grid[0, 0].set_ylim(len(labels) - 0.4, -0.6)
-    handles = [Line2D([], [], color="0.3", marker="o", label=over(table) or "average")]
+    handles = [Line2D([], [], color="0.3", marker="o", label=textwrap.fill(over(table), 56) or "average")]
     if trainings.duplicated(["row", "metric"]).any():
         handles.append(Line2D([], [], color="0.3", marker="o", markersize=3.5, linestyle="", label="one training"))
     if table["printed"].notna().any():
