@@ -1,4 +1,4 @@
-"""MixSTE (CVPR 2022) as a study that anyone can run again."""
+"""A reproducible study of MixSTE (CVPR 2022)."""
 
 from mixste.networks import MixSTE
 

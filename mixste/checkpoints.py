@@ -24,7 +24,7 @@ SAME_JOINT = {"Hip": "Pelvis", "LFoot": "LAnkle", "RFoot": "RAnkle"}  # Human3.6
 
 
 def unwrapped(model: nn.Module) -> Network:
-    """The network in what `torch.compile`, DataParallel or `accelerate` made of it; a network as it is.
+    """The network inside the result of `torch.compile`, DataParallel or `accelerate`; a plain network itself.
 
     Raises CheckpointError for a module without a `mixste.network.Network`.
     """
@@ -40,8 +40,8 @@ def unwrapped(model: nn.Module) -> Network:
 def save_checkpoint(model: nn.Module, path, dtype: torch.dtype = torch.float32) -> None:
     """Write the weights as safetensors, with the network's name, options and joint layout in the metadata.
 
-    model: a `Network`, also in what `unwrapped` takes it from; else CheckpointError is raised. dtype: of the weights in
-    the file; torch.float16 halves its size. They are loaded as float32.
+    model: a `Network`, or a module in which `unwrapped` finds one; CheckpointError for any other. dtype: of the weights
+    in the file; torch.float16 halves its size. They are loaded as float32.
     """
     model = unwrapped(model)
     metadata = {"model": model.name, "options": json.dumps(model.options)}

@@ -115,8 +115,9 @@ def total_loss(
     squared: bool = False,
     skeleton: Skeleton | None = None,
 ) -> Scalar:
-    """Eq. 9: the sum of `terms`, a coefficient by name: of `LOSSES`, or a user's "module:function", see `own_term`.
+    """Eq. 9: the weighted sum of `terms`, which map names to coefficients.
 
+    A name is one of `LOSSES`, or a user's "module:function", see `own_term`.
     weights, squared (of the recipe) and skeleton (of the poses) are for the terms that use them. Raises ValueError for
     any other name, or none.
     """

@@ -1,7 +1,7 @@
 """Evaluation metrics of the field.
 
-Poses are NumPy arrays or tensors (..., frames, joints, 3), root-relative in the protocols. Results are in their unit,
-and computed in double precision. Different shapes, and numbers that are not finite, raise ValueError.
+Poses are NumPy arrays or tensors (..., frames, joints, 3), root-relative in the protocols. Results are in the unit of
+the poses, and computed in double precision. Different shapes, and numbers that are not finite, raise ValueError.
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ def aligned(pred: Poses, target: Poses) -> Float[np.ndarray, "*batch frames join
 def error_variance(errors: Float[np.ndarray, "joints"]) -> float:
     """VAR. of Figure 4: the (population) variance among the mean errors of joints, divided by 10.
 
-    So the caption defines it; Section 4.1 of the paper speaks of the variance between actions.
+    This is the definition in the figure's caption; Section 4.1 of the paper speaks of the variance between actions.
     """
     return float(np.var(_finite("errors", errors)) / 10.0)
 

@@ -199,7 +199,7 @@ class MixSTE(Network):
 
     @classmethod
     def sizes(cls, profile) -> dict[str, int]:
-        """The stand-ins for d_m = 512 and d_l = 8."""
+        """The profile's sizes in place of d_m = 512 and d_l = 8."""
         return {"dim": profile.dims[512], "depth": profile.depths[8], "heads": profile.heads}
 
     @classmethod

@@ -131,10 +131,9 @@ class Network(nn.Module):
     def from_pretrained(cls, name: str = DEFAULT) -> Self:
         """A network with bundled weights, in eval mode, on the CPU: `MixSTE.from_pretrained()`.
 
-        name: "open-base" for the most accurate poses, "open-small" for the most in a second; by default the former, if
-        it comes with this version. The model card, mixste/weights/NAME.md, says what they were trained on and what
-        their errors are. Raises CheckpointError for an unknown name, a file that was changed, and a network of another
-        class.
+        name: "open-base", the default, is the most accurate; "open-small" is the fastest. The model card,
+        mixste/weights/NAME.md, says what they were trained on and what their errors are. Raises CheckpointError for an
+        unknown name, a file that was changed, and a network of another class.
         """
         path = bundled_file(name)
         network = read_network(path)

@@ -39,17 +39,17 @@ register_optimizer_step_post_hook(parameters_changed)
 
 
 def covers(model: nn.Module) -> bool:
-    """Whether there is a fast path: for MixSTE in all its variants, but for dropout while training."""
+    """Whether the model has a fast path: MixSTE in all its variants, except in training mode with dropout."""
     return type(model) is MixSTE and not (model.training and model.dropout > 0)
 
 
 def accelerate(model: nn.Module, *, float8: bool = False, bfloat16: bool = False) -> "Accelerated":
-    """The network to call where speed counts: the model's parameters and attributes, see `Accelerated`.
+    """A faster network with the model's parameters and attributes, see `Accelerated`.
 
-    Keep what this returns: its first calls prepare weights and record graphs, which the later ones use.
+    Keep the result: its first calls prepare weights and record graphs, which later calls reuse.
     float8: in inference on CUDA, compute queries, keys and values by 8-bit products, where MixSTE has kernels.
-    bfloat16: inference in bfloat16 also where it is float32 by default: MixSTE on the CPU, twice as fast where the
-    processor multiplies it, and networks without a fast path on CUDA, which are then recorded.
+    bfloat16: inference in bfloat16 also where it is float32 by default: for MixSTE on the CPU, which is twice as fast
+    if the processor has bfloat16 products, and for networks without a fast path on CUDA, which are then recorded.
     """
     if isinstance(model, Accelerated):
         if not float8 and not bfloat16:

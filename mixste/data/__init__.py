@@ -12,9 +12,9 @@ def load(name: str, root=None, keypoints: str = "gt", **options) -> PoseDataset:
     """The data set `name`.
 
     name: one of `SOURCES`. root: folder or archive with its files (default: the environment variable MIXSTE_DATA;
-    "synthetic" needs none). keypoints: "gt", or a detector: "cpn", "openpose" or "mediapipe", simulated, on sources
-    without images; else the <detector> of a data_2d_*_<detector>.npz file. Raises DataError, in one sentence, for
-    missing or malformed data.
+    "synthetic" needs none). keypoints: "gt" for ground truth, or a detector. For sources without images, the detector
+    is simulated: "cpn", "openpose" or "mediapipe". For the others, it is the <detector> of a file
+    data_2d_*_<detector>.npz. Raises DataError, in one sentence, for missing or malformed data.
     """
     if name not in SOURCES:
         raise DataError(f"unknown data source {name!r}: expected one of {', '.join(SOURCES)}")

@@ -1,4 +1,4 @@
-"""Bodies: the lengths of a person's, and random proportions with the spreads and correlations of adults.
+"""Body lengths of a person, and random body proportions with the spreads and correlations of adults.
 
 Source of the spreads: summary statistics of ANSUR II, the 2012 anthropometric survey of the U.S. Army (Gordon et al.,
 2014; public working databases), 4,082 men and 1,986 women. They are pooled here as half men and half women: the mean of
@@ -33,8 +33,8 @@ UPRIGHT = ("Hip", "Spine", "Thorax", "Neck", "Head")
 def lengths(poses: Float[np.ndarray, "frames 17 3"]) -> dict[str, float]:
     """Lengths of a person's body, millimetres, from poses in metres with the joints of human36m.
 
-    They are medians over frames, of limbs the mean of left and right. "ankle to head" is the length along the bones
-    from the ankle to the joint Head.
+    They are medians over frames; the length of a limb is the mean of left and right. "ankle to head" is the length
+    along the bones from the ankle to the joint Head.
     """
 
     def length(a: str, b: str) -> float:
@@ -72,7 +72,7 @@ LIMBS = {
 
 
 def covariance() -> Float[np.ndarray, "segments segments"]:
-    """Of the logarithms of the lengths in `SEGMENTS`."""
+    """The covariance of the logarithms of the lengths in `SEGMENTS`."""
     spreads = np.array([spread for spread, _ in SEGMENTS.values()])
     correlations = np.eye(len(SEGMENTS))
     for row, (_, known) in enumerate(SEGMENTS.values()):
@@ -104,7 +104,7 @@ def body_factors(
     placement: float = 0.03,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "batch joints"], Float[Tensor, "batch"]]:
-    """Random factors of a body: of the bone that ends in each joint, and of the legs as a whole.
+    """Random factors of a body: one for the bone that ends in each joint, and one for the legs as a whole.
 
     A draw is an adult relative to the median adult, log-normal with median 1. It multiplies the lengths that a person
     has, rather than replacing them: the survey has no lengths between joints, and where a joint lies differs between

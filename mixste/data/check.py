@@ -150,7 +150,7 @@ def counts(dataset: PoseDataset) -> pd.DataFrame:
 
 
 def differences(table: pd.DataFrame, published: Published) -> list[str]:
-    """How the `counts` of a copy differ from those of a complete one: a sentence each, which begins with the split."""
+    """How the `counts` of a copy differ from those of a complete one: one sentence each, beginning with the split."""
     problems = []
     clips = table.set_index(["split", "subject"])["clips"].to_dict()
     for split, subjects in published.clips.items():

@@ -81,10 +81,10 @@ class Clip:
 class PoseDataset:
     """Clips of one source, split for training and testing.
 
-    title: its label in tables and figures. licence: of the data, in a few words. comparable: whether its errors measure
-    the same as the paper's. validation: clips for choosing settings, neither trained nor tested on; empty where the
-    field has no such split. unseen_takes: takes of the training subjects that are not trained on, to tell the cost of
-    an unseen motion from that of an unseen person; empty where none are kept back.
+    title: its label in tables and figures. licence: of the data, in a few words. comparable: whether its errors are
+    comparable with the paper's. validation: clips for choosing settings, neither trained nor tested on; empty where the
+    field has no such split. unseen_takes: takes of the training subjects that are not trained on, to separate the cost
+    of an unseen motion from that of an unseen person; empty where none are held out.
     """
 
     name: str
@@ -119,7 +119,7 @@ class PoseDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every number and name in it: two data sets of one fingerprint train the same model."""
+        """Hash of every number and name in it: data sets with the same fingerprint train the same model."""
         digest = hashlib.sha256(f"{self.skeleton.name} {self.keypoints}".encode())
         for split in SPLITS:
             for clip in getattr(self, split):

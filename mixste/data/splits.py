@@ -90,7 +90,7 @@ def _pieces(takes: list[list[Clip]], frames: int) -> list[Clip]:
 
 
 def thinned(dataset: PoseDataset, stride: int) -> PoseDataset:
-    """Every `stride`-th frame of each clip, from the first on, at a frame rate as much lower."""
+    """Every `stride`-th frame of each clip, from the first on; the frame rate is divided by `stride`."""
     if stride == 1:
         return dataset
     return replace(

@@ -106,11 +106,12 @@ def stream(
     """Lift live input: one pose for each frame of keypoints, `delay` frames after it came.
 
     keypoints: screen-normalised, one array a frame, for as long as they come. The pose of a frame is read from the
-    window of `model.frames` that ends `delay` frames after it (before the first frame stands the first frame): with
-    delay 0 it comes at once and knows only the past, with the default, half a window, it is central. The last `delay`
-    poses come when the input ends, from its last window. every: lift once in so many frames, and yield that many
-    poses, up to `every` − 1 frames later, at a fraction of the work. Poses are root-relative, metres. flip, skeleton:
-    as `predict` takes them. Raises ValueError for delay and every beyond the window.
+    window of `model.frames` that ends `delay` frames after it; a window that begins before the input is padded with
+    the first frame. With delay 0 a pose comes at once and depends on past frames only; with the default, half a window,
+    its frame is the central one. The last `delay` poses come when the input ends, from the last window. every: run the
+    network once every so many frames and yield as many poses, which costs less and adds a delay of up to `every` − 1
+    frames. Poses are root-relative, in metres. flip, skeleton: as in `predict`. Raises ValueError if delay or every
+    does not fit into the window.
     """
     frames = model.frames
     delay = frames // 2 if delay is None else delay

@@ -35,7 +35,7 @@ class World:
     Axes are z up with the floor at 0, x to the camera's right and y away from it; the origin is below the hip of the
     first frame. poses: metres. contacts: whether the right and the left foot stand still on the floor. focal: pixels.
     rotation, position: camera axes in the world (columns) and the camera's place, so that the poses in camera axes are
-    (poses − position) @ rotation. size: of the person, in that of the poses as lifted.
+    (poses − position) @ rotation. size: of the person, as a factor of the size as lifted.
     """
 
     poses: Float[np.ndarray, "frames 17 3"]

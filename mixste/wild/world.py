@@ -87,9 +87,9 @@ def place_people(
 ) -> list[tuple[World, tuple[str, ...]]]:
     """The people of one film in one world, each with a sentence for what could not be determined and is assumed.
 
-    All have the same axes, with the origin below the first one's hip, and stand on one floor. For that, the size of
-    each of several people is changed: camera, floor and keypoints determine it, but for a factor that all share, which
-    is such that they are of usual size on average. focal: pixels.
+    All have the same axes, with the origin below the first one's hip, and stand on one floor. If there are several
+    people, each is scaled for that. Camera, floor and keypoints determine their sizes up to one factor for all, which
+    is chosen so that the average size is a usual one. focal: pixels.
     """
     centre = np.array(resolution) / 2
     aims = [np.append((person.axis - centre) / focal, 1.0) for person in people]
