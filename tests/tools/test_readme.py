@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from mixste import MixSTE, checkpoints
 from mixste.cli import app
+from mixste.data import SOURCES
 from mixste.data.readers.detections import LAYOUTS
 from mixste.io import weights
 from mixste.io.install import PACKAGE
@@ -59,6 +60,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "jobs_for", lambda count, jobs: 1)  # in this process: others take seconds to begin
     data = replace(PROFILES["smoke"].data, subjects=("S1", "S9"), actions=("Walking", "Waiting"))
     monkeypatch.setitem(PROFILES, "smoke", replace(PROFILES["smoke"], data=data))
+    monkeypatch.setattr("mixste.data.SOURCES", dict(SOURCES))  # the guide adds one
     torch.manual_seed(0)
     small = MixSTE(frames=27, dim=16, depth=1)
     bands = Bands(("someone",), ("cpn",), (0.03,) * 17, (1.0,) * 17)
