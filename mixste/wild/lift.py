@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mixste.accel import accelerate
-from mixste.data.readers.detections import Detections, fill_gaps, follow, side, to_human36m
+from mixste.data.readers.detections import Detections, fill_gaps, follow, jumps, side, to_human36m
 from mixste.data.readers.formats import READERS, read
 from mixste.data.readers.structures import is_clip
 from mixste.io import DataError
@@ -104,7 +104,10 @@ def _keypoints(detections: Detections, fps: float | None, person: int, others: s
         notes.append(f"no frame rate in the file: assumed {FPS:g} frames/s; --fps sets another")
         fps = FPS
     if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
-        raise DataError(f"{detections.name}: expected {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g} frames/s, found {fps:g}")
+        raise DataError(
+            f"{detections.name}: expected {FPS_RANGE[0]:g} to {FPS_RANGE[1]:g} frames/s, found {fps:g}; --fps sets "
+            "another"
+        )
     with np.errstate(all="ignore"):  # numbers too large are reported below
         points, people = follow(detections, person)
     far = np.abs(points).max(axis=(1, 2), where=np.isfinite(points), initial=0) > FARTHEST * max(detections.resolution)
@@ -119,6 +122,13 @@ def _keypoints(detections: Detections, fps: float | None, person: int, others: s
         numbered = f"person {person} of {people}, {where} of the image, numbered from 0 by size and time in view"
         notes.append("; ".join(filter(None, (f"lifted {numbered}", others))))
 
+    at = jumps(points)
+    if len(at):
+        notes.append(
+            f"in {len(at)} of {len(points)} frames, the first {at[0]}, the last {at[-1]}, the person is half their "
+            "size or more from where they were in the frame before: are the frames in order, of one clip and of one "
+            "person?"
+        )
     detected = np.isfinite(to_human36m(points, detections.names)[..., 0])  # (frames, 17)
     limit = round(SHORT_GAP * fps)
     joints = to_human36m(fill_gaps(points, limit), detections.names)

@@ -104,6 +104,17 @@ def test_people_who_do_not_stand_are_told(model):
         assert said in note
 
 
+@pytest.mark.parametrize("part", [5, 11, 12, 100])
+def test_jumps_of_a_person_are_told(model, part, monkeypatch):
+    monkeypatch.setattr("mixste.data.readers.detections.PART", part)
+    points = moving()
+    points[12:] += 300
+    points[16, 3:] = np.nan  # fewer points are no jump
+    [note] = [note for note in lift_clip(detections(points), model).notes if "frame before" in note]
+    assert note.startswith(f"in 1 of {len(points)} frames, the first 12, the last 12, the person is half their size")
+    assert not any("frame before" in note for note in lift_clip(detections(moving()), model).notes)
+
+
 def test_joints_never_seen_are_named(model):
     points = moving()
     points[:, [3, 6]] = np.nan

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mixste.data.readers import SCORES, Raw, values_per_point
-from mixste.data.readers.detections import LAYOUTS, canonical_names
+from mixste.data.readers.detections import LAYOUTS, MIN_SCORE, canonical_names, jumps
 from mixste.io import DataError
 from mixste.io.guard import array_names, read_arrays
 from mixste.io.pickles import read_npz
@@ -84,20 +84,26 @@ def from_arrays(arrays: Mapping[str, Any], count: int | None) -> Raw:
     key = next((name for name in SCORES if name in several), "")
     if key:
         scores = np.maximum(_numbers(arrays, key), 0)  # some detectors score what is hidden below 0; they are no depths
-        if scores.size != scored[..., 2].size:
+        forms = (points.shape[:3], (people, frames, points.shape[2]))  # frames or people first
+        form = next((one for one in forms if np.squeeze(scores).shape == tuple(side for side in one if side > 1)), None)
+        if form is None:
             raise DataError(f"expected a score for every point, {scored.shape[:3]}, found an array {scores.shape}")
-        people_first = scores.shape[:2] == points.shape[1::-1] and points.shape[1] > 1
-        shape = (*points.shape[1::-1], points.shape[2]) if people_first else points.shape[:3]
-        scored[..., 2] = scores.reshape(shape).swapaxes(0, 1) if people_first else scores.reshape(shape)
+        scores = scores.reshape(form)
+        scored[..., 2] = scores if form == forms[0] else scores.swapaxes(0, 1)
     elif values > 2:
         scored[..., 2] = points[..., values - 1]
+    seen = (scored[..., 2:] >= MIN_SCORE) & ~np.isin(scored[..., :2], (0, -1)).all(axis=-1, keepdims=True)
+    tracks = np.where(seen, scored[..., :2], np.nan).swapaxes(0, 1) if people > 1 else []
+    mixed = any(len(jumps(track)) for track in tracks)
+    if mixed:
+        notes.append("people change places in the array: they are followed by their positions")
     return Raw(
         "array",
         list(scored),
         names,
-        [[str(person) for person in range(points.shape[1])]] * len(points),
+        None if mixed else [[str(person) for person in range(people)]] * frames,
         size_in(arrays["resolution"]) if "resolution" in arrays else None,
-        _number(arrays, "fps"),
+        _number(arrays, "fps") or None,  # 0: unknown
         notes,
         _number(arrays, "focal"),
     )

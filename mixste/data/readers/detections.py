@@ -184,6 +184,7 @@ class Detections:
 # A track without a detection is kept for as many frames as it is long, within these bounds: a false detection is soon
 # dropped, which also keeps the work linear in the length of the clip.
 KEPT_FRAMES = (15, 60)
+PART = 10_000  # frames at a time
 NEAR = 0.5  # body sizes: the next detection within this distance is the same person
 STEPS, AHEAD = 5, 10  # detections that give the velocity of a track, and frames at most for which it is extrapolated
 
@@ -205,6 +206,19 @@ def follow(detections: Detections, person: int = 0) -> tuple[Float[np.ndarray, "
     tracked = np.full((len(detections.people), len(detections.names), 2), np.nan)
     tracked[frames] = points
     return tracked, len(people)
+
+
+def jumps(points: Float[np.ndarray, "frames points 2"]) -> Int[np.ndarray, "jumps"]:
+    """The frames at which a person is farther than NEAR from where they were in the frame before; NaN: not detected."""
+    found = []
+    for start in range(0, len(points), PART):  # a long clip at once would take much memory
+        part = points[start : start + PART + 1]
+        apart = _mean(np.linalg.norm(part[1:] - part[:-1], axis=-1))
+        sizes = _sizes(part)
+        usual = np.median(sizes[np.isfinite(sizes)]) if np.isfinite(sizes).any() else 0  # that of a single point is 0
+        at = np.flatnonzero(apart > NEAR * np.maximum(sizes[1:], sizes[:-1]).clip(min=usual))
+        found.append(start + 1 + at)
+    return np.concatenate([np.zeros(0, int), *found])
 
 
 def side(points: Float[np.ndarray, "*many 2"], width: float) -> str:
