@@ -18,6 +18,7 @@ from mixste.io.guard import guarded
 from mixste.skeleton import human36m
 
 MOST_PIXELS = 100_000  # of an image's side
+HIGHEST_SCORE = 100  # of detectors that score in per cent
 HUGE = 1e9  # larger coordinates are ignored
 SMALLEST = 5  # pixels: people who are smaller were not detected in an image
 SAMPLE = 20_000  # people at most from whom layout and units are inferred
@@ -106,9 +107,13 @@ def _interpreted(name: str, raw: Raw, layout: str | None, resolution: tuple[int,
     places, scores, notes = everyone[..., :2], everyone[..., 2], list(raw.notes)
     if np.mean((scores < 0) & (scores != -1)) > 0.05:
         raise DataError("expected x, y and score of every point, found negative scores, as if points were 3D")
+    if np.median(scores) > HIGHEST_SCORE:
+        raise DataError(
+            f"expected x, y and score of every point, found scores of up to {scores.max():.4g}, as if points were 3D"
+        )
     if not (scores >= MIN_SCORE).any():
         scores[:] = 1.0
-        notes.append("no point has a score: all are taken as detected")
+        notes.append(f"no point has a score of {MIN_SCORE:g} or more: all are taken as detected")
     everyone[~((everyone > -HUGE) & (everyone < HUGE)).all(axis=-1)] = 0.0  # also NaN and infinity
     if not ((places != 0) & (places != -1)).any():
         raise DataError("expected people, found no point in any frame: all are 0, -1, missing or beyond any range")

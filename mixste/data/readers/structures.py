@@ -320,6 +320,8 @@ def _read(frames: list[tuple[Any, Any]], timed: bool, lists_empty_frames: bool, 
             raise DataError(f"frame {where}: expected x, y and score of every point, found {detail}") from None
     if not any(people for _, people in bodies):
         objects = [one for _, frame in frames for one in (frame if isinstance(frame, list) else [frame])]
+        people = [one.get(key) for one in objects if isinstance(one, dict) for key in PEOPLE if one.get(key)]
+        objects = [one for some in people if isinstance(some, list) for one in some] or objects
         keys = dict.fromkeys(key for one in objects if isinstance(one, dict) for key in one)
         if keys and not set(keys) & {*PEOPLE, *POINTS}:
             few = ", ".join(map(repr, [*keys][:8]))
@@ -418,6 +420,8 @@ def _body(points: Any, scores: Any, name: Any) -> _Body:
 
 
 def _as_point(value: Any) -> dict:
+    if isinstance(value, list) and any(isinstance(one, list) for one in value):
+        raise DataError("a list of points in place of one")
     return value if isinstance(value, dict) else dict(zip(("x", "y", "score"), value or (), strict=False))
 
 

@@ -19,11 +19,11 @@ from mixste.io.guard import check_table
 from mixste.skeleton import human36m
 
 _SCORES = "|".join(SCORE)
-# Columns of a point: its name with x, y or the score after or before it.
+# Columns of a point: its name with x, y, z or the score after or before it.
 PATTERNS = (
-    rf"(?P<name>.+?)(?:[_. :/-]*(?P<xy>x|y)|[_. :/-]*(?P<score>{_SCORES})|[_. :/-](?P<letter>c|v|p|s))",
-    rf"(?P<xy>x|y)[_. :/-]*(?P<name>\d+)|(?:(?P<score>{_SCORES})|(?P<letter>c|v|p|s))[_. :/-]*(?P<number>\d+)",
-    rf"(?:(?P<xy>x|y)|(?P<score>{_SCORES})|(?P<letter>c|v|p|s))[_. :/-](?P<name>.+)",
+    rf"(?P<name>.+?)(?:[_. :/-]*(?P<axis>[xyz])|[_. :/-]*(?P<score>{_SCORES})|[_. :/-](?P<letter>c|v|p|s))",
+    rf"(?P<axis>[xyz])[_. :/-]*(?P<name>\d+)|(?:(?P<score>{_SCORES})|(?P<letter>c|v|p|s))[_. :/-]*(?P<number>\d+)",
+    rf"(?:(?P<axis>[xyz])|(?P<score>{_SCORES})|(?P<letter>c|v|p|s))[_. :/-](?P<name>.+)",
 )
 # Columns with the frame, the time and the person of a row.
 COLUMNS = (
@@ -31,6 +31,8 @@ COLUMNS = (
     r"(time|timestamp|times|seconds|sec|t)[_ ]?[(\[]?(s|ms|us|ns)?[)\]]?",
     r"(person|track|individual)[_ ]?(id)?|id|idx",
 )
+AXES = {"x": 0, "y": 1, "likelihood": 2, "z": 3}  # what is in a column of a point; 2 is any score
+FLAT = 10  # depths of MediaPipe, in units of the image's width, are smaller, and those of 3D poses larger
 SAMPLE = 100  # lines from which the dialect of a table is inferred
 
 
@@ -74,20 +76,31 @@ def read_file(path: Path, count: int | None) -> Raw:
             )
         except (pd.errors.ParserError, pd.errors.ParserWarning):
             raise DataError(f"expected rows of {len(headings)} cells, as in the header, found longer ones") from None
+    frame, time, who = (
+        next((place for place, heading in enumerate(headings) if re.fullmatch(pattern, heading, re.IGNORECASE)), None)
+        for pattern in COLUMNS
+    )
+    if frame is not None or time is not None:
+        table = table.dropna(how="all", ignore_index=True)  # as spreadsheets leave them below the last row
+    fps, notes = None, []
+    if len(table) > 1 and table[len(headings) - 1].isna().to_numpy().nonzero()[0].tolist() == [len(table) - 1]:
+        notes.append("the last row lacks its last cell, unlike the others: is the file complete?")
     people = list(dict.fromkeys(person for person, _, _ in columns.values()))
     names = list(dict.fromkeys(name for _, name, _ in columns.values()))
     names, numbered = _in_order_of_number(names)
     points = np.ones((len(table), len(people), len(names), 3))
     points[..., :2] = np.nan
+    depths = [
+        pd.to_numeric(table[place], errors="coerce") for place, (*_, axis) in columns.items() if axis == AXES["z"]
+    ]
+    if np.mean([depth.abs() > FLAT for depth in depths] or 0) > 0.5:
+        notes.append("the z columns are not read: if x, y and z are 3D poses, not keypoints in an image, this is wrong")
     for place, (person, name, axis) in columns.items():
+        if axis == AXES["z"]:
+            continue
         points[:, people.index(person), names.index(name), axis] = _numbers(table[place], headings[place])
 
-    frame, time, who = (
-        next((place for place, heading in enumerate(headings) if re.fullmatch(pattern, heading, re.IGNORECASE)), None)
-        for pattern in COLUMNS
-    )
     numbers: list = list(range(len(table)))
-    fps, notes = None, []
     if frame is not None:
         if table[frame].isna().any():
             raise DataError(f"expected a frame number in every row, found none in row {_row(table[frame].isna())}")
@@ -104,7 +117,9 @@ def read_file(path: Path, count: int | None) -> Raw:
     count = len(people)
     entries = ((name, list(range(row * count, (row + 1) * count))) for row, name in enumerate(numbers))
     frames, by_name, more = in_order(entries, lists_empty_frames=False)
-    ids = people * len(table) if who is None or count > 1 else table[who].astype(str).tolist()
+    ids = people * len(table)
+    if who is not None and count == 1:
+        ids = [None if pd.isna(one) else str(one) for one in table[who].tolist()]
     ids = [[ids[row] for row in rows] for rows in frames]
     has_ids = count > 1 or who is not None or max(map(len, frames), default=0) < 2
     if who is not None and count == 1 and table[who].nunique() == len(table) > len(frames):
@@ -121,23 +136,31 @@ def read_file(path: Path, count: int | None) -> Raw:
 
 
 def _by_heading(cells: list[str]) -> tuple[list[str], dict[int, tuple[str, str, int]], int]:
-    """Headings; for each column of a point its person, point and value (0, 1, 2: x, y, score); lines to skip.
+    """Headings; for each column of a point its person, point and value, see AXES; lines to skip.
 
     Uses the pattern of headings by which most points have x and y.
     """
     best: dict[int, tuple[str, str, int]] = {}
+    twice = ""  # a heading of the same point as one before
     for pattern in PATTERNS:
         places: dict[tuple[str, int], int] = {}
+        again = ""
         for place, cell in enumerate(cells):
             match = re.fullmatch(rf"(?:{pattern}) *([\[(] *(px|pixels?) *[\])])?", cell, re.IGNORECASE)
             if match:
-                axis = "xy".index(match["xy"].lower()) if match["xy"] else 2
-                places.setdefault((match["name"] or match.groupdict().get("number"), axis), place)
+                axis = AXES[match["axis"].lower()] if match["axis"] else AXES["likelihood"]
+                first = places.setdefault((match["name"] or match.groupdict().get("number"), axis), place)
+                again = again or cell * (first != place and axis in (AXES["x"], AXES["y"]))
         whole = {place: ("0", *key) for key, place in places.items() if {(key[0], 0), (key[0], 1)} <= set(places)}
-        best = max(best, whole, key=len)
+        if len(whole) > len(best):
+            best, twice = whole, again
     if not best:
         few = ", ".join(cells[:5])
-        raise DataError(f"expected columns such as Nose_x, Nose_y and Nose_score, found {few or 'none'}")
+        raise DataError(
+            f"expected columns such as Nose_x, Nose_y and Nose_score in the first line, found {few or 'none'}"
+        )
+    if twice:
+        raise DataError(f"expected every column once, found {twice} twice: give each person a row of their own")
     return cells, best, 1
 
 
@@ -150,11 +173,10 @@ def _deeplabcut(rows: list[list[str]]) -> tuple[list[str], dict[int, tuple[str, 
     people = lines.get("individuals", ["0"] * len(parts))
     if not len(parts) == len(coords) == len(people):
         raise DataError(f"expected headings of one length, found {len(parts)} bodyparts and {len(coords)} coords")
-    axes = {"x": 0, "y": 1, "likelihood": 2}
     columns = {
-        place: (people[place], parts[place], axes[coords[place]])
+        place: (people[place], parts[place], AXES[coords[place]])
         for place in range(1, len(parts))
-        if coords[place] in axes
+        if coords[place] in AXES
     }
     headings = [f"{part} {coord}" for part, coord in zip(parts, coords, strict=True)]
     headings[min(columns, default=1) - 1] = "frame"  # labels have folder and clip in columns of their own before it

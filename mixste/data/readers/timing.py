@@ -65,7 +65,9 @@ def numbers_in(names: Sequence[object]) -> list[int]:
     if len(names) == 1:
         return [columns[-1][0] if columns else 0]
     if not distinct:
-        raise DataError(f"expected frame names with a number each, found {names[0]!r} and {names[-1]!r}")
+        raise DataError(
+            f"expected frame names with a number each that no other has, found {names[0]!r} and {names[-1]!r}"
+        )
     return list(min(reversed(distinct), key=lambda column: max(column) - min(column)))
 
 

@@ -318,7 +318,7 @@ def test_csv_of_mediapipe_by_number(tmp_path):
         ("a.txt", "", r"a.txt: expected a folder .* found 'txt'"),
         ("a.jsonl", "", r"a.jsonl: expected people, found nobody in any frame"),
         ("a.json", "[]", r"a.json: expected people, found nobody in any frame"),
-        ("a.json", '{"people": [{"hands": 1}]}', "expected people, found nobody in any frame"),
+        ("a.json", '{"people": [{"hands": 1}]}', "under names such as keypoints, found 'hands'"),
         (
             "a.json",
             json.dumps([{"image_id": 1, "keypoints": [1] * 51}]),
@@ -344,7 +344,7 @@ def test_csv_of_mediapipe_by_number(tmp_path):
             json.dumps([{"image_id": n, "keypoints": [1] * 51} for n in ("a_1.jpg", "b_1.jpg")]),
             "the frames of one clip, found those of 2: 'a_#', 'b_#'",
         ),
-        ("a.csv", "time,angle\n1,2\n", "expected columns such as Nose_x"),
+        ("a.csv", "time,angle\n1,2\n", "expected columns such as Nose_x.* in the first line, found time, angle"),
         ("a.csv", "nose_x,nose_y\n1,left\n", "expected a number in column nose_y, found 'left' in row 1"),
         ("a.npz", "not a zip", "expected an .npz file"),
         ("a.json", '"a"', 'expected people or frames, found "a"'),

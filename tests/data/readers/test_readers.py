@@ -317,6 +317,7 @@ def test_images_of_mmpose_one_by_one(tmp_path):
         ([{"name": "nose", "x": k, "y": k} for k in range(9)], "found the point nose twice"),
         ([{"keypoints": list(map(str, one))} for one in WALK.reshape(FRAMES, 51)], "the text or number '500.0'"),
         ([{"preds": [one]} for one in WALK.tolist()], "under names such as keypoints, found 'preds'"),
+        ({"keypoints": [{"0": one} for one in WALK.tolist()]}, "frame 0: .* found a list of points in place of one"),
         (
             [{"time": t, "keypoints": one} for t, one in zip("ab", WALK.tolist(), strict=False)],
             "a time for every frame",
@@ -385,10 +386,17 @@ def test_mhformers_arrays_and_bare_ones(tmp_path):
     assert "MHFormer" in same(tmp_path / "a.npz", notes=1)
     np.save(tmp_path / "b.npy", WALK)
     same(tmp_path / "b.npy", layout="coco17")
+    np.savez(tmp_path / "rate.npz", keypoints=WALK, fps=0)
+    assert read(tmp_path / "rate.npz", layout="coco17", resolution=SIZE).fps is None
     two = np.stack([WALK * [0.5, 0.5, 1], WALK])
     for name, array in ("people", two), ("frames", two.swapaxes(0, 1)):
         np.save(tmp_path / f"{name}.npy", array)
         assert "2 people in 12 frames" in same(tmp_path / f"{name}.npy", layout="coco17", notes=1)
+    np.savez(
+        tmp_path / "mixed.npz",
+        keypoints=[people[:: 1 - 2 * (k % 3 > 1)] for k, people in enumerate(two.swapaxes(0, 1))],
+    )
+    assert "change places" in same(tmp_path / "mixed.npz", layout="coco17", notes=2)
     for name, array in ("rows", WALK.reshape(FRAMES, 51)), ("pairs", WALK[..., :2].reshape(FRAMES, 34)):
         np.savez(tmp_path / name, array)
         same(tmp_path / f"{name}.npz", layout="coco17")
@@ -400,6 +408,19 @@ def test_names_as_bytes_or_objects(tmp_path):
     for kind in "S", "U", object:
         np.savez(tmp_path / "a.npz", keypoints=WALK, joints=np.array(COCO, kind))
         same(tmp_path / "a.npz")
+
+
+def test_scores_of_another_order_are_refused(tmp_path):
+    for scores in WALK[..., 2].T, WALK[:6, :, 2]:
+        np.savez(tmp_path / "a.npz", keypoints=WALK[..., :2], scores=scores)
+        with pytest.raises(DataError, match=r"a score for every point, \(12, 1, 17\), found an array \("):
+            read(tmp_path / "a.npz", layout="coco17", resolution=SIZE)
+    two = np.stack([WALK, WALK * [0.5, 0.5, 0]])[:, :2]
+    np.savez(tmp_path / "b.npz", keypoints=two[..., :2], scores=two[..., 2])  # as many people as frames
+    assert [frame[:, 0, 2].tolist() for frame in read(tmp_path / "b.npz", "npz", "coco17", SIZE).people] == [
+        [0.9, 0.9],
+        [0.0, 0.0],
+    ]
 
 
 def objects(values: list) -> np.ndarray:
@@ -477,6 +498,16 @@ def test_coordinates_that_are_in_no_image_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"found people 1\.\d pixels tall, as if in metres: give --units"):
         read(tmp_path / "room.npz", layout="human36m", resolution=SIZE)
     assert read(tmp_path / "room.npz", layout="human36m", resolution=SIZE, units="pixels")
+    np.save(tmp_path / "room.npy", np.concatenate([JOINTS, JOINTS[..., :1] + 2000], axis=2))  # millimetres
+    with pytest.raises(DataError, match=r"found scores of up to 3\d\d\d, as if points were 3D"):
+        read(tmp_path / "room.npy", layout="human36m", resolution=SIZE)
+    room = table(np.concatenate([WALK[..., :2], WALK[..., :1] + 2000], axis=2), style="{}_x,{}_y,{}_z")
+    assert "the z columns are not read" in same(save(tmp_path / "room.csv", room), notes=1)
+    parts = (
+        f"scorer{',a' * 51}\nbodyparts,{','.join(np.repeat(COCO, 3))}\ncoords{',x,y,z' * 17}\n"  # DeepLabCut's in 3D
+    )
+    rows = "".join(f"{k},{row}\n" for k, row in enumerate(room.split()[1:]))
+    assert "the z columns are not read" in same(save(tmp_path / "rooms.csv", parts + rows), notes=1)
     np.savez(tmp_path / "depth.npz", keypoints=np.concatenate([JOINTS, metres[..., :1] - 1], axis=2))
     with pytest.raises(DataError, match="found negative scores, as if points were 3D"):
         read(tmp_path / "depth.npz", layout="human36m", resolution=SIZE)
@@ -519,6 +550,8 @@ def test_tables_as_programs_write_them(tmp_path):
         "marked as UTF-8": "\ufeff" + plain.replace("\n", "\r\n"),
         "ends of rows": plain.split("\n", 1)[0] + "\n" + plain.split("\n", 1)[1].replace("\n", ",\n"),
         "an index": table(first=",", column=range(FRAMES)),
+        "empty rows at the end": table(first="frame,", column=range(FRAMES)) + ("," * 51 + "\n") * 3,
+        "depths of MediaPipe": table(WALK * [1, 1, 0.1], style="{}_x,{}_y,{}_z"),
         "names of images": table(first="image,", column=[f"im_{k:03}.png" for k in range(FRAMES)]).replace("'", ""),
     }
     for name, text in forms.items():
@@ -568,6 +601,21 @@ def test_frames_and_times_of_several_people(tmp_path):
     np.testing.assert_allclose(joints(found, 1), JOINTS / 2)
 
 
+def test_rows_without_an_id(tmp_path):
+    rows = WALK * np.array([0.5, 0.5, 1])
+    walk = np.where(np.arange(FRAMES)[:, None, None] % 2, WALK, rows)  # one of two people in each frame
+    column = [f",{k}" for k in range(FRAMES)]
+    path = save(tmp_path / "a.csv", table(walk, first="track,frame_idx,", column=column).replace("'", ""))
+    found = read(path, resolution=SIZE)
+    assert len(found.tracks) == 2
+    np.testing.assert_allclose(joints(found)[1::2], JOINTS[1::2])
+
+
+def test_a_table_that_was_cut_off_is_told(tmp_path):
+    path = save(tmp_path / "a.csv", table()[:-100])
+    assert "is the file complete?" in read(path, resolution=SIZE).notes[0]
+
+
 def test_json_with_times(tmp_path):
     frames = [{"timestamp_ms": 20 * k, "landmarks": one} for k, one in enumerate(WALK[..., :2].tolist())]
     found = read(save(tmp_path / "a.json", frames), layout="coco17", resolution=SIZE)
@@ -582,6 +630,7 @@ def test_json_with_times(tmp_path):
         ("frame," + table().split("\n")[0] + "\n,1,2\n", "expected a frame number in every row, found none in row 1"),
         (table() + "1," * 60, "expected rows of 51 cells, as in the header, found longer ones"),
         (table().split("\n")[0], "expected people, found nobody in any frame"),
+        (table(names=[*COCO, *COCO]), "expected every column once, found nose_x twice: give each person a row"),
         (table(first="time,", column=["soon"] * FRAMES), "a number in column time, found \"'soon'\" in row 1"),
     ],
 )
