@@ -7,6 +7,10 @@ model card. It takes some minutes on one core; what is lifted is kept in `runs/c
     --people cmu_07,cmu_08   whom to calibrate on; by default the validation subjects
     --weights FILE           if the bundled weights were trained on these people: lift them with this file, the same
                              network trained without them, whose errors then stand for those of the bundled weights
+    --validated FILE         trained on fewer people than the bundled weights, that network errs more. So lift the
+                             validation subjects with this file, the network trained without them alone, and scale the
+                             errors of the other on the rest by the ratio of the two's errors on the validation subjects
+    --demo FOLDER            also measure the bands on the real clip, in that folder: see `tools/open_weights.py`
     --ranges                 instead of the bands, measure the ranges of the keypoints that `tools/footage.py` trains on
 """
 
@@ -27,6 +31,7 @@ from mixste.accel import accelerate
 from mixste.camera import normalize_screen
 from mixste.checkpoints import load_checkpoint
 from mixste.data import Clip, load
+from mixste.data.sources import pose2sim
 from mixste.data.sources.people import PEOPLE, subjects
 from mixste.data.virtual import DETECTORS, random_of, simulate_detector
 from mixste.io import DataError
@@ -36,6 +41,7 @@ from mixste.io.weights import CheckpointError, bundled, bundled_file, digest_of
 from mixste.network import Network
 from mixste.study import pages, store
 from mixste.wild.calibration import Bands, Calibration, both_ways, calibrate
+from mixste.wild.lift import lift_clip
 from mixste.wild.quality import Ranges
 
 RESULT = PACKAGE.parent / "results" / "bench" / "bands.csv"
@@ -88,16 +94,53 @@ def lifted(model: Network, clips: list[Clip], keypoints: str) -> list[tuple[np.n
         return [(stored[clip.name][:, :-1], stored[clip.name][:, -1]) for clip in clips]
 
 
-def coverage(bands: Bands, clips: list[Clip], measured: list[tuple], keypoints: str) -> pd.DataFrame:
-    """Coverage of the bands and their mean radius by person, and of all people, each weighing the same."""
+def scaled(
+    fewer: list[tuple], validated: list[tuple], clips: list[Clip]
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], float]:
+    """Errors and disagreement of clips by the network that was trained on more people; the ratio of the errors.
+
+    fewer: of all clips, by the network trained on fewer people. validated: of those of the validation subjects, by the
+    other. For the rest, the former times the ratio of the two's root-mean-square values on the validation subjects.
+    """
+
+    def sizes(pairs: list[tuple]) -> np.ndarray:
+        return np.sqrt(np.mean([[np.square(part).mean() for part in pair] for pair in pairs], axis=0))
+
+    known = [clip.subject in subjects("validation") for clip in clips]
+    ratios = sizes(validated) / sizes([pair for pair, is_known in zip(fewer, known, strict=True) if is_known])
+    closer = iter(validated)
+    return [
+        next(closer) if is_known else (pair[0] * ratios[0], pair[1] * ratios[1])
+        for pair, is_known in zip(fewer, known, strict=True)
+    ], float(ratios[0])
+
+
+def coverage(pairs: list[tuple[np.ndarray, np.ndarray]], subjects: list[str], keypoints: str) -> pd.DataFrame:
+    """Coverage of the bands and their mean radius by subject, and of all subjects, each weighing the same.
+
+    pairs: of clips, the errors and the radii (frames, 17), metres. subjects: of whom each clip is.
+    """
     rows = []
-    for clip, (errors, disagreement) in zip(clips, measured, strict=True):
-        radii = bands.radii(disagreement)
+    for subject, (errors, radii) in zip(subjects, pairs, strict=True):
         inside = 100 * (errors <= radii)[:, JOINTS].mean()
-        rows.append({"subject": clip.subject, "coverage, %": inside, "radius, mm": 1000 * radii[:, JOINTS].mean()})
+        rows.append({"subject": subject, "coverage, %": inside, "radius, mm": 1000 * radii[:, JOINTS].mean()})
     table = pd.DataFrame(rows).groupby("subject", sort=False).mean()
     table.loc["all"] = table.mean()
     return table.round(2).reset_index().assign(keypoints=keypoints)
+
+
+def on_real_clip(model: Network, demo: Path) -> list[pd.DataFrame]:
+    """Coverage of each detector on the real clip, whose cameras stand for subjects."""
+    tables, views = [], list(open_weights.real_views(demo))
+    for kind in ("openpose", "mediapipe"):
+        pairs = []
+        for one in views:
+            clip = one.view if kind == "openpose" else open_weights.mediapipe_keypoints(one.film)
+            lifting = lift_clip(clip, model, fps=pose2sim.FPS, bands=True)
+            errors = np.linalg.norm(lifting.poses[one.frames] - one.poses, axis=-1)
+            pairs.append((errors, lifting.bands[one.frames]))
+        tables.append(coverage(pairs, [one.camera for one in views], f"{kind}, real clip"))
+    return tables
 
 
 def ranges(windows: np.ndarray, rates: tuple[float, float]) -> Ranges:
@@ -126,6 +169,14 @@ def markdown(measurements: pd.DataFrame, bands: Bands) -> str:
         line = {"keypoints": keypoints, "calibrated on": among, "coverage, %": f"{total:.1f}"}
         lines.append(line | {"of the people, %": f"{low:.0f} to {high:.0f}", "mean radius, mm": f"{radius:.0f}"})
     about = f"Calibrated on {len(bands.people)} people ({', '.join(bands.people)})."
+    ratios = measurements.dropna(subset="scaled by").groupby("keypoints", sort=False)["scaled by"].first()
+    if len(ratios):
+        factors = " and ".join(f"{ratio:.2f} ({kind})" for kind, ratio in ratios.items())
+        about += (
+            " The errors on those who are not validation subjects come from a network trained on fewer people. They are"
+            f" multiplied by {factors}: on the validation subjects, the ratio of the errors of a network trained on all"
+            " other people to its own."
+        )
     return f"{about}\n\n{pages.markdown(pd.DataFrame(lines))}"
 
 
@@ -135,6 +186,8 @@ def main() -> None:
     parser.add_argument("name", choices=tuple(bundled()))
     parser.add_argument("--people", default=",".join(subjects("validation")))
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--validated", type=Path)
+    parser.add_argument("--demo", type=Path)
     parser.add_argument("--ranges", action="store_true")
     options = parser.parse_args()
     file, people = bundled_file(options.name), tuple(options.people.split(","))
@@ -149,17 +202,28 @@ def main() -> None:
     clips = clips_of((*people, *tested))
     of_people, of_tested = ([clip for clip in clips if clip.subject in some] for some in (people, tested))
 
-    measured = [pair for kind in CALIBRATED for pair in lifted(stand_in, of_people, kind)]
-    errors, disagreements = zip(*measured, strict=True)
+    measured, ratios = {kind: lifted(stand_in, of_people, kind) for kind in CALIBRATED}, {}
+    if options.validated:
+        if not set(subjects("validation")) < set(people):
+            parser.error(f"--validated: expected --people with {', '.join(subjects('validation'))} and others")
+        closer = load_checkpoint(options.validated)
+        of_validation = [clip for clip in of_people if clip.subject in subjects("validation")]
+        for kind in CALIBRATED:
+            known = lifted(closer, of_validation, kind)
+            measured[kind], ratios[kind] = scaled(measured[kind], known, of_people)
+    errors, disagreements = zip(*(pair for pairs in measured.values() for pair in pairs), strict=True)
     names = [clip.subject for clip in of_people] * len(CALIBRATED)
     bands = calibrate(errors, disagreements, names, CALIBRATED)
     print(replace(calibration, bands=bands).write(file))
 
-    tables = [
-        coverage(bands, of_tested, lifted(model, of_tested, kind), kind)
-        for kind in dict.fromkeys((*CALIBRATED, "gt", *DETECTORS))
-    ]
+    tables, names = [], [clip.subject for clip in of_tested]
+    for kind in dict.fromkeys((*CALIBRATED, "gt", *DETECTORS)):
+        pairs = [(errors, bands.radii(disagreement)) for errors, disagreement in lifted(model, of_tested, kind)]
+        tables.append(coverage(pairs, names, kind))
+    if options.demo:
+        tables += on_real_clip(model, options.demo)
     table = pd.concat(tables).assign(weights=options.name)
+    table["scaled by"] = table["keypoints"].map(ratios).astype(float).round(2)
     publish(table, RESULT, "bands", markdown(table, bands))
     print(table.query("subject == 'all'").to_string(index=False))
 

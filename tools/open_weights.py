@@ -20,9 +20,11 @@ import functools
 import math
 import re
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from string import Template
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -271,33 +273,43 @@ REAL = ("openpose", RECORDED, "mediapipe", "mediapipe's own poses", "mean pose")
 PARTS = {"pose2sim": slice(None), "pose2sim, last 50 frames": slice(50, None)}
 
 
-def on_real_clip(model: MixSTE, keypoints: str, demo: Path, part: slice) -> pd.DataFrame:
-    """Errors in each of four cameras, as in notebook 16; DataError without the demo, ImportError without `video`."""
+def real_views(demo: Path, joints_of: Callable = to_human36m, part: slice = slice(None)) -> Iterator[SimpleNamespace]:
+    """The four cameras: the detections, the film, the points, the frames in which all joints are seen from two sides,
+    and the poses there, relative to the hip, in camera axes. DataError without the demo."""
     cameras, views = pose2sim.calibration(demo), pose2sim.detections(demo)
-    points, names = [follow(view)[0] for view in views], views[0].names
-    joints_of = as_recorded if keypoints == RECORDED else to_human36m
-    world = joints_of(triangulate(np.stack(points), cameras), names)
+    points = [follow(view)[0] for view in views]
+    world = joints_of(triangulate(np.stack(points), cameras), views[0].names)
     sure = np.flatnonzero(~np.isnan(world).any(axis=(1, 2)))
     sure = sure[np.isin(sure, np.arange(len(world))[part])]
-    rows = []
     for camera, view, seen, film in zip(cameras, views, points, pose2sim.videos(demo), strict=True):
         true = world_to_camera(world, camera.orientation, camera.translation)[sure]
-        true -= true[:, :1]
+        poses = true - true[:, :1]
+        yield SimpleNamespace(camera=camera.name, view=view, film=film, points=seen, frames=sure, poses=poses)
+
+
+def on_real_clip(model: MixSTE, keypoints: str, demo: Path, part: slice) -> pd.DataFrame:
+    """Errors in each of four cameras, as in notebook 16; DataError without the demo, ImportError without `video`."""
+    joints_of = as_recorded if keypoints == RECORDED else to_human36m
+    rows = []
+    for one in real_views(demo, joints_of, part):
         if keypoints == "openpose":
-            poses = lift_clip(view, model, fps=pose2sim.FPS).poses[sure]
+            poses = lift_clip(one.view, model, fps=pose2sim.FPS).poses[one.frames]
         elif keypoints == RECORDED:
-            people = [np.column_stack([one, np.ones(17)])[None] for one in joints_of(fill_gaps(seen), names)]
-            moved = replace(view, names=human36m.joints, people=people)
-            poses = lift_clip(moved, model, fps=pose2sim.FPS).poses[sure]
+            joints = joints_of(fill_gaps(one.points), one.view.names)
+            people = [np.column_stack([points, np.ones(17)])[None] for points in joints]
+            moved = replace(one.view, names=human36m.joints, people=people)
+            poses = lift_clip(moved, model, fps=pose2sim.FPS).poses[one.frames]
         elif keypoints == "mediapipe":
-            poses = lift_clip(mediapipe_keypoints(film), model).poses[sure]
+            poses = lift_clip(mediapipe_keypoints(one.film), model).poses[one.frames]
         elif keypoints == "mean pose":
-            poses = np.broadcast_to(true.mean(axis=0), true.shape)
+            poses = np.broadcast_to(one.poses.mean(axis=0), one.poses.shape)
         else:
-            poses = mediapipe_poses(film)[sure]
+            poses = mediapipe_poses(one.film)[one.frames]
         for metric, error in (("MPJPE", metrics.mpjpe), ("P-MPJPE", metrics.p_mpjpe)):
-            value = round(1000 * float(error(poses, true)), 2)
-            rows.append({"subject": camera.name, "metric": metric, "unit": "mm", "value": value, "frames": len(true)})
+            value = round(1000 * float(error(poses, one.poses)), 2)
+            rows.append(
+                {"subject": one.camera, "metric": metric, "unit": "mm", "value": value, "frames": len(one.frames)}
+            )
     return pd.DataFrame(rows)
 
 
