@@ -118,7 +118,7 @@ def _interpreted(name: str, raw: Raw, layout: str | None, resolution: tuple[int,
     if not ((places != 0) & (places != -1)).any():
         raise DataError("expected people, found no point in any frame: all are 0, -1, missing or beyond any range")
 
-    _check_side_by_side(everyone[: max(counts)], counts)
+    _check_side_by_side(everyone, np.array(counts), notes)
     names = _names(_some(everyone), raw, layout, notes)
     if names == LAYOUTS["mediapipe33"]:
         raw.kind = "mediapipe"
@@ -167,16 +167,29 @@ def _size(raw: Raw, override: tuple[int, int] | None, notes: list[str]) -> tuple
     return tuple(resolution)
 
 
-def _check_side_by_side(crowd: Float[np.ndarray, "people points 3"], counts: list[int]) -> None:
-    """DataError if the people of a frame overlap like the frames of a clip, which they then are."""
-    if max(counts) < 10 or len(counts) > 3:
-        return
-    points = np.where(crowd[..., 2:] >= MIN_SCORE, crowd[..., :2], np.nan)
-    apart = (points[1:] - points[:-1]) / np.linalg.norm(_extent(points[1:]), axis=-1)[:, None, None].clip(1e-9)
-    if _median(apart) < 0.15:
+def _check_side_by_side(
+    everyone: Float[np.ndarray, "all points 3"], counts: Int[np.ndarray, "frames"], notes: list[str]
+) -> None:
+    """DataError if the people of a frame overlap like the frames of a clip, which they then are.
+
+    A note if they do so in several frames.
+    """
+    frames = np.repeat(np.arange(len(counts)), counts)
+    first = np.flatnonzero(frames[1:] == frames[:-1])[:SAMPLE]  # of two people next to each other in the file
+    points, others = (
+        np.where(people[..., 2:] >= MIN_SCORE, people[..., :2], np.nan)
+        for people in (everyone[first], everyone[first + 1])
+    )
+    apart = _median((others - points) / np.linalg.norm(_extent(others), axis=-1)[:, None, None].clip(1e-9))
+    if apart < 0.15 and max(counts) >= 10 and len(counts) <= 3:
         raise DataError(
             f"expected the people of one frame, found {max(counts)} in one place, as in the frames of a clip: put each "
             "frame in a list of its own, or give each its number"
+        )
+    if apart < 0.05 and len(first) >= 5:
+        notes.append(
+            f"in {np.sum(counts > 1)} of {len(counts)} frames people are in one place: are frame numbers or times in "
+            "the file rounded, or people detected twice?"
         )
 
 

@@ -118,12 +118,12 @@ def read_file(path: Path, count: int | None) -> Raw:
     entries = ((name, list(range(row * count, (row + 1) * count))) for row, name in enumerate(numbers))
     frames, by_name, more = in_order(entries, lists_empty_frames=False)
     ids = people * len(table)
+    if who is not None and table[who].nunique() == len(table):
+        who = None  # row numbers
     if who is not None and count == 1:
-        ids = [None if pd.isna(one) else str(one) for one in table[who].tolist()]
+        ids = [None if pd.isna(one) or one in (-1, "-1") else str(one) for one in table[who].tolist()]
     ids = [[ids[row] for row in rows] for rows in frames]
     has_ids = count > 1 or who is not None or max(map(len, frames), default=0) < 2
-    if who is not None and count == 1 and table[who].nunique() == len(table) > len(frames):
-        has_ids = False  # row numbers
     flat = points.reshape(-1, len(names), 3)[[row for rows in frames for row in rows]]
     return Raw(
         "table",

@@ -604,11 +604,21 @@ def test_frames_and_times_of_several_people(tmp_path):
 def test_rows_without_an_id(tmp_path):
     rows = WALK * np.array([0.5, 0.5, 1])
     walk = np.where(np.arange(FRAMES)[:, None, None] % 2, WALK, rows)  # one of two people in each frame
-    column = [f",{k}" for k in range(FRAMES)]
-    path = save(tmp_path / "a.csv", table(walk, first="track,frame_idx,", column=column).replace("'", ""))
-    found = read(path, resolution=SIZE)
-    assert len(found.tracks) == 2
-    np.testing.assert_allclose(joints(found)[1::2], JOINTS[1::2])
+    for name in "", "-1":
+        column = [f"{name},{k}" for k in range(FRAMES)]
+        path = save(tmp_path / "a.csv", table(walk, first="track,frame_idx,", column=column).replace("'", ""))
+        found = read(path, resolution=SIZE)
+        assert len(found.tracks) == 2
+        np.testing.assert_allclose(joints(found)[1::2], JOINTS[1::2])
+    same(save(tmp_path / "rows.csv", table(first="id,", column=range(FRAMES))))
+
+
+def test_frames_that_share_a_number_or_a_time_are_told(tmp_path):
+    close = WALK[0] + 0.1 * (WALK - WALK[0])  # of a higher frame rate
+    rows = table(close, first="time,", column=[round(k / 30, 1) for k in range(FRAMES)])
+    frames = [{"frame": k // 3, "keypoints": one} for k, one in enumerate(close.tolist())]
+    for path in save(tmp_path / "a.csv", rows), save(tmp_path / "a.json", frames):
+        assert "frames people are in one place: are frame numbers or times" in str(read(path, resolution=SIZE).notes)
 
 
 def test_a_table_that_was_cut_off_is_told(tmp_path):
