@@ -83,7 +83,7 @@ def here(tmp_path, monkeypatch):
         arrays = {"keypoints": np.full((30, 17, 2), 500.0), "poses": np.zeros((30, 17, 3))}
         np.savez(tmp_path / "my_recordings" / f"{subject}_Walking.npz", **arrays)
     for k in range(3):
-        people = [{"pose_keypoints_2d": np.full((25, 3), 100.0 + k).ravel().tolist()}]
+        people = [{"pose_keypoints_2d": [100.0 + k, 100, 0.9] * 25}]
         (tmp_path / "openpose_folder" / f"{k}.json").write_text(json.dumps({"people": people}))
         (tmp_path / "recordings" / f"clip{k}.json").write_text(json.dumps(coco(5)))
     return tmp_path
