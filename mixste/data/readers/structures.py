@@ -35,7 +35,10 @@ NUMBER = ("image_id", "frame_id", "frame", "frame_number", "frame_index", "image
 TIME = ("timestamp", "time", "timestamp_ms", "time_ms", "seconds")
 IDS = ("track_id", "idx", "person_id")
 FPS = ("fps", "frame_rate", "framerate")  # of a clip
-SIZES = (("width", "height"), ("image_width", "image_height"), ("resolution",), ("image_size",))  # of its images
+SIZES = (  # of its images
+    *(("width", "height"), ("image_width", "image_height"), ("canvas_width", "canvas_height")),
+    *(("resolution",), ("image_size",)),
+)
 FOCAL = ("focal_length", "focal")  # of the camera, pixels
 ABOUT = ("info", "meta", "metadata", "meta_info", "video", "video_info")  # objects with the same keys
 MAX_LABELS = 1 << 20  # bytes of a frame of YOLO's; a person takes 600
@@ -146,7 +149,9 @@ def frame_files(folder: Path) -> list[Path]:
 def _frame_in(path: Path) -> Any:
     """The frame in a file of a folder: JSON, or the people whom YOLO labels in a .txt file."""
     if path.suffix.lower() != ".txt":
-        return read_json(path)
+        content = read_json(path)
+        alone = isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict)
+        return content[0] if alone and "people" in content[0] else content  # ControlNet lists the frames of each file
     with guarded(path, "labels of YOLO"):
         return [_labelled(line.split()) for line in read_bytes(path, MAX_LABELS).decode().splitlines() if line.strip()]
 
@@ -194,7 +199,11 @@ def _clip(content: Any, count: int | None) -> Raw:
         return _add_metadata(raw, content) if isinstance(content, dict) else raw
     if not isinstance(content, list):
         raise DataError(f"expected people or frames, found {json.dumps(content)[:40]}")
-    return _listed(content, count)
+    raw = _listed(content, count)
+    for one in content:
+        if isinstance(one, dict):
+            _add_metadata(raw, one)
+    return raw
 
 
 def _frames(content: dict) -> list | None:
@@ -321,7 +330,7 @@ def _read(frames: list[tuple[Any, Any]], timed: bool, lists_empty_frames: bool, 
     if not any(people for _, people in bodies):
         objects = [one for _, frame in frames for one in (frame if isinstance(frame, list) else [frame])]
         people = [one.get(key) for one in objects if isinstance(one, dict) for key in PEOPLE if one.get(key)]
-        objects = [one for some in people if isinstance(some, list) for one in some] or objects
+        objects = [one for some in people for one in (some if isinstance(some, list) else [some])] or objects
         keys = dict.fromkeys(key for one in objects if isinstance(one, dict) for key in one)
         if keys and not set(keys) & {*PEOPLE, *POINTS}:
             few = ", ".join(map(repr, [*keys][:8]))

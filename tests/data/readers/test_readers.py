@@ -317,6 +317,7 @@ def test_images_of_mmpose_one_by_one(tmp_path):
         ([{"name": "nose", "x": k, "y": k} for k in range(9)], "found the point nose twice"),
         ([{"keypoints": list(map(str, one))} for one in WALK.reshape(FRAMES, 51)], "the text or number '500.0'"),
         ([{"preds": [one]} for one in WALK.tolist()], "under names such as keypoints, found 'preds'"),
+        ([{"people": {"1": {"keypoints": one}}} for one in WALK.tolist()], "names such as keypoints, found '1'"),
         ({"keypoints": [{"0": one} for one in WALK.tolist()]}, "frame 0: .* found a list of points in place of one"),
         (
             [{"time": t, "keypoints": one} for t, one in zip("ab", WALK.tolist(), strict=False)],
@@ -329,6 +330,25 @@ def test_images_of_mmpose_one_by_one(tmp_path):
 def test_what_might_be_read_wrongly_is_refused(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         read(save(tmp_path / "a.json", content), resolution=SIZE)
+
+
+def test_frames_of_controlnet(tmp_path):
+    order = LAYOUTS["body18"]
+    size = {"canvas_width": 1920, "canvas_height": 1080}
+    frames = [frame | size for frame in openpose([body(order, k) for k in range(FRAMES)])]
+    paths = [save(tmp_path / "folder" / f"pose_{k}.json", [frame]) for k, frame in enumerate(frames)]
+    for path in save(tmp_path / "list.json", frames), paths[0].parent:
+        found = read(path)
+        assert found.resolution == SIZE
+        np.testing.assert_allclose(joints(found)[:, 11:], JOINTS[:, 11:])
+    assert is_clip(paths[0].parent)
+
+
+def test_rate_and_size_beside_the_frames_of_a_list(tmp_path):
+    about = {"fps": 25, "width": 1920, "height": 1080}
+    frames = [{"frame": k, "people": [{"keypoints": one}]} | about for k, one in enumerate(WALK.tolist())]
+    found = read(save(tmp_path / "a.json", frames))
+    assert (found.fps, found.resolution) == (25, SIZE)
 
 
 def test_scores_beside_the_points_by_any_name(tmp_path):
