@@ -152,7 +152,9 @@ def verdict(evidence: Evidence, none: float, matters: float, claims: int = 1) ->
         return decision + from_seeds
     alone = _decision(evidence, *evidence.p_values())  # the verdict if there were no other claims
     also = f" and {claims} claims" if alone else ""
-    return f"{tidy.NOT_TESTED}: too small an effect for {evidence.least()[1].over}{also}{from_seeds}"
+    _, least = evidence.least()
+    effect = "effect" if evidence.side * least.value > 0 else "opposite effect"
+    return f"{tidy.NOT_TESTED}: too small an {effect} for {least.over}{also}{from_seeds}"
 
 
 def _decision(evidence: Evidence, none: float, matters: float) -> str:
@@ -278,8 +280,11 @@ def of_figures(profile: Profile) -> list[Evidence]:
         return lambda own: methods.by_seed(own, value)
 
     def joints(*peers: str) -> dict[str, Interval]:
+        """Of each category but the root, which is 0 in the targets: its error says nothing of a pose."""
         differences = {}
         for name, members in groups.items():
+            if done["MixSTE"][0].layout.root in members:
+                continue
             of_group = against(*peers, of=mean(lambda one, members=members: one.joints.iloc[:, members].mean(axis=1)))
             differences |= {f"{name} {peer}": interval for peer, interval in of_group.items()}
         return differences
