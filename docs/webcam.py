@@ -10,6 +10,7 @@ from mixste import MixSTE
 from mixste.camera import normalize_screen
 from mixste.data.readers.detections import LAYOUTS, to_human36m
 from mixste.wild.export import stream
+from mixste.wild.video import native_code_silenced
 
 
 def webcam(camera):
@@ -33,5 +34,6 @@ if __name__ == "__main__":
     camera = sys.argv[1] if len(sys.argv) > 1 else "0"
     keypoints = webcam(int(camera) if camera.isdigit() else camera)
     # The network runs once in five frames and gives five poses, five to nine frames after their pictures.
-    for pose in stream(MixSTE.from_pretrained("open-small"), keypoints, delay=5, flip=False, every=5):
-        print("left wrist, metres right of, below and behind the hip:", pose[13].round(2))
+    with native_code_silenced():  # MediaPipe's
+        for pose in stream(MixSTE.from_pretrained("open-small"), keypoints, delay=5, flip=False, every=5):
+            print("left wrist, metres right of, below and behind the hip:", pose[13].round(2))

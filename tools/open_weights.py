@@ -343,7 +343,7 @@ def mediapipe_poses(film: Path) -> np.ndarray:
     """
     poses = []
     with (
-        video._native_code_silenced(),
+        video.native_code_silenced(),
         video.pyav().open(str(film)) as frames,
         video._mediapipe().Pose(model_complexity=1) as tracker,
     ):

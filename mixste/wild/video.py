@@ -45,7 +45,7 @@ def detect(path, everyone: bool = False) -> Detections:
     av, mediapipe = pyav(), _mediapipe()
     people, sizes, times, others = [], set(), [], 0
     try:
-        with _native_code_silenced() as terminal, av.open(str(path)) as video, ExitStack() as stack:
+        with native_code_silenced() as terminal, av.open(str(path)) as video, ExitStack() as stack:
             if not video.streams.video:
                 raise ValueError("no video stream in it")
             # The wheel includes the weights of model_complexity 1.
@@ -111,7 +111,7 @@ def _people_in(picture: UInt8[np.ndarray, "height width 3"], trackers: list) -> 
 
 
 @contextmanager
-def _native_code_silenced() -> Iterator[TextIO]:
+def native_code_silenced() -> Iterator[TextIO]:
     """Discard the process's standard error, to which TensorFlow and absl write whatever their settings; yields a
     stream to the terminal."""
     try:

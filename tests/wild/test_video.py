@@ -94,13 +94,13 @@ def test_everyone_in_a_film_is_found_and_without_it_that_there_are_more(tmp_path
 
 
 def test_what_native_code_writes_does_not_reach_the_terminal(capfd):
-    with video._native_code_silenced() as terminal:
+    with video.native_code_silenced() as terminal:
         os.write(2, b"W0000 inference_feedback_manager.cc:114] Feedback manager\n")
         terminal.write("50 frames")
         terminal.flush()
     sys.stderr.flush()
     os.write(2, b" and on")
-    with pytest.raises(KeyboardInterrupt), video._native_code_silenced():
+    with pytest.raises(KeyboardInterrupt), video.native_code_silenced():
         raise KeyboardInterrupt
     os.write(2, b" and on")
     assert capfd.readouterr().err == "50 frames and on and on"
